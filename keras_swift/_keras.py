@@ -1,0 +1,59 @@
+"""What of Keras has no public name, or may be missing: touched here alone."""
+
+
+def check_backend():
+    """Raises, with the cure, where Keras finds no backend to run on."""
+    try:
+        import keras  # noqa: F401
+    except ImportError as error:
+        if error.name not in ("tensorflow", "jax", "jaxlib", "torch"):
+            raise
+        raise ImportError(
+            f"Keras needs a backend, and {error.name!r} is not installed. Install one, for "
+            "example `pip install 'keras-swift[tensorflow]'` (or `[jax]`, `[torch]`), or set "
+            "KERAS_BACKEND to the one that is there (tensorflow, jax or torch)."
+        ) from error
+
+
+# What is read or called without a public name, and where it hangs.
+_OF_MODEL = ("_compile_loss", "_compile_metrics", "_flatten_layers", "_symbolic_build")
+_OF_METRICS = ("_flatten_y",)
+
+
+def check_release(model):
+    """Raises, with the cure, where this Keras lacks what keras_swift relies on.
+
+    Args:
+        model: a compiled `keras.Model`.
+
+    Raises:
+        ImportError: naming what is missing.
+    """
+    missing = [name for name in _OF_MODEL if not hasattr(model, name)]
+    metrics = getattr(model, "_compile_metrics", None)
+    if metrics is not None:
+        missing += [name for name in _OF_METRICS if not hasattr(metrics, name)]
+    if missing:
+        raise _other_release(missing)
+
+
+def _other_release(missing):
+    import keras
+
+    return ImportError(
+        f"keras_swift knows Keras 3.15. Received: Keras {keras.__version__}, without {missing}. "
+        "Install keras 3.15, or a newer keras-swift."
+    )
+
+
+def mask_of(tensor):
+    """The mask Keras attached to a tensor, or `None`.
+
+    On JAX a tensor cannot carry attributes and Keras keeps masks in a table of
+    its own, so reading `_keras_mask` is not enough.
+    """
+    try:
+        from keras.src.backend import get_keras_mask
+    except ImportError as error:
+        raise _other_release(["keras.src.backend.get_keras_mask"]) from error
+    return get_keras_mask(tensor)

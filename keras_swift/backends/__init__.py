@@ -1,0 +1,35 @@
+"""What differs between TensorFlow, JAX and PyTorch, and nothing else.
+
+Each module here has the same four functions; the one of the active backend is
+loaded on first use, so that no other framework is imported.
+
+`compile_scoring(function, model)`
+    compiles `function(values, *inputs)` and returns a callable
+    `(values, *inputs)` that gives NumPy arrays.
+`capture_values(model)`
+    the model's current `(trainable, non_trainable)` values where they have to
+    be captured between two steps, else `None`.
+`gradient(function, tensor)`
+    the value of `function(tensor)`, a pair `(scalar, rest)`, and the gradient
+    of the scalar in `tensor`.
+`feed(dataset)`
+    what `model.fit` is to be given so that items are made in step with it.
+"""
+
+import functools
+import importlib
+
+import keras
+
+
+@functools.cache
+def active():
+    """The module of the backend that Keras runs on."""
+    name = keras.backend.backend()
+    if name not in ("tensorflow", "jax", "torch"):
+        raise ValueError(
+            "keras_swift trains with the TensorFlow, JAX and PyTorch backends. Received: "
+            f"KERAS_BACKEND={name}. Set KERAS_BACKEND to tensorflow, jax or torch before Keras "
+            "is imported."
+        )
+    return importlib.import_module(f"keras_swift.backends.{name}")

@@ -1,0 +1,56 @@
+"""JAX: scoring is a jitted function of values captured between two steps."""
+
+import jax
+import numpy as np
+
+# Whether Keras asks a `PyDataset` for items several steps ahead of training.
+PULLS_AHEAD = False
+
+
+def compile_scoring(function, model):
+    compiled = jax.jit(function)
+
+    def score(values, *inputs):
+        if values is None:
+            values = capture_values(model)
+        return jax.tree_util.tree_map(np.asarray, compiled(values, *inputs))
+
+    return score
+
+
+def capture_values(model):
+    """References to the current values, valid until the next step is dispatched.
+
+    Inside `fit` Keras empties the variables and keeps the state in the loop;
+    `_jax_state` is where it puts the state for callbacks.
+    """
+    if getattr(model, "_jax_state_synced", True):
+        trainable = [_value(variable) for variable in model.trainable_variables]
+        non_trainable = [_value(variable) for variable in model.non_trainable_variables]
+        return trainable, non_trainable
+    state = getattr(model, "_jax_state", None)
+    if not state:
+        raise RuntimeError(_MISSING)
+    return state["trainable_variables"], state["non_trainable_variables"]
+
+
+def _value(variable):
+    # `variable.value` would answer with freshly initialised numbers here.
+    if variable._value is None:
+        raise RuntimeError(_MISSING)
+    return variable._value
+
+
+_MISSING = (
+    "The model's current values cannot be read: on JAX, Keras takes them out of the model while "
+    "`fit` runs. Pass the dataset's callback: "
+    "`model.fit(dataset, callbacks=[dataset.callback()])`."
+)
+
+
+def gradient(function, tensor):
+    return jax.value_and_grad(function, has_aux=True)(jax.lax.stop_gradient(tensor))
+
+
+def feed(dataset):
+    return dataset

@@ -1,0 +1,65 @@
+"""TensorFlow: scoring is a `tf.function` over the model's own variables."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# Whether Keras asks a `PyDataset` for items several steps ahead of training.
+PULLS_AHEAD = True
+
+
+def compile_scoring(function, model):
+    @tf.function(autograph=False)
+    def compiled(*inputs):
+        trainable = [variable.value for variable in model.trainable_variables]
+        non_trainable = [variable.value for variable in model.non_trainable_variables]
+        return function((trainable, non_trainable), *inputs)
+
+    def score(values, *inputs):
+        # Tensors rather than arrays: a traced Python object would mean a new
+        # trace at every call.
+        inputs = keras.tree.map_structure(tf.convert_to_tensor, inputs)
+        return keras.tree.map_structure(lambda tensor: tensor.numpy(), compiled(*inputs))
+
+    return score
+
+
+def capture_values(model):
+    return None
+
+
+def gradient(function, tensor):
+    tensor = tf.stop_gradient(tensor)
+    with tf.GradientTape() as tape:
+        tape.watch(tensor)
+        value, rest = function(tensor)
+    return (value, rest), tape.gradient(
+        value, tensor, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+
+
+def feed(dataset):
+    """A `tf.data` dataset without a prefetch, which would run steps ahead."""
+    # `tf.data` takes a list for one tensor to be stacked.
+    example = keras.tree.lists_to_tuples(dataset[0])
+    leaves = [tf.convert_to_tensor(leaf) for leaf in keras.tree.flatten(example)]
+    dtypes = [leaf.dtype for leaf in leaves]
+
+    def item(index):
+        return [
+            np.asarray(leaf, dtype.as_numpy_dtype)
+            for leaf, dtype in zip(keras.tree.flatten(dataset[int(index)]), dtypes, strict=True)
+        ]
+
+    def load(index):
+        tensors = tf.numpy_function(item, [index], dtypes)
+        for tensor, leaf in zip(tensors, leaves, strict=True):
+            tensor.set_shape([None, *leaf.shape[1:]])
+        return keras.tree.pack_sequence_as(example, tensors)
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.experimental_optimization.inject_prefetch = False
+    # Nothing in the pipeline can be serialised to another worker.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return tf.data.Dataset.range(dataset.num_batches).map(load).with_options(options)

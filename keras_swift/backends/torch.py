@@ -1,0 +1,41 @@
+"""PyTorch: scoring reads the model as it is, without gradient bookkeeping."""
+
+import keras
+import torch
+
+# Whether Keras asks a `PyDataset` for items several steps ahead of training.
+PULLS_AHEAD = False
+
+
+def compile_scoring(function, model):
+    def score(values, *inputs):
+        inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
+        # `no_grad`, not `inference_mode`: the loss is differentiated in the
+        # model's output, and inference tensors cannot be.
+        with torch.no_grad():
+            trainable = [variable.value for variable in model.trainable_variables]
+            non_trainable = [variable.value for variable in model.non_trainable_variables]
+            outputs = function((trainable, non_trainable), *inputs)
+        return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
+
+    return score
+
+
+def capture_values(model):
+    return None
+
+
+def gradient(function, tensor):
+    with torch.enable_grad():
+        tensor = tensor.detach().requires_grad_(True)
+        value, rest = function(tensor)
+        if not value.requires_grad:
+            return (value, rest), torch.zeros_like(tensor)
+        (slope,) = torch.autograd.grad(value, tensor, allow_unused=True)
+    if slope is None:
+        slope = torch.zeros_like(tensor)
+    return (value.detach(), rest), slope
+
+
+def feed(dataset):
+    return dataset
