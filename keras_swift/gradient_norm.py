@@ -1,0 +1,307 @@
+"""The gradient of each example's loss in the last layer's pre-activation.
+
+Its norm is, up to a constant shared by all examples, an upper bound of the
+norm of the example's gradient in all parameters (Katharopoulos and Fleuret
+2018, section 3.2). It needs the output of one forward pass, the targets and
+the name of the last activation.
+"""
+
+import dataclasses
+import math
+
+import keras
+from keras import ops
+
+from keras_swift import backends
+from keras_swift._keras import mask_of
+
+# The activations that a gradient in the output is pulled back through.
+PULLED_BACK = ("linear", "softmax", "sigmoid", "tanh", "relu")
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputLoss:
+    """One compiled loss: where its output stands, and how it enters the total.
+
+    Attributes:
+        path: tuple of keys and positions that leads to the output.
+        loss: `keras.losses.Loss`.
+        weight: float, the output's entry of `loss_weights`.
+        activation: str, one of `PULLED_BACK`, or `None` where the last layer
+            is not known (a subclassed model).
+    """
+
+    path: tuple
+    loss: keras.losses.Loss
+    weight: float
+    activation: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleLosses:
+    """What one output says of each example of a batch.
+
+    Attributes:
+        losses: float tensor, shape `(B,)`.
+        gradient: float tensor of the shape of the output, the gradient of
+            the loss in the last pre-activation, times the loss weight.
+        valid: float tensor, shape `(B,)`, the unmasked share of the entries.
+        axes: tuple of ints, the shape of an example's loss values.
+        masked: bool, whether the output carries a mask.
+    """
+
+    losses: object
+    gradient: object
+    valid: object
+    axes: tuple
+    masked: bool
+
+
+def output_activation(tensor):
+    """Names the activation that made a functional model's output.
+
+    Layers that only move or pass on values are walked through. A layer whose
+    activation is not in `PULLED_BACK`, or none, counts as `"linear"`: the
+    gradient is then taken in its output.
+
+    Args:
+        tensor: `KerasTensor`, an output of a functional model.
+
+    Returns:
+        One of `PULLED_BACK`.
+    """
+    layer, _, index = tensor._keras_history
+    moved = False
+    while True:
+        if isinstance(layer, keras.Model) and getattr(layer, "outputs", None):
+            layer, _, index = layer.outputs[index]._keras_history
+        elif isinstance(layer, _MOVING) and len(layer._inbound_nodes) == 1:
+            moved = moved or not isinstance(layer, keras.layers.Dropout)
+            layer, _, index = layer.input._keras_history
+        else:
+            break
+    if isinstance(layer, keras.layers.TimeDistributed):
+        layer = layer.layer
+    name = _activation_name(layer)
+    # A softmax runs over one axis, and its place is lost in a reshape.
+    return "linear" if moved and name == "softmax" else name
+
+
+_MOVING = (
+    keras.layers.Dropout,
+    keras.layers.Flatten,
+    keras.layers.Permute,
+    keras.layers.Reshape,
+)
+_WITH_ACTIVATION = (
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+    keras.layers.Activation,
+)
+
+
+def _activation_name(layer):
+    """The name of a layer's, or of a `keras.ops` operation's, activation."""
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax" if layer.axis == -1 else "linear"
+    if isinstance(layer, keras.layers.ReLU):
+        plain = layer.max_value is None and not layer.negative_slope and not layer.threshold
+        return "relu" if plain else "linear"
+    if isinstance(layer, _WITH_ACTIVATION):
+        for name in PULLED_BACK:
+            if layer.activation is getattr(keras.activations, name):
+                return name
+        return "linear"
+    if not isinstance(layer, keras.Layer):
+        name = type(layer).__name__.lower()
+        if name in PULLED_BACK and getattr(layer, "axis", -1) == -1:
+            return name
+    return "linear"
+
+
+def pre_activation_gradient(output, y_true, y_pred, sample_weight=None):
+    """Per-example loss and its gradient in the last pre-activation.
+
+    The loss of an example is its share of the batch's loss, times the batch
+    size: for the reduction `"sum_over_batch_size"` the mean over the entries
+    of the output, for `"sum"` their sum.
+
+    For cross-entropy of a softmax the gradient is `softmax(z) sum(y) - y`,
+    for binary cross-entropy of a sigmoid `(sigmoid(z) - y) / d`, taken in
+    closed form because Keras clips probabilities and a clipped example has no
+    slope. Any other loss is differentiated in the output and pulled back
+    through the activation.
+
+    Args:
+        output: `OutputLoss`.
+        y_true: tensor of targets, first axis `B`.
+        y_pred: float tensor, shape `(B, ...)`, the output of the model.
+        sample_weight: float tensor, shape `(B,)`, or with the axes of the
+            loss values. Defaults to `None`, no weights.
+
+    Returns:
+        `ExampleLosses`.
+
+    Raises:
+        ValueError: if the loss gives no value per example.
+    """
+    loss = output.loss
+    mask = mask_of(y_pred)
+    y_true = ops.convert_to_tensor(y_true, dtype=loss.dtype)
+    # The gradient has to stop here: TensorFlow's losses look for the logits
+    # behind a softmax and would leave the output out of the differentiation.
+    y_pred = ops.stop_gradient(ops.convert_to_tensor(y_pred, dtype=loss.dtype))
+
+    def weighted_sum(y_pred):
+        values = loss.call(y_true, y_pred)
+        examples = y_pred.shape[0]
+        if len(values.shape) == 0 or (
+            None not in (examples, values.shape[0]) and values.shape[0] != examples
+        ):
+            raise ValueError(
+                "The loss must give one value (or more) for each example, because examples are "
+                f"weighted one by one. Received: {loss.name}, whose values have shape "
+                f"{tuple(values.shape)} for an output of shape {tuple(y_pred.shape)}. Compile "
+                "the model with a loss that does not reduce over the batch (for Dice and "
+                "Tversky: `axis=(1, 2, 3)`)."
+            )
+        joint = _joint_mask(mask, values)
+        share = _share(values, loss, joint, sample_weight)
+        losses = _over_axes(ops.sum, values * share)
+        valid = ops.ones_like(losses)
+        if joint is not None:
+            valid = _over_axes(ops.mean, ops.cast(joint, losses.dtype))
+        return ops.sum(losses), (losses, valid, share)
+
+    closed = _closed_form(output, y_true, y_pred)
+    if closed is None:
+        (_, (losses, valid, share)), gradient = backends.active().gradient(weighted_sum, y_pred)
+        gradient = _pull_back(output.activation, y_pred, gradient)
+    else:
+        _, (losses, valid, share) = weighted_sum(y_pred)
+        gradient = closed * ops.expand_dims(share, -1)
+    masked = mask is not None
+    return ExampleLosses(losses, gradient * output.weight, valid, tuple(share.shape[1:]), masked)
+
+
+def _joint_mask(mask, values):
+    other = mask_of(values)
+    if mask is None or other is None:
+        return other if mask is None else mask
+    return ops.logical_and(mask, other)
+
+
+def _share(values, loss, mask, sample_weight):
+    """What each loss value is multiplied by on its way into the example's loss."""
+    rank = len(values.shape)
+    share = ops.ones_like(values)
+    if mask is not None:
+        share = share * _to_rank(ops.cast(mask, values.dtype), rank)
+    if sample_weight is not None:
+        weights = _to_rank(ops.cast(sample_weight, values.dtype), rank)
+        fits = all(
+            w == v or w == 1 or None in (w, v)
+            for w, v in zip(weights.shape[1:], values.shape[1:], strict=False)
+        )
+        if len(weights.shape) > rank or not fits:
+            raise ValueError(
+                "`sample_weight` must have one weight for each example, shape (n,), or the axes "
+                f"of the loss's values, (n, {', '.join(map(str, values.shape[1:]))}). Received: "
+                f"shape (n, {', '.join(map(str, sample_weight.shape[1:]))})."
+            )
+        share = share * weights
+    if loss.reduction in ("sum_over_batch_size", "mean", "mean_with_sample_weight"):
+        share = share / math.prod(values.shape[1:])
+    return share
+
+
+def _to_rank(tensor, rank):
+    while len(tensor.shape) > rank and tensor.shape[-1] == 1:
+        tensor = ops.squeeze(tensor, axis=-1)
+    while len(tensor.shape) < rank:
+        tensor = ops.expand_dims(tensor, axis=-1)
+    return tensor
+
+
+def _over_axes(reduce, tensor):
+    """Reduces all axes but the first."""
+    axes = tuple(range(1, len(tensor.shape)))
+    return reduce(tensor, axis=axes) if axes else tensor
+
+
+def _closed_form(output, y_true, y_pred):
+    """The gradient of each loss value in the pre-activation, or `None`."""
+    loss = output.loss
+    settings = _cross_entropy_settings(loss)
+    if settings is None:
+        return None
+    kind, from_logits, smoothing = settings
+    squash = "sigmoid" if kind == "binary" else "softmax"
+    if from_logits:
+        if output.activation not in (None, "linear"):
+            return None
+        probability = getattr(ops, squash)(y_pred)
+    elif output.activation in (None, squash):
+        probability = y_pred
+    else:
+        return None
+    if kind == "sparse":
+        if len(y_true.shape) == len(y_pred.shape) and y_true.shape[-1] == 1:
+            y_true = ops.squeeze(y_true, axis=-1)
+        y_true = ops.one_hot(ops.cast(y_true, "int32"), y_pred.shape[-1], dtype=y_pred.dtype)
+        return probability - y_true
+    while len(y_true.shape) < len(y_pred.shape):
+        y_true = ops.expand_dims(y_true, axis=-1)
+    if kind == "binary":
+        target = y_true * (1.0 - smoothing) + 0.5 * smoothing
+        return (probability - target) / y_pred.shape[-1]
+    target = y_true * (1.0 - smoothing) + smoothing / y_pred.shape[-1]
+    return probability * ops.sum(target, axis=-1, keepdims=True) - target
+
+
+def _cross_entropy_settings(loss):
+    """`(kind, from_logits, label_smoothing)` of a plain cross-entropy, or `None`."""
+    # A subclass may override `call`, and then anything goes.
+    if type(loss).call is not keras.losses.MeanSquaredError.call:
+        return None
+    settings = {"axis": -1, "ignore_class": None, **loss._fn_kwargs}
+    if loss.fn not in _CROSS_ENTROPIES or settings["axis"] != -1:
+        return None
+    if settings["ignore_class"] is not None:
+        return None
+    return (
+        _CROSS_ENTROPIES[loss.fn],
+        settings.get("from_logits", False),
+        settings.get("label_smoothing", 0.0),
+    )
+
+
+_CROSS_ENTROPIES = {
+    keras.losses.binary_crossentropy: "binary",
+    keras.losses.categorical_crossentropy: "categorical",
+    keras.losses.sparse_categorical_crossentropy: "sparse",
+}
+
+
+def _pull_back(activation, y_pred, gradient):
+    """The chain rule through an activation, written in its output."""
+    if activation == "softmax":
+        return y_pred * (gradient - ops.sum(gradient * y_pred, axis=-1, keepdims=True))
+    if activation == "sigmoid":
+        return gradient * y_pred * (1.0 - y_pred)
+    if activation == "tanh":
+        return gradient * (1.0 - ops.square(y_pred))
+    if activation == "relu":
+        return gradient * ops.cast(y_pred > 0, y_pred.dtype)
+    return gradient
+
+
+def row_norms(tensor):
+    """The Euclidean norm of each row over all its other axes, shape `(B,)`."""
+    return ops.sqrt(_over_axes(ops.sum, ops.square(tensor)))

@@ -1,0 +1,306 @@
+"""Scores every example of a presample with one compiled forward pass.
+
+A `Scorer` turns a compiled Keras model into a function from a batch to
+per-example numbers. It changes nothing in the model: the pass is stateless,
+in inference mode, and takes no gradient of the network.
+"""
+
+import inspect
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_swift import backends
+from keras_swift.checks import align_targets, check_score
+from keras_swift.gradient_norm import (
+    OutputLoss,
+    output_activation,
+    pre_activation_gradient,
+    row_norms,
+)
+
+
+class Scorer:
+    """Per-example quantities of a compiled model's current weights.
+
+    The quantities:
+
+    - `"gradient_norm"`: the norm of the loss's gradient in the last
+      pre-activation, over all entries of the output; several outputs are
+      combined as `sqrt(sum_o (w_o |g_o|)^2)` with their loss weights.
+    - `"loss"`: the example's loss, `sum_o w_o loss_o`, without regularisation.
+    - a callable `(y_true, y_pred) -> (n,)` in `keras.ops`.
+
+    With several outputs, a callable gets what the model puts out and targets
+    in the same structure.
+
+    Args:
+        model: a compiled `keras.Model`; the first batch builds it.
+        quantities: tuple of the above. Defaults to `("gradient_norm",)`.
+
+    Raises:
+        ValueError: for an unknown name; on the first call, if the model was
+            compiled without a loss.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> scores = Scorer(model)(np.zeros((3, 2)), np.array([[0.0], [1.0], [2.0]]))
+        >>> scores["gradient_norm"].tolist()
+        [0.0, 2.0, 4.0]
+
+    Reference:
+        Katharopoulos and Fleuret, "Not All Samples Are Created Equal", ICML
+        2018, section 3.2.
+    """
+
+    def __init__(self, model, quantities=("gradient_norm",)):
+        for quantity in quantities:
+            check_score(quantity)
+        self.model = model
+        self.quantities = tuple(quantities)
+        self.outputs = None
+        self.traces = 0
+        # Known once the first batch has been scored.
+        self._weight_axes = None
+        self._structure = None
+        self._training_argument = accepts_training(model)
+        self._compiled = None
+        self._built_for = None
+
+    def __call__(self, x, y, sample_weight=None, values=None):
+        """Scores one batch.
+
+        Args:
+            x: NumPy structure of inputs, first axis `n`.
+            y: NumPy structure of targets.
+            sample_weight: NumPy structure of weights that multiply the loss
+                and its gradient, `(n,)` or with the axes of the loss values,
+                for all outputs or one for each. Defaults to `None`.
+            values: what `backends` captured of the model between two steps.
+                Defaults to `None`, the model's values as they are now.
+
+        Returns:
+            A dict from quantity to float array of shape `(n,)`; callables
+            stand under their position as `"custom_0"`. `"valid"` is the
+            share of unmasked entries, shape `(n, outputs)`.
+        """
+        if self._built_for is None or self._built_for is not self.model._compile_loss:
+            # The first batch, or the model has been compiled anew.
+            build(self.model, x, y)
+            self.outputs = compiled_losses(self.model)
+            self._compiled = backends.active().compile_scoring(self._quantities, self.model)
+            self._built_for = self.model._compile_loss
+        inputs = (x, y) if sample_weight is None else (x, y, sample_weight)
+        return self._compiled(values, *inputs)
+
+    def _quantities(self, values, x, y, sample_weight=None):
+        # Runs once for each set of shapes where the backend compiles.
+        self.traces += 1
+        trainable, non_trainable = values
+        y_pred, _ = self.model.stateless_call(
+            trainable, non_trainable, x, **({"training": False} if self._training_argument else {})
+        )
+        y = align_targets(y, y_pred, getattr(self.model, "output_names", None))
+        self._structure = keras.tree.map_structure(lambda leaf: 0, y_pred)
+        self._weight_axes = []
+        losses, square, valid = 0.0, 0.0, []
+        for position, output in enumerate(self.outputs):
+            found = pre_activation_gradient(
+                output,
+                _follow(output.path, y),
+                _follow(output.path, y_pred),
+                self._weight_leaf(sample_weight, position),
+            )
+            # Keras multiplies mask and weights in place on PyTorch, so there
+            # the weights need all the axes; elsewhere they broadcast.
+            self._weight_axes.append(found.axes if found.masked else (1,) * len(found.axes))
+            losses = losses + found.losses * output.weight
+            square = square + ops.square(row_norms(found.gradient))
+            valid.append(found.valid)
+        results = {"valid": ops.stack(valid, axis=1)}
+        for position, quantity in enumerate(self.quantities):
+            if quantity == "gradient_norm":
+                results[quantity] = ops.sqrt(square)
+            elif quantity == "loss":
+                results[quantity] = losses
+            else:
+                score = ops.convert_to_tensor(quantity(y, y_pred))
+                check_score_shape(score, quantity, valid[0])
+                if sample_weight is not None:
+                    score = score * _row_weights(sample_weight, score.dtype)
+                results[f"custom_{position}"] = score
+        return results
+
+    def loss_weights(self, importance, sample_weight=None, corrections=None):
+        """Importance times user weights, in the shape each output's loss needs.
+
+        A loss with values of shape `(batch, time)` takes weights of shape
+        `(batch, 1)`; with `(batch,)` Keras would pair them with the time axis.
+
+        Args:
+            importance: float array, shape `(b,)`.
+            sample_weight: NumPy structure of the user's weights of the same
+                examples. Defaults to `None`.
+            corrections: float array, one factor for each compiled loss.
+                Defaults to `None`, 1 for all.
+
+        Returns:
+            A float32 array for a model with one output, else a structure like
+            the model's output; an output without a loss gets the first
+            loss's weights, for its metrics.
+        """
+        weights = []
+        for position, axes in enumerate(self._weight_axes):
+            weight = np.reshape(importance, (-1,) + (1,) * len(axes))
+            if corrections is not None:
+                weight = weight * corrections[position]
+            leaf = self._weight_leaf(sample_weight, position)
+            if leaf is not None:
+                # `(b,)` and `(b, 1)` both mean one weight for an example.
+                kept = leaf.shape[: 1 + len(axes)]
+                weight = weight * np.reshape(leaf, kept + (1,) * (1 + len(axes) - len(kept)))
+            shape = np.broadcast_shapes(weight.shape, (len(importance), *axes))
+            weights.append(np.broadcast_to(weight, shape).astype(np.float32))
+        if not keras.tree.is_nested(self._structure):
+            return weights[0]
+        by_path = {
+            output.path: weight for output, weight in zip(self.outputs, weights, strict=True)
+        }
+        leaves = [by_path.get(path, weights[0]) for path in _paths(self._structure)]
+        return keras.tree.pack_sequence_as(self._structure, leaves)
+
+    def _weight_leaf(self, sample_weight, position):
+        """The user's weights of one compiled loss, out of one array or a structure."""
+        if sample_weight is None or not keras.tree.is_nested(sample_weight):
+            return sample_weight
+        path = self.outputs[position].path
+        if not path:
+            return keras.tree.flatten(sample_weight)[0]
+        if isinstance(self._structure, dict) != isinstance(sample_weight, dict):
+            # Given in the other form: by name for a list, or the reverse.
+            names = getattr(self.model, "output_names", None) or sorted(self._structure)
+            if isinstance(sample_weight, dict):
+                return sample_weight[names[path[0]]]
+            return sample_weight[names.index(path[0])]
+        return _follow(path, sample_weight)
+
+
+def check_score_shape(score, function, like):
+    """Raises unless a callable's score is one number for each example."""
+    if len(score.shape) != 1 or score.shape[0] != like.shape[0]:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise ValueError(
+            "`score` must return one number for each example, shape (n,). Received: "
+            f"{name}(y_true, y_pred) of shape {tuple(score.shape)} for {like.shape[0]} examples. "
+            "Reduce the other axes with `keras.ops.mean` or `keras.ops.sum`."
+        )
+
+
+def accepts_training(model):
+    """Whether the model's `call` takes `training`."""
+    parameters = inspect.signature(model.call).parameters
+    return "training" in parameters or any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
+
+
+def build(model, x, y):
+    """Builds model, losses, metrics and optimizer from one batch, as `fit` would.
+
+    `fit` would do so itself, by fetching an item before training starts.
+
+    Raises:
+        ValueError: if the model was compiled without a loss.
+    """
+    if model._compile_loss is None:
+        raise ValueError(
+            "The model must be compiled with a loss: an example's importance is read off it. "
+            "Received: a model compiled without `loss`. Call "
+            "`model.compile(optimizer=..., loss=...)`."
+        )
+    model._symbolic_build(data_batch=(x, y, None))
+
+
+def compiled_losses(model):
+    """The losses of a compiled, built model, one `OutputLoss` for each."""
+    tensors = getattr(model, "outputs", None)
+    activations = {}
+    if tensors:
+        structure = model.output if not isinstance(model, keras.Sequential) else tensors[0]
+        leaves = keras.tree.flatten(structure)
+        paths = _paths(structure)
+        activations = {
+            path: output_activation(leaf) for path, leaf in zip(paths, leaves, strict=True)
+        }
+    return [
+        OutputLoss(
+            path=tuple(path),
+            loss=loss,
+            weight=1.0 if weight is None else float(weight),
+            activation=activations.get(tuple(path)),
+        )
+        for path, loss, weight, _ in model._compile_loss._flat_losses
+    ]
+
+
+def _paths(structure, before=()):
+    if isinstance(structure, dict):
+        # `keras.tree` flattens dicts in the order of their sorted keys.
+        items = sorted(structure.items())
+    elif isinstance(structure, list | tuple):
+        items = list(enumerate(structure))
+    else:
+        return [before]
+    return [path for key, part in items for path in _paths(part, (*before, key))]
+
+
+def _follow(path, structure):
+    for step in path:
+        structure = structure[step]
+    return structure
+
+
+def _row_weights(sample_weight, dtype):
+    """One weight for each example, the mean over whatever other axes there are."""
+    weights = [
+        ops.mean(ops.reshape(ops.cast(leaf, dtype), (leaf.shape[0], -1)), axis=1)
+        for leaf in keras.tree.flatten(sample_weight)
+    ]
+    return sum(weights) / len(weights)
+
+
+def explain_non_finite(scores, x, y, sample_weight, step):
+    """Raises for scores that are not finite, naming where that comes from.
+
+    Args:
+        scores: float array, shape `(n,)`.
+        x, y, sample_weight: the NumPy structures they were computed from.
+        step: int, the training step, from 0.
+
+    Raises:
+        ValueError: if any score is NaN or infinite.
+    """
+    wrong = ~np.isfinite(scores)
+    if not wrong.any():
+        return
+    count = f"{wrong.sum()} of {len(scores)} scores are not finite at step {step}"
+    for name, data in (("x", x), ("y", y), ("sample_weight", sample_weight)):
+        for leaf in [] if data is None else keras.tree.flatten(data):
+            if not np.issubdtype(leaf.dtype, np.floating):
+                continue
+            bad = ~np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
+            if bad.any():
+                raise ValueError(
+                    f"`{name}` must be finite. Received: NaN or infinity in {bad.sum()} of the "
+                    f"{len(leaf)} examples presampled, so {count}, the first at position "
+                    f"{int(np.argmax(bad))}. Find them with `np.isnan` and drop or mend them."
+                )
+    raise ValueError(
+        f"Scores must be finite. Received: {count}, the first at position "
+        f"{int(np.argmax(wrong))}, from finite data. The model's weights have probably "
+        "diverged: lower the learning rate or clip the gradient "
+        "(`clipnorm=1.0` in the optimizer)."
+    )
