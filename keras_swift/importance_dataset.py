@@ -1,0 +1,446 @@
+"""Algorithm 1 of the paper as a `PyDataset`: presample, score, resample.
+
+The file decides which examples the next batch holds and what they weigh.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import math
+import warnings
+
+import keras
+import numpy as np
+
+from keras_swift import backends
+from keras_swift.checks import (
+    check_labels,
+    check_model,
+    check_positive_integer,
+    check_settings,
+)
+from keras_swift.gate import Gate
+from keras_swift.resampling import check_scores, draw, sampling_probability, variance_reduction
+from keras_swift.scoring import (
+    Scorer,
+    build,
+    compiled_losses,
+    explain_non_finite,
+)
+from keras_swift.sources import ArraySource, Permutations, select
+
+# While the gate is shut, the batch is scored at every 16th step: at f = 0.3
+# (scoring an example over training one) that costs 2 % of a step.
+PROBE_INTERVAL = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """One batch and how it was drawn.
+
+    Attributes:
+        x, y: NumPy structures, first axis `b`.
+        weights: what the loss is to be weighted with, the importance weights
+            times the user's; float32, shape `(b,)` or `(b, 1, ...)` to fit
+            the loss values, or a structure of them, one for each output.
+        importance: float32 array, shape `(b,)`, the importance weights alone;
+            all ones where the batch is uniform.
+        indices: int64 array, shape `(b,)`, into the data.
+        presample_size: int, how many examples the batch was drawn from.
+        by_importance: bool, whether the batch was drawn by importance.
+    """
+
+    x: object
+    y: object
+    weights: object
+    importance: np.ndarray
+    indices: np.ndarray
+    presample_size: int
+    by_importance: bool
+
+
+class ImportanceDataset(keras.utils.PyDataset):
+    """Batches drawn by how much they would change the model.
+
+    Each item is a batch `(x, y, weights)`. While the gate is open, `B`
+    examples are taken from a permutation of the data, scored by the model in
+    one forward pass, and `b` of them drawn with replacement in proportion to
+    the scores; the weights keep the weighted mean over the batch an unbiased
+    estimate of the mean over the data. While the gate is shut, an item is the
+    next uniform batch with weights of 1, and one batch in sixteen is scored to
+    watch the variance reduction.
+
+    `ImportanceTraining` builds and feeds this for you. Use it directly to call
+    `model.fit` yourself:
+
+        dataset = ImportanceDataset(model, x, y, batch_size=128, seed=0)
+        model.fit(dataset, callbacks=[dataset.callback()])
+
+    On JAX the callback is needed, elsewhere it only adds `tau`, `importance`
+    and `presample` to the history. Keras' plain `metrics` ignore weights, so
+    in direct use they describe the harder examples that were drawn: compile
+    with `weighted_metrics`, or use `ImportanceTraining`, which weights them.
+
+    Items are made in step with training: item *i* of an epoch is drawn when
+    the model asks for it, whatever its index, and scored by the weights of
+    that moment (on JAX off the CPU, where Keras pulls one batch ahead, of one
+    step before; with `steps_per_execution=k`, of the start of each k steps).
+    Indexing the dataset outside a loop shows the next
+    batch and leaves the state as it was.
+
+    Args:
+        model: a compiled `keras.Model`.
+        x: inputs: a NumPy array or tensor, or a list, tuple or dict of them,
+            first axis `n`.
+        y: targets, likewise.
+        sample_weight: weights of the examples in the loss, shape `(n,)`, or
+            `(n, steps)` for one weight a step. They multiply the score and
+            the weight. Defaults to `None`, 1 for all.
+        batch_size: int, `b`. Defaults to 32.
+        presample: float above 1, the presample ratio `B / b`. Defaults to 3.0.
+        tau_threshold: float, 0 or more: the gate opens above it. 0 keeps it
+            open. Defaults to `None`, the paper's `(B + 3b) / (3b)`.
+        score: `"gradient_norm"` (the upper bound of the gradient norm),
+            `"loss"`, or a callable `(y_true, y_pred) -> (n,)` in `keras.ops`.
+            Defaults to `"gradient_norm"`.
+        floor: float in [0, 1), the uniform share mixed into the
+            probabilities; it bounds the weights by `1 / floor`. Defaults to
+            0.1.
+        seed: int, `np.random.Generator` or `None` (fresh entropy, the
+            default). A seed fixes the permutations and the draws.
+        shuffle: bool, whether the data are permuted. Defaults to `True`.
+        steps_per_epoch: int, the number of items. Defaults to `None`,
+            `ceil(n / b)`.
+
+    Raises:
+        TypeError: if the data are not arrays.
+        ValueError: for a value outside the ranges above, a model that is not
+            compiled, data of different lengths or labels outside the classes.
+
+    Reference:
+        Katharopoulos and Fleuret, "Not All Samples Are Created Equal: Deep
+        Learning with Importance Sampling", ICML 2018, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        model,
+        x,
+        y,
+        sample_weight=None,
+        batch_size=32,
+        presample=3.0,
+        tau_threshold=None,
+        *,
+        score="gradient_norm",
+        floor=0.1,
+        seed=None,
+        shuffle=True,
+        steps_per_epoch=None,
+    ):
+        # Keras runs ahead of training where it feeds a `PyDataset` to
+        # TensorFlow. With workers it does not, but fetches items in them:
+        # `__getitem__` then hands out a promise that is kept in step.
+        super().__init__(workers=2 if backends.active().PULLS_AHEAD else 1)
+        check_model(model)
+        check_settings(presample, tau_threshold, score, floor)
+        check_positive_integer("batch_size", batch_size)
+        if steps_per_epoch is not None:
+            check_positive_integer("steps_per_epoch", steps_per_epoch)
+        self.model = model
+        self._source = ArraySource(x, y, sample_weight)
+        size = self._source.size
+        self.batch_size = min(batch_size, size)
+        # Rounded first, so that 1.1 * 10 makes 11 and not 12.
+        self.presample_size = math.ceil(round(presample * self.batch_size, 6))
+        if self.presample_size > size:
+            warnings.warn(
+                f"`presample` asks for {self.presample_size} examples a step, the data have "
+                f"{size}: every step scores all of them.",
+                stacklevel=2,
+            )
+            self.presample_size = size
+        self._steps = steps_per_epoch
+        self._floor = floor
+        self._build()
+        generators = np.random.default_rng(seed).spawn(3)
+        self._uniform = Permutations(size, generators[0] if shuffle else None)
+        self._presample = Permutations(size, generators[1] if shuffle else None)
+        self._generator = generators[2]
+        self._gate = Gate(self.presample_size, self.batch_size, tau_threshold)
+        # `ImportanceTraining` brings a scorer, so that a further `fit` does not
+        # compile it again.
+        self._scorer = score if isinstance(score, Scorer) else Scorer(model, (score,))
+        name = self._scorer.quantities[0]
+        self._score_name = name if isinstance(name, str) else "custom_0"
+        self._step = 0
+        self._unprobed = None
+        self._drawn = collections.deque()
+        self._values = None
+        self.within_epoch = False
+        self._totals = np.zeros(3)
+        self._check_first_score()
+
+    def _build(self):
+        x, y, _ = self._source.take(np.arange(min(2, self._source.size)))
+        build(self.model, x, y)
+        self._losses = compiled_losses(self.model)
+        check_labels(self.model, self._losses, self._source.x, self._source.y)
+        for output in self._losses:
+            if output.loss.reduction == "mean_with_sample_weight":
+                warnings.warn(
+                    f"The loss {output.loss.name!r} divides by the sum of the weights "
+                    '(reduction="mean_with_sample_weight"): the estimate is then '
+                    "self-normalised, with a bias of order 1/b. "
+                    '`reduction="sum_over_batch_size"` has none.',
+                    stacklevel=4,
+                )
+
+    def _check_first_score(self):
+        """Scores one batch, so that a wrong score shows before training starts."""
+        batch = self._source.take(np.arange(self.batch_size))
+        self._scores(*batch)
+
+    @property
+    def num_batches(self):
+        """int, the number of items in an epoch."""
+        return self._steps or math.ceil(self._source.size / self.batch_size)
+
+    def __len__(self):
+        return self.num_batches
+
+    def __getitem__(self, index):
+        return _Promise(self._item) if backends.active().PULLS_AHEAD else self._item()
+
+    def _item(self):
+        if not self.within_epoch:
+            return self.peek()
+        batch = self.next_batch()
+        return batch.x, batch.y, batch.weights
+
+    def __iter__(self):
+        self.on_epoch_begin()
+        try:
+            for _ in range(self.num_batches):
+                yield self._item()
+        finally:
+            self.on_epoch_end()
+
+    def peek(self):
+        """The item that training would get next; leaves the state as it is.
+
+        Returns:
+            A tuple `(x, y, weights)`, as an item.
+        """
+        with self.unchanged():
+            batch = self.next_batch()
+            return batch.x, batch.y, batch.weights
+
+    @contextlib.contextmanager
+    def unchanged(self):
+        """A context after which permutations, draws, gate and counts are as before."""
+        state = self._state()
+        try:
+            yield
+        finally:
+            self._restore(state)
+
+    def callback(self):
+        """The callback that goes with this dataset in `model.fit`.
+
+        Returns:
+            A `keras.callbacks.Callback`. It puts `tau`, `importance` and
+            `presample` into the logs of every epoch and, on JAX, keeps the
+            model's values for the scores.
+        """
+        return _SamplingCallback(self)
+
+    def on_epoch_begin(self):
+        # Called by Keras and by the callback, whichever is there.
+        if self.within_epoch:
+            return
+        self.within_epoch = True
+        self._totals = np.zeros(3)
+        self._drawn.clear()
+        if self._steps is None:
+            # A uniform epoch is one whole permutation, as in `model.fit`.
+            self._uniform.restart()
+
+    def on_epoch_end(self):
+        self.within_epoch = False
+
+    def epoch_summary(self):
+        """What was measured in the current epoch, or the last.
+
+        Returns:
+            A dict: `tau`, the gate's running mean of the variance reduction;
+            `importance`, the share of steps drawn by importance, 0 to 1;
+            `presample`, the mean over steps of presample over batch size,
+            where a uniform step counts as 1.
+        """
+        steps, by_importance, ratio = self._totals
+        steps = max(steps, 1)
+        return {
+            "tau": float(self._gate.tau),
+            "importance": float(by_importance / steps),
+            "presample": float(ratio / steps),
+        }
+
+    def next_batch(self):
+        """Draws the next batch and moves on.
+
+        Returns:
+            A `Batch`.
+
+        Raises:
+            ValueError: if scores are not finite, or negative.
+        """
+        if not self._drawn:
+            # With `steps_per_execution` above 1 the batches of an execution
+            # are all drawn before it: during it the weights are in flux (and
+            # on JAX out of reach), so the last of k batches is scored k - 1
+            # steps early.
+            left = int(self.num_batches - self._totals[0])
+            for _ in range(max(1, min(self.model.steps_per_execution, left))):
+                self._drawn.append(
+                    self._importance_batch() if self._gate.is_open else self._uniform_batch()
+                )
+                self._step += 1
+        batch = self._drawn.popleft()
+        self._totals += (1, batch.by_importance, batch.presample_size / len(batch.indices))
+        return batch
+
+    def _uniform_batch(self):
+        indices = self._uniform.take(self.batch_size, across=False)
+        x, y, sample_weight = self._source.take(indices)
+        if self._unprobed is None or self._unprobed + 1 >= PROBE_INTERVAL:
+            scores, _ = self._scores(x, y, sample_weight)
+            tau = variance_reduction(sampling_probability(scores))
+            self._gate.update(tau, steps=1 if self._unprobed is None else PROBE_INTERVAL)
+            self._unprobed = 0
+        else:
+            self._unprobed += 1
+        ones = np.ones(len(indices), np.float32)
+        weights = self._scorer.loss_weights(ones, sample_weight)
+        return Batch(x, y, weights, ones, indices, len(indices), False)
+
+    def _importance_batch(self):
+        indices = self._presample.take(self.presample_size)
+        presample = self._source.take(indices)
+        scores, valid = self._scores(*presample)
+        drawn = draw(scores, self.batch_size, self._generator, self._floor)
+        self._gate.update(drawn.tau)
+        self._unprobed = 0
+        x, y, sample_weight = select(presample, drawn.positions)
+        return Batch(
+            x=x,
+            y=y,
+            weights=self._scorer.loss_weights(
+                drawn.weights, sample_weight, _mask_correction(valid, drawn.positions)
+            ),
+            importance=drawn.weights.astype(np.float32),
+            indices=indices[drawn.positions],
+            presample_size=self.presample_size,
+            by_importance=True,
+        )
+
+    def _scores(self, x, y, sample_weight):
+        quantities = self._scorer(x, y, sample_weight, values=self._values)
+        scores = quantities[self._score_name].astype(np.float64)
+        explain_non_finite(scores, x, y, sample_weight, self._step)
+        check_scores(scores)
+        return scores, quantities["valid"]
+
+    def _state(self):
+        return {
+            "uniform": self._uniform.state(),
+            "presample": self._presample.state(),
+            "generator": self._generator.bit_generator.state,
+            "tau": self._gate.tau,
+            "step": self._step,
+            "unprobed": self._unprobed,
+            "totals": self._totals.copy(),
+            "drawn": self._drawn.copy(),
+        }
+
+    def _restore(self, state):
+        self._uniform.restore(state["uniform"])
+        self._presample.restore(state["presample"])
+        self._generator.bit_generator.state = state["generator"]
+        self._gate.tau = state["tau"]
+        self._step = state["step"]
+        self._unprobed = state["unprobed"]
+        self._totals = state["totals"]
+        self._drawn = state["drawn"]
+
+
+class _Promise(list):
+    """An item that is drawn when it is unpacked, not when it is fetched."""
+
+    def __init__(self, make):
+        super().__init__()
+        self._make = make
+
+    def _kept(self):
+        if self._make is not None:
+            make, self._make = self._make, None
+            self.extend(make())
+        return self
+
+    def __iter__(self):
+        return super(_Promise, self._kept()).__iter__()
+
+    def __getitem__(self, position):
+        return super(_Promise, self._kept()).__getitem__(position)
+
+    def __len__(self):
+        return super(_Promise, self._kept()).__len__()
+
+
+class _SamplingCallback(keras.callbacks.Callback):
+    """Marks the epochs, keeps JAX' values, writes what was measured to the logs.
+
+    It leaves `on_train_batch_end` alone: a callback that implements it makes
+    Keras wait for every step.
+    """
+
+    def __init__(self, dataset):
+        super().__init__()
+        self._dataset = dataset
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._dataset.on_epoch_end()
+        self._dataset.on_epoch_begin()
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._dataset._values = backends.active().capture_values(self.model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._dataset.on_epoch_end()
+        self._dataset._values = None
+        if logs is not None:
+            logs.update(self._dataset.epoch_summary())
+
+    def on_train_end(self, logs=None):
+        if logs is not None:
+            logs.update(self._dataset.epoch_summary())
+
+
+def _mask_correction(valid, positions):
+    """What undoes the division by the unmasked entries of the drawn batch.
+
+    Keras divides a masked loss by the batch's unmasked share, `V`, which a
+    draw that prefers long sequences raises; times `V / V_presample` the
+    division is by the presample's.
+
+    Returns:
+        float64 array, one factor for each output.
+    """
+    valid = valid.astype(np.float64)
+    everywhere = valid.mean(axis=0)
+    return np.divide(
+        valid[positions].mean(axis=0),
+        everywhere,
+        out=np.ones_like(everywhere),
+        where=everywhere > 0,
+    )

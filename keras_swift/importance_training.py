@@ -1,0 +1,221 @@
+"""`model.fit` with one line changed."""
+
+import contextlib
+
+import keras
+import numpy as np
+
+from keras_swift import backends, sources
+from keras_swift.checks import check_model, check_positive_integer, check_settings
+from keras_swift.importance_dataset import ImportanceDataset
+from keras_swift.scoring import Scorer
+from keras_swift.train_step import WeightedStep
+
+
+class ImportanceTraining:
+    """Trains a Keras model on the examples that change it most.
+
+    `ImportanceTraining(model).fit(...)` is `model.fit(...)`: the same
+    arguments, callbacks, metrics and history, the same optimum, less noise in
+    the gradient of a step. Each step scores a uniform presample with one
+    forward pass and draws the batch from it in proportion to the scores;
+    importance weights keep the gradient unbiased. A gate draws uniform
+    batches instead while the measured variance reduction is too small to pay
+    for the scoring. `ImportanceDataset` has the method.
+
+    The reported `loss` and the compiled metrics are weighted so that they
+    estimate what uniform training would report; what takes no weights (losses
+    that layers add, metrics over entries such as IoU) is warned of and
+    describes the batches that were drawn. The history also holds, one
+    number an epoch, `tau` (the gate's running mean of the variance
+    reduction), `importance` (the share of steps drawn by importance) and
+    `presample` (the mean presample ratio; a uniform step counts as 1).
+
+    Args:
+        model: a compiled `keras.Model`.
+        presample: float above 1, examples scored for each example trained,
+            `B / b`. Defaults to 3.0.
+        tau_threshold: float, 0 or more; the gate opens above it, and 0 keeps
+            it open. Defaults to `None`, the paper's `(B + 3b) / (3b)`.
+        score: `"gradient_norm"`, `"loss"`, or a callable
+            `(y_true, y_pred) -> (n,)` in `keras.ops`. Defaults to
+            `"gradient_norm"`.
+        floor: float in [0, 1), the uniform share mixed into the
+            probabilities; it bounds the weights by `1 / floor`. Defaults to
+            0.1.
+        seed: int or `None`, fixes permutations and draws; calls of `fit`
+            go on from one another. Defaults to `None`, fresh entropy
+            (`keras.utils.set_random_seed` does not reach it).
+
+    Raises:
+        TypeError: if `model` is not a Keras model.
+        ValueError: for a model that is not compiled, or a value outside the
+            ranges above.
+
+    Example:
+
+        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        history = ImportanceTraining(model).fit(x, y, epochs=10, validation_split=0.1)
+
+    Reference:
+        Katharopoulos and Fleuret, "Not All Samples Are Created Equal: Deep
+        Learning with Importance Sampling", ICML 2018, arXiv 1803.00942.
+    """
+
+    def __init__(
+        self,
+        model,
+        presample=3.0,
+        tau_threshold=None,
+        score="gradient_norm",
+        floor=0.1,
+        seed=None,
+    ):
+        check_model(model)
+        check_settings(presample, tau_threshold, score, floor)
+        self.model = model
+        self.presample = presample
+        self.tau_threshold = tau_threshold
+        self.score = score
+        self.floor = floor
+        self._generator = np.random.default_rng(seed)
+        self._weighted_step = WeightedStep(model)
+        self._scorer = Scorer(model, (score,))
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        initial_epoch=0,
+        steps_per_epoch=None,
+        validation_steps=None,
+        validation_batch_size=None,
+        validation_freq=1,
+    ):
+        """Trains the model, as `keras.Model.fit` does.
+
+        All arguments have the names, defaults and meaning they have there.
+        `x` and `y` are arrays or tensors, or lists or dicts of them.
+        `sample_weight` and `class_weight` weight the objective: they multiply
+        the scores and the weights. With `steps_per_epoch`, an epoch is that
+        many steps and the next one goes on in the data; the data never run
+        out.
+
+        Returns:
+            The `keras.callbacks.History` of `model.fit`, with `tau`,
+            `importance` and `presample` added.
+
+        Raises:
+            TypeError: if `x` or `y` is not made of arrays.
+            ValueError: for arguments that do not fit each other or the
+                model, and for scores that are not finite.
+        """
+        check_model(self.model)
+        if batch_size is not None:
+            check_positive_integer("batch_size", batch_size)
+        if steps_per_epoch is not None:
+            check_positive_integer("steps_per_epoch", steps_per_epoch)
+        validation_batch_size = validation_batch_size or batch_size
+        source, validation_data, batch_size = sources.from_fit(
+            x,
+            y,
+            sample_weight,
+            class_weight,
+            validation_split,
+            validation_data,
+            batch_size,
+            steps_per_epoch,
+        )
+        dataset = ImportanceDataset(
+            self.model,
+            source.x,
+            source.y,
+            source.sample_weight,
+            batch_size,
+            self.presample,
+            self.tau_threshold,
+            score=self._scorer,
+            floor=self.floor,
+            seed=self._generator,
+            shuffle=bool(shuffle) and shuffle != "batch",
+            steps_per_epoch=steps_per_epoch,
+        )
+        feed = _Feed(dataset)
+        self._weighted_step.inspect(source)
+        with self._weighted_step.entered(), _with_callback(callbacks, dataset) as callbacks:
+            try:
+                return self.model.fit(
+                    backends.active().feed(feed),
+                    epochs=epochs,
+                    verbose=verbose,
+                    callbacks=callbacks,
+                    validation_data=validation_data,
+                    # The dataset permutes; for Keras the order of its items
+                    # has no meaning.
+                    shuffle=False,
+                    initial_epoch=initial_epoch,
+                    validation_steps=validation_steps,
+                    validation_batch_size=validation_batch_size,
+                    validation_freq=validation_freq,
+                )
+            except Exception:
+                if feed.error is not None:
+                    # TensorFlow wraps what a data set raises in an error of
+                    # its own.
+                    raise feed.error from None
+                raise
+            finally:
+                dataset.on_epoch_end()
+
+
+class _Feed(keras.utils.PyDataset):
+    """The dataset's batches with both kinds of weights, for a `WeightedStep`."""
+
+    def __init__(self, dataset):
+        super().__init__()
+        self._dataset = dataset
+        self.error = None
+
+    @property
+    def num_batches(self):
+        return self._dataset.num_batches
+
+    def __getitem__(self, index):
+        try:
+            return self._item()
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _item(self):
+        if self._dataset.within_epoch:
+            batch = self._dataset.next_batch()
+        else:
+            with self._dataset.unchanged():
+                batch = self._dataset.next_batch()
+        return batch.x, batch.y, {"importance": batch.importance, "weights": batch.weights}
+
+
+@contextlib.contextmanager
+def _with_callback(callbacks, dataset):
+    """The user's callbacks with the dataset's in front, so that it writes the logs first."""
+    ours = dataset.callback()
+    if not isinstance(callbacks, keras.callbacks.CallbackList):
+        yield [ours, *keras.tree.flatten(callbacks or [])]
+        return
+    ours.set_model(dataset.model)
+    ours.set_params(callbacks.params)
+    callbacks.callbacks.insert(0, ours)
+    try:
+        yield callbacks
+    finally:
+        callbacks.callbacks.remove(ours)

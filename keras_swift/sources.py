@@ -1,0 +1,257 @@
+"""What `fit` was given, seen as "these examples, please".
+
+The samplers ask a source for examples by index; they never see whether the
+data are one array or a dict of them.
+"""
+
+import math
+
+import keras
+import numpy as np
+
+
+class ArraySource:
+    """Arrays that lie in memory, or are mapped into it.
+
+    Args:
+        x: array, or a list, tuple or dict of arrays, first axis `n`. NumPy
+            arrays (memory-mapped ones stay on disk), tensors of any
+            framework, and data frames.
+        y: the same for the targets.
+        sample_weight: the same for the weights, shape `(n,)` or with the axes
+            of the loss values. Defaults to `None`, no weights.
+
+    Raises:
+        TypeError: if `x` is a data set object, a generator or holds anything
+            that is not an array.
+        ValueError: if there is no `y`, no example, or if lengths differ.
+    """
+
+    def __init__(self, x, y, sample_weight=None):
+        self.x = keras.tree.map_structure(lambda leaf: _as_array(leaf, "x"), x)
+        if y is None:
+            raise ValueError(
+                "`y` must be given: an example's importance is read off its loss. Received: "
+                "y=None. To train on the input itself (an autoencoder), pass `y=x`."
+            )
+        self.y = keras.tree.map_structure(lambda leaf: _as_array(leaf, "y"), y)
+        self.sample_weight = None
+        if sample_weight is not None:
+            self.sample_weight = keras.tree.map_structure(
+                lambda leaf: _as_array(leaf, "sample_weight"), sample_weight
+            )
+        self.size = self._common_length()
+
+    def _common_length(self):
+        lengths = {
+            name: [len(leaf) for leaf in keras.tree.flatten(data)]
+            for name, data in (("x", self.x), ("y", self.y), ("sample_weight", self.sample_weight))
+            if data is not None
+        }
+        if not lengths["x"]:
+            raise ValueError("`x` must hold at least one array. Received: an empty structure.")
+        if len({length for found in lengths.values() for length in found}) > 1:
+            received = ", ".join(
+                f"len({name})={found[0] if len(found) == 1 else found}"
+                for name, found in lengths.items()
+            )
+            raise ValueError(
+                f"`x`, `y` and `sample_weight` must have the same length. Received: {received}."
+            )
+        if lengths["x"][0] == 0:
+            raise ValueError("`x` must hold at least one example. Received: an empty array.")
+        return lengths["x"][0]
+
+    def take(self, indices):
+        """The examples at `indices`.
+
+        Args:
+            indices: int array, shape `(k,)`.
+
+        Returns:
+            A tuple `(x, y, sample_weight)` of NumPy structures with first
+            axis `k`; float64 comes as `keras.config.floatx()`, as in
+            `model.fit`; `sample_weight` is `None` where there is none.
+        """
+        return select((self.x, self.y, self.sample_weight), indices)
+
+
+def select(data, indices):
+    """Rows of every array in a structure; `None` stays `None`."""
+
+    def rows(array):
+        chosen = np.asarray(array[indices])
+        return chosen.astype(keras.config.floatx()) if chosen.dtype == np.float64 else chosen
+
+    return tuple(None if part is None else keras.tree.map_structure(rows, part) for part in data)
+
+
+def _as_array(leaf, argument):
+    if isinstance(leaf, np.ndarray):
+        array = leaf
+    elif hasattr(leaf, "__array__") and hasattr(leaf, "shape"):
+        # A PyTorch tensor may need gradients, or lie on a device.
+        array = np.asarray(leaf.detach().cpu() if hasattr(leaf, "detach") else leaf)
+    else:
+        raise TypeError(
+            f"`{argument}` must be an array, a tensor, or a list, tuple or dict of them. "
+            f"Received: {type(leaf).__module__}.{type(leaf).__qualname__}. "
+            "Collect the data into arrays, or train on it with `model.fit`."
+        )
+    if array.ndim == 0:
+        raise ValueError(
+            f"`{argument}` must have a first axis that counts the examples. Received: a scalar."
+        )
+    if array.dtype == object:
+        raise TypeError(
+            f"`{argument}` must hold numbers. Received: an array of Python objects. Rows of "
+            "different lengths have to be padded to one length first."
+        )
+    return array
+
+
+def split(x, y, sample_weight, validation_split):
+    """Holds out the last share of the data, as `model.fit` does.
+
+    Args:
+        x, y, sample_weight: as for `ArraySource`.
+        validation_split: float in [0, 1), the share held out.
+
+    Returns:
+        Two tuples `(x, y, sample_weight)`: for training and for validation.
+
+    Raises:
+        ValueError: if the share leaves either side empty, or is outside
+            [0, 1).
+    """
+    if not 0 <= validation_split < 1:
+        raise ValueError(
+            f"`validation_split` must be in [0, 1). Received: validation_split={validation_split}."
+        )
+    source = ArraySource(x, y, sample_weight)
+    kept = math.floor(source.size * (1.0 - validation_split))
+    if kept in (0, source.size):
+        raise ValueError(
+            "`validation_split` must leave examples on both sides. Received: "
+            f"validation_split={validation_split} with {source.size} examples."
+        )
+    data = (source.x, source.y, source.sample_weight)
+
+    def cut(rows):
+        return tuple(
+            None if part is None else keras.tree.map_structure(lambda leaf: leaf[rows], part)
+            for part in data
+        )
+
+    return cut(slice(None, kept)), cut(slice(kept, None))
+
+
+def from_fit(
+    x,
+    y,
+    sample_weight,
+    class_weight,
+    validation_split,
+    validation_data,
+    batch_size,
+    steps_per_epoch,
+):
+    """What `fit` was given as arrays, its arguments resolved as `model.fit` does.
+
+    Args:
+        x, y, sample_weight, class_weight, validation_split, validation_data,
+            batch_size, steps_per_epoch: those of `keras.Model.fit`.
+
+    Returns:
+        A tuple `(source, validation_data, batch_size)`: an `ArraySource` of
+        the training data, with class weights among its weights; the data held
+        out, or those given; and an int.
+
+    Raises:
+        TypeError: if the data are not arrays.
+        ValueError: for arguments that do not fit each other.
+    """
+    if validation_split and validation_data is None:
+        (x, y, sample_weight), validation_data = split(x, y, sample_weight, validation_split)
+    if class_weight is not None:
+        if sample_weight is not None:
+            raise ValueError(
+                "`class_weight` and `sample_weight` cannot be given together, as in "
+                "`model.fit`. Received: both. Multiply the class weights into "
+                "`sample_weight`."
+            )
+        sample_weight = class_weights(y, class_weight)
+    source = ArraySource(x, y, sample_weight)
+    if batch_size is None:
+        batch_size = -(-source.size // steps_per_epoch) if steps_per_epoch else 32
+    return source, validation_data, batch_size
+
+
+def class_weights(y, class_weight):
+    """The weight of each example's class, shape `(n,)`, float32.
+
+    Args:
+        y: array of class numbers, shape `(n,)` or `(n, 1)`, or of one-hot rows,
+            shape `(n, classes)`.
+        class_weight: dict from class number to weight; classes not named
+            have weight 1.
+
+    Raises:
+        ValueError: if `y` is a structure of several outputs.
+    """
+    if keras.tree.is_nested(y):
+        raise ValueError(
+            "`class_weight` is for models with a single output. Received: a structure of "
+            "targets. Give `sample_weight`, one array for each output."
+        )
+    labels = _as_array(y, "y")
+    if labels.ndim > 1:
+        labels = np.argmax(labels, axis=-1) if labels.shape[-1] != 1 else labels[..., 0]
+    found, inverse = np.unique(np.round(labels).astype(np.int64), return_inverse=True)
+    weights = np.array([class_weight.get(int(label), 1.0) for label in found], np.float32)
+    return weights[inverse].reshape(labels.shape)
+
+
+class Permutations:
+    """Goes through the examples in one random order after the other.
+
+    With no generator the order is that of the data.
+    """
+
+    def __init__(self, size, generator):
+        self._size = size
+        self._generator = generator
+        self._order = None
+        self._next = 0
+
+    def take(self, count, across=True):
+        """The next `count` indices; fewer at the end where not `across` orders."""
+        taken = []
+        while count > 0:
+            if self._order is None or self._next == self._size:
+                if taken and not across:
+                    break
+                self._next = 0
+                self._order = (
+                    np.arange(self._size)
+                    if self._generator is None
+                    else self._generator.permutation(self._size)
+                )
+            part = self._order[self._next : self._next + count]
+            self._next += len(part)
+            count -= len(part)
+            taken.append(part)
+        return np.concatenate(taken)
+
+    def restart(self):
+        """Lets the next `take` begin a new order."""
+        self._order, self._next = None, 0
+
+    def state(self):
+        state = None if self._generator is None else self._generator.bit_generator.state
+        return self._order, self._next, state
+
+    def restore(self, state):
+        self._order, self._next, generator = state
+        if self._generator is not None:
+            self._generator.bit_generator.state = generator

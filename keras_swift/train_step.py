@@ -1,0 +1,181 @@
+"""Keeps the importance weights apart from the user's inside the train step.
+
+Keras hands one array of weights to the loss and to `weighted_metrics`, and
+none to plain `metrics`. Under importance sampling plain metrics need the
+importance weights, and only those, or they describe the harder examples that
+were drawn. While a `weighted_step` is entered, batches carry both.
+"""
+
+import contextlib
+import itertools
+import warnings
+
+import keras
+import numpy as np
+
+from keras_swift._keras import mask_of
+from keras_swift.scoring import accepts_training
+
+
+class WeightedStep:
+    """Runs a model's own `train_step` on batches that carry both weights.
+
+    The third part of a batch is a dict: `"weights"`, what the loss is weighted
+    with, and `"importance"`, shape `(b,)`. The model's `train_step`, its own
+    or the user's, gets `"weights"`; the compiled plain metrics, whoever calls
+    them during the step, are updated with `"importance"`.
+
+    Args:
+        model: a compiled, built `keras.Model`.
+    """
+
+    def __init__(self, model):
+        self._model = model
+        # The train function traced with this step in it, and what was left in
+        # the model when it was taken out: the same object there next time
+        # means that the model was not compiled anew.
+        self._function = None
+        self._left = None
+        self._step = None
+        self._importance = None
+        self._unweighted = set()
+
+    @contextlib.contextmanager
+    def entered(self):
+        """A context in which `model.fit` takes such batches; leaves no trace."""
+        if getattr(keras.config, "is_nnx_enabled", bool)():
+            raise ValueError(
+                "keras_swift trains Keras' own variables. Received: Keras with Flax NNX enabled "
+                "(KERAS_NNX_ENABLED). Unset it."
+            )
+        model = self._model
+        before = model.train_function
+        own_step = model.__dict__.get("train_step")
+        metrics = model._compile_metrics
+        if before is None or before is not self._left:
+            self._function = None
+        self._step = model.train_step
+        model.train_step = self._train_step
+        model.train_function = self._function
+        if metrics is not None:
+            metrics.update_state = self._update_state
+        try:
+            yield
+        finally:
+            self._function = model.train_function
+            del model.train_step
+            if own_step is not None:
+                model.train_step = own_step
+            if metrics is not None:
+                del metrics.update_state
+            model.train_function = before
+            if before is None:
+                # As after `model.fit`: there, not yet traced.
+                model.make_train_function()
+            self._left = model.train_function
+
+    def _train_step(self, *arguments):
+        # `(data)` or, on JAX, `(state, data)`.
+        *state, (x, y, weights) = arguments
+        self._importance = weights["importance"]
+        try:
+            return self._step(*state, (x, y, weights["weights"]))
+        except ValueError as error:
+            if "too many values to unpack (expected 2)" not in str(error):
+                raise
+            raise ValueError(
+                "The model's `train_step` must take batches `(x, y, sample_weight)` and pass "
+                "the weights on to its loss. Received: one that takes `(x, y)`. Use "
+                "`x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)` and "
+                "`self.compute_loss(x, y, y_pred, sample_weight)`."
+            ) from error
+        finally:
+            self._importance = None
+
+    def _update_state(self, y_true, y_pred, sample_weight=None):
+        metrics = self._model._compile_metrics
+        if not metrics.built:
+            metrics.build(y_true, y_pred)
+        plain = metrics._flat_metrics
+        try:
+            # Keras' own update for the weighted metrics, ours for the plain.
+            metrics._flat_metrics = [None] * len(plain)
+            type(metrics).update_state(metrics, y_true, y_pred, sample_weight)
+        finally:
+            metrics._flat_metrics = plain
+        targets, outputs = metrics._flatten_y(y_true), metrics._flatten_y(y_pred)
+        for group, target, output in zip(plain, targets, outputs, strict=False):
+            for metric in group.metrics if group else ():
+                weights = None
+                # There is none in validation, where Keras gives none either.
+                if self._importance is not None and id(metric) not in self._unweighted:
+                    weights = _for_metric(self._importance, output)
+                metric.update_state(target, output, sample_weight=weights)
+
+    def inspect(self, source):
+        """Finds out which plain metrics take weights, and warns of what takes none.
+
+        Args:
+            source: `sources.ArraySource`, whose first examples are tried.
+        """
+        model = self._model
+        axes = {size for leaf in keras.tree.flatten((source.x, source.y)) for size in leaf.shape}
+        # As many examples as no other axis has, or weights could pair with it.
+        count = next(number for number in itertools.count(2) if number not in axes)
+        x, y, _ = source.take(np.arange(count) % source.size)
+        y_pred = model(
+            keras.tree.map_structure(keras.ops.convert_to_tensor, x),
+            **({"training": False} if accepts_training(model) else {}),
+        )
+        regularised = [v for v in model.trainable_variables if v.regularizer is not None]
+        if len(model.losses) > len(regularised):
+            warnings.warn(
+                "The model adds losses of its own (`add_loss` or an `activity_regularizer`). They "
+                "get no weights, so while batches are drawn by importance they are those of the "
+                "harder examples that were drawn. Put them into the compiled loss to have them "
+                "weighted.",
+                stacklevel=3,
+            )
+        metrics = model._compile_metrics
+        if metrics is None:
+            return
+        if not metrics.built:
+            metrics.build(y, y_pred)
+        self._unweighted = set()
+        y = keras.tree.map_structure(keras.ops.convert_to_tensor, y)
+        targets, outputs = metrics._flatten_y(y), metrics._flatten_y(y_pred)
+        for group, target, output in zip(metrics._flat_metrics, targets, outputs, strict=False):
+            for metric in group.metrics if group else ():
+                if not _takes_weights(metric, target, output):
+                    self._unweighted.add(id(metric))
+
+
+def _takes_weights(metric, target, output):
+    """Whether a metric takes one weight for each example; warns if it does not."""
+    ones = keras.ops.ones((output.shape[0],))
+    try:
+        metric.update_state(target, output, sample_weight=_for_metric(ones, output))
+    except Exception:  # Each framework has its own error for shapes that do not fit.
+        warnings.warn(
+            f"The metric {metric.name!r} takes no weights for single examples. While batches are "
+            "drawn by importance it describes the harder examples that were drawn.",
+            stacklevel=4,
+        )
+        return False
+    finally:
+        metric.reset_state()
+    return True
+
+
+def _for_metric(importance, output):
+    """The importance weights with the axes of the output's mask, where it has one.
+
+    Keras multiplies the two for metrics as they come, and would pair the
+    examples with the time axis.
+    """
+    mask = mask_of(output)
+    if mask is None:
+        return importance
+    column = keras.ops.reshape(importance, (-1,) + (1,) * (len(mask.shape) - 1))
+    # A product, not a broadcast view: Keras multiplies it in place on PyTorch.
+    return column * keras.ops.ones_like(mask, dtype=column.dtype)

@@ -1,0 +1,561 @@
+import inspect
+
+import keras
+import numpy as np
+import pytest
+from conftest import assert_same_weights, classifier
+
+import keras_swift as ks
+
+
+def fit(model, digits, *, size=500, trainer=None, **arguments):
+    x, y = digits
+    settings = {"seed": 0, "tau_threshold": 0, **(trainer or {})}
+    return ks.ImportanceTraining(model, **settings).fit(
+        x[:size], y[:size], **{"verbose": 0, **arguments}
+    )
+
+
+def test_fit_has_the_arguments_of_keras():
+    ours = inspect.signature(ks.ImportanceTraining.fit).parameters.values()
+    theirs = inspect.signature(keras.Model.fit).parameters.values()
+    assert [(p.name, p.default, p.kind) for p in ours] == [
+        (p.name, p.default, p.kind) for p in theirs
+    ]
+
+
+def test_history_is_keras_with_three_numbers_an_epoch(digits):
+    model = classifier()
+    history = fit(model, digits, epochs=2, validation_split=0.2)
+    assert history is model.history
+    assert set(history.history) == {
+        "accuracy", "loss", "val_accuracy", "val_loss", "tau", "importance", "presample",
+    }  # fmt: skip
+    assert history.history["importance"] == [1.0, 1.0]
+    assert history.history["presample"] == [3.0, 3.0]
+    assert all(tau > 0.5 for tau in history.history["tau"])
+
+
+def test_it_trains(digits):
+    history = fit(classifier(0.5), digits, size=1500, epochs=8, validation_split=0.2).history
+    assert history["loss"][-1] < 0.2 < history["loss"][0]
+    assert history["val_accuracy"][-1] > 0.9
+
+
+@pytest.mark.parametrize("threshold", [None, 0])
+def test_a_seed_gives_one_result(digits, threshold):
+    def run():
+        model = classifier(0.5)
+        return model, fit(model, digits, trainer={"tau_threshold": threshold}, epochs=3)
+
+    (first, history), (second, again) = run(), run()
+    assert history.history == again.history
+    assert_same_weights(first, second)
+
+
+def test_shut_gate_gives_the_weights_of_plain_fit(digits):
+    x, y = digits[0][:100], digits[1][:100]
+    ours, theirs = classifier(), classifier()
+    fit(ours, digits, size=100, trainer={"tau_threshold": 1e9}, epochs=2, shuffle=False)
+    theirs.fit(x, y, epochs=2, shuffle=False, verbose=0)
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_rate_zero_changes_nothing(digits):
+    model, untouched = classifier(0.0), classifier(0.0)
+    fit(model, digits, epochs=2)
+    assert_same_weights(model, untouched)
+
+
+class TestReportedNumbersAreUniform:
+    """With importance always on and rate 0, `fit` reports what `evaluate` does."""
+
+    @staticmethod
+    def trained(digits, **arguments):
+        model = classifier(0.3, **arguments)
+        model.fit(digits[0][:1000], digits[1][:1000], epochs=6, verbose=0)
+        model.optimizer.learning_rate = 0.0
+        return model
+
+    @staticmethod
+    def assert_agree(history, expected):
+        for name, value in expected.items():
+            measured = np.array(history[name])
+            error = measured.std(ddof=1) / np.sqrt(len(measured))
+            assert abs(measured.mean() - value) < 3 * error, (name, measured.mean(), value, error)
+
+    def test_loss_and_plain_metrics(self, digits):
+        x, y = digits[0][:1000], digits[1][:1000]
+        metrics = ["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(2, name="top")]
+        model = self.trained(digits, metrics=metrics)
+        history = fit(model, digits, size=1000, epochs=12).history
+        expected = model.evaluate(x, y, verbose=0, return_dict=True)
+        assert set(expected) == {"loss", "accuracy", "top"}
+        self.assert_agree(history, expected)
+        # The harder batches that were drawn would say something else.
+        data = ks.ImportanceDataset(model, x, y, tau_threshold=0, seed=1)
+        drawn = np.mean(
+            [
+                model.predict_on_batch(part).argmax(1) == labels
+                for part, labels, _ in list(data)[:20]
+            ]
+        )
+        assert drawn < expected["accuracy"] - 0.05
+
+    def test_user_weights_go_to_weighted_metrics_alone(self, digits):
+        x, y = digits[0][:1000], digits[1][:1000]
+        weights = np.where(y % 2 == 0, 3.0, 0.2).astype("float32")
+        model = self.trained(digits, metrics=["accuracy"], weighted_metrics=["accuracy"])
+        history = fit(model, digits, size=1000, epochs=12, sample_weight=weights).history
+        expected = model.evaluate(x, y, sample_weight=weights, verbose=0, return_dict=True)
+        assert abs(expected["accuracy"] - expected["weighted_accuracy"]) > 1e-3
+        self.assert_agree(history, expected)
+
+    @pytest.mark.parametrize("length", [4, 8])
+    def test_masked_sequences(self, length):
+        # A batch of 8: as long as the sequences, or not.
+        generator = np.random.default_rng(0)
+        x = generator.integers(1, 9, (400, length))
+        x *= np.arange(length) < generator.integers(1, length + 1, (400, 1))
+        y = np.where(generator.random((400, length)) < 0.8, x % 3, (x + 1) % 3)
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                keras.Input((length,)),
+                keras.layers.Embedding(9, 6, mask_zero=True),
+                keras.layers.Dense(3, activation="softmax"),
+            ]
+        )
+        settings = {"metrics": ["accuracy"], "weighted_metrics": ["accuracy"]}
+        model.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy", **settings)
+        model.fit(x, y, epochs=4, verbose=0)
+        model.optimizer.learning_rate = 0.0
+        trainer = ks.ImportanceTraining(model, tau_threshold=0, seed=0)
+        history = trainer.fit(x, y, batch_size=8, epochs=12, verbose=0).history
+        # In one batch, because Keras divides each batch by its own unmasked steps;
+        # by `fit`, because on JAX its metrics lose the mask and `evaluate`'s do not.
+        expected = model.fit(x, y, batch_size=400, verbose=0).history
+        expected = {name: values[0] for name, values in expected.items()}
+        # A ratio of the presample's sums, so there is a bias of order 1/B.
+        for name, value in expected.items():
+            measured = np.array(history[name])
+            error = measured.std(ddof=1) / np.sqrt(len(measured))
+            assert abs(measured.mean() - value) < 3 * error + 0.01, (name, measured.mean(), value)
+
+    def test_validation_is_left_to_keras(self, digits):
+        x, y = digits[0][:1000], digits[1][:1000]
+        weights = np.where(y == 3, 5.0, 1.0).astype("float32")
+        model = self.trained(digits, metrics=["accuracy"], weighted_metrics=["accuracy"])
+        history = fit(model, digits, size=1000, validation_data=(x, y, weights)).history
+        expected = model.evaluate(x, y, sample_weight=weights, verbose=0, return_dict=True)
+        for name, value in expected.items():
+            assert history[f"val_{name}"][-1] == pytest.approx(value, rel=1e-5)
+
+    def test_class_weight_weights_the_objective(self, digits):
+        x, y = digits[0][:1000], digits[1][:1000]
+        class_weight = {3: 6.0, 4: 0.0}
+        model = self.trained(digits, metrics=["accuracy"])
+        history = fit(model, digits, size=1000, epochs=12, class_weight=class_weight).history
+        weights = np.array([class_weight.get(label, 1.0) for label in y])
+        expected = model.evaluate(x, y, sample_weight=weights, verbose=0, return_dict=True)
+        self.assert_agree(history, expected)
+
+
+class Failing(keras.callbacks.Callback):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 2:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("mine"), KeyboardInterrupt()])
+def test_the_model_is_left_as_plain_fit_leaves_it(digits, error):
+    x, y = digits[0][:200], digits[1][:200]
+    callbacks = [] if error is None else [Failing(error)]
+    ours, theirs = classifier(), classifier()
+    settings = ours.get_compile_config()
+    if error is None:
+        fit(ours, digits, size=200, callbacks=callbacks)
+        theirs.fit(x, y, verbose=0)
+    else:
+        with pytest.raises(type(error)):
+            fit(ours, digits, size=200, callbacks=callbacks)
+        with pytest.raises(type(error)):
+            theirs.fit(x, y, verbose=0, callbacks=[Failing(error)])
+        assert callbacks == callbacks[:1]
+    assert set(vars(ours)) == set(vars(theirs))
+    assert type(ours).train_step.__get__(ours) == ours.train_step
+    assert set(vars(ours._compile_metrics)) == set(vars(theirs._compile_metrics))
+    assert int(ours.optimizer.iterations) == int(theirs.optimizer.iterations)
+    assert ours.get_compile_config() == settings
+    assert [m.name for m in ours.metrics] == [m.name for m in theirs.metrics]
+    history = ours.fit(x, y, verbose=0).history
+    assert set(history) == {"accuracy", "loss"}
+    assert np.isfinite(history["loss"][0])
+    # Plain metrics are plain again.
+    evaluated = ours.evaluate(x, y, verbose=0, return_dict=True)
+    hits = ours.predict(x, verbose=0).argmax(1) == y
+    assert evaluated["accuracy"] == pytest.approx(hits.mean())
+
+
+def test_optimizer_state_goes_on(digits):
+    model = classifier()
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    model.fit(digits[0][:64], digits[1][:64], verbose=0)
+    fit(model, digits, size=96)
+    assert int(model.optimizer.iterations) == 5
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch runs eagerly")
+def test_nothing_compiles_again_after_the_first_step_of_each_kind(digits):
+    traced = []
+
+    class Counting(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(10, activation="softmax")
+
+        def call(self, x):
+            traced.append(tuple(x.shape))
+            return self.dense(x)
+
+    model = Counting()
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    trainer = ks.ImportanceTraining(model, tau_threshold=0, seed=0)
+    x, y = digits[0][:320], digits[1][:320]
+    trainer.fit(x, y, verbose=0)
+    model.fit(x, y, verbose=0)
+    model.evaluate(x, y, verbose=0)
+    traced.clear()
+    trainer.fit(x, y, epochs=3, verbose=0)
+    # A new fit builds and compiles its scoring function; training goes on
+    # with the step it has.
+    assert traced.count((32, 64)) + traced.count((None, 64)) <= 1, traced
+    traced.clear()
+    model.fit(x, y, verbose=0)
+    assert traced == []
+
+
+def test_a_new_compile_is_seen(digits):
+    model = classifier(0.0)
+    trainer = ks.ImportanceTraining(model, tau_threshold=0, seed=0)
+    x, y = digits[0][:128], digits[1][:128]
+    mean = trainer.fit(x, y, verbose=0).history["loss"][0]
+    # The same metrics and optimizer, so that no shape gives the change away.
+    loss = keras.losses.SparseCategoricalCrossentropy(reduction="sum")
+    model.compile(keras.optimizers.SGD(0.0), loss, metrics=["accuracy"])
+    assert trainer.fit(x, y, verbose=0).history["loss"][0] > 20 * mean
+
+
+def test_users_own_train_step_is_run(digits):
+    class Own(keras.Sequential):
+        steps = 0
+
+        def train_step(self, *arguments):
+            type(self).steps += 1
+            return super().train_step(*arguments)
+
+    model = Own([keras.Input((64,)), keras.layers.Dense(10, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    history = fit(model, digits, size=100).history
+    assert Own.steps >= 1
+    assert 0 <= history["accuracy"][0] <= 1
+
+
+def test_callbacks_see_the_users_model_and_our_numbers(digits):
+    seen = {}
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.update(logs)
+            seen["model"] = self.model
+
+        def on_train_end(self, logs=None):
+            seen["end"] = dict(logs)
+
+    model = classifier()
+    callbacks = [Look()]
+    fit(model, digits, size=100, callbacks=callbacks)
+    assert seen["model"] is model
+    assert {"tau", "importance", "presample", "loss"} <= set(seen)
+    assert "tau" in seen["end"]
+    assert len(callbacks) == 1
+
+
+def test_a_callback_list_is_given_back_as_it_came(digits):
+    model = classifier()
+    callbacks = keras.callbacks.CallbackList([], add_history=True, model=model)
+    before = list(callbacks.callbacks)
+    assert fit(model, digits, size=100, callbacks=callbacks).history["importance"] == [1.0]
+    assert callbacks.callbacks == before
+
+
+@pytest.mark.parametrize("steps", [2, 9])
+def test_steps_per_epoch(digits, steps):
+    model = classifier()
+    fit(model, digits, size=100, batch_size=20, steps_per_epoch=steps, epochs=3)
+    assert int(model.optimizer.iterations) == 3 * steps
+
+
+def test_steps_without_batch_size_share_out_the_data(digits):
+    model = classifier()
+    history = fit(
+        model,
+        digits,
+        size=100,
+        steps_per_epoch=10,
+        trainer={"tau_threshold": 1e9, "presample": 2.0},
+    )
+    assert int(model.optimizer.iterations) == 10
+    assert history.history["presample"] == [1.0]
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras has it not on PyTorch")
+def test_steps_per_execution_draws_before_each_execution(digits):
+    def run():
+        model = classifier(0.3, steps_per_execution=4)
+        return model, fit(model, digits, size=330, epochs=3).history
+
+    (first, history), (second, again) = run(), run()
+    assert history == again
+    assert_same_weights(first, second)
+    # ceil(330 / 32) = 11 is no multiple of 4.
+    assert int(first.optimizer.iterations) == 33
+    assert history["loss"][-1] < history["loss"][0]
+
+
+def test_initial_epoch(digits):
+    assert fit(classifier(), digits, size=96, initial_epoch=2, epochs=5).epoch == [2, 3, 4]
+
+
+def test_subclassed_unbuilt_model_without_training_argument(digits):
+    class Bare(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(10, activation="softmax")
+
+        def call(self, x):
+            return self.dense(x)
+
+    model = Bare()
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    assert fit(model, digits, size=100).history["importance"] == [1.0]
+
+
+def test_backend_tensors(digits):
+    x, y = (keras.ops.convert_to_tensor(part[:100]) for part in digits)
+    model = classifier()
+    ks.ImportanceTraining(model, seed=0).fit(x, y, verbose=0)
+    assert int(model.optimizer.iterations) == 4
+
+
+def not_compiled():
+    return keras.Sequential([keras.Input((64,)), keras.layers.Dense(10)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"presample": 1.0},
+            "`presample` must be greater than 1 and finite. Received: presample=1.0",
+        ),
+        ({"presample": float("inf")}, "presample=inf"),
+        ({"presample": float("nan")}, "presample=nan"),
+        ({"presample": "3"}, "presample='3'"),
+        ({"tau_threshold": -0.5}, "`tau_threshold` must be 0 or more.*tau_threshold=-0.5"),
+        ({"floor": 1.0}, r"`floor` must be in \[0, 1\). Received: floor=1.0"),
+        ({"floor": -0.1}, "floor=-0.1"),
+        ({"score": "entropy"}, "`score` must be one of 'gradient_norm', 'loss'.*score='entropy'"),
+    ],
+)
+def test_bad_settings_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ks.ImportanceTraining(classifier(), **arguments)
+
+
+def test_a_model_that_is_not_compiled_is_named():
+    with pytest.raises(ValueError, match="`model` must be compiled.*model.compile"):
+        ks.ImportanceTraining(not_compiled())
+    with pytest.raises(TypeError, match="`model` must be a `keras.Model`. Received: builtins.int"):
+        ks.ImportanceTraining(3)
+
+
+def test_a_model_without_a_loss_is_named(digits):
+    model = not_compiled()
+    model.compile("sgd")
+    with pytest.raises(ValueError, match="compiled with a loss"):
+        fit(model, digits)
+
+
+class Never(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        raise AssertionError("training has started")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"y": None}, ValueError, "`y` must be given"),
+        ({"x": np.zeros((0, 64)), "y": np.zeros(0)}, ValueError, "at least one example"),
+        ({"y": np.zeros(7)}, ValueError, r"len\(x\)=100, len\(y\)=7"),
+        ({"y": np.full(100, 10)}, ValueError, r"from 0 to 9.*100 labels outside.*index 0 \(10\)"),
+        ({"y": np.r_[np.zeros(99), -1]}, ValueError, r"1 labels outside, the first at index 99"),
+        ({"x": iter([1])}, TypeError, "`x` must be an array"),
+        ({"x": iter([1]), "y": None}, TypeError, "`x` must be an array"),
+        ({"batch_size": 0}, ValueError, "`batch_size` must be a positive integer"),
+        ({"steps_per_epoch": 0.5}, ValueError, "`steps_per_epoch` must be a positive"),
+        ({"validation_split": 2.0}, ValueError, "`validation_split` must be"),
+        (
+            {"class_weight": {0: 1.0}, "sample_weight": np.ones(100)},
+            ValueError,
+            "cannot be given together",
+        ),
+    ],
+)
+def test_bad_data_stop_before_training(digits, change, error, message):
+    data = {"x": digits[0][:100], "y": digits[1][:100], **change}
+    with pytest.raises(error, match=message):
+        ks.ImportanceTraining(classifier()).fit(**data, verbose=0, callbacks=[Never()])
+
+
+def test_nan_in_the_inputs_is_named(digits):
+    model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(10, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x = digits[0][:100].copy()
+    x[1, 6] = np.nan
+    message = "`x` must be finite. Received: NaN or infinity in 1 of the 32.*at step 0.*position 1"
+    with pytest.raises(ValueError, match=message):
+        ks.ImportanceTraining(model).fit(x, digits[1][:100], verbose=0, callbacks=[Never()])
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        (lambda y, p: p, r"one number for each example.*shape \(32, 10\) for 32 examples"),
+        (lambda y, p: keras.ops.mean(p), r"shape \(\) for 32 examples"),
+        (lambda y, p: -keras.ops.max(p, axis=1), "32 of 32 scores below zero"),
+    ],
+)
+def test_a_wrong_score_stops_before_training(digits, score, message):
+    with pytest.raises(ValueError, match=message):
+        fit(classifier(), digits, trainer={"score": score}, callbacks=[Never()])
+
+
+def test_diverged_training_stops_with_the_step_and_the_cure(digits):
+    model = classifier(1e30)
+    message = r"Scores must be finite. Received: \d+ of 96 scores .* step \d+.*lower the learning"
+    with pytest.raises(ValueError, match=message):
+        fit(model, digits, epochs=5)
+
+
+def test_a_metric_without_weights_is_warned_of_and_kept(digits):
+    def mean_output(y_true, y_pred):
+        return keras.ops.mean(y_pred)
+
+    with pytest.warns(UserWarning, match="'mean_output' takes no weights for single examples"):
+        history = fit(classifier(metrics=[mean_output]), digits).history
+    assert history["mean_output"][0] == pytest.approx(0.1)
+
+
+@pytest.mark.filterwarnings("ignore:You are passing weight", "ignore:Explicitly requested dtype")
+def test_metrics_over_entries_are_kept(digits):
+    x, y = digits[0][:100], (digits[0][:100, :4] > 0.2).astype("float32")
+    model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(4, activation="sigmoid")])
+    model.compile("sgd", "binary_crossentropy", metrics=[keras.metrics.BinaryIoU()])
+    with pytest.warns(UserWarning, match="'binary_io_u' takes no weights"):
+        history = ks.ImportanceTraining(model, seed=0).fit(x, y, verbose=0).history
+    assert 0 <= history["binary_io_u"][0] <= 1
+
+
+@pytest.mark.parametrize("kind", ["add_loss", "activity_regularizer"])
+def test_losses_without_weights_are_warned_of(digits, kind):
+    class Adding(keras.layers.Layer):
+        def call(self, x):
+            self.add_loss(keras.ops.mean(x))
+            return x
+
+    regularizer = "l2" if kind == "activity_regularizer" else None
+    layers = [keras.layers.Dense(10, "softmax", activity_regularizer=regularizer)]
+    model = keras.Sequential(
+        [keras.Input((64,)), *([Adding()] if kind == "add_loss" else []), *layers]
+    )
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.warns(UserWarning, match="adds losses of its own"):
+        fit(model, digits)
+
+
+def test_weight_regularisation_is_not_warned_of(digits):
+    model = keras.Sequential(
+        [keras.Input((64,)), keras.layers.Dense(10, "softmax", kernel_regularizer="l2")]
+    )
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    assert fit(model, digits).history["importance"] == [1.0]
+
+
+def test_lists_of_inputs_and_targets(digits):
+    first, second = keras.Input((64,)), keras.Input((64,))
+    hidden = keras.layers.Concatenate()([first, second])
+    model = keras.Model(
+        [first, second], [keras.layers.Dense(4)(hidden), keras.layers.Dense(4)(hidden)]
+    )
+    model.compile("sgd", ["mse", "mae"], metrics=[["mse"], ["mae"]])
+    x, target = digits[0][:100], digits[0][:100, :4]
+    ks.ImportanceTraining(model, tau_threshold=0, seed=0).fit(
+        [x, 2 * x], [target, 3 * target + 1], verbose=0
+    )
+    assert int(model.optimizer.iterations) == 4
+
+
+def test_a_second_fit_scores_with_the_function_it_has(digits):
+    model = classifier()
+    trainer = ks.ImportanceTraining(model, tau_threshold=0, seed=0)
+    x, y = digits[0][:128], digits[1][:128]
+    trainer.fit(x, y, verbose=0)
+    traces = trainer._scorer.traces
+    trainer.fit(x, y, verbose=0)
+    if keras.backend.backend() != "torch":
+        assert trainer._scorer.traces == traces
+
+
+def test_a_train_step_that_drops_the_weights_is_named(digits):
+    class Dropping(keras.Sequential):
+        def train_step(self, *arguments):
+            x, y = arguments[-1]
+            return super().train_step(*arguments)
+
+    model = Dropping([keras.Input((64,)), keras.layers.Dense(10, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match=r"`train_step` must take batches.*takes `\(x, y\)`"):
+        fit(model, digits)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "layer", "message"),
+    [
+        (
+            {"batch_shape": (32, 8, 8)},
+            lambda: keras.layers.LSTM(4, stateful=True, name="memory"),
+            r"stateful layers \['memory'\]",
+        ),
+        ({"batch_shape": (32, 8, 8)}, lambda: keras.layers.Flatten(), "fixed batch size"),
+    ],
+)
+def test_models_tied_to_a_batch_are_named(inputs, layer, message):
+    model = keras.Sequential([keras.Input(**inputs), layer(), keras.layers.Dense(10)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=message):
+        ks.ImportanceTraining(model)
+
+
+def test_callable_scores_are_used(digits):
+    model = classifier()
+
+    def confident(y_true, y_pred):
+        return keras.ops.max(y_pred, axis=-1)
+
+    assert fit(model, digits, trainer={"score": confident}).history["importance"] == [1.0]

@@ -1,0 +1,83 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_swift.sources import ArraySource, class_weights, split
+
+
+def test_takes_rows_of_every_array():
+    x = {"a": np.arange(5), "b": [np.arange(10).reshape(5, 2), np.arange(5.0)]}
+    taken, y, weight = ArraySource(x, np.arange(5) * 2).take(np.array([3, 3, 0]))
+    assert taken["a"].tolist() == [3, 3, 0]
+    assert taken["b"][0].tolist() == [[6, 7], [6, 7], [0, 1]]
+    assert y.tolist() == [6, 6, 0]
+    assert weight is None
+
+
+def test_float64_comes_as_floatx_and_integers_as_they_are():
+    x, y, _ = ArraySource(np.zeros((2, 3)), np.zeros(2, "int64")).take(np.array([0]))
+    assert (x.dtype, y.dtype) == (np.float32, np.int64)
+
+
+def test_backend_tensors_become_arrays():
+    x = keras.ops.convert_to_tensor([[1.0], [2.0]])
+    y = keras.ops.convert_to_tensor([0, 1])
+    taken, labels, _ = ArraySource(x, y).take(np.array([1]))
+    assert (taken.tolist(), labels.tolist()) == ([[2.0]], [1])
+
+
+def test_memory_mapped_arrays_stay_on_disk(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(12).reshape(6, 2))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    source = ArraySource(mapped, np.arange(6))
+    assert source.x is mapped
+    assert source.take(np.array([5]))[0].tolist() == [[10, 11]]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "error", "message"),
+    [
+        (np.zeros(3), None, ValueError, "`y` must be given.*y=None"),
+        (np.zeros((0, 2)), np.zeros(0), ValueError, "at least one example"),
+        (np.zeros(3), np.zeros(4), ValueError, r"same length. Received: len\(x\)=3, len\(y\)=4"),
+        (
+            [np.zeros(3), np.zeros(2)],
+            np.zeros(3),
+            ValueError,
+            r"Received: len\(x\)=\[3, 2\], len\(y\)=3",
+        ),
+        ((i for i in range(3)), np.zeros(3), TypeError, "`x` must be an array.*generator"),
+        (np.zeros(3), np.array([[1], [1, 2], []], object), TypeError, "`y` must hold numbers"),
+        (np.float32(3), np.zeros(3), ValueError, "counts the examples. Received: a scalar"),
+        ([], np.zeros(3), ValueError, "an empty structure"),
+    ],
+)
+def test_bad_data_are_named(x, y, error, message):
+    with pytest.raises(error, match=message):
+        ArraySource(x, y)
+
+
+def test_split_holds_out_the_last_share():
+    (x, y, w), (xv, yv, wv) = split({"a": np.arange(10)}, np.arange(10), np.arange(10) * 0.5, 0.25)
+    assert x["a"].tolist() == y.tolist() == list(range(7))
+    assert xv["a"].tolist() == yv.tolist() == [7, 8, 9]
+    assert wv.tolist() == [3.5, 4.0, 4.5]
+    assert len(w) == 7
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, 0.9])
+def test_split_needs_examples_on_both_sides(share):
+    with pytest.raises(ValueError, match="`validation_split` must"):
+        split(np.zeros(4), np.zeros(4), None, share)
+
+
+@pytest.mark.parametrize(
+    "y", [np.array([0, 2, 1]), np.array([[0], [2], [1]]), np.eye(3)[[0, 2, 1]]]
+)
+def test_class_weights_by_number_and_one_hot(y):
+    assert class_weights(y, {0: 2.0, 2: 3.0}).tolist() == [2.0, 3.0, 1.0]
+
+
+def test_class_weights_are_for_one_output():
+    with pytest.raises(ValueError, match="single output"):
+        class_weights([np.zeros(2), np.zeros(2)], {0: 1.0})
