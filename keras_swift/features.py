@@ -1,0 +1,283 @@
+"""Per-example features over a data set: what a `SwiftSampler` reads its probabilities off.
+
+This file decides what the named features mean for each kind of model, how a user's own features
+enter, and that nothing depends on the batch size the model was scored with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_swift import sources
+from keras_swift.gradient_norm import OutputLoss
+from keras_swift.importance_dataset import check_model
+from keras_swift.scoring import Scorer, build, compiled_losses
+
+NAMES = ("loss", "renormed_entropy", "gradient_norm")
+# Far enough below any logit that the softmax is exactly 0, near enough that 0 * log(0) is 0.
+_MASKED = -1e9
+
+
+def compute_features(
+    model: keras.Model,
+    x: Any,
+    y: Any,
+    features: Any = NAMES,
+    *,
+    batch_size: int = 128,
+    verbose: Any = "auto",
+) -> dict[str, np.ndarray]:
+    """Scores every example of a data set with a model's current weights.
+
+    One forward pass in inference mode; the model is not changed. For outputs
+    with a time axis each feature is the mean over the unmasked steps.
+
+    - `"loss"`: the example's loss, without sample weights and regularisation.
+    - `"renormed_entropy"`: the entropy of the predicted distribution with the
+      target class `y` removed and the rest renormalised, in nats,
+      `-sum_{j != y} q_j log q_j` with `q_j = p_j / sum_{k != y} p_k`. Small
+      beside a large loss means that the model is sure of another class. For
+      classifiers with three classes or more.
+    - `"gradient_norm"`: the bound of the norm of the example's gradient that
+      `ImportanceTraining` scores with.
+    - a callable `(y_true, y_pred) -> (n,)` in `keras.ops`, named after
+      itself;
+    - an array of shape `(n,)` that is at hand already.
+
+    Args:
+        model: a compiled `keras.Model`.
+        x, y: arrays, or lists or dicts of arrays, first axis `n`.
+        features: names, callables and arrays, in a sequence, or in a mapping
+            from the names they are to have. Defaults to all three names.
+        batch_size: int, examples in a forward pass. Defaults to 128.
+        verbose: `"auto"` or 1 for a progress bar, 0 for silence.
+
+    Returns:
+        A dict from name to float64 array, shape `(n,)`, in the order of
+        `features`.
+
+    Raises:
+        ValueError: for an unknown name, a feature the model cannot have, an
+            array of another length, or values that are not finite.
+        TypeError: if `x` and `y` are not arrays.
+
+    Example:
+
+        features = compute_features(model, x, y)
+        hardest = np.argsort(features["loss"])[::-1]
+    """
+    named = named_features(features)
+    source = sources.ArraySource(x, y)
+    columns: dict[str, np.ndarray] = {}
+    scored = {}
+    for name, feature in named.items():
+        if isinstance(feature, str) or callable(feature):
+            scored[name] = feature
+        else:
+            columns[name] = _check_column(name, feature, source.size)
+    if scored:
+        scorer = FeatureScorer(model, scored, *source.take(np.zeros(1, np.int64))[:2])
+        columns.update(_score_all(scorer, source, batch_size, verbose))
+    for name, column in columns.items():
+        bad = ~np.isfinite(column)
+        if bad.any():
+            raise ValueError(
+                f"Feature {name!r} must be finite. Received: {int(bad.sum())} of {len(column)} "
+                f"that are not, the first at index {int(bad.argmax())}. Look at that example, and "
+                "at whether the model has diverged."
+            )
+    return {name: columns[name] for name in named}
+
+
+class FeatureScorer:
+    """Features of one batch after another, from one compiled forward pass.
+
+    Args:
+        model: a compiled `keras.Model`; built from `x` and `y` if it is not.
+        features: mapping from names to names of `NAMES` or callables.
+        x, y: NumPy structures, a batch of at least one example.
+    """
+
+    def __init__(self, model: keras.Model, features: Mapping[str, Any], x: Any, y: Any) -> None:
+        check_model(model)
+        if not model.built or not getattr(model._compile_loss, "built", True):
+            build(model, x, y)
+        outputs = compiled_losses(model)
+        quantities: list[Any] = []
+        self._keys: dict[str, str] = {}
+        for name, feature in features.items():
+            if feature == "renormed_entropy":
+                feature = renormed_entropy(model, outputs, y)
+            if callable(feature):
+                self._keys[name] = f"custom_{len(quantities)}"
+            else:
+                self._keys[name] = feature
+            quantities.append(feature)
+        self._scorer = Scorer(model, tuple(quantities))
+
+    def __call__(self, x: Any, y: Any) -> dict[str, np.ndarray]:
+        """Scores a batch; a dict from name to float64 array, shape `(n,)`."""
+        scores = self._scorer(x, y)
+        results = {}
+        for name, key in self._keys.items():
+            column = np.asarray(scores[key], np.float64)
+            if not key.startswith("custom_") and scores["valid"].shape[1] == 1:
+                # The scorer's mean runs over all steps; a masked one is to count for nothing.
+                valid = np.asarray(scores["valid"][:, 0], np.float64)
+                column = np.divide(column, valid, out=np.zeros_like(column), where=valid > 0)
+            results[name] = column
+        return results
+
+
+def renormed_entropy(model: keras.Model, outputs: Sequence[OutputLoss], y: Any) -> Any:
+    """A callable `(y_true, y_pred) -> (n,)` for a model's renormed entropy.
+
+    Args:
+        model: a built `keras.Model`.
+        outputs: its compiled losses.
+        y: NumPy structure of targets, to tell class numbers from one-hot rows.
+
+    Raises:
+        ValueError: if the model is not a classifier with three classes or
+            more and a single output.
+    """
+
+    def refuse(received: str) -> ValueError:
+        return ValueError(
+            '"renormed_entropy" must be asked of a classifier with three classes or more and one '
+            "output: it is the entropy over the classes other than the target. Received: "
+            f'{received}. "loss", "gradient_norm", callables and arrays work here: '
+            'features=("loss", "gradient_norm").'
+        )
+
+    if len(outputs) != 1 or keras.tree.is_nested(y):
+        raise refuse(f"a model with {max(len(outputs), 2)} outputs")
+    (output,) = outputs
+    loss = output.loss
+    name = type(loss).__name__
+    function = getattr(getattr(loss, "fn", None), "__name__", "")
+    categorical = ("Categorical" in name or "categorical" in function) and "inge" not in name
+    if not categorical and output.activation != "softmax":
+        raise refuse(f"a model with the loss {function or name}")
+    # Otherwise the output holds probabilities, as Keras' own losses assume.
+    from_logits = bool(getattr(loss, "from_logits", False))
+    ignored = getattr(loss, "ignore_class", None)
+    classes = getattr(model, "output_shape", None)
+    if isinstance(classes, tuple) and classes and isinstance(classes[-1], int) and classes[-1] < 3:
+        raise refuse(f"a model with {classes[-1]} output units")
+
+    def entropy(y_true: Any, y_pred: Any) -> Any:
+        classes = y_pred.shape[-1]
+        if classes < 3:
+            raise refuse(f"a model with {classes} output units")
+        mask = getattr(y_pred, "_keras_mask", None)
+        y_pred = ops.cast(y_pred, "float32")
+        y_true = ops.convert_to_tensor(y_true)
+        if len(y_true.shape) == len(y_pred.shape) and y_true.shape[-1] == classes:
+            labels = ops.argmax(y_true, axis=-1)
+        elif len(y_true.shape) == len(y_pred.shape):
+            labels = ops.squeeze(y_true, axis=-1)
+        else:
+            labels = y_true
+        labels = ops.cast(labels, "int32")
+        logits = y_pred if from_logits else ops.log(ops.maximum(y_pred, 1e-30))
+        target = ops.one_hot(labels, classes, dtype="float32")
+        # Normalised before the target is cut off, so that `_MASKED` is below any logit.
+        logits = ops.log_softmax(logits, axis=-1) * (1.0 - target) + _MASKED * target
+        log_q = ops.log_softmax(logits, axis=-1)
+        value = -ops.sum(ops.exp(log_q) * log_q, axis=-1)
+        if ignored is not None:
+            kept = ops.not_equal(labels, ignored)
+            mask = kept if mask is None else ops.logical_and(mask, kept)
+        return _mean_over_steps(value, mask)
+
+    return entropy
+
+
+def _mean_over_steps(value: Any, mask: Any) -> Any:
+    """The mean over all axes but the first, of unmasked entries; 0 where none is unmasked."""
+    axes = tuple(range(1, len(value.shape)))
+    if not axes:
+        return value
+    if mask is None:
+        return ops.mean(value, axis=axes)
+    mask = ops.cast(mask, value.dtype)
+    return ops.sum(value * mask, axis=axes) / ops.maximum(ops.sum(mask, axis=axes), 1.0)
+
+
+def named_features(features: Any) -> dict[str, Any]:
+    """Features as a dict from name to name, callable or array.
+
+    Raises:
+        TypeError: if `features` is neither a sequence nor a mapping of them.
+        ValueError: for unknown or repeated names, or none at all.
+    """
+    if isinstance(features, str) or not isinstance(features, Sequence | Mapping):
+        raise TypeError(
+            "`features` must be a sequence of names, callables and arrays, or a mapping from "
+            f'names to them. Received: {features!r}. Write ("loss",) for a single one.'
+        )
+    items: list[tuple[str, Any]]
+    if isinstance(features, Mapping):
+        items = list(features.items())
+    else:
+        items = []
+        for position, feature in enumerate(features):
+            name = feature if isinstance(feature, str) else getattr(feature, "__name__", "<")
+            # A lambda or an array has no name of its own.
+            items.append((f"feature_{position}" if name.startswith("<") else name, feature))
+    if not items:
+        raise ValueError("`features` must name at least one feature. Received: none.")
+    for _, feature in items:
+        if isinstance(feature, str) and feature not in NAMES:
+            raise ValueError(
+                f"`features` must be among {', '.join(map(repr, NAMES))}, or callables or arrays. "
+                f"Received: {feature!r}"
+            )
+    named = dict(items)
+    if len(named) < len(items):
+        raise ValueError(
+            f"`features` must have different names. Received: {[name for name, _ in items]}. "
+            "Pass a mapping from names to features."
+        )
+    return named
+
+
+def _check_column(name: str, feature: Any, size: int) -> np.ndarray:
+    """A ready feature as a float64 array, or an error that says what is wrong with it."""
+    try:
+        column = np.asarray(feature, np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"Feature {name!r} must be a name, a callable or an array of numbers. "
+            f"Received: {type(feature).__name__}"
+        ) from error
+    if column.shape != (size,):
+        raise ValueError(
+            f"Feature {name!r} must have the shape ({size},), one number for each example. "
+            f"Received: shape {column.shape}"
+        )
+    return column
+
+
+def _score_all(
+    scorer: FeatureScorer, source: sources.ArraySource, batch_size: int, verbose: Any
+) -> dict[str, np.ndarray]:
+    """Features of every example, one batch after another."""
+    batches = -(-source.size // batch_size)
+    bar = keras.utils.Progbar(batches, unit_name="batch") if verbose else None
+    parts = []
+    for start in range(0, source.size, batch_size):
+        indices = np.arange(start, start + batch_size)
+        rows = min(batch_size, source.size - start)
+        # The last batch is filled up, so that every batch has one compiled shape.
+        x, y, _ = source.take(np.minimum(indices, source.size - 1))
+        parts.append({name: column[:rows] for name, column in scorer(x, y).items()})
+        if bar is not None:
+            bar.update(len(parts))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,0 +1,167 @@
+"""The space a search moves in: every `SwiftSampler` of one shape, and how alike two of them are.
+
+This file decides the parametrisation (a unit cube in which knots come out in order) and the
+distance the Gaussian process works with (between the draws two samplers make, not between their
+numbers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats.qmc
+
+from keras_swift.swift_sampler import DEFAULT_FEATURES, SwiftSampler, cumulative_rank
+
+# Examples on which two samplers are compared. Their distance then has a standard error of a few
+# percent, and 4,000 candidates take a tenth of a second.
+REFERENCE_SIZE = 256
+
+
+class SamplerSpace:
+    """Maps points of the unit cube to samplers, and samplers to what they draw.
+
+    The cube has one axis for each of a sampler's numbers. Uniform points give
+    knots distributed as sorted uniform numbers: axis `k` says how far knot
+    `k` lies from the one before it, as the smallest of the knots still to
+    come. Any point gives knots in order, so nothing has to be rejected.
+
+    Two samplers are compared by what they draw. Many points of the cube are
+    one and the same sampler (values and coefficients may be scaled, or both
+    reversed), so distances between the numbers mislead a Gaussian process,
+    and ten dimensions are too many for 40 trials; the draws are neither.
+
+    Args:
+        features: names of the features.
+        segments: number of linear pieces of `H`.
+        transform: `"cgf"` or `"cdf"`.
+        columns: mapping from feature names to arrays of shape `(n,)`, with
+            `"gradient_norm"` for `"cgf"`: the examples samplers are compared
+            on. `None` takes a quasi-random cloud.
+        seed: int, chooses the examples among `columns`.
+    """
+
+    def __init__(
+        self,
+        features: Sequence[str] = DEFAULT_FEATURES,
+        segments: int = 4,
+        transform: str = "cgf",
+        columns: Mapping[str, np.ndarray] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.features = tuple(features)
+        self.segments = segments
+        self.transform = transform
+        count = len(self.features)
+        self.names = [f"knot_{k}" for k in range(1, segments)]
+        self.names += [f"value_{k}" for k in range(segments + 1)]
+        self.names += [f"coefficient_{name}" for name in self.features]
+        weights = None
+        if columns is None:
+            ranks = scipy.stats.qmc.Halton(count, scramble=False).random(REFERENCE_SIZE + 1)[1:]
+        else:
+            ranks = np.stack([cumulative_rank(np.asarray(columns[f])) for f in self.features], 1)
+            if transform == "cgf":
+                weights = np.asarray(columns["gradient_norm"], np.float64)
+            if len(ranks) > REFERENCE_SIZE:
+                generator = np.random.default_rng(seed)
+                kept = generator.choice(len(ranks), REFERENCE_SIZE, replace=False)
+                ranks = ranks[kept]
+                weights = None if weights is None else weights[kept]
+        if weights is None or not np.any(weights > 0):
+            weights = np.ones(len(ranks))
+        self._ranks = ranks
+        self._weights = weights
+
+    @property
+    def dimensions(self) -> int:
+        """How many numbers a sampler has: ten by default."""
+        return len(self.names)
+
+    def to_sampler(self, point: Any) -> SwiftSampler:
+        """The sampler at a point of the unit cube."""
+        numbers = self._numbers(np.asarray(point, np.float64)[None])[0]
+        return self.from_values(dict(zip(self.names, numbers.tolist(), strict=True)))
+
+    def from_values(self, values: Mapping[str, float]) -> SwiftSampler:
+        """The sampler whose numbers go by the names in `names`."""
+        numbers = np.array([values[name] for name in self.names])
+        inner = self.segments - 1
+        knots, rest = numbers[:inner], numbers[inner:]
+        return SwiftSampler(
+            knots,
+            rest[: self.segments + 1],
+            rest[self.segments + 1 :],
+            self.features,
+            self.transform,
+        )
+
+    def to_values(self, sampler: SwiftSampler) -> dict[str, float]:
+        """The sampler's numbers by name, the inverse of `from_values`."""
+        return dict(zip(self.names, sampler.parameters.tolist(), strict=True))
+
+    def to_point(self, sampler: SwiftSampler) -> np.ndarray:
+        """The point of the unit cube at which a sampler lies."""
+        inner = self.segments - 1
+        point = np.empty(self.dimensions)
+        previous = 0.0
+        for k, knot in enumerate(sampler.knots):
+            left = 1.0 - previous
+            beyond = (1.0 - knot) / left if left > 0 else 1.0
+            point[k] = 1.0 - beyond ** (inner - k)
+            previous = knot
+        point[inner : inner + self.segments + 1] = sampler.values
+        point[inner + self.segments + 1 :] = (sampler.coefficients + 1.0) / 2.0
+        return np.clip(point, 0.0, 1.0)
+
+    def embed(self, points: Any) -> np.ndarray:
+        """What the samplers at these points draw, as coordinates.
+
+        The distance between two rows is the Hellinger distance between the
+        draws, times a constant: square roots of probabilities, so that a
+        sampler with a few sharp peaks is not far from everything.
+
+        Args:
+            points: float array, shape `(k, dimensions)`, in `[0, 1]`.
+
+        Returns:
+            A float64 array, shape `(k, m)`, rows of length 1.
+        """
+        numbers = self._numbers(np.atleast_2d(np.asarray(points, np.float64)))
+        inner = self.segments - 1
+        aggregate = numbers[:, inner + self.segments + 1 :] @ self._ranks.T
+        order = np.argsort(aggregate, axis=1, kind="stable")
+        cumulative = np.cumsum(self._weights[order], axis=1) / self._weights.sum()
+        # Every sampler at once, piece by piece: a loop over `np.interp` took most of a suggestion.
+        knots = np.zeros((len(numbers), self.segments + 1))
+        knots[:, 1:-1] = numbers[:, :inner]
+        knots[:, -1] = 1.0
+        values = numbers[:, inner : inner + self.segments + 1]
+        sorted_height = np.repeat(values[:, :1], cumulative.shape[1], axis=1)
+        for k in range(self.segments):
+            # A piece without length is a step.
+            length = np.maximum(knots[:, k + 1] - knots[:, k], 1e-12)[:, None]
+            part = np.clip((cumulative - knots[:, k : k + 1]) / length, 0.0, 1.0)
+            sorted_height += (values[:, k + 1] - values[:, k])[:, None] * part
+        height = np.empty_like(cumulative)
+        np.put_along_axis(height, order, np.maximum(sorted_height, 0.0), axis=1)
+        total = height.sum(axis=1, keepdims=True)
+        # `H` of zero everywhere means uniform, as in `SwiftSampler.probabilities`.
+        height = np.where(total > 1e-9, height, 1.0)
+        return np.sqrt(height / height.sum(axis=1, keepdims=True))
+
+    def _numbers(self, points: np.ndarray) -> np.ndarray:
+        """Knots, values and coefficients at points of the cube, shape `(k, dimensions)`."""
+        numbers = np.clip(points, 0.0, 1.0)
+        inner = self.segments - 1
+        previous = np.zeros(len(numbers))
+        for k in range(inner):
+            beyond = (1.0 - numbers[:, k]) ** (1.0 / (inner - k))
+            previous = 1.0 - (1.0 - previous) * beyond
+            numbers[:, k] = previous
+        # Rounding could put a knot a hair above 1 or below the one before it.
+        numbers[:, :inner] = np.clip(np.maximum.accumulate(numbers[:, :inner], axis=1), 0.0, 1.0)
+        numbers[:, inner + self.segments + 1 :] = 2.0 * numbers[:, inner + self.segments + 1 :] - 1
+        return numbers

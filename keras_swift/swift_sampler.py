@@ -1,0 +1,379 @@
+"""`SwiftSampler`: a few numbers that say how often each kind of example is drawn.
+
+Pure NumPy and SciPy. This file decides how features become probabilities (the paper's equations 4
+to 10), how ties and degenerate inputs are handled, and what the saved JSON looks like.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+FORMAT = "keras_swift.SwiftSampler"
+VERSION = 1
+TRANSFORMS = ("cgf", "cdf")
+DEFAULT_FEATURES = ("loss", "renormed_entropy")
+# The feature that weighs the cumulative gradient function, whether or not it is also searched on.
+GRADIENT_NORM = "gradient_norm"
+
+
+def cumulative_rank(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Share of the total weight that lies at or below each value.
+
+    Computes `sum(weights[values <= v]) / sum(weights)` for each `v`. Equal
+    values get equal ranks, whatever their order.
+
+    Args:
+        values: float array, shape `(n,)`, finite.
+        weights: float array, shape `(n,)`, non-negative. `None`, and weights
+            that are all zero, count each value once.
+
+    Returns:
+        A float64 array, shape `(n,)`, in `[0, 1]`. The largest value gets 1.
+
+    Example:
+        >>> cumulative_rank(np.array([3.0, 1.0, 3.0, 2.0])).tolist()
+        [1.0, 0.25, 1.0, 0.5]
+    """
+    if weights is None or not np.any(weights > 0):
+        return scipy.stats.rankdata(values, method="max") / len(values)
+    order = np.argsort(values, kind="stable")
+    cumulative = np.cumsum(np.asarray(weights, np.float64)[order])
+    # Every member of a tie takes the sum at the tie's end.
+    last = np.searchsorted(values[order], values, side="right") - 1
+    return cumulative[last] / cumulative[-1]
+
+
+class SwiftSampler:
+    """Draws each example with a probability read off its features.
+
+    Ten numbers, for two features and four segments, decide which kinds of
+    examples a model trains on: mislabelled and useless ones can fade. The
+    probabilities are static and carry no importance weights: a sampler is
+    meant to change what is learned.
+
+    With `f_i` the rank in `[0, 1]` of feature `i` among all examples, the
+    sampler aggregates, transforms and reads off a continuous piecewise-linear
+    function `H` (paper's equations 4 to 10):
+
+        G = sum_i coefficients[i] * f_i
+        T(u) = sum of gradient norms where G <= u, over the sum of all
+        p = H(T(G)) / sum of H(T(G))
+
+    Only the direction of the coefficients and the ratios of the values matter.
+    Where `H` is 0 for every example, all are drawn alike.
+
+    Args:
+        knots: the inner knots of `H`, `segments - 1` numbers in `[0, 1]` in
+            ascending order; 0 and 1 are added at the ends.
+        values: `H` at the knots and both ends, `segments + 1` numbers in
+            `[0, 1]`.
+        coefficients: one number in `[-1, 1]` for each feature.
+        features: names of the features, in the order of the coefficients.
+        transform: `"cgf"`, the cumulative gradient function above, or
+            `"cdf"`, the plain share of examples with `G <= u`.
+
+    Example:
+        >>> sampler = SwiftSampler([0.5], [1.0, 1.0, 0.0], [1.0], features=["loss"],
+        ...                        transform="cdf")
+        >>> sampler.probabilities({"loss": [0.1, 5.0, 0.2, 0.3]}).tolist()
+        [0.4, 0.0, 0.4, 0.2]
+
+    Reference:
+        Yao, Li and Xiao, "Swift Sampler: Efficient Learning of Sampler by 10
+        Parameters", NeurIPS 2024, arXiv 2410.05578.
+    """
+
+    def __init__(
+        self,
+        knots: Any,
+        values: Any,
+        coefficients: Any,
+        features: Sequence[str] = DEFAULT_FEATURES,
+        transform: str = "cgf",
+    ) -> None:
+        self.knots = _numbers("knots", knots, 0.0, 1.0)
+        self.values = _numbers("values", values, 0.0, 1.0)
+        self.coefficients = _numbers("coefficients", coefficients, -1.0, 1.0)
+        if isinstance(features, str) or not all(isinstance(name, str) for name in features):
+            raise TypeError(f"`features` must be a sequence of names. Received: {features!r}")
+        self.features = tuple(features)
+        self.transform = transform
+        if np.any(np.diff(self.knots) < 0):
+            raise ValueError(
+                f"`knots` must be in ascending order. Received: knots={self.knots.tolist()}"
+            )
+        if len(self.values) != len(self.knots) + 2:
+            raise ValueError(
+                "`values` must have two numbers more than `knots`, one for each end and knot. "
+                f"Received: {len(self.values)} values, {len(self.knots)} knots."
+            )
+        if len(self.coefficients) != len(self.features) or not self.features:
+            raise ValueError(
+                "`coefficients` must have one number for each of `features`, at least one. "
+                f"Received: {len(self.coefficients)} coefficients, features={self.features}"
+            )
+        if len(set(self.features)) != len(self.features):
+            raise ValueError(f"`features` must differ. Received: features={self.features}")
+        if transform not in TRANSFORMS:
+            raise ValueError(f"`transform` must be one of {TRANSFORMS}. Received: {transform!r}")
+
+    @classmethod
+    def uniform(
+        cls,
+        features: Sequence[str] = DEFAULT_FEATURES,
+        segments: int = 4,
+        transform: str = "cgf",
+    ) -> SwiftSampler:
+        """The sampler that draws every example alike.
+
+        Args:
+            features: names of the features.
+            segments: number of linear pieces of `H`, from 1.
+            transform: `"cgf"` or `"cdf"`.
+
+        Returns:
+            A `SwiftSampler` with equally spaced knots and all values 1.
+        """
+        knots = np.arange(1, segments) / segments
+        return cls(knots, np.ones(segments + 1), np.ones(len(features)), features, transform)
+
+    @property
+    def segments(self) -> int:
+        """Number of linear pieces of `H`."""
+        return len(self.knots) + 1
+
+    @property
+    def parameters(self) -> np.ndarray:
+        """Knots, values and coefficients in one float64 array: ten numbers by default."""
+        return np.concatenate([self.knots, self.values, self.coefficients])
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether every example is drawn alike, whatever its features."""
+        return bool(np.all(self.values == self.values[0]))
+
+    def piecewise_linear(self, transformed: Any) -> np.ndarray:
+        """`H` at points of `[0, 1]`: the unnormalised probability.
+
+        Args:
+            transformed: float array of any shape, the transformed aggregate.
+
+        Returns:
+            A float64 array of the same shape, in `[0, 1]`.
+        """
+        knots = np.concatenate([[0.0], self.knots, [1.0]])
+        return np.interp(transformed, knots, self.values)
+
+    def transformed(self, features: Any, gradient_norm: Any = None) -> np.ndarray:
+        """`T(G)` of each example: where on the axis of `H` it lies.
+
+        Args:
+            features: as in `probabilities`.
+            gradient_norm: as in `probabilities`.
+
+        Returns:
+            A float64 array, shape `(n,)`, in `[0, 1]`.
+        """
+        columns, weights = self._columns(features, gradient_norm)
+        # Summed one by one: a matrix product may round equal rows differently and break ties.
+        aggregate = np.zeros(len(columns[0]))
+        for coefficient, column in zip(self.coefficients, columns, strict=True):
+            aggregate = aggregate + coefficient * cumulative_rank(column)
+        # Sums that are equal but for the order of rounding are ties.
+        return cumulative_rank(np.round(aggregate, 12), weights)
+
+    def probabilities(self, features: Any, gradient_norm: Any = None) -> np.ndarray:
+        """The sampling probability of each example.
+
+        Args:
+            features: a mapping from feature names to arrays of shape `(n,)`,
+                such as `compute_features` returns, or one array of shape
+                `(n, len(self.features))`, columns in the order of
+                `self.features`. Any monotone scale: only ranks matter.
+            gradient_norm: float array, shape `(n,)`, non-negative; the
+                example's gradient norm or a bound of it. Needed by
+                `transform="cgf"`. `None` takes the entry `"gradient_norm"` of
+                the mapping.
+
+        Returns:
+            A float64 array, shape `(n,)`, that sums to 1.
+
+        Raises:
+            ValueError: if features are missing, of unequal length or not
+                finite.
+        """
+        height = self.piecewise_linear(self.transformed(features, gradient_norm))
+        total = height.sum()
+        if total <= 0.0:
+            return np.full(len(height), 1.0 / len(height))
+        probability = height / total
+        return probability / probability.sum()
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, as plain JSON types."""
+        return {
+            "knots": self.knots.tolist(),
+            "values": self.values.tolist(),
+            "coefficients": self.coefficients.tolist(),
+            "features": list(self.features),
+            "transform": self.transform,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> SwiftSampler:
+        """Builds a sampler from what `get_config` returned."""
+        return cls(**config)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the sampler as JSON.
+
+        Args:
+            path: file to write; an existing one is replaced.
+        """
+        content = {"format": FORMAT, "version": VERSION, **self.get_config()}
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SwiftSampler:
+        """Reads a sampler that `save` wrote.
+
+        Args:
+            path: the JSON file.
+
+        Returns:
+            A `SwiftSampler`.
+
+        Raises:
+            ValueError: if the file is not JSON, not a sampler, from a newer
+                version, or holds values no sampler may have.
+        """
+        name = os.fspath(path)
+        try:
+            with open(path, encoding="utf-8") as file:
+                content = json.load(file)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"`path` must be a JSON file written by `SwiftSampler.save`. {name} is not valid "
+                f"JSON ({error}); it may be cut off."
+            ) from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            found = content.get("format") if isinstance(content, dict) else type(content).__name__
+            raise ValueError(
+                "`path` must be a JSON file written by `SwiftSampler.save`, with "
+                f'"format": "{FORMAT}". {name} has: {found!r}'
+            )
+        version = content.get("version")
+        if version != VERSION:
+            raise ValueError(
+                f"`path` must hold a sampler of version {VERSION}. {name} has version {version!r}. "
+                "Install a newer keras_swift to read it."
+            )
+        config = {key: value for key, value in content.items() if key not in ("format", "version")}
+        expected = {"knots", "values", "coefficients", "features", "transform"}
+        if set(config) != expected:
+            raise ValueError(
+                f"`path` must hold the entries {sorted(expected)}. {name} has {sorted(config)}."
+            )
+        try:
+            return cls.from_config(config)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} does not hold a valid sampler: {error}") from error
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SwiftSampler):
+            return NotImplemented
+        return self.get_config() == other.get_config()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        def short(numbers: np.ndarray) -> list[float]:
+            return [round(float(number), 3) for number in numbers]
+
+        return (
+            f"SwiftSampler(knots={short(self.knots)}, values={short(self.values)}, "
+            f"coefficients={short(self.coefficients)}, features={list(self.features)}, "
+            f"transform={self.transform!r})"
+        )
+
+    def _columns(
+        self, features: Any, gradient_norm: Any
+    ) -> tuple[list[np.ndarray], np.ndarray | None]:
+        """The features in the sampler's order, and the weights of the transform."""
+        if isinstance(features, Mapping):
+            missing = [name for name in self.features if name not in features]
+            if missing:
+                raise ValueError(
+                    f"`features` must have the entries {list(self.features)}, which this sampler "
+                    f"was made for. Received: {sorted(features)}; missing: {missing}"
+                )
+            columns = [np.asarray(features[name], np.float64) for name in self.features]
+            if gradient_norm is None:
+                gradient_norm = features.get(GRADIENT_NORM)
+        else:
+            matrix = np.asarray(features, np.float64)
+            if matrix.ndim != 2 or matrix.shape[1] != len(self.features):
+                raise ValueError(
+                    f"`features` must have the shape (n, {len(self.features)}), one column for "
+                    f"each of {list(self.features)}. Received: shape {matrix.shape}"
+                )
+            columns = list(matrix.T)
+        weights = None
+        if self.transform == "cgf":
+            if gradient_norm is None:
+                raise ValueError(
+                    'The "cgf" transform needs the gradient norm of each example. Received: '
+                    "gradient_norm=None. Pass `gradient_norm`, an entry "
+                    '"gradient_norm" of `features`, or use transform="cdf".'
+                )
+            weights = np.asarray(gradient_norm, np.float64)
+        checked = dict(zip(self.features, columns, strict=True))
+        if weights is not None:
+            checked.setdefault(GRADIENT_NORM, weights)
+            checked[f"{GRADIENT_NORM} of the transform"] = weights
+        _check_features(checked)
+        if weights is not None and np.any(weights < 0):
+            raise ValueError(
+                "`gradient_norm` must not be negative. Received: "
+                f"{int(np.sum(weights < 0))} negative of {len(weights)}."
+            )
+        return columns, weights
+
+
+def _check_features(columns: Mapping[str, np.ndarray]) -> None:
+    """Raises unless all are one-dimensional, of one length, not empty, and finite."""
+    shapes = {name: column.shape for name, column in columns.items()}
+    if len(set(shapes.values())) != 1 or any(len(shape) != 1 for shape in shapes.values()):
+        raise ValueError(f"Features must all have the same shape (n,). Received: {shapes}")
+    for name, column in columns.items():
+        if not len(column):
+            raise ValueError(f"Features must have at least one example. Received: {shapes}")
+        bad = ~np.isfinite(column)
+        if bad.any():
+            raise ValueError(
+                f"Feature {name!r} must be finite. Received: {int(bad.sum())} of {len(column)} "
+                f"that are not, the first at index {int(bad.argmax())}."
+            )
+
+
+def _numbers(name: str, numbers: Any, low: float, high: float) -> np.ndarray:
+    """A read-only float64 vector whose entries lie in `[low, high]`."""
+    try:
+        array = np.array(numbers, np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"`{name}` must be a sequence of numbers. Received: {numbers!r}") from error
+    # Written so that NaN fails too.
+    if array.ndim != 1 or not np.all((array >= low) & (array <= high)):
+        raise ValueError(
+            f"`{name}` must be a sequence of numbers from {low} to {high}. Received: {numbers!r}"
+        )
+    array.setflags(write=False)
+    return array

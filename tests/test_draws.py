@@ -1,0 +1,67 @@
+"""Draws by static probabilities: exact counts, exact means."""
+
+import numpy as np
+import pytest
+
+from keras_swift.draws import inclusion_probability, systematic_draw
+
+
+def test_uniform_probabilities_give_a_shuffled_epoch():
+    for n in (1, 7, 1000):
+        drawn = systematic_draw(np.full(n, 1 / n) * n, np.random.default_rng(n))
+        assert sorted(drawn) == list(range(n))
+    assert not np.array_equal(drawn, np.arange(1000))
+
+
+def test_counts_differ_from_the_expected_by_less_than_one():
+    generator = np.random.default_rng(0)
+    for seed in range(50):
+        weight = np.random.default_rng(seed).gamma(0.3, size=80)
+        expected = weight / weight.sum() * 200
+        drawn = systematic_draw(expected, generator)
+        assert len(drawn) == 200
+        assert np.abs(np.bincount(drawn, minlength=80) - expected).max() < 1
+
+
+def test_mean_counts_are_the_expected():
+    expected = np.array([0.05, 0.35, 1.7, 0.9, 2.0])
+    generator = np.random.default_rng(0)
+    counts = np.mean(
+        [np.bincount(systematic_draw(expected, generator), minlength=5) for _ in range(4000)],
+        axis=0,
+    )
+    # A count is one of two neighbours: its standard error is at most 0.5 / sqrt(4000).
+    # Five of them: a false alarm is less likely than one in a million.
+    assert np.abs(counts - expected).max() < 5 * 0.5 / np.sqrt(4000)
+
+
+def test_examples_of_probability_zero_are_never_drawn():
+    expected = np.zeros(100)
+    expected[::7] = 100 / len(expected[::7])
+    for seed in range(100):
+        assert set(systematic_draw(expected, np.random.default_rng(seed)) % 7) == {0}
+
+
+def test_order_is_random():
+    drawn = systematic_draw(np.array([50.0, 50.0]), np.random.default_rng(0))
+    # The chance that a shuffled half holds fewer than 10 or more than 40 of 50 is below 1e-8.
+    assert 10 < np.sum(drawn[:50] == 0) < 40
+
+
+def test_kept_examples_sum_to_the_count_and_stay_below_one():
+    for seed in range(50):
+        weight = np.random.default_rng(seed).gamma(0.1, size=64)
+        kept = inclusion_probability(weight / weight.sum(), 32)
+        assert kept.sum() == pytest.approx(32)
+        assert kept.max() <= 1.0
+        # Those below one keep their ratios.
+        free = kept < 1
+        ratio = kept[free] / weight[free]
+        np.testing.assert_allclose(ratio, ratio[0])
+
+
+def test_too_few_possible_examples_are_filled_up():
+    kept = inclusion_probability(np.array([0.5, 0.5, 0.0, 0.0]), 3)
+    assert kept.tolist() == [1.0, 1.0, 0.5, 0.5]
+    drawn = systematic_draw(kept, np.random.default_rng(0))
+    assert len(set(drawn)) == 3
