@@ -1,0 +1,265 @@
+"""The search's outer loop: which sampler to try next, as an oracle of KerasTuner.
+
+This file decides the initial design, the Gaussian process and its noise, and how the oracle
+survives a kill. Every suggestion is a function of the seed, its own number and the trials that
+finished before it: the random state is derived, not stored, so nothing of it can be lost.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import random
+from typing import Any
+
+import keras_tuner
+import numpy as np
+import scipy.stats.qmc
+
+from keras_swift.gaussian_process import GaussianProcess
+from keras_swift.sampler_space import SamplerSpace
+from keras_swift.swift_sampler import SwiftSampler
+
+METHODS = ("bayesian", "random")
+# The logs' other measure of the same validation data: it tells noise in the objective from news.
+COMPANION = "val_loss"
+# Candidates the acquisition function is evaluated on: spread over the cube, then around the best.
+GLOBAL_CANDIDATES = 1024
+LOCAL_CANDIDATES = 512
+LOCAL_ROUNDS = 4
+
+
+class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
+    """Suggests samplers: uniform first, then a spread, then where a model expects the best.
+
+    Differs from KerasTuner's Bayesian oracle where that one fails for
+    samplers: trial 0 is uniform; the initial design is a shifted Sobol
+    sequence and small; the Gaussian process measures distances between what
+    samplers draw and estimates the objective's noise; knots are ordered by
+    the parametrisation; an accuracy's noise is damped by what the validation
+    loss says; an infinite objective is a failure; files are written
+    whole or not at all, and a resumed search goes on as if never stopped.
+
+    Args:
+        space: a `SamplerSpace`.
+        objective: as KerasTuner's.
+        max_trials: int, how many samplers to try, uniform included.
+        method: `"bayesian"`, or `"random"` for uniform points of the cube.
+        num_initial_points: trials, uniform included, before the Gaussian
+            process takes over. `None` takes a quarter of `max_trials`, at
+            least 4 and at most 11 for ten dimensions.
+        validation_size: int, examples a trial is judged on: how exact an
+            accuracy can be. `None` leaves the noise to be estimated alone.
+        beta: exploration, in standard deviations of the Gaussian process.
+        seed: int.
+    """
+
+    def __init__(
+        self,
+        space: SamplerSpace,
+        objective: Any = None,
+        max_trials: int = 40,
+        *,
+        method: str = "bayesian",
+        num_initial_points: int | None = None,
+        validation_size: int | None = None,
+        beta: float = 1.5,
+        seed: int = 0,
+    ) -> None:
+        if method not in METHODS:
+            raise ValueError(f"`method` must be one of {METHODS}. Received: {method!r}")
+        if num_initial_points is None:
+            num_initial_points = int(np.clip(max_trials // 4, 4, space.dimensions + 1))
+        hyperparameters = keras_tuner.HyperParameters()
+        for name in space.names:
+            low = -1.0 if name.startswith("coefficient_") else 0.0
+            hyperparameters.Float(name, low, 1.0)
+        super().__init__(
+            objective=objective,
+            max_trials=max_trials,
+            num_initial_points=num_initial_points,
+            beta=beta,
+            # Not 0: KerasTuner takes that for "none" and asks the global generator.
+            seed=1,
+            hyperparameters=hyperparameters,
+            allow_new_entries=False,
+            tune_new_entries=True,
+            # A diverging sampler is a finding, not a reason to stop.
+            max_consecutive_failed_trials=max_trials + 1,
+        )
+        self.space = space
+        self.method = method
+        self.validation_size = validation_size
+        self._swift_seed = seed
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """Suggests the numbers of a trial, given the trials finished so far."""
+        number = int(trial_id)
+        if number == 0:
+            uniform = SwiftSampler.uniform(
+                self.space.features, self.space.segments, self.space.transform
+            )
+            values = self.space.to_values(uniform)
+        else:
+            sampler = self.space.to_sampler(self._suggest(number))
+            values = self.space.to_values(sampler)
+        return {"status": keras_tuner.engine.trial.TrialStatus.RUNNING, "values": values}
+
+    def _suggest(self, number: int) -> np.ndarray:
+        """A point of the cube for trial `number`, from 1."""
+        generator = np.random.default_rng([self._swift_seed, number])
+        dimensions = self.space.dimensions
+        if self.method == "random":
+            return generator.uniform(size=dimensions)
+        if number < self.num_initial_points:
+            # One shift for the whole design, so that it stays evenly spread.
+            shift = np.random.default_rng([self._swift_seed, 0]).uniform(size=dimensions)
+            design = scipy.stats.qmc.Sobol(dimensions, scramble=False)
+            design.fast_forward(number)
+            return (design.random(1)[0] + shift) % 1.0
+        points, losses = self._observations()
+        if len(points) < 2:
+            return generator.uniform(size=dimensions)
+        process = GaussianProcess(self.space.embed(points), losses)
+
+        def bound(candidates: np.ndarray) -> np.ndarray:
+            mean, deviation = process.predict(self.space.embed(candidates))
+            return mean - self.beta * deviation
+
+        # The embedding has kinks and flat stretches where gradients mislead, and costs little:
+        # many candidates at once are both faster and better than restarts of L-BFGS.
+        candidates = generator.uniform(size=(GLOBAL_CANDIDATES, dimensions))
+        values = bound(candidates)
+        best = np.argsort(losses, kind="stable")[:4]
+        centres = np.concatenate([candidates[np.argsort(values, kind="stable")[:4]], points[best]])
+        chosen, lowest = candidates[values.argmin()], values.min()
+        for round_ in range(LOCAL_ROUNDS):
+            width = 0.2 * 0.5**round_
+            nearby = centres[generator.integers(len(centres), size=LOCAL_CANDIDATES)]
+            moved = generator.uniform(size=nearby.shape) < 0.5
+            nearby = np.clip(nearby + moved * generator.normal(0, width, nearby.shape), 0, 1)
+            values = bound(nearby)
+            if values.min() < lowest:
+                chosen, lowest = nearby[values.argmin()], values.min()
+            centres = np.concatenate([nearby[np.argsort(values, kind="stable")[:7]], chosen[None]])
+        return chosen
+
+    def _observations(self) -> tuple[np.ndarray, np.ndarray]:
+        """Points tried and their objectives, as losses, in the order of the trials."""
+        sign = -1.0 if self.objective.direction == "max" else 1.0
+        trials = sorted(self.trials.values(), key=lambda trial: int(trial.trial_id))
+        running = {trial.trial_id for trial in self.ongoing_trials.values()}
+        points, losses, companions = [], [], []
+        for trial in trials:
+            sampler = self.space.from_values(trial.hyperparameters.values)
+            points.append(self.space.to_point(sampler))
+            finished = trial.status == "COMPLETED" and trial.trial_id not in running
+            losses.append(sign * trial.score if finished else np.nan)
+            known = finished and trial.metrics.exists(COMPANION)
+            companions.append(trial.metrics.get_last_value(COMPANION) if known else np.nan)
+        found = np.array(losses, np.float64)
+        finite = np.isfinite(found)
+        if not finite.any():
+            return np.empty((0, self.space.dimensions)), np.empty(0)
+        if self.objective.name != COMPANION and finite.sum() >= 6:
+            noise = GaussianProcess(self.space.embed(np.array(points)[finite]), found[finite]).noise
+            noise = max(noise, self._sampling_noise(found[finite]))
+            found[finite] = steadied(found[finite], np.array(companions)[finite], noise)
+        for position, trial in enumerate(trials):
+            if not finite[position]:
+                # A trial still running counts as mediocre, so that parallel workers keep apart;
+                # a failed one as bad as the worst, so that the search learns where it lies.
+                pending = trial.status == "RUNNING" or trial.trial_id in running
+                found[position] = np.median(found[finite]) if pending else found[finite].max()
+        return np.array(points), found
+
+    def _sampling_noise(self, losses: np.ndarray) -> float:
+        """Variance of an accuracy for want of validation examples; 0 for other objectives."""
+        if not self.validation_size or not self.objective.name.endswith("accuracy"):
+            return 0.0
+        share = float(np.clip(np.mean(np.abs(losses)), 0.0, 1.0))
+        # All trials are judged on the same examples and mostly agree on them, so less than the
+        # binomial variance distinguishes them. The 0.4 is an assumption, not a measurement.
+        return 0.4 * share * (1.0 - share) / self.validation_size
+
+    def score_trial(self, trial: Any) -> None:
+        """Keeps an infinite objective from becoming the best score: it counts as NaN, a failure."""
+        trial.score = trial.metrics.get_last_value(self.objective.name)
+        trial.best_step = 0
+        if not np.isfinite(trial.score):
+            trial.score = float("nan")
+
+    def save(self) -> None:
+        """Writes the state for KerasTuner; `reload` needs only the trials' own files."""
+        write_json(self._get_oracle_fname(), self.get_state())
+
+    def _save_trial(self, trial: Any) -> None:
+        write_json(
+            os.path.join(self._get_trial_dir(trial.trial_id), "trial.json"), trial.get_state()
+        )
+
+    def reload(self) -> None:
+        """Takes up the trials on disk; the unfinished one is run again."""
+        # KerasTuner asks the global generator for an id it then discards.
+        state = random.getstate()
+        try:
+            pattern = os.path.join(glob.escape(self._project_dir), "trial_*", "trial.json")
+            loaded = [keras_tuner.engine.trial.Trial.load(name) for name in glob.glob(pattern)]
+        finally:
+            random.setstate(state)
+        for trial in sorted(loaded, key=lambda trial: int(trial.trial_id)):
+            # Ids are padded to the width of `max_trials`, which may have changed.
+            self.trials[trial.trial_id] = trial
+            self.start_order.append(trial.trial_id)
+            self._record_values(trial)
+            if trial.status in ("COMPLETED", "FAILED"):
+                self.end_order.append(trial.trial_id)
+                self._run_times[trial.trial_id] = 1
+            else:
+                # What it reported before the kill would be averaged with what it reports now.
+                trial.metrics = type(trial.metrics)()
+                self._retry_queue.insert(0, trial.trial_id)
+
+
+def write_json(path: str, content: Any) -> None:
+    """Writes a file that a kill leaves either old or new, never cut off."""
+    temporary = f"{path}.{os.getpid()}.part"
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def steadied(losses: np.ndarray, companions: np.ndarray, noise: float) -> np.ndarray:
+    """Objectives with part of their noise taken out, by a steadier measure of the same thing.
+
+    The validation loss moves with accuracy but counts no heads, so it is far
+    less noisy. The objectives are moved towards their regression on its
+    logarithm, by the share of the residual that noise accounts for: all the
+    way where the two differ by no more than noise, hardly where the objective
+    says something else.
+
+    Args:
+        losses: float array, shape `(n,)`, finite, lower is better.
+        companions: float array, shape `(n,)`; NaN where unknown.
+        noise: float, variance of the noise in `losses`.
+
+    Returns:
+        A float64 array, shape `(n,)`.
+    """
+    known = np.isfinite(companions) & (companions > 0)
+    if known.sum() < 6 or np.ptp(companions[known]) == 0:
+        return losses
+    logarithm = np.log(companions[known])
+    slope, level = np.polyfit(logarithm, losses[known], 1)
+    if slope <= 0:
+        # The two contradict each other: the objective is what counts.
+        return losses
+    residual = losses[known] - (level + slope * logarithm)
+    variance = float(np.mean(residual**2))
+    share = 1.0 if variance <= noise else noise / variance
+    moved = np.array(losses, np.float64)
+    moved[known] -= share * residual
+    return moved

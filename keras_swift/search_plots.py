@@ -1,0 +1,129 @@
+"""The figure of a search; matplotlib is imported when it is drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from keras_swift.plots import import_figure, save
+from keras_swift.swift_sampler import cumulative_rank
+
+
+def plot_search(result: Any, file: Any = None) -> Any:
+    """Draws what a search found, in three panels.
+
+    Left, how often each example is drawn, over the ranks of the sampler's
+    first two features (over the rank of the only one, if there is one):
+    1 is as often as uniformly. Middle, the sampler's piecewise-linear
+    function over the transformed aggregate, with the share of examples below
+    each point. Right, the objective of every trial and the best so far,
+    against uniform.
+
+    Args:
+        result: a `SearchResult`.
+        file: path to write the figure to. Defaults to `None`, not written.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+    """
+    figure = import_figure()(figsize=(12.5, 3.8), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    _plot_draws(figure, left, result)
+    _plot_function(middle, result)
+    _plot_progress(right, result)
+    return save(figure, file)
+
+
+def _plot_draws(figure: Any, axes: Any, result: Any) -> None:
+    sampler = result.sampler
+    relative = result.probabilities * len(result.probabilities)
+    ranks = [100 * cumulative_rank(result.features[name]) for name in sampler.features[:2]]
+    labels = [f"{name.replace('_', ' ')} (percentile)" for name in sampler.features[:2]]
+    axes.set_xlabel(labels[0])
+    axes.set_xlim(0, 100)
+    if len(ranks) == 1:
+        order = np.argsort(ranks[0])
+        axes.plot(ranks[0][order], relative[order])
+        axes.set_ylabel("draws an epoch")
+        axes.set_ylim(bottom=0)
+    else:
+        # Thousands of points hide each other: the largest probabilities are drawn last.
+        order = np.argsort(relative)
+        size = float(np.clip(6000 / len(relative), 2, 16))
+        dots = axes.scatter(
+            ranks[0][order], ranks[1][order], c=relative[order], s=size, cmap="viridis", vmin=0
+        )
+        axes.set_ylabel(labels[1])
+        axes.set_ylim(0, 100)
+        figure.colorbar(dots, ax=axes, label="draws an epoch")
+    axes.set_title("How often each example is drawn")
+
+
+def _plot_function(axes: Any, result: Any) -> None:
+    sampler = result.sampler
+    grid = np.unique(np.concatenate([np.linspace(0, 1, 201), sampler.knots]))
+    knots = np.concatenate([[0.0], sampler.knots, [1.0]])
+    axes.plot(grid, sampler.piecewise_linear(grid), color="tab:blue", label="H")
+    axes.plot(knots, sampler.values, "o", color="tab:blue", label="knots")
+    axes.set_xlabel(f"transformed aggregate T ({sampler.transform})")
+    axes.set_ylabel("H, relative probability")
+    axes.set_xlim(0, 1)
+    # Room for the legend above whatever the function does.
+    axes.set_ylim(-0.03, 1.42)
+    axes.set_yticks(np.arange(0, 1.1, 0.2))
+    position = np.sort(sampler.transformed(result.features))
+    axes.step(
+        position,
+        np.arange(1, len(position) + 1) / len(position),
+        where="post",
+        color="tab:gray",
+        linestyle=":",
+        label="share of examples below",
+    )
+    axes.legend(loc="upper right", fontsize="small")
+    axes.set_title("The sampler's function")
+
+
+def _plot_progress(axes: Any, result: Any) -> None:
+    numbers = np.array([trial.number for trial in result.trials])
+    objectives = np.array([trial.objective for trial in result.trials])
+    finite = np.isfinite(objectives)
+    better = np.fmax if result.direction == "max" else np.fmin
+    axes.plot(numbers[finite], objectives[finite], "o", markersize=4, label="trial")
+    if finite.any():
+        best = better.accumulate(objectives)
+        axes.step(numbers, best, where="post", color="tab:orange", label="best so far")
+        axes.axhline(
+            result.uniform.objective, color="tab:gray", linestyle="--", label="uniform (trial 0)"
+        )
+        _leave_out_the_worst(axes, numbers[finite], objectives[finite], result)
+    axes.set_xlabel("trial")
+    axes.set_ylabel(result.objective.replace("_", " "))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(loc="best", fontsize="small")
+    axes.set_title("The search")
+
+
+def _leave_out_the_worst(axes: Any, numbers: Any, objectives: Any, result: Any) -> None:
+    """Cuts the axis where a few bad trials would flatten the rest, and marks them at the edge."""
+    up = result.direction == "max"
+    best, middle = result.best.objective, float(np.median(objectives))
+    reach = 4.0 * max(abs(best - middle), abs(best - result.uniform.objective), 1e-9)
+    edge = best - reach if up else best + reach
+    outside = objectives < edge if up else objectives > edge
+    if not outside.any() or not np.isfinite(edge):
+        return
+    axes.plot(
+        numbers[outside],
+        np.full(outside.sum(), edge),
+        "v" if up else "^",
+        color="tab:blue",
+        markersize=5,
+        clip_on=False,
+        label="beyond the axis",
+    )
+    axes.set_ylim(*((edge, best + 0.1 * reach) if up else (best - 0.1 * reach, edge)))

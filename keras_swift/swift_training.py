@@ -1,0 +1,430 @@
+"""`SwiftTraining`: `model.fit` on examples drawn by a `SwiftSampler`.
+
+This file decides what an epoch holds: for arrays, draws from all of them by static
+probabilities; for streams, half of twice the batch, kept by the sampler.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_swift import sources
+from keras_swift.draws import inclusion_probability, systematic_draw
+from keras_swift.features import FeatureScorer, compute_features, named_features
+from keras_swift.importance_dataset import check_model, check_positive_integer
+from keras_swift.streams import Stream, is_stream
+from keras_swift.swift_sampler import GRADIENT_NORM, SwiftSampler
+
+
+class SwiftTraining:
+    """Trains a Keras model on the examples a learned sampler draws.
+
+    `SwiftTraining(model, result).fit(...)` is `model.fit(...)` with the same
+    arguments, callbacks and history. There are no importance weights: the
+    sampler is meant to change what is learned. So the reported `loss` and the
+    training metrics describe what was drawn; judge by validation data.
+
+    **Arrays.** Each epoch draws as many examples as there are (or `batch_size
+    * steps_per_epoch`), with replacement, by static probabilities: each one
+    appears `n p` times, rounded up or down at random, in random order. A
+    uniform sampler gives ordinary shuffled epochs.
+
+    **Streams** (a `PyDataset`, a generator, a `tf.data.Dataset`, a PyTorch
+    `DataLoader`: examples without an index, or augmented afresh). Each step
+    takes two batches from the stream, scores them with `reference`, and keeps
+    half, without replacement. An epoch has as many steps as the stream has
+    batches, so it reads the stream twice.
+
+    Args:
+        model: a compiled `keras.Model`.
+        sampler: a `SwiftSampler`, or the `SearchResult` it was found in, which
+            brings the features of the data it was searched on.
+        reference: a trained, compiled `keras.Model` that features are computed
+            with. Not needed where features are at hand.
+        features: mapping from the sampler's feature names to arrays or
+            callables (see `compute_features`): features of the data `fit` gets,
+            or what to compute where the sampler was made for other than the
+            named ones.
+        seed: int or `None`, fixes the draws; calls of `fit` go on from one
+            another. Defaults to `None`, fresh entropy.
+
+    Raises:
+        TypeError: for arguments of another kind.
+        ValueError: if `model` or `reference` is not compiled.
+
+    Example:
+
+        result = keras_swift.search(model, x, y, validation_data=(xv, yv))
+        history = SwiftTraining(fresh_model, result).fit(x, y, epochs=30)
+        sampler = SwiftSampler.load("sampler.json")
+        SwiftTraining(other, sampler, reference=model).fit(x2, y2, epochs=30)
+
+    Reference:
+        Yao, Li and Xiao, "Swift Sampler: Efficient Learning of Sampler by 10
+        Parameters", NeurIPS 2024, arXiv 2410.05578.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        sampler: Any,
+        reference: keras.Model | None = None,
+        features: Any = None,
+        seed: int | None = None,
+    ) -> None:
+        check_model(model)
+        if reference is not None:
+            check_model(reference)
+        self._result = None
+        if not isinstance(sampler, SwiftSampler):
+            self._result = sampler
+            sampler = getattr(sampler, "sampler", None)
+        if not isinstance(sampler, SwiftSampler):
+            raise TypeError(
+                "`sampler` must be a `SwiftSampler` or the result of `keras_swift.search`. "
+                f"Received: {type(self._result).__name__}"
+            )
+        self.model = model
+        self.sampler = sampler
+        self.reference = reference
+        self.features = features
+        self._generator = np.random.default_rng(seed)
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: Any = True,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: Any = 1,
+    ) -> keras.callbacks.History:
+        """Trains the model, as `keras.Model.fit` does.
+
+        All arguments have the names, defaults and meaning they have there,
+        but for `shuffle`, which has no effect: what is drawn comes in random
+        order. `sample_weight` and `class_weight` weight the objective, not the
+        draw.
+
+        Returns:
+            The `keras.callbacks.History` of `model.fit`.
+
+        Raises:
+            TypeError: if `x` is neither arrays nor a stream.
+            ValueError: for arguments that do not fit each other or the model,
+                and for features that do not match the data.
+        """
+        check_model(self.model)
+        if batch_size is not None:
+            check_positive_integer("batch_size", batch_size)
+        if steps_per_epoch is not None:
+            check_positive_integer("steps_per_epoch", steps_per_epoch)
+        seed = int(self._generator.integers(2**63))
+        if is_stream(x):
+            for name, value in (
+                ("y", y),
+                ("batch_size", batch_size),
+                ("sample_weight", sample_weight),
+            ):
+                if value is not None:
+                    raise ValueError(
+                        f"`{name}` must not be given with a stream, which brings its own batches "
+                        f"of inputs, targets and weights. Received: x of type {type(x).__name__}."
+                    )
+            if validation_split:
+                raise ValueError(
+                    "`validation_split` must be 0 with a stream. Received: "
+                    f"validation_split={validation_split}. Pass `validation_data`."
+                )
+            dataset: Any = self._stream_dataset(x, class_weight, steps_per_epoch, seed)
+            callbacks = [_Start(dataset), *_callback_list(callbacks)]
+        else:
+            validation_batch_size = validation_batch_size or batch_size
+            source, validation_data, batch_size = sources.from_fit(
+                x,
+                y,
+                sample_weight,
+                class_weight,
+                validation_split,
+                validation_data,
+                batch_size,
+                steps_per_epoch,
+            )
+            probability = self._probabilities(source, batch_size, verbose)
+            dataset = DrawnDataset(
+                source,
+                probability,
+                batch_size,
+                seed=seed,
+                steps_per_epoch=steps_per_epoch,
+                first_epoch=initial_epoch,
+            )
+        try:
+            return self.model.fit(
+                dataset,
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=callbacks,
+                validation_data=validation_data,
+                # The dataset is in random order already, and Keras would ask the global generator.
+                shuffle=False,
+                initial_epoch=initial_epoch,
+                validation_steps=validation_steps,
+                validation_batch_size=validation_batch_size,
+                validation_freq=validation_freq,
+            )
+        except Exception:
+            if dataset.error is not None:
+                # TensorFlow wraps what a data set raises in an error of its own.
+                raise dataset.error from None
+            raise
+
+    def _wanted(self) -> dict[str, Any]:
+        """What has to be computed for the sampler: its features by name, and its weights."""
+        given = {} if self.features is None else named_features(self.features)
+        wanted = {name: given.get(name, name) for name in self.sampler.features}
+        if self.sampler.transform == "cgf":
+            wanted[GRADIENT_NORM] = given.get(GRADIENT_NORM, GRADIENT_NORM)
+        return named_or_explained(wanted)
+
+    def _probabilities(
+        self, source: sources.ArraySource, batch_size: int, verbose: Any
+    ) -> np.ndarray:
+        """The sampling probability of each example of the source."""
+        if self._result is not None and self.reference is None and self.features is None:
+            columns = self._result.features
+            size = len(next(iter(columns.values())))
+            if size != source.size:
+                raise ValueError(
+                    "`x` must be the data of the search, whose features the result holds. "
+                    f"Received: {source.size} examples; the search had {size}. For other data, "
+                    "pass `reference`, a trained model to compute their features with."
+                )
+            fingerprint = getattr(self._result, "data_fingerprint", None)
+            if fingerprint is not None and fingerprint != sources_fingerprint(source):
+                raise ValueError(
+                    "`x` and `y` must be the data of the search, in the same order. Received: "
+                    f"{source.size} examples with other contents. For other data, pass "
+                    "`reference`, a trained model to compute their features with."
+                )
+            return self.sampler.probabilities(columns)
+        wanted = self._wanted()
+        ready = {
+            name: f for name, f in wanted.items() if not isinstance(f, str) and not callable(f)
+        }
+        if self.reference is None and len(ready) < len(wanted):
+            raise ValueError(
+                "A `SwiftSampler` needs the features of the data: "
+                f"{[name for name in wanted if name not in ready]}. Received: reference=None. "
+                "Pass `reference`, a trained and compiled model to compute them with; or "
+                "`features`; or the result of `keras_swift.search` instead of its sampler."
+            )
+        reference = self.model if self.reference is None else self.reference
+        columns = compute_features(
+            reference, source.x, source.y, wanted, batch_size=batch_size, verbose=verbose
+        )
+        return self.sampler.probabilities(columns)
+
+    def _stream_dataset(
+        self, x: Any, class_weight: Any, steps_per_epoch: int | None, seed: int
+    ) -> PresampledDataset:
+        """The dataset over a stream, with a reference model to score it."""
+        if self.reference is None or self.reference is self.model:
+            raise ValueError(
+                "`reference` must be a trained model other than the one in training where `x` is a "
+                "stream: its examples have no features yet, and they are computed as they come. "
+                f"Received: reference={self.reference and self.reference.name!r}. After a search, "
+                "build the model again and give it `result.pretrained_weights`."
+            )
+        wanted = self._wanted()
+        for name, feature in wanted.items():
+            if not isinstance(feature, str) and not callable(feature):
+                raise ValueError(
+                    f"Feature {name!r} must be a name or a callable where `x` is a stream, whose "
+                    "examples have no index. Received: an array."
+                )
+        stream = Stream(x)
+        steps = steps_per_epoch or stream.length
+        if steps is None:
+            raise ValueError(
+                "`steps_per_epoch` must be given for a stream without a length. Received: "
+                f"steps_per_epoch=None with x of type {type(x).__name__}."
+            )
+        return PresampledDataset(
+            stream, self.sampler, self.reference, wanted, steps, class_weight, seed
+        )
+
+
+def named_or_explained(wanted: dict[str, Any]) -> dict[str, Any]:
+    """`wanted`, or an error for names that nothing is known about."""
+    try:
+        return named_features(wanted)
+    except ValueError as error:
+        raise ValueError(
+            f"The sampler was made for the features {list(wanted)}, and some are not known here. "
+            "Pass `features`, a mapping from these names to arrays or callables. " + str(error)
+        ) from error
+
+
+class DrawnDataset(keras.utils.PyDataset):
+    """Batches of examples drawn by static probabilities.
+
+    The draw of an epoch is a function of the seed and the epoch, so batches
+    may be fetched ahead of training or twice.
+
+    Args:
+        source: a `sources.ArraySource`.
+        probability: float array, shape `(n,)`, sums to 1.
+        batch_size: int.
+        seed: int.
+        steps_per_epoch: int. `None` makes an epoch of as many examples as the
+            source has.
+        first_epoch: int, the epoch to start with.
+    """
+
+    def __init__(
+        self,
+        source: sources.ArraySource,
+        probability: np.ndarray,
+        batch_size: int,
+        *,
+        seed: int,
+        steps_per_epoch: int | None = None,
+        first_epoch: int = 0,
+    ) -> None:
+        super().__init__()
+        self.error: Exception | None = None
+        self._source = source
+        self._batch_size = batch_size
+        draws = batch_size * steps_per_epoch if steps_per_epoch else source.size
+        self._expected = probability * draws
+        self._steps = steps_per_epoch or -(-source.size // batch_size)
+        self._seed = seed
+        self._epoch = first_epoch
+        self._indices = self._draw()
+
+    @property
+    def num_batches(self) -> int:
+        return self._steps
+
+    def indices(self, index: int) -> np.ndarray:
+        """Which examples batch `index` of this epoch holds."""
+        return self._indices[index * self._batch_size : (index + 1) * self._batch_size]
+
+    def __getitem__(self, index: int) -> tuple:
+        x, y, sample_weight = self._source.take(self.indices(index))
+        return (x, y) if sample_weight is None else (x, y, sample_weight)
+
+    def on_epoch_end(self) -> None:
+        self._epoch += 1
+        self._indices = self._draw()
+
+    def _draw(self) -> np.ndarray:
+        return systematic_draw(self._expected, np.random.default_rng([self._seed, self._epoch]))
+
+
+class PresampledDataset(keras.utils.PyDataset):
+    """Batches kept by a sampler from twice as many examples of a stream."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        sampler: SwiftSampler,
+        reference: keras.Model,
+        wanted: dict[str, Any],
+        steps: int,
+        class_weight: Any,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.error: Exception | None = None
+        self._stream = stream
+        self._sampler = sampler
+        self._reference = reference
+        self._wanted = wanted
+        self._steps = steps
+        self._class_weight = class_weight
+        self._generator = np.random.default_rng(seed)
+        self._scorer: FeatureScorer | None = None
+        self._peeked: dict[int, tuple] = {}
+        self._started = False
+
+    @property
+    def num_batches(self) -> int:
+        return self._steps
+
+    def start(self) -> None:
+        """From now on, items are trained on; until now, Keras only looked at them."""
+        self._started = True
+
+    def __getitem__(self, index: int) -> tuple:
+        try:
+            if self._started:
+                if self._peeked:
+                    return self._peeked.pop(min(self._peeked))
+                return self._next()
+            if index not in self._peeked:
+                self._peeked[index] = self._next()
+            return self._peeked[index]
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _next(self) -> tuple:
+        first, second = self._stream.next_batch(), self._stream.next_batch()
+        joined = keras.tree.map_structure(lambda *rows: np.concatenate(rows), first, second)
+        x, y, sample_weight = (*joined, None)[:3]
+        if self._scorer is None:
+            self._scorer = FeatureScorer(self._reference, self._wanted, x, y)
+        probability = self._sampler.probabilities(self._scorer(x, y))
+        kept = inclusion_probability(probability, len(probability) // 2)
+        indices = systematic_draw(kept, self._generator)
+        if self._class_weight is not None:
+            if sample_weight is not None:
+                raise ValueError(
+                    "`class_weight` must not be given where the stream brings weights, as in "
+                    "`model.fit`. Received: both."
+                )
+            sample_weight = sources.class_weights(y, self._class_weight)
+        x, y, sample_weight = sources.select((x, y, sample_weight), indices)
+        return (x, y) if sample_weight is None else (x, y, sample_weight)
+
+
+class _Start(keras.callbacks.Callback):
+    """Tells a dataset that training begins."""
+
+    def __init__(self, dataset: PresampledDataset) -> None:
+        super().__init__()
+        self._dataset = dataset
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._dataset.start()
+
+
+def _callback_list(callbacks: Any) -> list:
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        raise TypeError(
+            "`callbacks` must be a list of callbacks where `x` is a stream. Received: a "
+            "`CallbackList`. Pass its `callbacks`."
+        )
+    return list(keras.tree.flatten(callbacks or []))
+
+
+def sources_fingerprint(source: sources.ArraySource) -> str:
+    """A hash of every value of the inputs and targets, in order."""
+    from keras_swift.fingerprint import of_arrays
+
+    return of_arrays((source.x, source.y))

@@ -1,0 +1,76 @@
+"""The search's trials under KerasTuner: restore, fine-tune, judge.
+
+This file decides what a trial is and that errors come out as they went in.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras_tuner
+
+from keras_swift.oracle import write_json
+from keras_swift.swift_sampler import SwiftSampler
+
+
+class SwiftTuner(keras_tuner.Tuner):
+    """Runs a search's trials.
+
+    Args:
+        oracle: a `SwiftOracle`.
+        evaluate: function from a `SwiftSampler` to the logs of the last epoch
+            of training under it.
+        report: function called after each trial of this process with its
+            number and its objective, NaN for a failure.
+        directory, project_name: as KerasTuner's.
+    """
+
+    def __init__(
+        self,
+        oracle: Any,
+        evaluate: Callable[[SwiftSampler], dict[str, float]],
+        report: Callable[[int, float], None],
+        directory: str,
+        project_name: str,
+    ) -> None:
+        # What a trial raised: KerasTuner lets only its own fatal errors through.
+        self.error: Exception | None = None
+        self._evaluate = evaluate
+        self._report = report
+        self._space = oracle.space
+        super().__init__(oracle, directory=directory, project_name=project_name)
+
+    def on_search_begin(self) -> None:
+        # Without this file KerasTuner would not take up a search killed in its first trial.
+        self.save()
+
+    def save(self) -> None:
+        """Writes the tuner's file, which says nothing but that a search is here, and the oracle."""
+        # KerasTuner writes in place: a kill could leave an empty file that it then cannot read.
+        write_json(self._get_tuner_fname(), self.get_state())
+        if isinstance(self.oracle, keras_tuner.Oracle):
+            # Not a worker's client of the chief's oracle.
+            self.oracle.save()
+
+    def reload(self) -> None:
+        """Takes up the trials on disk."""
+        self.oracle.reload()
+
+    def run_trial(self, trial: Any) -> dict[str, float]:
+        """Fine-tunes under the trial's sampler; the last epoch's logs, objective and seconds."""
+        begin = time.perf_counter()
+        try:
+            logs = self._evaluate(self._space.from_values(trial.hyperparameters.values))
+        except Exception as error:
+            self.error = error
+            raise keras_tuner.errors.FatalError(str(error)) from error
+        objective = self.oracle.objective
+        value = float(objective.get_value(logs))
+        self._report(int(trial.trial_id), value)
+        if not math.isfinite(value):
+            raise keras_tuner.errors.FailedTrialError(f"{objective.name} is {value}.")
+        finite = {name: float(value) for name, value in logs.items() if math.isfinite(value)}
+        return {**finite, objective.name: value, "seconds": time.perf_counter() - begin}

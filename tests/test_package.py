@@ -1,0 +1,87 @@
+"""The package as a whole: its names, its imports, its figures."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import pytest
+from conftest import classifier
+
+import keras_swift as ks
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def test_public_names():
+    assert sorted(ks.__all__) == [
+        "ImportanceDataset",
+        "ImportanceTraining",
+        "SearchResult",
+        "SwiftSampler",
+        "SwiftTraining",
+        "compute_features",
+        "plot_training",
+        "search",
+    ]
+    assert all(hasattr(ks, name) for name in ks.__all__)
+
+
+def test_import_loads_the_active_framework_alone():
+    others = {"tensorflow", "jax", "torch"} - {keras.backend.backend()}
+    heavy = others | {"matplotlib", "sklearn", "keras_tuner"}
+    code = f"import sys, keras_swift; print([n for n in {sorted(heavy)} if n in sys.modules])"
+    # Keras itself imports what it finds installed, so it is asked first.
+    before = python(f"import sys, keras; print([n for n in {sorted(heavy)} if n in sys.modules])")
+    assert python(code).stdout == before.stdout
+
+
+def test_without_a_backend_the_cure_is_named():
+    name = keras.backend.backend()
+    code = f"""
+import sys
+
+class Absent:
+    def find_spec(self, module, path=None, target=None):
+        if module.partition(".")[0] == {name!r}:
+            raise ModuleNotFoundError("No module named " + repr(module), name={name!r})
+
+sys.meta_path.insert(0, Absent())
+import keras_swift
+"""
+    result = python(code)
+    assert "ImportError: Keras needs a backend" in result.stderr
+    assert "pip install 'keras-swift[" in result.stderr
+
+
+def test_plot_training_draws_the_history(digits, tmp_path):
+    x, y = digits[0][:200], digits[1][:200]
+    history = ks.ImportanceTraining(classifier(), seed=0).fit(
+        x, y, epochs=3, validation_split=0.2, verbose=0
+    )
+    figure = ks.plot_training(history, tmp_path / "run.png")
+    assert (tmp_path / "run.png").stat().st_size > 5000
+    above, below, share = figure.axes
+    assert [line.get_label() for line in above.get_lines()] == ["training", "validation"]
+    assert list(above.get_lines()[0].get_ydata()) == history.history["loss"]
+    assert list(below.get_lines()[0].get_ydata()) == history.history["tau"]
+    assert (below.get_xlabel(), share.get_ylabel()) == ("epoch", "share of steps")
+
+
+def test_plot_training_refuses_another_history():
+    with pytest.raises(ValueError, match=r"must come from `ImportanceTraining.fit`.*\['tau'"):
+        ks.plot_training({"loss": [1.0]})
+
+
+def test_a_keras_that_keeps_things_elsewhere_is_named(monkeypatch):
+    model = classifier()
+    monkeypatch.delattr(type(model._compile_metrics), "_flatten_y")
+    with pytest.raises(ImportError, match=r"knows Keras 3.15. Received.*without \['_flatten_y'\]"):
+        ks.ImportanceTraining(model)
