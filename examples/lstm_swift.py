@@ -1,0 +1,128 @@
+"""An LSTM language model: perplexity with and without a searched sampler.
+
+Reads WikiText-2, or any other text, as words separated by spaces. The text is
+cut into sequences; the first part trains, the last two tenths validate and
+test. Searched on the loss and the renormed entropy of each sequence, judged by
+the validation loss.
+
+    python examples/lstm_swift.py --data train.txt --plot search.png
+
+Without `--data`, Keras downloads a text by Shakespeare; without a network, the
+descriptions of scikit-learn's data sets serve.
+"""
+
+import argparse
+import collections
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+
+import keras_swift as ks
+
+SHAKESPEARE = "https://storage.googleapis.com/download.tensorflow.org/data/shakespeare.txt"
+
+
+def read_words(path):
+    """The words of a text file, or of what can be had without one."""
+    if path is None:
+        try:
+            path = keras.utils.get_file("shakespeare.txt", SHAKESPEARE)
+        except Exception as error:
+            print(f"No text can be downloaded ({error}); using scikit-learn's descriptions.")
+            from sklearn import datasets
+
+            names = ("breast_cancer", "diabetes", "digits", "iris", "linnerud", "wine")
+            texts = [getattr(datasets, f"load_{name}")().DESCR for name in names]
+            return " ".join(texts).split()
+    with open(path, encoding="utf-8") as file:
+        return file.read().replace("\n", " <eos> ").split()
+
+
+def sequences(words, vocabulary, length):
+    """Inputs and targets one word later; 0 is every word outside the vocabulary."""
+    known = collections.Counter(words).most_common(vocabulary - 1)
+    number = {word: k for k, (word, _) in enumerate(known, start=1)}
+    encoded = np.array([number.get(word, 0) for word in words], "int32")
+    count = (len(encoded) - 1) // length
+    x = encoded[: count * length].reshape(count, length)
+    y = encoded[1 : count * length + 1].reshape(count, length)
+    return x, y
+
+
+def build(vocabulary, length, units, seed):
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(
+        [
+            keras.Input((length,), dtype="int32"),
+            keras.layers.Embedding(vocabulary, units),
+            keras.layers.LSTM(units, return_sequences=True),
+            keras.layers.Dropout(0.3),
+            keras.layers.Dense(vocabulary),
+        ]
+    )
+    model.compile(
+        keras.optimizers.Adam(2e-3, clipnorm=1.0),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    return model
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--epochs", type=int, default=8, help="of each training from scratch")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", metavar="FILE.txt", help="a text, words separated by spaces")
+    parser.add_argument("--plot", metavar="FILE.png", help="write the figure of the search")
+    parser.add_argument("--words", type=int, default=120_000, help="read only that many")
+    parser.add_argument("--vocabulary", type=int, default=2_000)
+    parser.add_argument("--length", type=int, default=24, help="words in a sequence")
+    parser.add_argument("--units", type=int, default=96)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--pretrain-epochs", type=int, default=4)
+    parser.add_argument("--finetune-epochs", type=int, default=2)
+    arguments = parser.parse_args()
+    words = read_words(arguments.data)[: arguments.words]
+    x, y = sequences(words, arguments.vocabulary, arguments.length)
+    held_out = max(1, len(x) // 10)
+    train = slice(0, len(x) - 2 * held_out)
+    validation = slice(len(x) - 2 * held_out, len(x) - held_out)
+    test = slice(len(x) - held_out, None)
+    print(f"{len(x)} sequences of {arguments.length} words, {held_out} each to validate and test")
+
+    def fresh(seed):
+        return build(arguments.vocabulary, arguments.length, arguments.units, seed)
+
+    result = ks.search(
+        fresh(arguments.seed),
+        x[train],
+        y[train],
+        validation_data=(x[validation], y[validation]),
+        max_trials=arguments.trials,
+        pretrain_epochs=arguments.pretrain_epochs,
+        finetune_epochs=arguments.finetune_epochs,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+    )
+    print(result)
+    for name in ("uniform", "sampler"):
+        model = fresh(1000 + arguments.seed)
+        settings = {"batch_size": arguments.batch_size, "epochs": arguments.epochs, "verbose": 0}
+        if name == "uniform":
+            model.fit(x[train], y[train], **settings)
+        else:
+            training = ks.SwiftTraining(model, result, seed=arguments.seed)
+            training.fit(x[train], y[train], **settings)
+        loss = model.evaluate(x[test], y[test], verbose=0, return_dict=True)["loss"]
+        print(f"test perplexity, {name} from scratch: {np.exp(loss):.2f}")
+    if arguments.plot:
+        result.plot(arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
