@@ -6,7 +6,6 @@ The file decides which examples the next batch holds and what they weigh.
 import collections
 import contextlib
 import dataclasses
-import math
 import warnings
 
 import keras
@@ -21,13 +20,16 @@ from keras_swift.checks import (
 )
 from keras_swift.gate import Gate
 from keras_swift.resampling import check_scores, draw, sampling_probability, variance_reduction
+from keras_swift.sampling_callback import SamplingCallback
 from keras_swift.scoring import (
     Scorer,
     build,
     compiled_losses,
     explain_non_finite,
 )
-from keras_swift.sources import ArraySource, Permutations, select
+from keras_swift.sources import ArraySource, class_weights, select
+from keras_swift.streams import check_stream_arguments, is_stream
+from keras_swift.supply import ArraySupply, StreamSupply
 
 # While the gate is shut, the batch is scored at every 16th step: at f = 0.3
 # (scoring an example over training one) that costs 2 % of a step.
@@ -45,7 +47,10 @@ class Batch:
             the loss values, or a structure of them, one for each output.
         importance: float32 array, shape `(b,)`, the importance weights alone;
             all ones where the batch is uniform.
-        indices: int64 array, shape `(b,)`, into the data.
+        indices: int64 array, shape `(b,)`, into the data; `None` where they
+            come from a stream.
+        scores: float64 array, shape `(b,)`, the scores of these examples;
+            `None` for a uniform batch that was not scored.
         presample_size: int, how many examples the batch was drawn from.
         by_importance: bool, whether the batch was drawn by importance.
     """
@@ -54,7 +59,8 @@ class Batch:
     y: object
     weights: object
     importance: np.ndarray
-    indices: np.ndarray
+    indices: np.ndarray | None
+    scores: np.ndarray | None
     presample_size: int
     by_importance: bool
 
@@ -91,12 +97,17 @@ class ImportanceDataset(keras.utils.PyDataset):
     Args:
         model: a compiled `keras.Model`.
         x: inputs: a NumPy array or tensor, or a list, tuple or dict of them,
-            first axis `n`.
-        y: targets, likewise.
+            first axis `n`; `h5py` and memory-mapped arrays are read row by
+            row, never whole. Or a source of batches `(x, y)` or
+            `(x, y, sample_weight)`: a `PyDataset`, `tf.data.Dataset`, PyTorch
+            `DataLoader`, grain dataset or generator. Of those a presample is
+            the next `presample` batches, rounded, at least two.
+        y: targets, likewise. Defaults to `None`, for sources of batches.
         sample_weight: weights of the examples in the loss, shape `(n,)`, or
             `(n, steps)` for one weight a step. They multiply the score and
             the weight. Defaults to `None`, 1 for all.
-        batch_size: int, `b`. Defaults to 32.
+        batch_size: int, `b`. Defaults to `None`, 32; a source of batches
+            brings its own.
         presample: float above 1, the presample ratio `B / b`. Defaults to 3.0.
         tau_threshold: float, 0 or more: the gate opens above it. 0 keeps it
             open. Defaults to `None`, the paper's `(B + 3b) / (3b)`.
@@ -108,12 +119,18 @@ class ImportanceDataset(keras.utils.PyDataset):
             0.1.
         seed: int, `np.random.Generator` or `None` (fresh entropy, the
             default). A seed fixes the permutations and the draws.
-        shuffle: bool, whether the data are permuted. Defaults to `True`.
+        shuffle: bool, whether the data are permuted (of a `PyDataset` the
+            order of its batches; other sources keep theirs). Defaults to
+            `True`.
+        class_weight: dict from class number to weight, as in `model.fit`.
+            Defaults to `None`.
         steps_per_epoch: int, the number of items. Defaults to `None`,
-            `ceil(n / b)`.
+            `ceil(n / b)`, or the number of batches of the source.
+        on_draw: callable that gets every `Batch` when it is drawn, before it
+            is trained on. Defaults to `None`.
 
     Raises:
-        TypeError: if the data are not arrays.
+        TypeError: if the data are neither arrays nor a source of batches.
         ValueError: for a value outside the ranges above, a model that is not
             compiled, data of different lengths or labels outside the classes.
 
@@ -126,9 +143,9 @@ class ImportanceDataset(keras.utils.PyDataset):
         self,
         model,
         x,
-        y,
+        y=None,
         sample_weight=None,
-        batch_size=32,
+        batch_size=None,
         presample=3.0,
         tau_threshold=None,
         *,
@@ -136,7 +153,9 @@ class ImportanceDataset(keras.utils.PyDataset):
         floor=0.1,
         seed=None,
         shuffle=True,
+        class_weight=None,
         steps_per_epoch=None,
+        on_draw=None,
     ):
         # Keras runs ahead of training where it feeds a `PyDataset` to
         # TensorFlow. With workers it does not, but fetches items in them:
@@ -144,28 +163,25 @@ class ImportanceDataset(keras.utils.PyDataset):
         super().__init__(workers=2 if backends.active().PULLS_AHEAD else 1)
         check_model(model)
         check_settings(presample, tau_threshold, score, floor)
-        check_positive_integer("batch_size", batch_size)
+        if batch_size is not None:
+            check_positive_integer("batch_size", batch_size)
         if steps_per_epoch is not None:
             check_positive_integer("steps_per_epoch", steps_per_epoch)
         self.model = model
-        self._source = ArraySource(x, y, sample_weight)
-        size = self._source.size
-        self.batch_size = min(batch_size, size)
-        # Rounded first, so that 1.1 * 10 makes 11 and not 12.
-        self.presample_size = math.ceil(round(presample * self.batch_size, 6))
-        if self.presample_size > size:
-            warnings.warn(
-                f"`presample` asks for {self.presample_size} examples a step, the data have "
-                f"{size}: every step scores all of them.",
-                stacklevel=2,
-            )
-            self.presample_size = size
+        generators = np.random.default_rng(seed).spawn(3)
+        if is_stream(x):
+            check_stream_arguments(x, y, sample_weight, batch_size, 0)
+            self._supply = StreamSupply(x, class_weight, generators[:2], shuffle, steps_per_epoch)
+        else:
+            sample_weight = class_weights(y, class_weight, sample_weight)
+            source = ArraySource(x, y, sample_weight)
+            self._supply = ArraySupply(source, batch_size or 32, generators[:2], shuffle)
+        self.batch_size = self._supply.batch_size
+        self.presample_size = self._supply.presample_size(presample)
         self._steps = steps_per_epoch
         self._floor = floor
+        self._on_draw = on_draw
         self._build()
-        generators = np.random.default_rng(seed).spawn(3)
-        self._uniform = Permutations(size, generators[0] if shuffle else None)
-        self._presample = Permutations(size, generators[1] if shuffle else None)
         self._generator = generators[2]
         self._gate = Gate(self.presample_size, self.batch_size, tau_threshold)
         # `ImportanceTraining` brings a scorer, so that a further `fit` does not
@@ -182,10 +198,10 @@ class ImportanceDataset(keras.utils.PyDataset):
         self._check_first_score()
 
     def _build(self):
-        x, y, _ = self._source.take(np.arange(min(2, self._source.size)))
+        x, y, _ = self._supply.first(2)
         build(self.model, x, y)
         self._losses = compiled_losses(self.model)
-        check_labels(self.model, self._losses, self._source.x, self._source.y)
+        check_labels(self.model, self._losses, *self._supply.whole())
         for output in self._losses:
             if output.loss.reduction == "mean_with_sample_weight":
                 warnings.warn(
@@ -198,13 +214,12 @@ class ImportanceDataset(keras.utils.PyDataset):
 
     def _check_first_score(self):
         """Scores one batch, so that a wrong score shows before training starts."""
-        batch = self._source.take(np.arange(self.batch_size))
-        self._scores(*batch)
+        self._scores(*self._supply.first(self.batch_size))
 
     @property
     def num_batches(self):
         """int, the number of items in an epoch."""
-        return self._steps or math.ceil(self._source.size / self.batch_size)
+        return self._steps or self._supply.num_batches
 
     def __len__(self):
         return self.num_batches
@@ -239,11 +254,25 @@ class ImportanceDataset(keras.utils.PyDataset):
     @contextlib.contextmanager
     def unchanged(self):
         """A context after which permutations, draws, gate and counts are as before."""
-        state = self._state()
+        state, on_draw = self._state(), self._on_draw
+        self._on_draw = None
         try:
-            yield
+            with self._supply.unchanged():
+                yield
         finally:
+            self._on_draw = on_draw
             self._restore(state)
+
+    def first(self, count):
+        """The first examples of the data; changes nothing.
+
+        Args:
+            count: int, how many; with fewer in reach they come again.
+
+        Returns:
+            A tuple `(x, y, sample_weight)` of NumPy structures.
+        """
+        return self._supply.first(count)
 
     def callback(self):
         """The callback that goes with this dataset in `model.fit`.
@@ -253,7 +282,7 @@ class ImportanceDataset(keras.utils.PyDataset):
             `presample` into the logs of every epoch and, on JAX, keeps the
             model's values for the scores.
         """
-        return _SamplingCallback(self)
+        return SamplingCallback(self)
 
     def on_epoch_begin(self):
         # Called by Keras and by the callback, whichever is there.
@@ -262,12 +291,19 @@ class ImportanceDataset(keras.utils.PyDataset):
         self.within_epoch = True
         self._totals = np.zeros(3)
         self._drawn.clear()
+        self._supply.begin_epoch()
         if self._steps is None:
             # A uniform epoch is one whole permutation, as in `model.fit`.
-            self._uniform.restart()
+            self._supply.restart()
 
     def on_epoch_end(self):
-        self.within_epoch = False
+        if self.within_epoch:
+            self.within_epoch = False
+            self._supply.end_epoch()
+
+    def close(self):
+        """Ends the workers of the source of batches, if it has any."""
+        self._supply.close()
 
     def epoch_summary(self):
         """What was measured in the current epoch, or the last.
@@ -307,12 +343,16 @@ class ImportanceDataset(keras.utils.PyDataset):
                 )
                 self._step += 1
         batch = self._drawn.popleft()
-        self._totals += (1, batch.by_importance, batch.presample_size / len(batch.indices))
+        ratio = batch.presample_size / len(batch.importance)
+        self._totals += (1, batch.by_importance, ratio)
+        if self._on_draw is not None:
+            self._on_draw(batch)
         return batch
 
     def _uniform_batch(self):
-        indices = self._uniform.take(self.batch_size, across=False)
-        x, y, sample_weight = self._source.take(indices)
+        examples = self._supply.uniform()
+        x, y, sample_weight = examples.data
+        scores = None
         if self._unprobed is None or self._unprobed + 1 >= PROBE_INTERVAL:
             scores, _ = self._scores(x, y, sample_weight)
             tau = variance_reduction(sampling_probability(scores))
@@ -320,18 +360,26 @@ class ImportanceDataset(keras.utils.PyDataset):
             self._unprobed = 0
         else:
             self._unprobed += 1
-        ones = np.ones(len(indices), np.float32)
-        weights = self._scorer.loss_weights(ones, sample_weight)
-        return Batch(x, y, weights, ones, indices, len(indices), False)
+        ones = np.ones(len(examples), np.float32)
+        return Batch(
+            x=x,
+            y=y,
+            weights=self._scorer.loss_weights(ones, sample_weight),
+            importance=ones,
+            indices=examples.indices,
+            scores=scores,
+            presample_size=len(examples),
+            by_importance=False,
+        )
 
     def _importance_batch(self):
-        indices = self._presample.take(self.presample_size)
-        presample = self._source.take(indices)
-        scores, valid = self._scores(*presample)
+        presample = self._supply.presample(self.presample_size)
+        scores, valid = self._scores(*presample.data)
         drawn = draw(scores, self.batch_size, self._generator, self._floor)
         self._gate.update(drawn.tau)
         self._unprobed = 0
-        x, y, sample_weight = select(presample, drawn.positions)
+        x, y, sample_weight = select(presample.data, drawn.positions)
+        indices = presample.indices
         return Batch(
             x=x,
             y=y,
@@ -339,8 +387,9 @@ class ImportanceDataset(keras.utils.PyDataset):
                 drawn.weights, sample_weight, _mask_correction(valid, drawn.positions)
             ),
             importance=drawn.weights.astype(np.float32),
-            indices=indices[drawn.positions],
-            presample_size=self.presample_size,
+            indices=None if indices is None else indices[drawn.positions],
+            scores=scores[drawn.positions],
+            presample_size=len(presample),
             by_importance=True,
         )
 
@@ -353,8 +402,6 @@ class ImportanceDataset(keras.utils.PyDataset):
 
     def _state(self):
         return {
-            "uniform": self._uniform.state(),
-            "presample": self._presample.state(),
             "generator": self._generator.bit_generator.state,
             "tau": self._gate.tau,
             "step": self._step,
@@ -364,8 +411,6 @@ class ImportanceDataset(keras.utils.PyDataset):
         }
 
     def _restore(self, state):
-        self._uniform.restore(state["uniform"])
-        self._presample.restore(state["presample"])
         self._generator.bit_generator.state = state["generator"]
         self._gate.tau = state["tau"]
         self._step = state["step"]
@@ -395,35 +440,6 @@ class _Promise(list):
 
     def __len__(self):
         return super(_Promise, self._kept()).__len__()
-
-
-class _SamplingCallback(keras.callbacks.Callback):
-    """Marks the epochs, keeps JAX' values, writes what was measured to the logs.
-
-    It leaves `on_train_batch_end` alone: a callback that implements it makes
-    Keras wait for every step.
-    """
-
-    def __init__(self, dataset):
-        super().__init__()
-        self._dataset = dataset
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._dataset.on_epoch_end()
-        self._dataset.on_epoch_begin()
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self._dataset._values = backends.active().capture_values(self.model)
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._dataset.on_epoch_end()
-        self._dataset._values = None
-        if logs is not None:
-            logs.update(self._dataset.epoch_summary())
-
-    def on_train_end(self, logs=None):
-        if logs is not None:
-            logs.update(self._dataset.epoch_summary())
 
 
 def _mask_correction(valid, positions):

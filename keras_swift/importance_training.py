@@ -1,14 +1,14 @@
 """`model.fit` with one line changed."""
 
-import contextlib
-
 import keras
 import numpy as np
 
 from keras_swift import backends, sources
 from keras_swift.checks import check_model, check_positive_integer, check_settings
 from keras_swift.importance_dataset import ImportanceDataset
+from keras_swift.sampling_callback import with_callback
 from keras_swift.scoring import Scorer
+from keras_swift.streams import check_stream_arguments, is_stream
 from keras_swift.train_step import WeightedStep
 
 
@@ -104,18 +104,22 @@ class ImportanceTraining:
         """Trains the model, as `keras.Model.fit` does.
 
         All arguments have the names, defaults and meaning they have there.
-        `x` and `y` are arrays or tensors, or lists or dicts of them.
+        `x` is whatever `model.fit` takes, `y` included or apart; see
+        `ImportanceDataset` for what a presample is where `x` gives batches.
         `sample_weight` and `class_weight` weight the objective: they multiply
         the scores and the weights. With `steps_per_epoch`, an epoch is that
-        many steps and the next one goes on in the data; the data never run
-        out.
+        many steps and the next one goes on in the data; data that can be read
+        again never run out.
+
+        A callback with a method `on_batch_drawn(batch)` gets each
+        `Batch` of training when it is drawn: its indices, scores and weights.
 
         Returns:
             The `keras.callbacks.History` of `model.fit`, with `tau`,
             `importance` and `presample` added.
 
         Raises:
-            TypeError: if `x` or `y` is not made of arrays.
+            TypeError: if `x` is neither arrays nor a source of batches.
             ValueError: for arguments that do not fit each other or the
                 model, and for scores that are not finite.
         """
@@ -124,34 +128,45 @@ class ImportanceTraining:
             check_positive_integer("batch_size", batch_size)
         if steps_per_epoch is not None:
             check_positive_integer("steps_per_epoch", steps_per_epoch)
-        validation_batch_size = validation_batch_size or batch_size
-        source, validation_data, batch_size = sources.from_fit(
-            x,
-            y,
-            sample_weight,
-            class_weight,
-            validation_split,
-            validation_data,
-            batch_size,
-            steps_per_epoch,
-        )
+        if is_stream(x):
+            check_stream_arguments(x, y, sample_weight, batch_size, validation_split)
+            data = {"x": x, "class_weight": class_weight}
+        else:
+            validation_batch_size = validation_batch_size or batch_size
+            source, validation_data, batch_size = sources.from_fit(
+                x,
+                y,
+                sample_weight,
+                class_weight,
+                validation_split,
+                validation_data,
+                batch_size,
+                steps_per_epoch,
+            )
+            data = {
+                "x": source.x,
+                "y": source.y,
+                "sample_weight": source.sample_weight,
+                "batch_size": batch_size,
+            }
         dataset = ImportanceDataset(
             self.model,
-            source.x,
-            source.y,
-            source.sample_weight,
-            batch_size,
-            self.presample,
-            self.tau_threshold,
+            presample=self.presample,
+            tau_threshold=self.tau_threshold,
             score=self._scorer,
             floor=self.floor,
             seed=self._generator,
             shuffle=bool(shuffle) and shuffle != "batch",
             steps_per_epoch=steps_per_epoch,
+            on_draw=_hook(callbacks),
+            **data,
         )
         feed = _Feed(dataset)
-        self._weighted_step.inspect(source)
-        with self._weighted_step.entered(), _with_callback(callbacks, dataset) as callbacks:
+        self._weighted_step.inspect(dataset)
+        with (
+            self._weighted_step.entered(),
+            with_callback(callbacks, dataset.callback(), self.model) as callbacks,
+        ):
             try:
                 return self.model.fit(
                     backends.active().feed(feed),
@@ -175,6 +190,7 @@ class ImportanceTraining:
                 raise
             finally:
                 dataset.on_epoch_end()
+                dataset.close()
 
 
 class _Feed(keras.utils.PyDataset):
@@ -205,17 +221,17 @@ class _Feed(keras.utils.PyDataset):
         return batch.x, batch.y, {"importance": batch.importance, "weights": batch.weights}
 
 
-@contextlib.contextmanager
-def _with_callback(callbacks, dataset):
-    """The user's callbacks with the dataset's in front, so that it writes the logs first."""
-    ours = dataset.callback()
-    if not isinstance(callbacks, keras.callbacks.CallbackList):
-        yield [ours, *keras.tree.flatten(callbacks or [])]
-        return
-    ours.set_model(dataset.model)
-    ours.set_params(callbacks.params)
-    callbacks.callbacks.insert(0, ours)
-    try:
-        yield callbacks
-    finally:
-        callbacks.callbacks.remove(ours)
+def _hook(callbacks):
+    """A function that hands a batch to the callbacks that ask for it, or `None`."""
+    listed = getattr(callbacks, "callbacks", callbacks)
+    hooks = [
+        callback.on_batch_drawn
+        for callback in keras.tree.flatten(listed or [])
+        if hasattr(callback, "on_batch_drawn")
+    ]
+
+    def on_draw(batch):
+        for hook in hooks:
+            hook(batch)
+
+    return on_draw if hooks else None

@@ -173,32 +173,35 @@ def from_fit(
     """
     if validation_split and validation_data is None:
         (x, y, sample_weight), validation_data = split(x, y, sample_weight, validation_split)
-    if class_weight is not None:
-        if sample_weight is not None:
-            raise ValueError(
-                "`class_weight` and `sample_weight` cannot be given together, as in "
-                "`model.fit`. Received: both. Multiply the class weights into "
-                "`sample_weight`."
-            )
-        sample_weight = class_weights(y, class_weight)
+    sample_weight = class_weights(y, class_weight, sample_weight)
     source = ArraySource(x, y, sample_weight)
     if batch_size is None:
         batch_size = -(-source.size // steps_per_epoch) if steps_per_epoch else 32
     return source, validation_data, batch_size
 
 
-def class_weights(y, class_weight):
+def class_weights(y, class_weight, sample_weight=None):
     """The weight of each example's class, shape `(n,)`, float32.
 
     Args:
         y: array of class numbers, shape `(n,)` or `(n, 1)`, or of one-hot rows,
             shape `(n, classes)`.
         class_weight: dict from class number to weight; classes not named
-            have weight 1.
+            have weight 1. `None` gives `sample_weight` back.
+        sample_weight: the weights given beside it. Defaults to `None`.
 
     Raises:
-        ValueError: if `y` is a structure of several outputs.
+        ValueError: if both are given, or if `y` is a structure of several
+            outputs.
     """
+    if class_weight is None:
+        return sample_weight
+    if sample_weight is not None:
+        raise ValueError(
+            "`class_weight` and `sample_weight` cannot be given together, as in "
+            "`model.fit`. Received: both. Multiply the class weights into "
+            "`sample_weight`."
+        )
     if keras.tree.is_nested(y):
         raise ValueError(
             "`class_weight` is for models with a single output. Received: a structure of "
@@ -231,20 +234,30 @@ class Permutations:
             if self._order is None or self._next == self._size:
                 if taken and not across:
                     break
-                self._next = 0
-                self._order = (
-                    np.arange(self._size)
-                    if self._generator is None
-                    else self._generator.permutation(self._size)
-                )
+                self._renew()
             part = self._order[self._next : self._next + count]
             self._next += len(part)
             count -= len(part)
             taken.append(part)
         return np.concatenate(taken)
 
-    def restart(self):
-        """Lets the next `take` begin a new order."""
+    def _renew(self):
+        self._next = 0
+        self._order = (
+            np.arange(self._size)
+            if self._generator is None
+            else self._generator.permutation(self._size)
+        )
+
+    def upcoming(self, count):
+        """The indices that `take` gives next, up to `count` of what is settled already."""
+        if self._order is None or self._next == self._size:
+            self._renew()
+        return self._order[self._next : self._next + count].tolist()
+
+    def restart(self, size=None):
+        """Lets the next `take` begin a new order, of another size if it has changed."""
+        self._size = self._size if size is None else size
         self._order, self._next = None, 0
 
     def state(self):

@@ -1,16 +1,23 @@
 """Sources without indices, seen as "the next batch, please".
 
 What `fit` accepts besides arrays: a `PyDataset`, a `tf.data.Dataset`, a PyTorch `DataLoader`, a
-generator, or any iterable of batches.
+grain dataset, a generator, or any iterable of batches. The file decides in which order their
+batches are read, ahead of time or not, and what happens at their end.
 """
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
+import contextlib
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
+
+from keras_swift.sources import Permutations, class_weights
 
 
 def is_stream(x: Any) -> bool:
@@ -22,27 +29,75 @@ def is_stream(x: Any) -> bool:
     return isinstance(x, Iterable)
 
 
+def check_stream_arguments(x: Any, y: Any, sample_weight: Any, batch_size: Any, split: Any) -> None:
+    """Raises for arguments of `fit` that belong to arrays; warns of `batch_size`."""
+    kind = f"x of type {type(x).__name__}"
+    for name, value in (("y", y), ("sample_weight", sample_weight)):
+        if value is not None:
+            raise ValueError(
+                f"`{name}` must not be given with a stream, which brings its own batches of "
+                f"inputs, targets and weights. Received: {kind}."
+            )
+    if split:
+        raise ValueError(
+            f"`validation_split` must be 0 with a stream. Received: validation_split={split} "
+            f"with {kind}. Pass `validation_data`."
+        )
+    if batch_size is not None:
+        warnings.warn(
+            f"`batch_size={batch_size}` has no effect, as in `model.fit`: {kind} brings its own "
+            "batches.",
+            stacklevel=4,
+        )
+
+
 class Stream:
     """Batches of a source as NumPy structures, begun anew whenever it ends.
+
+    The batches of a `PyDataset` are read by its own `workers`, ahead of time and
+    in a fixed order; nothing else of this package runs in them.
 
     Args:
         source: any of the kinds above. Its items are `(x, y)` or
             `(x, y, sample_weight)`.
+        generator: `np.random.Generator` for the order of the batches of a
+            finite `PyDataset`. Defaults to `None`, their own order; other
+            sources always keep theirs.
+        class_weight: dict from class number to weight, multiplied into the
+            loss as in `model.fit`. Defaults to `None`.
     """
 
-    def __init__(self, source: Any) -> None:
+    def __init__(
+        self,
+        source: Any,
+        generator: np.random.Generator | None = None,
+        class_weight: dict[int, float] | None = None,
+    ) -> None:
         self._source = source
+        self._class_weight = class_weight
         self._iterator: Iterator | None = None
+        self._reader: _Reader | None = None
+        if isinstance(source, keras.utils.PyDataset):
+            self._reader = _Reader(source, generator)
+        self._again: collections.deque = collections.deque()
+        self._seen: list | None = None
 
     @property
     def length(self) -> int | None:
-        """Number of batches in a pass, or `None` where it is not known."""
+        """Number of batches in a pass, or `None` where it is not known or there is no end."""
         if isinstance(self._source, keras.utils.PyDataset):
             return self._source.num_batches
         try:
             return len(self._source)
         except TypeError:
             return None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether there is but one pass, which every reader has to share."""
+        if self._reader is not None:
+            return self._source.num_batches is None
+        return isinstance(self._source, Iterator)
 
     def next_batch(self) -> tuple:
         """The next `(x, y)` or `(x, y, sample_weight)`.
@@ -51,33 +106,87 @@ class Stream:
             ValueError: if a source that can be read only once is at its end,
                 or an item is not of that form.
         """
+        if self._again:
+            state, batch = self._again.popleft()
+        else:
+            state = None if self._reader is None else self._reader.order.state()
+            batch = self._checked(self._read())
+        if self._seen is not None:
+            self._seen.append((state, batch))
+        return batch
+
+    def restart(self) -> None:
+        """Lets the next batch be the first of a new pass, where there can be one."""
+        if self.is_shared:
+            return
+        self._again.clear()
+        self._iterator = None
+        if self._reader is not None:
+            self._reader.restart()
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """A context after which the batches that were read come again."""
+        if self._seen is not None:
+            raise RuntimeError("`unchanged` does not nest.")
+        self._seen = []
+        try:
+            yield
+        finally:
+            self._again.extendleft(reversed(self._seen))
+            self._seen = None
+
+    def begin_epoch(self) -> None:
+        """Tells a `PyDataset`, which may change with the epoch; drops what was read ahead."""
+        if self._reader is not None:
+            self._reader.forget()
+            self._source.on_epoch_begin()
+
+    def end_epoch(self) -> None:
+        """Tells a `PyDataset`."""
+        if self._reader is not None:
+            self._source.on_epoch_end()
+            self._reader.forget()
+
+    def forget(self) -> None:
+        """Drops what was read ahead."""
+        if self._reader is not None:
+            self._reader.forget()
+
+    def close(self) -> None:
+        """Ends the workers."""
+        if self._reader is not None:
+            self._reader.close()
+
+    def state(self) -> Any:
+        """What brings a `PyDataset` back to this place; `None` for other sources."""
+        if self._reader is None:
+            return None
+        return self._again[0][0] if self._again else self._reader.order.state()
+
+    def restore(self, state: Any) -> None:
+        if self._reader is not None and state is not None:
+            self._again.clear()
+            self._reader.forget()
+            self._reader.order.restore(state)
+
+    def _read(self) -> Any:
+        if self._reader is not None:
+            return self._reader.next_item()
         if self._iterator is not None:
             try:
-                return self._checked(next(self._iterator))
+                return next(self._iterator)
             except StopIteration:
                 if self._iterator is self._source:
                     raise ValueError(
-                        "The generator ended before training did. Each step takes two of its "
-                        "batches: let it run on, or lower `epochs` or `steps_per_epoch`."
+                        "The generator ended before training did. A presample takes several of "
+                        "its batches: let it run on, or lower `epochs` or `steps_per_epoch`."
                     ) from None
-        self._iterator = iter(self._passes())
+        self._iterator = iter(self._source)
         try:
-            return self._checked(next(self._iterator))
+            return next(self._iterator)
         except StopIteration:
-            raise ValueError("The source of batches is empty.") from None
-
-    def _passes(self) -> Any:
-        if not isinstance(self._source, keras.utils.PyDataset):
-            return iter(self._source)
-        return self._batches_of_dataset()
-
-    def _batches_of_dataset(self) -> Iterator:
-        dataset, index = self._source, 0
-        dataset.on_epoch_begin()
-        while dataset.num_batches is None or index < dataset.num_batches:
-            yield dataset[index]
-            index += 1
-        dataset.on_epoch_end()
+            raise ValueError("`x` must hold at least one batch. Received: none.") from None
 
     def _checked(self, batch: Any) -> tuple:
         if isinstance(batch, list):
@@ -85,11 +194,138 @@ class Stream:
         if not isinstance(batch, tuple) or len(batch) not in (2, 3):
             found = f"{len(batch)} parts" if isinstance(batch, tuple) else type(batch).__name__
             raise ValueError(
-                "A batch must be `(x, y)` or `(x, y, sample_weight)`: features are read off "
-                f"the targets. Received: {found}."
+                "A batch must be `(x, y)` or `(x, y, sample_weight)`: an example's importance and "
+                f"features are read off its targets. Received: {found}."
             )
-        return keras.tree.map_structure(_as_numpy, batch)
+        batch = keras.tree.map_structure(_as_numpy, batch)
+        lengths = {len(leaf) for leaf in keras.tree.flatten(batch)}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ValueError(
+                "All parts of a batch must have the same length, at least 1. Received: lengths "
+                f"{sorted(lengths)}."
+            )
+        if self._class_weight is None:
+            return batch
+        if len(batch) == 3:
+            raise ValueError(
+                "`class_weight` must not be given where the stream brings weights, as in "
+                "`model.fit`. Received: both."
+            )
+        return (*batch, class_weights(batch[1], self._class_weight))
+
+
+class _Reader:
+    """Items of a `PyDataset` by index, read ahead by as many workers as it asks for."""
+
+    def __init__(
+        self, dataset: keras.utils.PyDataset, generator: np.random.Generator | None
+    ) -> None:
+        self._dataset = dataset
+        self._pool: concurrent.futures.Executor | None = None
+        self._futures: dict[int, concurrent.futures.Future] = {}
+        self.order: Any = (
+            _Count()
+            if dataset.num_batches is None
+            else Permutations(dataset.num_batches, generator)
+        )
+        if dataset.num_batches == 0:
+            raise ValueError("`x` must hold at least one batch. Received: a PyDataset without any.")
+
+    def next_item(self) -> Any:
+        dataset = self._dataset
+        if dataset.workers <= 1 and not (dataset.workers and dataset.use_multiprocessing):
+            return dataset[int(self.order.take(1)[0])]
+        if self._pool is None:
+            self._pool = self._make_pool()
+        # Not past the end of a pass: what comes then may not be settled yet.
+        for index in self.order.upcoming(max(dataset.max_queue_size, 1)):
+            if index not in self._futures:
+                self._futures[index] = self._submit(index)
+        index = int(self.order.take(1)[0])
+        future = self._futures.pop(index, None) or self._submit(index)
+        return future.result()
+
+    def _make_pool(self) -> concurrent.futures.Executor:
+        workers = self._dataset.workers
+        if not self._dataset.use_multiprocessing:
+            return concurrent.futures.ThreadPoolExecutor(workers)
+        return concurrent.futures.ProcessPoolExecutor(
+            workers, initializer=_keep, initargs=(self._dataset,)
+        )
+
+    def _submit(self, index: int) -> concurrent.futures.Future:
+        if self._dataset.use_multiprocessing:
+            return self._pool.submit(_kept_item, index)  # type: ignore[union-attr]
+        return self._pool.submit(self._dataset.__getitem__, index)  # type: ignore[union-attr]
+
+    def restart(self) -> None:
+        self.forget()
+        if self._dataset.num_batches is not None:
+            self.order.restart(self._dataset.num_batches)
+
+    def forget(self) -> None:
+        for future in self._futures.values():
+            future.cancel()
+        self._futures = {}
+
+    def close(self) -> None:
+        self.forget()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+
+class _Count:
+    """The indices 0, 1, 2, ... of a `PyDataset` without an end."""
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def take(self, count: int) -> np.ndarray:
+        self._next += count
+        return np.arange(self._next - count, self._next)
+
+    def upcoming(self, count: int) -> list[int]:
+        return list(range(self._next, self._next + count))
+
+    def state(self) -> int:
+        return self._next
+
+    def restore(self, state: int) -> None:
+        self._next = state
+
+
+# The dataset of a worker process, which has no other way to keep it between items.
+_dataset: Any = None
+
+
+def _keep(dataset: Any) -> None:
+    global _dataset
+    _dataset = dataset
+
+
+def _kept_item(index: int) -> Any:
+    return _dataset[index]
 
 
 def _as_numpy(leaf: Any) -> np.ndarray:
-    return np.asarray(leaf.detach().cpu() if hasattr(leaf, "detach") else leaf)
+    if hasattr(leaf, "detach"):
+        leaf = leaf.detach().cpu()
+        # NumPy has no bfloat16 of its own.
+        leaf = leaf.float() if str(leaf.dtype) == "torch.bfloat16" else leaf
+    array = np.asarray(leaf)
+    if array.dtype == object and all(isinstance(item, bytes) for item in array.flat):
+        # How TensorFlow gives strings.
+        array = array.astype(bytes)
+    if array.dtype == object:
+        raise TypeError(
+            "A batch must hold arrays of numbers or strings. Received: "
+            f"{type(leaf).__module__}.{type(leaf).__qualname__}. Make sparse and ragged tensors "
+            "dense first, and pad rows of different lengths to one length."
+        )
+    if array.ndim == 0:
+        raise ValueError(
+            "A batch must hold arrays with a first axis that counts the examples. Received: a "
+            f"scalar, {leaf!r}."
+        )
+    return array.astype(keras.config.floatx()) if array.dtype == np.float64 else array

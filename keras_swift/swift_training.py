@@ -1,7 +1,7 @@
 """`SwiftTraining`: `model.fit` on examples drawn by a `SwiftSampler`.
 
-This file decides what an epoch holds: for arrays, draws from all of them by static
-probabilities; for streams, half of twice the batch, kept by the sampler.
+This file decides what has to be known of the data and the sampler before training starts;
+`swift_datasets.py` has what an epoch then holds.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import keras
 import numpy as np
 
 from keras_swift import sources
-from keras_swift.draws import inclusion_probability, systematic_draw
-from keras_swift.features import FeatureScorer, compute_features, named_features
-from keras_swift.importance_dataset import check_model, check_positive_integer
-from keras_swift.streams import Stream, is_stream
+from keras_swift.checks import check_model, check_positive_integer
+from keras_swift.features import compute_features, named_features
+from keras_swift.sampling_callback import with_callback
+from keras_swift.streams import check_stream_arguments, is_stream
+from keras_swift.supply import StreamSupply
+from keras_swift.swift_datasets import DrawnDataset, EpochCallback, PresampledDataset
 from keras_swift.swift_sampler import GRADIENT_NORM, SwiftSampler
 
 
@@ -115,8 +117,8 @@ class SwiftTraining:
         """Trains the model, as `keras.Model.fit` does.
 
         All arguments have the names, defaults and meaning they have there,
-        but for `shuffle`, which has no effect: what is drawn comes in random
-        order. `sample_weight` and `class_weight` weight the objective, not the
+        but for `shuffle`, which has no effect on arrays: what is drawn comes
+        in random order. `sample_weight` and `class_weight` weight the objective, not the
         draw.
 
         Returns:
@@ -134,23 +136,8 @@ class SwiftTraining:
             check_positive_integer("steps_per_epoch", steps_per_epoch)
         seed = int(self._generator.integers(2**63))
         if is_stream(x):
-            for name, value in (
-                ("y", y),
-                ("batch_size", batch_size),
-                ("sample_weight", sample_weight),
-            ):
-                if value is not None:
-                    raise ValueError(
-                        f"`{name}` must not be given with a stream, which brings its own batches "
-                        f"of inputs, targets and weights. Received: x of type {type(x).__name__}."
-                    )
-            if validation_split:
-                raise ValueError(
-                    "`validation_split` must be 0 with a stream. Received: "
-                    f"validation_split={validation_split}. Pass `validation_data`."
-                )
-            dataset: Any = self._stream_dataset(x, class_weight, steps_per_epoch, seed)
-            callbacks = [_Start(dataset), *_callback_list(callbacks)]
+            check_stream_arguments(x, y, sample_weight, batch_size, validation_split)
+            dataset: Any = self._stream_dataset(x, class_weight, shuffle, steps_per_epoch, seed)
         else:
             validation_batch_size = validation_batch_size or batch_size
             source, validation_data, batch_size = sources.from_fit(
@@ -173,24 +160,27 @@ class SwiftTraining:
                 first_epoch=initial_epoch,
             )
         try:
-            return self.model.fit(
-                dataset,
-                epochs=epochs,
-                verbose=verbose,
-                callbacks=callbacks,
-                validation_data=validation_data,
-                # The dataset is in random order already, and Keras would ask the global generator.
-                shuffle=False,
-                initial_epoch=initial_epoch,
-                validation_steps=validation_steps,
-                validation_batch_size=validation_batch_size,
-                validation_freq=validation_freq,
-            )
+            with with_callback(callbacks, EpochCallback(dataset), self.model) as callbacks:
+                return self.model.fit(
+                    dataset,
+                    epochs=epochs,
+                    verbose=verbose,
+                    callbacks=callbacks,
+                    validation_data=validation_data,
+                    # It is in random order already, and Keras would ask the global generator.
+                    shuffle=False,
+                    initial_epoch=initial_epoch,
+                    validation_steps=validation_steps,
+                    validation_batch_size=validation_batch_size,
+                    validation_freq=validation_freq,
+                )
         except Exception:
             if dataset.error is not None:
                 # TensorFlow wraps what a data set raises in an error of its own.
                 raise dataset.error from None
             raise
+        finally:
+            dataset.close()
 
     def _wanted(self) -> dict[str, Any]:
         """What has to be computed for the sampler: its features by name, and its weights."""
@@ -239,7 +229,7 @@ class SwiftTraining:
         return self.sampler.probabilities(columns)
 
     def _stream_dataset(
-        self, x: Any, class_weight: Any, steps_per_epoch: int | None, seed: int
+        self, x: Any, class_weight: Any, shuffle: Any, steps_per_epoch: int | None, seed: int
     ) -> PresampledDataset:
         """The dataset over a stream, with a reference model to score it."""
         if self.reference is None or self.reference is self.model:
@@ -256,16 +246,9 @@ class SwiftTraining:
                     f"Feature {name!r} must be a name or a callable where `x` is a stream, whose "
                     "examples have no index. Received: an array."
                 )
-        stream = Stream(x)
-        steps = steps_per_epoch or stream.length
-        if steps is None:
-            raise ValueError(
-                "`steps_per_epoch` must be given for a stream without a length. Received: "
-                f"steps_per_epoch=None with x of type {type(x).__name__}."
-            )
-        return PresampledDataset(
-            stream, self.sampler, self.reference, wanted, steps, class_weight, seed
-        )
+        generators = np.random.default_rng([seed, 1]).spawn(2)
+        supply = StreamSupply(x, class_weight, generators, bool(shuffle), steps_per_epoch)
+        return PresampledDataset(supply, self.sampler, self.reference, wanted, seed)
 
 
 def named_or_explained(wanted: dict[str, Any]) -> dict[str, Any]:
@@ -277,150 +260,6 @@ def named_or_explained(wanted: dict[str, Any]) -> dict[str, Any]:
             f"The sampler was made for the features {list(wanted)}, and some are not known here. "
             "Pass `features`, a mapping from these names to arrays or callables. " + str(error)
         ) from error
-
-
-class DrawnDataset(keras.utils.PyDataset):
-    """Batches of examples drawn by static probabilities.
-
-    The draw of an epoch is a function of the seed and the epoch, so batches
-    may be fetched ahead of training or twice.
-
-    Args:
-        source: a `sources.ArraySource`.
-        probability: float array, shape `(n,)`, sums to 1.
-        batch_size: int.
-        seed: int.
-        steps_per_epoch: int. `None` makes an epoch of as many examples as the
-            source has.
-        first_epoch: int, the epoch to start with.
-    """
-
-    def __init__(
-        self,
-        source: sources.ArraySource,
-        probability: np.ndarray,
-        batch_size: int,
-        *,
-        seed: int,
-        steps_per_epoch: int | None = None,
-        first_epoch: int = 0,
-    ) -> None:
-        super().__init__()
-        self.error: Exception | None = None
-        self._source = source
-        self._batch_size = batch_size
-        draws = batch_size * steps_per_epoch if steps_per_epoch else source.size
-        self._expected = probability * draws
-        self._steps = steps_per_epoch or -(-source.size // batch_size)
-        self._seed = seed
-        self._epoch = first_epoch
-        self._indices = self._draw()
-
-    @property
-    def num_batches(self) -> int:
-        return self._steps
-
-    def indices(self, index: int) -> np.ndarray:
-        """Which examples batch `index` of this epoch holds."""
-        return self._indices[index * self._batch_size : (index + 1) * self._batch_size]
-
-    def __getitem__(self, index: int) -> tuple:
-        x, y, sample_weight = self._source.take(self.indices(index))
-        return (x, y) if sample_weight is None else (x, y, sample_weight)
-
-    def on_epoch_end(self) -> None:
-        self._epoch += 1
-        self._indices = self._draw()
-
-    def _draw(self) -> np.ndarray:
-        return systematic_draw(self._expected, np.random.default_rng([self._seed, self._epoch]))
-
-
-class PresampledDataset(keras.utils.PyDataset):
-    """Batches kept by a sampler from twice as many examples of a stream."""
-
-    def __init__(
-        self,
-        stream: Stream,
-        sampler: SwiftSampler,
-        reference: keras.Model,
-        wanted: dict[str, Any],
-        steps: int,
-        class_weight: Any,
-        seed: int,
-    ) -> None:
-        super().__init__()
-        self.error: Exception | None = None
-        self._stream = stream
-        self._sampler = sampler
-        self._reference = reference
-        self._wanted = wanted
-        self._steps = steps
-        self._class_weight = class_weight
-        self._generator = np.random.default_rng(seed)
-        self._scorer: FeatureScorer | None = None
-        self._peeked: dict[int, tuple] = {}
-        self._started = False
-
-    @property
-    def num_batches(self) -> int:
-        return self._steps
-
-    def start(self) -> None:
-        """From now on, items are trained on; until now, Keras only looked at them."""
-        self._started = True
-
-    def __getitem__(self, index: int) -> tuple:
-        try:
-            if self._started:
-                if self._peeked:
-                    return self._peeked.pop(min(self._peeked))
-                return self._next()
-            if index not in self._peeked:
-                self._peeked[index] = self._next()
-            return self._peeked[index]
-        except Exception as error:
-            self.error = error
-            raise
-
-    def _next(self) -> tuple:
-        first, second = self._stream.next_batch(), self._stream.next_batch()
-        joined = keras.tree.map_structure(lambda *rows: np.concatenate(rows), first, second)
-        x, y, sample_weight = (*joined, None)[:3]
-        if self._scorer is None:
-            self._scorer = FeatureScorer(self._reference, self._wanted, x, y)
-        probability = self._sampler.probabilities(self._scorer(x, y))
-        kept = inclusion_probability(probability, len(probability) // 2)
-        indices = systematic_draw(kept, self._generator)
-        if self._class_weight is not None:
-            if sample_weight is not None:
-                raise ValueError(
-                    "`class_weight` must not be given where the stream brings weights, as in "
-                    "`model.fit`. Received: both."
-                )
-            sample_weight = sources.class_weights(y, self._class_weight)
-        x, y, sample_weight = sources.select((x, y, sample_weight), indices)
-        return (x, y) if sample_weight is None else (x, y, sample_weight)
-
-
-class _Start(keras.callbacks.Callback):
-    """Tells a dataset that training begins."""
-
-    def __init__(self, dataset: PresampledDataset) -> None:
-        super().__init__()
-        self._dataset = dataset
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        self._dataset.start()
-
-
-def _callback_list(callbacks: Any) -> list:
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        raise TypeError(
-            "`callbacks` must be a list of callbacks where `x` is a stream. Received: a "
-            "`CallbackList`. Pass its `callbacks`."
-        )
-    return list(keras.tree.flatten(callbacks or []))
 
 
 def sources_fingerprint(source: sources.ArraySource) -> str:

@@ -11,7 +11,6 @@ import itertools
 import warnings
 
 import keras
-import numpy as np
 
 from keras_swift._keras import mask_of
 from keras_swift.scoring import accepts_training
@@ -112,17 +111,19 @@ class WeightedStep:
                     weights = _for_metric(self._importance, output)
                 metric.update_state(target, output, sample_weight=weights)
 
-    def inspect(self, source):
+    def inspect(self, dataset):
         """Finds out which plain metrics take weights, and warns of what takes none.
 
         Args:
-            source: `sources.ArraySource`, whose first examples are tried.
+            dataset: `ImportanceDataset`, whose first examples are tried.
         """
         model = self._model
-        axes = {size for leaf in keras.tree.flatten((source.x, source.y)) for size in leaf.shape}
+        axes = {
+            size for leaf in keras.tree.flatten(dataset.first(1)[:2]) for size in leaf.shape[1:]
+        }
         # As many examples as no other axis has, or weights could pair with it.
         count = next(number for number in itertools.count(2) if number not in axes)
-        x, y, _ = source.take(np.arange(count) % source.size)
+        x, y, _ = dataset.first(count)
         y_pred = model(
             keras.tree.map_structure(keras.ops.convert_to_tensor, x),
             **({"training": False} if accepts_training(model) else {}),

@@ -38,8 +38,8 @@ def test_shut_gate_trains_on_every_example_once(digits):
 def test_every_example_is_presampled_before_any_is_a_second_time(digits, monkeypatch):
     data = dataset(classifier(), digits, tau_threshold=0)
     seen = []
-    take = data._presample.take
-    monkeypatch.setattr(data._presample, "take", lambda k: seen.append(take(k)) or seen[-1])
+    take = data._supply._presample.take
+    monkeypatch.setattr(data._supply._presample, "take", lambda k: seen.append(take(k)) or seen[-1])
     for _ in range(25):
         data.next_batch()
     seen = np.concatenate(seen)

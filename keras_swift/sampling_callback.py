@@ -1,0 +1,58 @@
+"""What a dataset needs to hear from `model.fit`, and what it writes to the logs."""
+
+import contextlib
+
+import keras
+
+from keras_swift import backends
+
+
+class SamplingCallback(keras.callbacks.Callback):
+    """Marks the epochs, keeps JAX' values, writes what was measured to the logs.
+
+    It leaves `on_train_batch_end` alone: a callback that implements it makes
+    Keras wait for every step.
+    """
+
+    def __init__(self, dataset):
+        super().__init__()
+        self._dataset = dataset
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._dataset.on_epoch_end()
+        self._dataset.on_epoch_begin()
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._dataset._values = backends.active().capture_values(self.model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._dataset.on_epoch_end()
+        self._dataset._values = None
+        if logs is not None:
+            logs.update(self._dataset.epoch_summary())
+
+    def on_train_end(self, logs=None):
+        if logs is not None:
+            logs.update(self._dataset.epoch_summary())
+
+
+@contextlib.contextmanager
+def with_callback(callbacks, ours, model):
+    """The user's callbacks with one of ours in front, so that it writes the logs first.
+
+    Args:
+        callbacks: what the user gave `fit`: `None`, a callback, a list of them
+            or a `CallbackList`, which is put back as it was.
+        ours: `keras.callbacks.Callback`.
+        model: `keras.Model`.
+    """
+    if not isinstance(callbacks, keras.callbacks.CallbackList):
+        yield [ours, *keras.tree.flatten(callbacks or [])]
+        return
+    ours.set_model(model)
+    ours.set_params(callbacks.params)
+    callbacks.callbacks.insert(0, ours)
+    try:
+        yield callbacks
+    finally:
+        callbacks.callbacks.remove(ours)

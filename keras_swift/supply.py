@@ -1,0 +1,256 @@
+"""Where uniform batches and presamples come from: rows of arrays, or a stream's batches.
+
+`ImportanceDataset` asks for "the next batch" and "the next presample" and never sees which of the
+two it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_swift.sources import ArraySource, Permutations
+from keras_swift.streams import Stream
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Some examples of the data.
+
+    Attributes:
+        data: tuple `(x, y, sample_weight)` of NumPy structures with one first
+            axis; `sample_weight` may be `None`.
+        indices: int64 array, which examples they are; `None` from a stream.
+    """
+
+    data: tuple
+    indices: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(keras.tree.flatten(self.data[0])[0])
+
+
+class ArraySupply:
+    """Batches and presamples out of permutations of arrays.
+
+    Two streams of permutations: a uniform epoch is one whole permutation, as
+    in `model.fit`, and the presamples go through theirs across epochs.
+
+    Args:
+        source: `ArraySource`.
+        batch_size: int, `b`.
+        generators: two `np.random.Generator`.
+        shuffle: bool, whether the data are permuted.
+    """
+
+    def __init__(
+        self,
+        source: ArraySource,
+        batch_size: int,
+        generators: list[np.random.Generator],
+        shuffle: bool,
+    ) -> None:
+        self._source = source
+        self.batch_size = min(batch_size, source.size)
+        self.num_batches = math.ceil(source.size / self.batch_size)
+        orders = [generator if shuffle else None for generator in generators]
+        self._uniform = Permutations(source.size, orders[0])
+        self._presample = Permutations(source.size, orders[1])
+
+    def presample_size(self, ratio: float) -> int:
+        """The presample size `B` for a presample ratio."""
+        # Rounded first, so that 1.1 * 10 makes 11 and not 12.
+        wanted = math.ceil(round(ratio * self.batch_size, 6))
+        if wanted > self._source.size:
+            warnings.warn(
+                f"`presample` asks for {wanted} examples a step, the data have "
+                f"{self._source.size}: every step scores all of them.",
+                stacklevel=4,
+            )
+        return min(wanted, self._source.size)
+
+    def first(self, count: int) -> tuple:
+        """The first examples, over and over where there are fewer; changes nothing."""
+        return self._source.take(np.arange(count) % self._source.size)
+
+    def whole(self) -> tuple:
+        """`(x, y)` as they are, for checks of all of it."""
+        return self._source.x, self._source.y
+
+    def uniform(self) -> Examples:
+        """The next uniform batch, smaller at the end of an epoch."""
+        return self._take(self._uniform.take(self.batch_size, across=False))
+
+    def presample(self, size: int) -> Examples:
+        """The next presample."""
+        return self._take(self._presample.take(size))
+
+    def _take(self, indices: np.ndarray) -> Examples:
+        return Examples(self._source.take(indices), indices)
+
+    def begin_epoch(self) -> None:
+        """Called when an epoch begins."""
+
+    def end_epoch(self) -> None:
+        """Called when an epoch ends."""
+
+    def restart(self) -> None:
+        """Lets the next uniform batch begin a new permutation."""
+        self._uniform.restart()
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """A context after which the same examples come again."""
+        state = self.state()
+        try:
+            yield
+        finally:
+            self.restore(state)
+
+    def state(self) -> dict[str, Any]:
+        return {"uniform": self._uniform.state(), "presample": self._presample.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._uniform.restore(state["uniform"])
+        self._presample.restore(state["presample"])
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class StreamSupply:
+    """Batches and presamples out of a stream: a presample is its next `r` batches.
+
+    A source that can be read again is read by two readers, one for uniform
+    batches, begun anew with each epoch, and one for presamples that goes on
+    across epochs, so that every batch is presampled before any is a second
+    time. A source that cannot is shared by both.
+
+    Args:
+        source: what `streams.Stream` takes.
+        class_weight: dict or `None`, as there.
+        generators: two `np.random.Generator`, for the order of the batches of
+            a finite `PyDataset`.
+        shuffle: bool, whether that order is random.
+        steps_per_epoch: int or `None`. Without it the stream has to have an
+            end: one of unknown length is read once to count its batches.
+
+    Raises:
+        ValueError: if the number of steps cannot be known.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        class_weight: Any,
+        generators: list[np.random.Generator],
+        shuffle: bool,
+        steps_per_epoch: int | None,
+    ) -> None:
+        orders = [generator if shuffle else None for generator in generators]
+        self._uniform = Stream(source, orders[0], class_weight)
+        self._shared = self._uniform.is_shared
+        self._presample = self._uniform if self._shared else Stream(source, orders[1], class_weight)
+        with self._uniform.unchanged():
+            self._first = _padded(self._uniform.next_batch())
+        self.batch_size = len(Examples(self._first, None))
+        self.num_batches = steps_per_epoch or self._uniform.length or self._counted(source)
+
+    def _counted(self, source: Any) -> int:
+        cardinality = getattr(source, "cardinality", None)
+        # TensorFlow's number for "no end", -1; -2 stands for "unknown".
+        endless = self._shared or (cardinality is not None and int(cardinality()) == -1)
+        if endless:
+            raise ValueError(
+                "`steps_per_epoch` must be given for a source without a length. Received: "
+                f"steps_per_epoch=None with x of type {type(source).__name__}."
+            )
+        warnings.warn(
+            "`x` does not tell its length: it is read once from end to end to count its batches. "
+            "Pass `steps_per_epoch` to save that.",
+            stacklevel=5,
+        )
+        return sum(1 for _ in source)
+
+    def presample_size(self, ratio: float) -> int:
+        """The presample size `B`: a whole number of batches, at least two."""
+        return max(2, round(ratio)) * self.batch_size
+
+    def first(self, count: int) -> tuple:
+        """Examples of the first batch, over and over where there are fewer; changes nothing."""
+        indices = np.arange(count) % self.batch_size
+        return tuple(
+            None if part is None else keras.tree.map_structure(lambda leaf: leaf[indices], part)
+            for part in self._first
+        )
+
+    def whole(self) -> tuple:
+        """`(x, y)` of the first batch: there is no more to check before training."""
+        return self._first[:2]
+
+    def uniform(self) -> Examples:
+        """The next batch."""
+        return Examples(_padded(self._uniform.next_batch()), None)
+
+    def presample(self, size: int) -> Examples:
+        """The next batches, joined."""
+        batches = [self._presample.next_batch() for _ in range(size // self.batch_size)]
+        try:
+            joined = keras.tree.map_structure(lambda *rows: np.concatenate(rows), *batches)
+        except ValueError as error:
+            shapes = [
+                keras.tree.map_structure(lambda leaf: tuple(leaf.shape), batch) for batch in batches
+            ]
+            raise ValueError(
+                "The batches of a stream must be of one form, but for their number of examples, to "
+                f"be presampled together. Received: shapes {shapes}. Pad them to one length, or "
+                "give all of them weights."
+            ) from error
+        return Examples(_padded(joined), None)
+
+    def begin_epoch(self) -> None:
+        """Called when an epoch begins."""
+        self._uniform.begin_epoch()
+
+    def end_epoch(self) -> None:
+        """Called when an epoch ends."""
+        self._uniform.end_epoch()
+        # It may have changed its items.
+        self._presample.forget()
+
+    def restart(self) -> None:
+        """Lets the next uniform batch be the stream's first, where it can be read again."""
+        self._uniform.restart()
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """A context after which the same batches come again."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._uniform.unchanged())
+            if not self._shared:
+                stack.enter_context(self._presample.unchanged())
+            yield
+
+    def state(self) -> dict[str, Any]:
+        return {"uniform": self._uniform.state(), "presample": self._presample.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._uniform.restore(state["uniform"])
+        self._presample.restore(state["presample"])
+
+    def close(self) -> None:
+        """Ends the stream's workers."""
+        self._uniform.close()
+        self._presample.close()
+
+
+def _padded(batch: tuple) -> tuple:
+    """`(x, y, sample_weight)`, with `None` for weights that are not there."""
+    return (*batch, None)[:3]

@@ -1,0 +1,165 @@
+"""What `SwiftTraining` hands to `model.fit`: draws from arrays, or the kept half of a stream.
+
+The file decides which examples a batch holds; what they are drawn by is the sampler's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_swift import sources
+from keras_swift.draws import inclusion_probability, systematic_draw
+from keras_swift.features import FeatureScorer
+from keras_swift.supply import StreamSupply
+from keras_swift.swift_sampler import SwiftSampler
+
+
+class DrawnDataset(keras.utils.PyDataset):
+    """Batches of examples drawn by static probabilities.
+
+    The draw of an epoch is a function of the seed and the epoch, so batches
+    may be fetched ahead of training or twice.
+
+    Args:
+        source: a `sources.ArraySource`.
+        probability: float array, shape `(n,)`, sums to 1.
+        batch_size: int.
+        seed: int.
+        steps_per_epoch: int. `None` makes an epoch of as many examples as the
+            source has.
+        first_epoch: int, the epoch to start with.
+    """
+
+    def __init__(
+        self,
+        source: sources.ArraySource,
+        probability: np.ndarray,
+        batch_size: int,
+        *,
+        seed: int,
+        steps_per_epoch: int | None = None,
+        first_epoch: int = 0,
+    ) -> None:
+        super().__init__()
+        self.error: Exception | None = None
+        self._source = source
+        self._batch_size = batch_size
+        draws = batch_size * steps_per_epoch if steps_per_epoch else source.size
+        self._expected = probability * draws
+        self._steps = steps_per_epoch or -(-source.size // batch_size)
+        self._seed = seed
+        self._epoch = first_epoch
+        self._indices = self._draw()
+
+    @property
+    def num_batches(self) -> int:
+        return self._steps
+
+    def indices(self, index: int) -> np.ndarray:
+        """Which examples batch `index` of this epoch holds."""
+        return self._indices[index * self._batch_size : (index + 1) * self._batch_size]
+
+    def __getitem__(self, index: int) -> tuple:
+        x, y, sample_weight = self._source.take(self.indices(index))
+        return (x, y) if sample_weight is None else (x, y, sample_weight)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Makes the draws those of this epoch, whichever it began with."""
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._indices = self._draw()
+
+    def on_epoch_end(self) -> None:
+        self.start_epoch(self._epoch + 1)
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def _draw(self) -> np.ndarray:
+        return systematic_draw(self._expected, np.random.default_rng([self._seed, self._epoch]))
+
+
+class PresampledDataset(keras.utils.PyDataset):
+    """Batches kept by a sampler from twice as many examples of a stream.
+
+    Args:
+        supply: `StreamSupply`.
+        sampler: `SwiftSampler`.
+        reference: trained `keras.Model` to compute the features with.
+        wanted: the features, as `named_features` gives them.
+        seed: int.
+    """
+
+    def __init__(
+        self,
+        supply: StreamSupply,
+        sampler: SwiftSampler,
+        reference: keras.Model,
+        wanted: dict[str, Any],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.error: Exception | None = None
+        self._supply = supply
+        self._sampler = sampler
+        self._reference = reference
+        self._wanted = wanted
+        self._generator = np.random.default_rng(seed)
+        self._scorer: FeatureScorer | None = None
+        self._peeked: dict[int, tuple] = {}
+        self._started = False
+
+    @property
+    def num_batches(self) -> int:
+        return self._supply.num_batches
+
+    def start_epoch(self, epoch: int) -> None:
+        """From now on, items are trained on; until now, Keras only looked at them."""
+        self._started = True
+
+    def on_epoch_begin(self) -> None:
+        self._supply.begin_epoch()
+
+    def on_epoch_end(self) -> None:
+        self._supply.end_epoch()
+
+    def close(self) -> None:
+        """Ends the workers of the stream, if it has any."""
+        self._supply.close()
+
+    def __getitem__(self, index: int) -> tuple:
+        try:
+            if self._started:
+                if self._peeked:
+                    return self._peeked.pop(min(self._peeked))
+                return self._next()
+            if index not in self._peeked:
+                self._peeked[index] = self._next()
+            return self._peeked[index]
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _next(self) -> tuple:
+        data = self._supply.presample(2 * self._supply.batch_size).data
+        if self._scorer is None:
+            self._scorer = FeatureScorer(self._reference, self._wanted, *data[:2])
+        probability = self._sampler.probabilities(self._scorer(*data[:2]))
+        kept = inclusion_probability(probability, len(probability) // 2)
+        indices = systematic_draw(kept, self._generator)
+        x, y, sample_weight = sources.select(data, indices)
+        return (x, y) if sample_weight is None else (x, y, sample_weight)
+
+
+class EpochCallback(keras.callbacks.Callback):
+    """Tells a dataset which epoch of training begins."""
+
+    def __init__(self, dataset: DrawnDataset | PresampledDataset) -> None:
+        super().__init__()
+        self._dataset = dataset
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._dataset.start_epoch(epoch)
