@@ -109,16 +109,19 @@ _SPARSE = (
 )
 
 
-def check_labels(model, losses, x, y):
-    """Raises for class numbers that the output has no place for.
+def label_check(model, losses, x):
+    """A function that raises for class numbers the output has no place for.
+
+    Frameworks would read a neighbour's probability, or put out NaN.
 
     Args:
         model: a built `keras.Model`.
         losses: list of `OutputLoss`.
-        x, y: NumPy structures, the whole data.
+        x: NumPy structure of some inputs.
 
-    Raises:
-        ValueError: for labels below 0 or past the last class.
+    Returns:
+        A function of targets, a NumPy structure, that raises a `ValueError`
+        for labels below 0 or past the last class.
     """
     sparse = [
         output
@@ -126,7 +129,7 @@ def check_labels(model, losses, x, y):
         if isinstance(output.loss, _SPARSE[0]) or getattr(output.loss, "fn", None) is _SPARSE[1]
     ]
     if not sparse:
-        return
+        return lambda y: None
     y_pred = model(
         keras.tree.map_structure(
             lambda leaf: keras.KerasTensor(
@@ -136,12 +139,17 @@ def check_labels(model, losses, x, y):
             x,
         )
     )
-    y = align_targets(y, y_pred, getattr(model, "output_names", None))
-    for output in sparse:
-        labels, scores = y, y_pred
-        for step in output.path:
-            labels, scores = labels[step], scores[step]
-        _check_output(output.loss, np.asarray(labels), scores.shape[-1])
+    names = getattr(model, "output_names", None)
+
+    def check(y):
+        y = align_targets(y, y_pred, names)
+        for output in sparse:
+            labels, scores = y, y_pred
+            for step in output.path:
+                labels, scores = labels[step], scores[step]
+            _check_output(output.loss, np.asarray(labels), scores.shape[-1])
+
+    return check
 
 
 def _check_output(loss, labels, classes):

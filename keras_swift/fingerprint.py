@@ -28,14 +28,17 @@ def of_arrays(data: Any) -> str:
         if leaf is None:
             digest.update(f"{path}:None;".encode())
             continue
-        array = np.asarray(leaf)
+        # What lies on disk is read in slices.
+        array = leaf if hasattr(leaf, "shape") and hasattr(leaf, "dtype") else np.asarray(leaf)
         digest.update(f"{path}:{array.shape}:{array.dtype.str};".encode())
         if array.ndim == 0 or array.dtype.hasobject:
             digest.update(repr(array.tolist()).encode())
             continue
         rows = max(1, _CHUNK // max(1, array.dtype.itemsize * int(np.prod(array.shape[1:]))))
-        for start in range(0, len(array), rows):
-            digest.update(np.ascontiguousarray(array[start : start + rows]).tobytes())
+        for start in range(0, array.shape[0], rows):
+            part = array[start : start + rows]
+            part = part.toarray() if hasattr(part, "toarray") else part
+            digest.update(np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()
 
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from keras_swift import backends
 from keras_swift.checks import (
-    check_labels,
     check_model,
     check_positive_integer,
     check_settings,
+    label_check,
 )
 from keras_swift.gate import Gate
 from keras_swift.resampling import check_scores, draw, sampling_probability, variance_reduction
@@ -201,7 +201,11 @@ class ImportanceDataset(keras.utils.PyDataset):
         x, y, _ = self._supply.first(2)
         build(self.model, x, y)
         self._losses = compiled_losses(self.model)
-        check_labels(self.model, self._losses, *self._supply.whole())
+        check = label_check(self.model, self._losses, x)
+        targets = self._supply.targets()
+        # What is not all at hand is checked as it comes.
+        self._check_labels = check if targets is None else lambda y: None
+        check(y if targets is None else targets)
         for output in self._losses:
             if output.loss.reduction == "mean_with_sample_weight":
                 warnings.warn(
@@ -352,6 +356,7 @@ class ImportanceDataset(keras.utils.PyDataset):
     def _uniform_batch(self):
         examples = self._supply.uniform()
         x, y, sample_weight = examples.data
+        self._check_labels(y)
         scores = None
         if self._unprobed is None or self._unprobed + 1 >= PROBE_INTERVAL:
             scores, _ = self._scores(x, y, sample_weight)
@@ -374,6 +379,7 @@ class ImportanceDataset(keras.utils.PyDataset):
 
     def _importance_batch(self):
         presample = self._supply.presample(self.presample_size)
+        self._check_labels(presample.data[1])
         scores, valid = self._scores(*presample.data)
         drawn = draw(scores, self.batch_size, self._generator, self._floor)
         self._gate.update(drawn.tau)

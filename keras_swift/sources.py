@@ -5,9 +5,11 @@ data are one array or a dict of them.
 """
 
 import math
+import operator
 
 import keras
 import numpy as np
+import scipy.sparse
 
 
 class ArraySource:
@@ -15,8 +17,10 @@ class ArraySource:
 
     Args:
         x: array, or a list, tuple or dict of arrays, first axis `n`. NumPy
-            arrays (memory-mapped ones stay on disk), tensors of any
-            framework, and data frames.
+            arrays and `h5py` data sets (which stay on disk, as memory-mapped
+            arrays do), tensors of any framework, pandas objects (a series is
+            a column, shape `(n, 1)`, as in `model.fit`) and SciPy's sparse
+            matrices, whose rows are made dense batch by batch.
         y: the same for the targets.
         sample_weight: the same for the weights, shape `(n,)` or with the axes
             of the loss values. Defaults to `None`, no weights.
@@ -42,9 +46,17 @@ class ArraySource:
             )
         self.size = self._common_length()
 
+    @property
+    def is_in_memory(self):
+        """bool, whether looking at all targets costs no reading from a disk."""
+        return not any(
+            isinstance(leaf, np.memmap | RowsOnDisk) for leaf in keras.tree.flatten(self.y)
+        )
+
     def _common_length(self):
         lengths = {
-            name: [len(leaf) for leaf in keras.tree.flatten(data)]
+            # Sparse matrices have no `len`.
+            name: [leaf.shape[0] for leaf in keras.tree.flatten(data)]
             for name, data in (("x", self.x), ("y", self.y), ("sample_weight", self.sample_weight))
             if data is not None
         }
@@ -80,23 +92,34 @@ def select(data, indices):
     """Rows of every array in a structure; `None` stays `None`."""
 
     def rows(array):
-        chosen = np.asarray(array[indices])
+        chosen = array[indices]
+        chosen = chosen.toarray() if scipy.sparse.issparse(chosen) else np.asarray(chosen)
         return chosen.astype(keras.config.floatx()) if chosen.dtype == np.float64 else chosen
 
     return tuple(None if part is None else keras.tree.map_structure(rows, part) for part in data)
 
 
 def _as_array(leaf, argument):
-    if isinstance(leaf, np.ndarray):
+    package = type(leaf).__module__.partition(".")[0]
+    if isinstance(leaf, np.ndarray | RowsOnDisk):
         array = leaf
+    elif package == "h5py" and hasattr(leaf, "shape"):
+        array = RowsOnDisk(leaf)
+    elif scipy.sparse.issparse(leaf):
+        array = leaf.tocsr()
+    elif package == "pandas" and hasattr(leaf, "to_numpy"):
+        array = leaf.to_numpy()
+        if array.ndim == 1 and argument != "sample_weight":
+            array = array[:, None]
     elif hasattr(leaf, "__array__") and hasattr(leaf, "shape"):
         # A PyTorch tensor may need gradients, or lie on a device.
         array = np.asarray(leaf.detach().cpu() if hasattr(leaf, "detach") else leaf)
     else:
         raise TypeError(
-            f"`{argument}` must be an array, a tensor, or a list, tuple or dict of them. "
-            f"Received: {type(leaf).__module__}.{type(leaf).__qualname__}. "
-            "Collect the data into arrays, or train on it with `model.fit`."
+            f"`{argument}` must be an array, a tensor, a data frame, or a list, tuple or dict of "
+            f"them; or `x` alone a source of batches. Received: {type(leaf).__module__}."
+            f"{type(leaf).__qualname__}. Give arrays, or a `PyDataset`, `tf.data.Dataset`, "
+            "`DataLoader` or generator of batches."
         )
     if array.ndim == 0:
         raise ValueError(
@@ -108,6 +131,44 @@ def _as_array(leaf, argument):
             "different lengths have to be padded to one length first."
         )
     return array
+
+
+class RowsOnDisk:
+    """Rows of an `h5py` data set, read when they are asked for.
+
+    Args:
+        data: `h5py.Dataset`.
+        start, stop: ints, the rows that count. Default to all.
+    """
+
+    def __init__(self, data, start=0, stop=None):
+        self._data = data
+        self._start = start
+        self.shape = ((data.shape[0] if stop is None else stop) - start, *data.shape[1:])
+        self.dtype = data.dtype
+        self.ndim = len(self.shape)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(len(self))
+            return self._data[self._start + start : self._start + stop : step]
+        # HDF5 reads in the order of the file, and each row once.
+        found, inverse = np.unique(np.asarray(rows), return_inverse=True)
+        first, last = (int(found[0]), int(found[-1])) if len(found) else (0, -1)
+        if last - first + 1 == len(found):
+            # One slice is much faster than as many picked rows.
+            read = self._data[self._start + first : self._start + last + 1]
+        else:
+            read = self._data[self._start + found]
+        return read[inverse]
+
+    def part(self, rows):
+        """The rows of a slice, still on disk."""
+        start, stop, _ = rows.indices(len(self))
+        return RowsOnDisk(self._data, self._start + start, self._start + stop)
 
 
 def split(x, y, sample_weight, validation_split):
@@ -137,13 +198,17 @@ def split(x, y, sample_weight, validation_split):
         )
     data = (source.x, source.y, source.sample_weight)
 
-    def cut(rows):
+    def cut(rows, take):
         return tuple(
-            None if part is None else keras.tree.map_structure(lambda leaf: leaf[rows], part)
+            None if part is None else keras.tree.map_structure(lambda leaf: take(leaf, rows), part)
             for part in data
         )
 
-    return cut(slice(None, kept)), cut(slice(kept, None))
+    def lazily(leaf, rows):
+        return leaf.part(rows) if isinstance(leaf, RowsOnDisk) else leaf[rows]
+
+    # What is held out goes to Keras, which takes no rows of ours.
+    return cut(slice(None, kept), lazily), cut(slice(kept, None), operator.getitem)
 
 
 def from_fit(
@@ -207,7 +272,7 @@ def class_weights(y, class_weight, sample_weight=None):
             "`class_weight` is for models with a single output. Received: a structure of "
             "targets. Give `sample_weight`, one array for each output."
         )
-    labels = _as_array(y, "y")
+    labels = _as_array(y, "y")[:]
     if labels.ndim > 1:
         labels = np.argmax(labels, axis=-1) if labels.shape[-1] != 1 else labels[..., 0]
     found, inverse = np.unique(np.round(labels).astype(np.int64), return_inverse=True)

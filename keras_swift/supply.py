@@ -80,9 +80,9 @@ class ArraySupply:
         """The first examples, over and over where there are fewer; changes nothing."""
         return self._source.take(np.arange(count) % self._source.size)
 
-    def whole(self) -> tuple:
-        """`(x, y)` as they are, for checks of all of it."""
-        return self._source.x, self._source.y
+    def targets(self) -> Any:
+        """All targets, or `None` where they would have to be read from a disk."""
+        return self._source.y if self._source.is_in_memory else None
 
     def uniform(self) -> Examples:
         """The next uniform batch, smaller at the end of an epoch."""
@@ -191,9 +191,8 @@ class StreamSupply:
             for part in self._first
         )
 
-    def whole(self) -> tuple:
-        """`(x, y)` of the first batch: there is no more to check before training."""
-        return self._first[:2]
+    def targets(self) -> None:
+        """`None`: they come with the batches."""
 
     def uniform(self) -> Examples:
         """The next batch."""

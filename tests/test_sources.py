@@ -1,7 +1,9 @@
 import keras
 import numpy as np
 import pytest
+import scipy.sparse
 
+from keras_swift.fingerprint import of_arrays
 from keras_swift.sources import ArraySource, class_weights, split
 
 
@@ -81,3 +83,44 @@ def test_class_weights_by_number_and_one_hot(y):
 def test_class_weights_are_for_one_output():
     with pytest.raises(ValueError, match="single output"):
         class_weights([np.zeros(2), np.zeros(2)], {0: 1.0})
+
+
+def test_hdf5_rows_are_read_as_asked_for_and_never_whole(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    numbers = np.arange(40.0).reshape(20, 2)
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        data = file.create_dataset("x", data=numbers)
+        source = ArraySource(data, file.create_dataset("y", data=np.arange(20)))
+        assert not source.is_in_memory
+        # Out of order, twice, and in one piece.
+        for indices in ([7, 2, 7, 19], [4, 3, 5], [0], list(range(20))):
+            x, y, _ = source.take(np.array(indices))
+            assert x.tolist() == numbers[indices].tolist()
+            assert y.tolist() == indices
+        (x, y, _), (held, _, _) = split(data, np.arange(20), None, 0.25)
+        assert x.shape == (15, 2) and not isinstance(x, np.ndarray)
+        assert isinstance(held, np.ndarray) and held.tolist() == numbers[15:].tolist()
+        (inner, _, _), _ = split(x, y, None, 0.2)
+        assert len(inner) == 12 and inner[np.array([11, 1])].tolist() == numbers[[11, 1]].tolist()
+        assert class_weights(file["y"], {3: 2.0})[2:5].tolist() == [1.0, 2.0, 1.0]
+        assert of_arrays(x) == of_arrays(numbers[:15])
+
+
+def test_pandas_columns_and_series_come_as_in_fit():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": [1.0, 2.0], "b": [3, 4]}, index=[7, 5])
+    x, y, weight = ArraySource(frame, frame["b"], frame["a"]).take(np.array([1, 0]))
+    assert x.tolist() == [[2.0, 4.0], [1.0, 3.0]] and x.dtype == np.float32
+    # Keras makes a column of a series; of weights it needs one for each example.
+    assert (y.tolist(), weight.tolist()) == ([[4], [3]], [2.0, 1.0])
+    with pytest.raises(TypeError, match="`x` must hold numbers"):
+        ArraySource(pandas.DataFrame({"a": ["u", None]}), np.zeros(2))
+
+
+def test_sparse_rows_become_dense(tmp_path):
+    matrix = scipy.sparse.random(6, 4, 0.5, format="coo", random_state=0)
+    source = ArraySource(matrix, np.arange(6))
+    taken = source.take(np.array([5, 0, 5]))[0]
+    np.testing.assert_allclose(taken, matrix.toarray()[[5, 0, 5]], rtol=1e-6)
+    assert taken.dtype == np.float32
+    assert of_arrays(source.x) == of_arrays(matrix.toarray())
