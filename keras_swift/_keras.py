@@ -57,3 +57,14 @@ def mask_of(tensor):
     except ImportError as error:
         raise _other_release(["keras.src.backend.get_keras_mask"]) from error
     return get_keras_mask(tensor)
+
+
+def resumed_epoch(model):
+    """The epoch that `BackupAndRestore` lets this `fit` begin with, or `None`."""
+    return getattr(model, "_initial_epoch", None)
+
+
+def seed_variables(model):
+    """The random states of a model's layers: variables that are neither weights nor metrics'."""
+    known = {id(variable) for variable in (*model.weights, *model.metrics_variables)}
+    return [variable for variable in model.non_trainable_variables if id(variable) not in known]

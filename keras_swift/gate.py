@@ -46,3 +46,10 @@ class Gate:
         """Takes in a measured `tau` that stands for `steps` steps."""
         kept = MOMENTUM**steps
         self.tau = kept * self.tau + (1.0 - kept) * tau
+
+    def state(self):
+        """What `restore` brings back; plain values."""
+        return {"tau": float(self.tau)}
+
+    def restore(self, state):
+        self.tau = state["tau"]

@@ -258,14 +258,46 @@ class ImportanceDataset(keras.utils.PyDataset):
     @contextlib.contextmanager
     def unchanged(self):
         """A context after which permutations, draws, gate and counts are as before."""
-        state, on_draw = self._state(), self._on_draw
+        state, on_draw = self._own_state(), self._on_draw
+        totals, drawn = self._totals.copy(), self._drawn.copy()
         self._on_draw = None
         try:
             with self._supply.unchanged():
                 yield
         finally:
             self._on_draw = on_draw
-            self._restore(state)
+            self._restore_own(state)
+            self._totals, self._drawn = totals, drawn
+
+    def state(self):
+        """Where permutations, draws and gate are, between two epochs.
+
+        Of sources that cannot be asked for a batch by its number, the place is
+        not known: those begin anew.
+
+        Returns:
+            A dict of plain values and arrays.
+        """
+        return {**self._own_state(), "supply": self._supply.state()}
+
+    def restore(self, state):
+        """Goes on from what `state` returned."""
+        self._supply.restore(state["supply"])
+        self._restore_own(state)
+
+    def _own_state(self):
+        return {
+            "generator": self._generator.bit_generator.state,
+            "gate": self._gate.state(),
+            "step": self._step,
+            "unprobed": self._unprobed,
+        }
+
+    def _restore_own(self, state):
+        self._generator.bit_generator.state = state["generator"]
+        self._gate.restore(state["gate"])
+        self._step = state["step"]
+        self._unprobed = state["unprobed"]
 
     def first(self, count):
         """The first examples of the data; changes nothing.
@@ -405,24 +437,6 @@ class ImportanceDataset(keras.utils.PyDataset):
         explain_non_finite(scores, x, y, sample_weight, self._step)
         check_scores(scores)
         return scores, quantities["valid"]
-
-    def _state(self):
-        return {
-            "generator": self._generator.bit_generator.state,
-            "tau": self._gate.tau,
-            "step": self._step,
-            "unprobed": self._unprobed,
-            "totals": self._totals.copy(),
-            "drawn": self._drawn.copy(),
-        }
-
-    def _restore(self, state):
-        self._generator.bit_generator.state = state["generator"]
-        self._gate.tau = state["tau"]
-        self._step = state["step"]
-        self._unprobed = state["unprobed"]
-        self._totals = state["totals"]
-        self._drawn = state["drawn"]
 
 
 class _Promise(list):

@@ -6,7 +6,8 @@ import numpy as np
 from keras_swift import backends, sources
 from keras_swift.checks import check_model, check_positive_integer, check_settings
 from keras_swift.importance_dataset import ImportanceDataset
-from keras_swift.sampling_callback import with_callback
+from keras_swift.resume import resuming
+from keras_swift.sampling_callback import with_callbacks
 from keras_swift.scoring import Scorer
 from keras_swift.streams import check_stream_arguments, is_stream
 from keras_swift.train_step import WeightedStep
@@ -163,9 +164,11 @@ class ImportanceTraining:
         )
         feed = _Feed(dataset)
         self._weighted_step.inspect(dataset)
+        saving, restoring = resuming(callbacks, dataset)
+        ours = [dataset.callback(), *saving]
         with (
             self._weighted_step.entered(),
-            with_callback(callbacks, dataset.callback(), self.model) as callbacks,
+            with_callbacks(callbacks, ours, self.model, restoring) as callbacks,
         ):
             try:
                 return self.model.fit(

@@ -37,22 +37,27 @@ class SamplingCallback(keras.callbacks.Callback):
 
 
 @contextlib.contextmanager
-def with_callback(callbacks, ours, model):
-    """The user's callbacks with one of ours in front, so that it writes the logs first.
+def with_callbacks(callbacks, front, model, behind=()):
+    """The user's callbacks with ours around them.
+
+    In front, so that what ours write to the logs is there for the user's.
 
     Args:
         callbacks: what the user gave `fit`: `None`, a callback, a list of them
             or a `CallbackList`, which is put back as it was.
-        ours: `keras.callbacks.Callback`.
+        front: list of `keras.callbacks.Callback`.
         model: `keras.Model`.
+        behind: list of `keras.callbacks.Callback`. Defaults to none.
     """
     if not isinstance(callbacks, keras.callbacks.CallbackList):
-        yield [ours, *keras.tree.flatten(callbacks or [])]
+        yield [*front, *keras.tree.flatten(callbacks or []), *behind]
         return
-    ours.set_model(model)
-    ours.set_params(callbacks.params)
-    callbacks.callbacks.insert(0, ours)
+    before = list(callbacks.callbacks)
+    for callback in (*front, *behind):
+        callback.set_model(model)
+        callback.set_params(callbacks.params)
+    callbacks.callbacks[:] = [*front, *before, *behind]
     try:
         yield callbacks
     finally:
-        callbacks.callbacks.remove(ours)
+        callbacks.callbacks[:] = before

@@ -75,6 +75,14 @@ class DrawnDataset(keras.utils.PyDataset):
     def on_epoch_end(self) -> None:
         self.start_epoch(self._epoch + 1)
 
+    def state(self) -> dict[str, Any]:
+        """What `restore` brings back; the draws of an epoch follow from it."""
+        return {"seed": self._seed}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._seed = state["seed"]
+        self._indices = self._draw()
+
     def close(self) -> None:
         """Nothing to end."""
 
@@ -125,6 +133,17 @@ class PresampledDataset(keras.utils.PyDataset):
 
     def on_epoch_end(self) -> None:
         self._supply.end_epoch()
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` brings back; the place in a stream only where it can be told."""
+        return {
+            "generator": self._generator.bit_generator.state,
+            "supply": self._supply.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._generator.bit_generator.state = state["generator"]
+        self._supply.restore(state["supply"])
 
     def close(self) -> None:
         """Ends the workers of the stream, if it has any."""

@@ -14,7 +14,8 @@ import numpy as np
 from keras_swift import sources
 from keras_swift.checks import check_model, check_positive_integer
 from keras_swift.features import compute_features, named_features
-from keras_swift.sampling_callback import with_callback
+from keras_swift.resume import resuming
+from keras_swift.sampling_callback import with_callbacks
 from keras_swift.streams import check_stream_arguments, is_stream
 from keras_swift.supply import StreamSupply
 from keras_swift.swift_datasets import DrawnDataset, EpochCallback, PresampledDataset
@@ -160,7 +161,9 @@ class SwiftTraining:
                 first_epoch=initial_epoch,
             )
         try:
-            with with_callback(callbacks, EpochCallback(dataset), self.model) as callbacks:
+            saving, restoring = resuming(callbacks, dataset)
+            ours = [EpochCallback(dataset), *saving]
+            with with_callbacks(callbacks, ours, self.model, restoring) as callbacks:
                 return self.model.fit(
                     dataset,
                     epochs=epochs,

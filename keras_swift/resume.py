@@ -1,0 +1,163 @@
+"""Lets a run that Keras' `BackupAndRestore` takes up draw as if it had never stopped.
+
+Keras saves weights and optimizer; this file saves, beside them, where the permutations, the random
+state and the gate were, and the random states of layers such as dropout, which Keras leaves out.
+There is one file for each epoch that a run could resume from.
+"""
+
+import glob
+import io
+import json
+import os
+import warnings
+
+import keras
+import numpy as np
+
+from keras_swift._keras import resumed_epoch, seed_variables
+
+_NAME = "keras_swift_sampling_{}.npz"
+
+
+class SaveSampling(keras.callbacks.Callback):
+    """Saves a dataset's state at each epoch's end; goes in front of `BackupAndRestore`.
+
+    In front, so that the state is there before the weights are: a run killed
+    between the two resumes from the epoch before, whose state is kept.
+
+    Args:
+        dataset: has `state()`.
+        directories: list of str, where backups are.
+    """
+
+    def __init__(self, dataset, directories):
+        super().__init__()
+        self._dataset = dataset
+        self._directories = directories
+
+    def on_epoch_end(self, epoch, logs=None):
+        for directory in self._directories:
+            os.makedirs(directory, exist_ok=True)
+            state = {"sampling": self._dataset.state(), "layers": layer_seeds(self.model)}
+            write_state(os.path.join(directory, _NAME.format(epoch + 1)), state)
+            for name in glob.glob(os.path.join(glob.escape(directory), _NAME.format("*"))):
+                # The last but one, for the weights that are not yet written, and the one before
+                # it, for the copy that Keras keeps.
+                if _epoch_of(name) < epoch - 1:
+                    os.remove(name)
+
+
+class RestoreSampling(keras.callbacks.Callback):
+    """Takes the state up where the weights were; goes behind `BackupAndRestore`."""
+
+    def __init__(self, dataset, directories):
+        super().__init__()
+        self._dataset = dataset
+        self._directories = directories
+
+    def on_train_begin(self, logs=None):
+        epoch = resumed_epoch(self.model)
+        if not epoch:
+            return
+        for directory in self._directories:
+            if not os.path.exists(os.path.join(directory, "training_metadata.json")):
+                continue
+            path = os.path.join(directory, _NAME.format(epoch))
+            if os.path.exists(path):
+                state = read_state(path)
+                self._dataset.restore(state["sampling"])
+                for variable, value in zip(
+                    seed_variables(self.model), state["layers"], strict=True
+                ):
+                    variable.assign(value)
+                return
+            warnings.warn(
+                f"The backup in {directory!r} was not written by keras_swift: the draws and the "
+                "gate begin anew. Weights and optimizer are those of the backup.",
+                stacklevel=2,
+            )
+
+
+def layer_seeds(model):
+    """The random states of a model's layers, a list of arrays."""
+    return [np.asarray(keras.ops.convert_to_numpy(state)) for state in seed_variables(model)]
+
+
+def resuming(callbacks, dataset):
+    """Callbacks that save and restore a dataset's state, where the user backs up.
+
+    Args:
+        callbacks: the user's: `None`, a callback, a structure of them or a
+            `CallbackList`.
+        dataset: has `state()` and `restore(state)`.
+
+    Returns:
+        Two lists of callbacks, to go in front of the user's and behind them;
+        both empty without a `BackupAndRestore`.
+    """
+    directories = _directories(callbacks)
+    if not directories:
+        return [], []
+    return [SaveSampling(dataset, directories)], [RestoreSampling(dataset, directories)]
+
+
+def _directories(callbacks):
+    """The local folders of the `BackupAndRestore` callbacks among these."""
+    listed = getattr(callbacks, "callbacks", callbacks)
+    found = []
+    for callback in keras.tree.flatten(listed or []):
+        if not isinstance(callback, keras.callbacks.BackupAndRestore):
+            continue
+        directory = os.fspath(callback.backup_dir)
+        if "://" in directory:
+            warnings.warn(
+                f"`BackupAndRestore({directory!r})` backs up weights and optimizer there, but the "
+                "state of the draws is only kept in local folders: a resumed run draws anew.",
+                stacklevel=5,
+            )
+        else:
+            found.append(directory)
+    return found
+
+
+def write_state(path, state):
+    """Writes nested dicts and lists of numbers, strings and arrays; all of it or nothing."""
+    arrays = {}
+
+    def plain(value):
+        if isinstance(value, np.ndarray):
+            arrays[f"array_{len(arrays)}"] = value
+            return {"__array__": f"array_{len(arrays) - 1}"}
+        if isinstance(value, dict):
+            return {key: plain(part) for key, part in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(part) for part in value]
+        return value.item() if isinstance(value, np.generic) else value
+
+    text = json.dumps(plain(state))
+    buffer = io.BytesIO()
+    np.savez(buffer, state=np.array(text), **arrays)
+    temporary = f"{path}.{os.getpid()}.part"
+    with open(temporary, "wb") as file:
+        file.write(buffer.getvalue())
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_state(path):
+    """What `write_state` wrote; tuples come as lists."""
+    with np.load(path) as file:
+
+        def full(value):
+            if isinstance(value, dict) and set(value) == {"__array__"}:
+                return file[value["__array__"]]
+            if isinstance(value, dict):
+                return {key: full(part) for key, part in value.items()}
+            return [full(part) for part in value] if isinstance(value, list) else value
+
+        return full(json.loads(str(file["state"])))
+
+
+def _epoch_of(name):
+    return int(name.rsplit("_", 1)[1].removesuffix(".npz"))

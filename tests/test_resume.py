@@ -1,0 +1,92 @@
+"""A run that was killed and taken up ends where one that was not does, to the last bit."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import classifier
+from resume_process import train
+
+import keras_swift as ks
+from keras_swift.resume import read_state, write_state
+
+SCRIPT = pathlib.Path(__file__).parent / "resume_process.py"
+
+
+@pytest.mark.parametrize("kind", ["arrays", "batches", "swift"])
+def test_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path, kind):
+    arguments = [sys.executable, SCRIPT, kind, tmp_path / "backup", tmp_path / "out.npz", "3"]
+    killed = subprocess.run(arguments, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "out.npz").exists()
+    resumed, history = train(kind, str(tmp_path / "backup"))
+    unbroken, whole = train(kind, str(tmp_path / "other"))
+    assert len(history["loss"]) == 2 and len(whole["loss"]) == 5
+    for ours, theirs in zip(resumed, unbroken, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert history["loss"] == whole["loss"][3:]
+    if kind != "swift":
+        # Where it was killed the gate was open, and had opened on the way.
+        assert whole["importance"][0] == 0 < whole["importance"][2]
+        assert history["tau"] == whole["tau"][3:]
+
+
+def test_three_states_are_kept_and_all_go_with_the_backup(digits, tmp_path):
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(sorted(name for name in os.listdir(tmp_path / "b") if "sampling" in name))
+
+    x, y = digits[0][:100], digits[1][:100]
+    callbacks = [keras.callbacks.BackupAndRestore(str(tmp_path / "b")), Look()]
+    ks.ImportanceTraining(classifier()).fit(x, y, epochs=5, verbose=0, callbacks=callbacks)
+    assert seen[1] == ["keras_swift_sampling_1.npz", "keras_swift_sampling_2.npz"]
+    assert seen[4] == [f"keras_swift_sampling_{epoch}.npz" for epoch in (3, 4, 5)]
+    assert not (tmp_path / "b").exists()
+
+
+def test_backup_of_a_plain_fit_is_taken_up_with_a_warning(digits, tmp_path):
+    x, y = digits[0][:100], digits[1][:100]
+    backup = {"backup_dir": str(tmp_path), "delete_checkpoint": False}
+    first = classifier()
+    first.fit(x, y, epochs=2, verbose=0, callbacks=[keras.callbacks.BackupAndRestore(**backup)])
+    second = classifier()
+    with pytest.warns(UserWarning, match="not written by keras_swift: the draws.*begin anew"):
+        history = ks.ImportanceTraining(second).fit(
+            x, y, epochs=3, verbose=0, callbacks=keras.callbacks.BackupAndRestore(**backup)
+        )
+    assert history.epoch == [2]
+
+
+def test_backups_elsewhere_keep_no_draws_and_say_so(digits, monkeypatch):
+    callback = keras.callbacks.BackupAndRestore("store://bucket/run")
+    for name in ("on_train_begin", "on_epoch_end", "on_train_end"):
+        monkeypatch.setattr(callback, name, lambda *arguments, **named: None)
+    with pytest.warns(UserWarning, match="only kept in local folders"):
+        ks.ImportanceTraining(classifier()).fit(
+            digits[0][:100], digits[1][:100], verbose=0, callbacks=[callback]
+        )
+
+
+def test_states_survive_the_round_trip(tmp_path):
+    generator = np.random.default_rng(5)
+    state = {
+        "order": (np.arange(5), 3, generator.bit_generator.state),
+        "none": None,
+        "tau": np.float64(1.5),
+        "nested": {"flags": [True, 2]},
+    }
+    write_state(tmp_path / "state.npz", state)
+    found = read_state(tmp_path / "state.npz")
+    assert found["order"][0].tolist() == [0, 1, 2, 3, 4] and found["order"][1] == 3
+    again = np.random.default_rng()
+    again.bit_generator.state = found["order"][2]
+    assert again.random() == generator.random()
+    assert (found["none"], found["tau"], found["nested"]) == (None, 1.5, {"flags": [True, 2]})
+    assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
