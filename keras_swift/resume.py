@@ -1,8 +1,8 @@
 """Lets a run that Keras' `BackupAndRestore` takes up draw as if it had never stopped.
 
 Keras saves weights and optimizer; this file saves, beside them, where the permutations, the random
-state and the gate were, and the random states of layers such as dropout, which Keras leaves out.
-There is one file for each epoch that a run could resume from.
+state and the gate were, and the random states that layers such as dropout use, which Keras leaves
+out. There is one file for each epoch that a run could resume from.
 """
 
 import glob
@@ -14,6 +14,7 @@ import warnings
 import keras
 import numpy as np
 
+from keras_swift import backends
 from keras_swift._keras import resumed_epoch, seed_variables
 
 _NAME = "keras_swift_sampling_{}.npz"
@@ -38,7 +39,11 @@ class SaveSampling(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         for directory in self._directories:
             os.makedirs(directory, exist_ok=True)
-            state = {"sampling": self._dataset.state(), "layers": layer_seeds(self.model)}
+            state = {
+                "sampling": self._dataset.state(),
+                "layers": layer_seeds(self.model),
+                "framework": backends.active().random_state(),
+            }
             write_state(os.path.join(directory, _NAME.format(epoch + 1)), state)
             for name in glob.glob(os.path.join(glob.escape(directory), _NAME.format("*"))):
                 # The last but one, for the weights that are not yet written, and the one before
@@ -70,6 +75,8 @@ class RestoreSampling(keras.callbacks.Callback):
                     seed_variables(self.model), state["layers"], strict=True
                 ):
                     variable.assign(value)
+                if state["framework"]:
+                    backends.active().restore_random_state(state["framework"])
                 return
             warnings.warn(
                 f"The backup in {directory!r} was not written by keras_swift: the draws and the "

@@ -1,6 +1,6 @@
 """What differs between TensorFlow, JAX and PyTorch, and nothing else.
 
-Each module here has the same four functions; the one of the active backend is
+Each module here has the same functions; the one of the active backend is
 loaded on first use, so that no other framework is imported.
 
 `compile_scoring(function, model)`
@@ -12,6 +12,9 @@ loaded on first use, so that no other framework is imported.
 `gradient(function, tensor)`
     the value of `function(tensor)`, a pair `(scalar, rest)`, and the gradient
     of the scalar in `tensor`.
+`random_state()`, `restore_random_state(state)`
+    the framework's own random state, a list of arrays, where layers draw from
+    it; elsewhere empty.
 `feed(dataset)`
     what `model.fit` is to be given so that items are made in step with it.
 """

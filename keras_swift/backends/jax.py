@@ -52,5 +52,14 @@ def gradient(function, tensor):
     return jax.value_and_grad(function, has_aux=True)(jax.lax.stop_gradient(tensor))
 
 
+def random_state():
+    # Layers draw from variables of their own.
+    return []
+
+
+def restore_random_state(state):
+    pass
+
+
 def feed(dataset):
     return dataset

@@ -38,6 +38,15 @@ def gradient(function, tensor):
     )
 
 
+def random_state():
+    # Layers draw from variables of their own.
+    return []
+
+
+def restore_random_state(state):
+    pass
+
+
 def feed(dataset):
     """A `tf.data` dataset without a prefetch, which would run steps ahead."""
     # `tf.data` takes a list for one tensor to be stacked.

@@ -37,5 +37,20 @@ def gradient(function, tensor):
     return (value.detach(), rest), slope
 
 
+def random_state():
+    # Keras' dropout draws from PyTorch's global generators.
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available():
+        states += torch.cuda.get_rng_state_all()
+    return [state.numpy() for state in states]
+
+
+def restore_random_state(state):
+    first, *others = [torch.from_numpy(array.copy()) for array in state]
+    torch.set_rng_state(first)
+    if others and len(others) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(others)
+
+
 def feed(dataset):
     return dataset
