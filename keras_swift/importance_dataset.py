@@ -162,6 +162,7 @@ class ImportanceDataset(keras.utils.PyDataset):
         # `__getitem__` then hands out a promise that is kept in step.
         super().__init__(workers=2 if backends.active().PULLS_AHEAD else 1)
         check_model(model)
+        backends.active().check_devices(model)
         check_settings(presample, tau_threshold, score, floor)
         if batch_size is not None:
             check_positive_integer("batch_size", batch_size)

@@ -172,7 +172,7 @@ class ImportanceTraining:
         ):
             try:
                 return self.model.fit(
-                    backends.active().feed(feed),
+                    backends.active().feed(feed, self.model),
                     epochs=epochs,
                     verbose=verbose,
                     callbacks=callbacks,

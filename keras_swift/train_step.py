@@ -8,6 +8,7 @@ were drawn. While a `weighted_step` is entered, batches carry both.
 
 import contextlib
 import itertools
+import threading
 import warnings
 
 import keras
@@ -36,8 +37,11 @@ class WeightedStep:
         self._function = None
         self._left = None
         self._step = None
-        self._importance = None
-        self._unweighted = set()
+        # Of the batch in the step that is traced or run; a mirrored strategy
+        # traces the steps of its replicas in threads that take turns.
+        self._current = threading.local()
+        # How the weights have to be shaped for each metric that takes any.
+        self._shapes = {}
 
     @contextlib.contextmanager
     def entered(self):
@@ -76,7 +80,7 @@ class WeightedStep:
     def _train_step(self, *arguments):
         # `(data)` or, on JAX, `(state, data)`.
         *state, (x, y, weights) = arguments
-        self._importance = weights["importance"]
+        self._current.importance = weights["importance"]
         try:
             return self._step(*state, (x, y, weights["weights"]))
         except ValueError as error:
@@ -89,10 +93,11 @@ class WeightedStep:
                 "`self.compute_loss(x, y, y_pred, sample_weight)`."
             ) from error
         finally:
-            self._importance = None
+            self._current.importance = None
 
     def _update_state(self, y_true, y_pred, sample_weight=None):
         metrics = self._model._compile_metrics
+        importance = getattr(self._current, "importance", None)
         if not metrics.built:
             metrics.build(y_true, y_pred)
         plain = metrics._flat_metrics
@@ -107,8 +112,8 @@ class WeightedStep:
             for metric in group.metrics if group else ():
                 weights = None
                 # There is none in validation, where Keras gives none either.
-                if self._importance is not None and id(metric) not in self._unweighted:
-                    weights = _for_metric(self._importance, output)
+                if importance is not None and id(metric) in self._shapes:
+                    weights = self._shapes[id(metric)](importance, output)
                 metric.update_state(target, output, sample_weight=weights)
 
     def inspect(self, dataset):
@@ -142,33 +147,49 @@ class WeightedStep:
             return
         if not metrics.built:
             metrics.build(y, y_pred)
-        self._unweighted = set()
+        self._shapes = {}
         y = keras.tree.map_structure(keras.ops.convert_to_tensor, y)
         targets, outputs = metrics._flatten_y(y), metrics._flatten_y(y_pred)
         for group, target, output in zip(metrics._flat_metrics, targets, outputs, strict=False):
             for metric in group.metrics if group else ():
-                if not _takes_weights(metric, target, output):
-                    self._unweighted.add(id(metric))
+                shape = _weights_shape(metric, target, output)
+                if shape is not None:
+                    self._shapes[id(metric)] = shape
 
 
-def _takes_weights(metric, target, output):
-    """Whether a metric takes one weight for each example; warns if it does not."""
+# They truncate their weights to whole numbers.
+_COUNTING = (keras.metrics.IoU, keras.metrics.MeanIoU)
+
+
+def _weights_shape(metric, target, output):
+    """How weights are to be shaped for a metric; `None`, with a warning, if it takes none.
+
+    Returns:
+        `_for_rows` or `_for_entries`.
+    """
     ones = keras.ops.ones((output.shape[0],))
-    try:
-        metric.update_state(target, output, sample_weight=_for_metric(ones, output))
-    except Exception:  # Each framework has its own error for shapes that do not fit.
-        warnings.warn(
-            f"The metric {metric.name!r} takes no weights for single examples. While batches are "
-            "drawn by importance it describes the harder examples that were drawn.",
-            stacklevel=4,
-        )
-        return False
-    finally:
-        metric.reset_state()
-    return True
+    for shape in () if isinstance(metric, _COUNTING) else (_for_rows, _for_entries):
+        try:
+            metric.update_state(target, output, sample_weight=shape(ones, output))
+            return shape
+        except Exception:  # Each framework has its own error for shapes that do not fit.
+            continue
+        finally:
+            metric.reset_state()
+    warnings.warn(
+        f"The metric {metric.name!r} takes no weights for single examples. While batches are "
+        "drawn by importance it describes the harder examples that were drawn.",
+        stacklevel=4,
+    )
+    return None
 
 
-def _for_metric(importance, output):
+def _for_entries(importance, output):
+    """The importance weights with the axes of the output, as AUC wants them for images."""
+    return keras.ops.reshape(importance, (-1,) + (1,) * (len(output.shape) - 1))
+
+
+def _for_rows(importance, output):
     """The importance weights with the axes of the output's mask, where it has one.
 
     Keras multiplies the two for metrics as they come, and would pair the

@@ -463,7 +463,8 @@ def test_a_metric_without_weights_is_warned_of_and_kept(digits):
     assert history["mean_output"][0] == pytest.approx(0.1)
 
 
-@pytest.mark.filterwarnings("ignore:You are passing weight", "ignore:Explicitly requested dtype")
+# Keras' own, on JAX.
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype")
 def test_metrics_over_entries_are_kept(digits):
     x, y = digits[0][:100], (digits[0][:100, :4] > 0.2).astype("float32")
     model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(4, activation="sigmoid")])
@@ -471,6 +472,27 @@ def test_metrics_over_entries_are_kept(digits):
     with pytest.warns(UserWarning, match="'binary_io_u' takes no weights"):
         history = ks.ImportanceTraining(model, seed=0).fit(x, y, verbose=0).history
     assert 0 <= history["binary_io_u"][0] <= 1
+
+
+# Keras' own, on JAX.
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype")
+def test_iou_which_would_truncate_its_weights_is_left_alone(digits):
+    model = classifier(0.0, metrics=[keras.metrics.MeanIoU(10, sparse_y_pred=False, name="iou")])
+    with pytest.warns(UserWarning, match="'iou' takes no weights"):
+        fit(model, digits)
+
+
+def test_auc_over_pixels_is_that_of_all_the_data(digits):
+    x = digits[0][:400].reshape(-1, 8, 8, 1)
+    y = (x > 0.4).astype("float32") * (np.arange(8) < 5)[:, None, None]
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Conv2D(1, 3, padding="same", activation="sigmoid")]
+    )
+    model.compile(keras.optimizers.SGD(0.0), "binary_crossentropy", metrics=["auc"])
+    history = ks.ImportanceTraining(model, tau_threshold=0, seed=0).fit(x, y, epochs=12, verbose=0)
+    expected = model.evaluate(x, y, verbose=0, return_dict=True)
+    TestReportedNumbersAreUniform.assert_agree(history.history, expected)
 
 
 @pytest.mark.parametrize("kind", ["add_loss", "activity_regularizer"])

@@ -5,7 +5,11 @@ loaded on first use, so that no other framework is imported.
 
 `compile_scoring(function, model)`
     compiles `function(values, *inputs)` and returns a callable
-    `(values, *inputs)` that gives NumPy arrays.
+    `(values, *inputs)` that gives NumPy arrays with one row for each row of
+    the inputs. The rows are shared out over the devices that the model
+    trains on.
+`check_devices(model)`
+    raises where the model is trained by several processes.
 `capture_values(model)`
     the model's current `(trainable, non_trainable)` values where they have to
     be captured between two steps, else `None`.
@@ -15,7 +19,7 @@ loaded on first use, so that no other framework is imported.
 `random_state()`, `restore_random_state(state)`
     the framework's own random state, a list of arrays, where layers draw from
     it; elsewhere empty.
-`feed(dataset)`
+`feed(dataset, model)`
     what `model.fit` is to be given so that items are made in step with it.
 """
 
@@ -23,6 +27,7 @@ import functools
 import importlib
 
 import keras
+import numpy as np
 
 
 @functools.cache
@@ -36,3 +41,28 @@ def active():
             "is imported."
         )
     return importlib.import_module(f"keras_swift.backends.{name}")
+
+
+def padded(array, multiple):
+    """The rows, and the first one again until their number is a multiple of `multiple`.
+
+    Args:
+        array: NumPy array.
+        multiple: int.
+    """
+    missing = -len(array) % multiple
+    return np.concatenate([array, np.repeat(array[:1], missing, axis=0)]) if missing else array
+
+
+def several_processes(what):
+    """The error for training that is spread over processes.
+
+    Args:
+        what: str, what was found.
+    """
+    return ValueError(
+        "Importance training runs in one process, on one or more of its devices: the processes "
+        f"would have to agree on the gate and on every draw. Received: {what}. Use the devices of "
+        "one machine (`tf.distribute.MirroredStrategy`, `keras.distribution.DataParallel`), or "
+        "`model.fit`. `keras_swift.search` shares its trials among machines."
+    )

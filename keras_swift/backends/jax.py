@@ -1,7 +1,10 @@
 """JAX: scoring is a jitted function of values captured between two steps."""
 
 import jax
+import keras
 import numpy as np
+
+from keras_swift.backends import padded, several_processes
 
 # Whether Keras asks a `PyDataset` for items several steps ahead of training.
 PULLS_AHEAD = False
@@ -13,9 +16,25 @@ def compile_scoring(function, model):
     def score(values, *inputs):
         if values is None:
             values = capture_values(model)
-        return jax.tree_util.tree_map(np.asarray, compiled(values, *inputs))
+        distribution = keras.distribution.distribution()
+        if distribution is None:
+            return jax.tree_util.tree_map(np.asarray, compiled(values, *inputs))
+        count = len(keras.tree.flatten(inputs)[0])
+
+        def shared(array):
+            array = padded(np.asarray(array), jax.device_count())
+            layout = distribution.get_data_layout(array.shape)
+            return keras.distribution.distribute_tensor(array, layout)
+
+        scores = compiled(values, *keras.tree.map_structure(shared, inputs))
+        return jax.tree_util.tree_map(lambda array: np.asarray(array)[:count], scores)
 
     return score
+
+
+def check_devices(model):
+    if jax.process_count() > 1:
+        raise several_processes(f"JAX with {jax.process_count()} processes")
 
 
 def capture_values(model):
@@ -61,5 +80,5 @@ def restore_random_state(state):
     pass
 
 
-def feed(dataset):
+def feed(dataset, model):
     return dataset

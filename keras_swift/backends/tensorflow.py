@@ -4,24 +4,60 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_swift.backends import padded, several_processes
+
 # Whether Keras asks a `PyDataset` for items several steps ahead of training.
 PULLS_AHEAD = True
 
 
 def compile_scoring(function, model):
-    @tf.function(autograph=False)
-    def compiled(*inputs):
+    strategy = model.distribute_strategy
+    replicas = strategy.num_replicas_in_sync
+
+    def on_a_replica(*inputs):
         trainable = [variable.value for variable in model.trainable_variables]
         non_trainable = [variable.value for variable in model.non_trainable_variables]
         return function((trainable, non_trainable), *inputs)
 
+    @tf.function(autograph=False)
+    def compiled(*inputs):
+        return on_a_replica(*inputs) if replicas == 1 else strategy.run(on_a_replica, args=inputs)
+
     def score(values, *inputs):
+        if replicas > 1:
+            return shared(inputs)
         # Tensors rather than arrays: a traced Python object would mean a new
         # trace at every call.
         inputs = keras.tree.map_structure(tf.convert_to_tensor, inputs)
         return keras.tree.map_structure(lambda tensor: tensor.numpy(), compiled(*inputs))
 
+    def shared(inputs):
+        count = len(keras.tree.flatten(inputs)[0])
+
+        def per_replica(array):
+            parts = np.split(padded(np.asarray(array), replicas), replicas)
+            return strategy.experimental_distribute_values_from_function(
+                lambda context: tf.convert_to_tensor(parts[context.replica_id_in_sync_group])
+            )
+
+        def joined(values):
+            local = strategy.experimental_local_results(values)
+            return np.concatenate([tensor.numpy() for tensor in local])[:count]
+
+        scores = compiled(*keras.tree.map_structure(per_replica, inputs))
+        return {name: joined(values) for name, values in scores.items()}
+
     return score
+
+
+def check_devices(model):
+    strategy = model.distribute_strategy
+    if isinstance(
+        strategy,
+        tf.distribute.MultiWorkerMirroredStrategy
+        | tf.distribute.experimental.ParameterServerStrategy,
+    ):
+        raise several_processes(type(strategy).__name__)
 
 
 def capture_values(model):
@@ -47,7 +83,7 @@ def restore_random_state(state):
     pass
 
 
-def feed(dataset):
+def feed(dataset, model):
     """A `tf.data` dataset without a prefetch, which would run steps ahead."""
     # `tf.data` takes a list for one tensor to be stacked.
     example = keras.tree.lists_to_tuples(dataset[0])
@@ -71,4 +107,10 @@ def feed(dataset):
     options.experimental_optimization.inject_prefetch = False
     # Nothing in the pipeline can be serialised to another worker.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return tf.data.Dataset.range(dataset.num_batches).map(load).with_options(options)
+    data = tf.data.Dataset.range(dataset.num_batches).map(load).with_options(options)
+    strategy = model.distribute_strategy
+    if strategy.num_replicas_in_sync == 1:
+        return data
+    # Fetching to the devices would run a step ahead of training.
+    fetch = tf.distribute.InputOptions(experimental_fetch_to_device=False)
+    return strategy.experimental_distribute_dataset(data, fetch)

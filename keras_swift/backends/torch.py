@@ -3,6 +3,8 @@
 import keras
 import torch
 
+from keras_swift.backends import several_processes
+
 # Whether Keras asks a `PyDataset` for items several steps ahead of training.
 PULLS_AHEAD = False
 
@@ -19,6 +21,15 @@ def compile_scoring(function, model):
         return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
 
     return score
+
+
+def check_devices(model):
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        if distributed.get_world_size() > 1:
+            raise several_processes(
+                f"torch.distributed with {distributed.get_world_size()} processes"
+            )
 
 
 def capture_values(model):
@@ -52,5 +63,5 @@ def restore_random_state(state):
         torch.cuda.set_rng_state_all(others)
 
 
-def feed(dataset):
+def feed(dataset, model):
     return dataset

@@ -1,0 +1,120 @@
+"""`ImportanceTraining(model).fit(...)` is `model.fit(...)`: models, sources and settings.
+
+While the gate is shut the two must agree: weights, history, learning rates. While it is open it
+must train, report the same names and leave the model as `fit` would.
+
+Every model runs from arrays, every source and setting with the first model. The full product of
+models and sources, some minutes more: `pytest -m product`.
+"""
+
+import inspect
+
+import contract_cases as cases
+import keras
+import numpy as np
+import pytest
+
+import keras_swift as ks
+
+pytestmark = [
+    # A presample of 24 out of 44.
+    pytest.mark.filterwarnings("ignore:`presample` asks for:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The model adds losses of its own:UserWarning"),
+    # Keras' own, about sources that do not tell their length.
+    pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning"),
+]
+OURS = {"tau", "importance", "presample"}
+
+
+def build(setting, source, folder):
+    """A compiled model and the arguments of `fit`, the same at each call."""
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(setting.policy)
+    try:
+        model, x, y, compiled = cases.MODELS[setting.model]()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    extra = setting.compile() if callable(setting.compile) else setting.compile
+    model.compile(**{"optimizer": keras.optimizers.SGD(0.1), **compiled, **extra})
+    if setting.change is not None:
+        setting.change(model)
+    arguments = {"verbose": 0, "epochs": 2, "shuffle": False}
+    if source == "arrays":
+        arguments["batch_size"] = cases.BATCH
+    arguments.update(cases.SOURCES[source](x, y, folder))
+    arguments.update(setting.fit(folder) if callable(setting.fit) else setting.fit)
+    return model, arguments
+
+
+def check(setting, source, folder):
+    (folder / "plain").mkdir()
+    plain, arguments = build(setting, cases.PLAIN.get(source, source), folder / "plain")
+    expected = plain.fit(**arguments)
+
+    (folder / "ours").mkdir()
+    model, arguments = build(setting, source, folder / "ours")
+    trainer = ks.ImportanceTraining(model, tau_threshold=1e9, seed=0)
+    history = trainer.fit(**arguments)
+    assert set(history.history) == set(expected.history) | OURS
+    assert history.epoch == expected.epoch
+    assert set(history.history["importance"]) == {0.0}
+    close = {"rtol": setting.tolerance, "atol": setting.tolerance / 4}
+    for name, values in expected.history.items():
+        np.testing.assert_allclose(history.history[name], values, err_msg=name, **close)
+    for ours, theirs in zip(model.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, **close)
+
+    before = set(vars(model))
+    steps = int(model.optimizer.iterations)
+    (folder / "open").mkdir()
+    again, arguments = build(setting, source, folder / "open")
+    if keras.backend.backend() in setting.once:
+        model = again
+        before = set(vars(model)) | before
+        trainer = ks.ImportanceTraining(model, seed=0)
+    first = int(model.optimizer.iterations)
+    weights = model.get_weights()
+    trainer.tau_threshold = 0
+    opened = trainer.fit(**arguments).history
+    assert set(opened) == set(expected.history) | OURS
+    assert set(opened["importance"]) == {1.0}
+    assert all(np.isfinite(values).all() for values in opened.values())
+    if not isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
+        # That one leaves steps out, until its scale is low enough.
+        assert int(model.optimizer.iterations) - first == steps
+    assert any(not np.array_equal(a, b) for a, b in zip(model.get_weights(), weights, strict=True))
+    assert set(vars(model)) == before
+
+
+@pytest.mark.parametrize("model", cases.MODELS)
+def test_every_model(tmp_path, model):
+    check(cases.Setting(model=model), "arrays", tmp_path)
+
+
+@pytest.mark.parametrize("source", [name for name in cases.SOURCES if name != "arrays"])
+def test_every_source(tmp_path, source):
+    check(cases.Setting(), source, tmp_path)
+
+
+@pytest.mark.parametrize("name", cases.SETTINGS)
+def test_every_setting(tmp_path, name):
+    setting = cases.SETTINGS[name]
+    if keras.backend.backend() not in setting.backends:
+        pytest.skip("not in Keras on this backend")
+    check(setting, "arrays", tmp_path)
+
+
+@pytest.mark.product
+@pytest.mark.parametrize("source", ["PyDataset, workers", "generator", "memory-mapped"])
+@pytest.mark.parametrize("model", cases.MODELS)
+def test_full_product(tmp_path, model, source):
+    if source == "memory-mapped" and keras.tree.is_nested(cases.MODELS[model]()[1]):
+        pytest.skip("one file for one array")
+    check(cases.Setting(model=model), source, tmp_path)
+
+
+def test_every_argument_of_fit_has_a_case(tmp_path):
+    seen = {"x", "y", "epochs", "shuffle", "verbose", "batch_size"}
+    for setting in cases.SETTINGS.values():
+        seen |= set(setting.fit(tmp_path) if callable(setting.fit) else setting.fit)
+    assert seen == set(inspect.signature(keras.Model.fit).parameters) - {"self"}
