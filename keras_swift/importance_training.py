@@ -7,7 +7,7 @@ from keras_swift import backends, sources
 from keras_swift.checks import check_model, check_positive_integer, check_settings
 from keras_swift.importance_dataset import ImportanceDataset
 from keras_swift.resume import resuming
-from keras_swift.sampling_callback import with_callbacks
+from keras_swift.sampling_callback import TakingTurns, with_callbacks
 from keras_swift.scoring import Scorer
 from keras_swift.streams import check_stream_arguments, is_stream
 from keras_swift.train_step import WeightedStep
@@ -23,6 +23,10 @@ class ImportanceTraining:
     importance weights keep the gradient unbiased. A gate draws uniform
     batches instead while the measured variance reduction is too small to pay
     for the scoring. `ImportanceDataset` has the method.
+
+    On several devices of one machine (`tf.distribute.MirroredStrategy`,
+    `keras.distribution`) scoring is shared out like training. Several
+    processes are refused.
 
     The reported `loss` and the compiled metrics are weighted so that they
     estimate what uniform training would report; what takes no weights (losses
@@ -162,10 +166,11 @@ class ImportanceTraining:
             on_draw=_hook(callbacks),
             **data,
         )
-        feed = _Feed(dataset)
+        turns = TakingTurns() if backends.active().fetches_ahead(self.model) else None
+        feed = _Feed(dataset, turns)
         self._weighted_step.inspect(dataset)
         saving, restoring = resuming(callbacks, dataset)
-        ours = [dataset.callback(), *saving]
+        ours = [dataset.callback(), *saving, *([turns] if turns else [])]
         with (
             self._weighted_step.entered(),
             with_callbacks(callbacks, ours, self.model, restoring) as callbacks,
@@ -192,6 +197,8 @@ class ImportanceTraining:
                     raise feed.error from None
                 raise
             finally:
+                if turns is not None:
+                    turns.end()
                 dataset.on_epoch_end()
                 dataset.close()
 
@@ -199,9 +206,10 @@ class ImportanceTraining:
 class _Feed(keras.utils.PyDataset):
     """The dataset's batches with both kinds of weights, for a `WeightedStep`."""
 
-    def __init__(self, dataset):
+    def __init__(self, dataset, turns=None):
         super().__init__()
         self._dataset = dataset
+        self._turns = turns
         self.error = None
 
     @property
@@ -210,13 +218,15 @@ class _Feed(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         try:
-            return self._item()
+            return self._item(index)
         except Exception as error:
             self.error = error
             raise
 
-    def _item(self):
+    def _item(self, index):
         if self._dataset.within_epoch:
+            if self._turns is not None:
+                self._turns.wait(index)
             batch = self._dataset.next_batch()
         else:
             with self._dataset.unchanged():

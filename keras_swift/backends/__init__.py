@@ -19,6 +19,8 @@ loaded on first use, so that no other framework is imported.
 `random_state()`, `restore_random_state(state)`
     the framework's own random state, a list of arrays, where layers draw from
     it; elsewhere empty.
+`fetches_ahead(model)`
+    whether items of that feed are fetched before training asks for them.
 `feed(dataset, model)`
     what `model.fit` is to be given so that items are made in step with it.
 """

@@ -80,5 +80,9 @@ def restore_random_state(state):
     pass
 
 
+def fetches_ahead(model):
+    return False
+
+
 def feed(dataset, model):
     return dataset

@@ -83,6 +83,10 @@ def restore_random_state(state):
     pass
 
 
+def fetches_ahead(model):
+    return model.distribute_strategy.num_replicas_in_sync > 1
+
+
 def feed(dataset, model):
     """A `tf.data` dataset without a prefetch, which would run steps ahead."""
     # `tf.data` takes a list for one tensor to be stacked.
@@ -111,6 +115,4 @@ def feed(dataset, model):
     strategy = model.distribute_strategy
     if strategy.num_replicas_in_sync == 1:
         return data
-    # Fetching to the devices would run a step ahead of training.
-    fetch = tf.distribute.InputOptions(experimental_fetch_to_device=False)
-    return strategy.experimental_distribute_dataset(data, fetch)
+    return strategy.experimental_distribute_dataset(data)

@@ -63,5 +63,9 @@ def restore_random_state(state):
         torch.cuda.set_rng_state_all(others)
 
 
+def fetches_ahead(model):
+    return False
+
+
 def feed(dataset, model):
     return dataset

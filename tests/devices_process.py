@@ -1,0 +1,89 @@
+"""A training on several devices of one machine, in a process of its own.
+
+python devices_process.py DEVICES OUTPUT.json
+"""
+
+import contextlib
+import json
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from sklearn.datasets import load_digits
+
+import keras_swift as ks
+
+DEVICES = int(sys.argv[1])
+
+
+def scope():
+    if DEVICES == 1:
+        return contextlib.nullcontext()
+    if keras.backend.backend() == "jax":
+        return keras.distribution.DataParallel().scope()
+    import tensorflow as tf
+
+    (host,) = tf.config.list_physical_devices("CPU")
+    logical = [tf.config.LogicalDeviceConfiguration()] * DEVICES
+    tf.config.set_logical_device_configuration(host, logical)
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(DEVICES)]).scope()
+
+
+class Look(keras.layers.Layer):
+    """Notes how many rows each device is given to score."""
+
+    def call(self, x):
+        rows.add(x.shape[0])
+        return x
+
+
+class Draws(keras.callbacks.Callback):
+    def on_batch_drawn(self, batch):
+        drawn.append(batch.indices.tolist())
+
+
+rows, drawn, histories, devices = set(), [], [], set()
+x, y = load_digits(return_X_y=True)
+x = (x / 16).astype("float32")[:320]
+place = keras.distribution.distribute_tensor
+
+
+def placed(tensor, layout):
+    tensor = place(tensor, layout)
+    devices.add((tensor.shape[0], len(tensor.sharding.device_set)))
+    return tensor
+
+
+keras.distribution.distribute_tensor = placed
+with scope():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((64,)),
+            Look(),
+            keras.layers.Dense(32, activation="relu"),
+            keras.layers.Dense(10, activation="softmax"),
+        ]
+    )
+    model.compile(
+        keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
+    for tau in (1e9, 0):
+        rows.clear()
+        # A presample of 94, which neither 4 nor 32 divide.
+        trainer = ks.ImportanceTraining(model, presample=2.91, tau_threshold=tau, seed=0)
+        history = trainer.fit(x, y[:320], epochs=2, verbose=0, callbacks=[Draws()])
+        histories.append(history.history)
+with open(sys.argv[2], "w") as file:
+    weights = [float(np.abs(weight).sum()) for weight in model.get_weights()]
+    found = {
+        "histories": histories,
+        "drawn": drawn,
+        "weights": weights,
+        "rows": sorted(size for size in rows if size is not None),
+        "devices": sorted(devices),
+    }
+    json.dump(found, file)
