@@ -36,6 +36,12 @@ class OutputLoss:
     weight: float
     activation: str | None
 
+    def of(self, structure):
+        """This output's part of a structure of predictions or targets."""
+        for step in self.path:
+            structure = structure[step]
+        return structure
+
 
 @dataclasses.dataclass(frozen=True)
 class ExampleLosses:

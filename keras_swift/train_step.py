@@ -12,9 +12,11 @@ import threading
 import warnings
 
 import keras
+import numpy as np
 
 from keras_swift._keras import mask_of
-from keras_swift.scoring import accepts_training
+from keras_swift.checks import align_targets
+from keras_swift.scoring import accepts_training, compiled_losses
 
 
 class WeightedStep:
@@ -127,7 +129,7 @@ class WeightedStep:
             size for leaf in keras.tree.flatten(dataset.first(1)[:2]) for size in leaf.shape[1:]
         }
         # As many examples as no other axis has, or weights could pair with it.
-        count = next(number for number in itertools.count(2) if number not in axes)
+        count = next(number for number in itertools.count(8) if number not in axes)
         x, y, _ = dataset.first(count)
         y_pred = model(
             keras.tree.map_structure(keras.ops.convert_to_tensor, x),
@@ -142,6 +144,9 @@ class WeightedStep:
                 "weighted.",
                 stacklevel=3,
             )
+        for output in compiled_losses(model):
+            aligned = align_targets(y, y_pred, getattr(model, "output_names", None))
+            _warn_of_comparisons(output.loss, output.of(aligned), output.of(y_pred))
         metrics = model._compile_metrics
         if metrics is None:
             return
@@ -155,6 +160,25 @@ class WeightedStep:
                 shape = _weights_shape(metric, target, output)
                 if shape is not None:
                     self._shapes[id(metric)] = shape
+
+
+def _warn_of_comparisons(loss, target, output):
+    """Warns of a loss whose value for an example depends on the others in the batch."""
+    target = keras.ops.convert_to_tensor(target, dtype=loss.dtype)
+    output = keras.ops.convert_to_tensor(output, dtype=loss.dtype)
+
+    def first(target, output):
+        return keras.ops.convert_to_numpy(loss.call(target, output)[0])
+
+    if not np.allclose(
+        first(target, output), first(target[:1], output[:1]), rtol=1e-3, atol=1e-5, equal_nan=True
+    ):
+        warnings.warn(
+            f"The loss {loss.name!r} compares the examples of a batch with one another. Importance "
+            "sampling changes which of them meet, so the gradient estimates that of another "
+            "objective. Train with `model.fit` if that matters.",
+            stacklevel=4,
+        )
 
 
 # They truncate their weights to whole numbers.
