@@ -1,5 +1,6 @@
 """Checks of arguments and targets, all made before any data move."""
 
+import contextlib
 import math
 
 import keras
@@ -83,6 +84,38 @@ def check_score(score):
             f"`score` must be one of {', '.join(repr(name) for name in SCORES)}, or a callable "
             f"`(y_true, y_pred) -> (n,)` in `keras.ops`. Received: score={score!r}."
         )
+
+
+@contextlib.contextmanager
+def explained(x, y):
+    """Names the data where a model, loss or score of the user's cannot take them.
+
+    Frameworks say which of their operations failed, not which argument did.
+
+    Args:
+        x, y: NumPy structures, the examples that are tried.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _raised_here(error):
+            raise
+        raise ValueError(
+            "`x` and `y` must fit the model, its loss and the score. Received: x of shape "
+            f"{_shapes(x)}, y of shape {_shapes(y)}. The first examples gave "
+            f"{type(error).__name__}: {str(error).strip()[:600]}"
+        ) from error
+
+
+def _raised_here(error):
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_globals.get("__name__", "").startswith("keras_swift.")
+
+
+def _shapes(structure):
+    return keras.tree.map_structure(lambda leaf: ("n", *leaf.shape[1:]), structure)
 
 
 def align_targets(y, y_pred, output_names):

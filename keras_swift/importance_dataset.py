@@ -16,6 +16,7 @@ from keras_swift.checks import (
     check_model,
     check_positive_integer,
     check_settings,
+    explained,
     label_check,
 )
 from keras_swift.gate import Gate
@@ -182,7 +183,9 @@ class ImportanceDataset(keras.utils.PyDataset):
         self._steps = steps_per_epoch
         self._floor = floor
         self._on_draw = on_draw
-        self._build()
+        first = self._supply.first(self.batch_size)
+        with explained(*first[:2]):
+            self._build()
         self._generator = generators[2]
         self._gate = Gate(self.presample_size, self.batch_size, tau_threshold)
         # `ImportanceTraining` brings a scorer, so that a further `fit` does not
@@ -196,7 +199,9 @@ class ImportanceDataset(keras.utils.PyDataset):
         self._values = None
         self.within_epoch = False
         self._totals = np.zeros(3)
-        self._check_first_score()
+        with explained(*first[:2]):
+            # So that a wrong score shows before training starts.
+            self._scores(*first)
 
     def _build(self):
         x, y, _ = self._supply.first(2)
@@ -216,10 +221,6 @@ class ImportanceDataset(keras.utils.PyDataset):
                     '`reduction="sum_over_batch_size"` has none.',
                     stacklevel=4,
                 )
-
-    def _check_first_score(self):
-        """Scores one batch, so that a wrong score shows before training starts."""
-        self._scores(*self._supply.first(self.batch_size))
 
     @property
     def num_batches(self):

@@ -24,7 +24,11 @@ def is_stream(x: Any) -> bool:
     """Whether `x` gives batches rather than being arrays."""
     if isinstance(x, keras.utils.PyDataset):
         return True
-    if isinstance(x, list | tuple | dict) or hasattr(x, "__array__") or hasattr(x, "shape"):
+    if (
+        isinstance(x, list | tuple | dict | str | bytes)
+        or hasattr(x, "__array__")
+        or hasattr(x, "shape")
+    ):
         return False
     return isinstance(x, Iterable)
 
