@@ -459,4 +459,5 @@ SETTINGS = {
         fit=lambda folder: {"callbacks": [K.SwapEMAWeights(swap_on_epoch=True)]},
     ),
 }
-# What `fit` takes: every argument has a case above, in `SOURCES` or in the plain call.
+if has("tensorboard"):
+    SETTINGS["TensorBoard"] = with_callback(lambda f: K.TensorBoard(f / "board"))

@@ -104,6 +104,53 @@ def test_every_setting(tmp_path, name):
     check(setting, "arrays", tmp_path)
 
 
+def check_swift(setting, source, folder):
+    """`SwiftTraining` takes the same, and a uniform sampler draws every example once an epoch."""
+    (folder / "plain").mkdir()
+    plain, arguments = build(setting, source, folder / "plain")
+    expected = plain.fit(**arguments).history
+    (folder / "ours").mkdir()
+    model, arguments = build(setting, source, folder / "ours")
+    reference, _ = build(setting, source, folder / "ours")
+    sampler = ks.SwiftSampler.uniform(["loss"])
+    before = set(vars(model))
+    history = ks.SwiftTraining(model, sampler, reference=reference, seed=0).fit(**arguments)
+    assert set(history.history) == set(expected)
+    assert all(np.isfinite(values).all() for values in history.history.values())
+    assert len(history.epoch) == len(expected["loss"])
+    assert set(vars(model)) - before <= set(vars(plain))
+    assert int(model.optimizer.iterations) == int(plain.optimizer.iterations)
+
+
+SWIFT_SOURCES = ["PyDataset", "PyDataset, workers", "generator", "h5py", "pandas", "tf.data"]
+SWIFT_SETTINGS = ["sample_weight", "class_weight of batches", "validation_split", "steps_per_epoch"]
+SWIFT_SETTINGS += ["mixed_bfloat16", "steps_per_execution", "BackupAndRestore", "CSVLogger"]
+
+
+@pytest.mark.parametrize("source", [name for name in SWIFT_SOURCES if name in cases.SOURCES])
+def test_sources_for_swift_training(tmp_path, source):
+    check_swift(cases.Setting(), source, tmp_path)
+
+
+@pytest.mark.parametrize("name", SWIFT_SETTINGS)
+def test_settings_for_swift_training(tmp_path, name):
+    setting = cases.SETTINGS[name]
+    if keras.backend.backend() not in setting.backends:
+        pytest.skip("not in Keras on this backend")
+    check_swift(setting, "arrays", tmp_path)
+
+
+@pytest.mark.skipif("TensorBoard" not in cases.SETTINGS, reason="TensorBoard is not installed")
+def test_tensorboard_shows_what_was_measured(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model, arguments = build(cases.SETTINGS["TensorBoard"], "arrays", tmp_path)
+    ks.ImportanceTraining(model, tau_threshold=0, seed=0).fit(**arguments)
+    events = EventAccumulator(str(tmp_path / "board" / "train")).Reload()
+    written = {tag for tags in events.Tags().values() if isinstance(tags, list) for tag in tags}
+    assert {f"epoch_{name}" for name in OURS} <= written
+
+
 @pytest.mark.product
 @pytest.mark.parametrize("source", ["PyDataset, workers", "generator", "memory-mapped"])
 @pytest.mark.parametrize("model", cases.MODELS)

@@ -583,3 +583,42 @@ def test_callable_scores_are_used(digits):
         return keras.ops.max(y_pred, axis=-1)
 
     assert fit(model, digits, trainer={"score": confident}).history["importance"] == [1.0]
+
+
+def test_callbacks_that_ask_get_every_draw(digits):
+    x, y = digits[0][:100], digits[1][:100]
+    seen = []
+
+    class Reading(keras.callbacks.Callback):
+        def on_batch_drawn(self, batch):
+            seen.append(batch)
+
+    model = classifier(0.0)
+    ks.ImportanceTraining(model, tau_threshold=0, floor=0.0, seed=0).fit(
+        x, y, epochs=2, verbose=0, callbacks=[Reading()]
+    )
+    assert len(seen) == 8
+    losses = {}
+    for batch in seen:
+        np.testing.assert_array_equal(batch.x, x[batch.indices])
+        np.testing.assert_array_equal(batch.y, y[batch.indices])
+        # With rate 0 an example's score stays, and weights are inverse to it.
+        for index, score in zip(batch.indices, batch.scores, strict=True):
+            assert losses.setdefault(int(index), score) == pytest.approx(score, rel=1e-5)
+        product = batch.importance * batch.scores
+        np.testing.assert_allclose(product, product[0], rtol=1e-5)
+        assert (batch.by_importance, batch.presample_size) == (True, 96)
+
+
+def test_draws_of_a_shut_gate_have_scores_where_it_looked(digits):
+    seen = []
+
+    class Reading(keras.callbacks.Callback):
+        def on_batch_drawn(self, batch):
+            seen.append(batch)
+
+    fit(classifier(), digits, trainer={"tau_threshold": 1e9}, callbacks=[[Reading()]])
+    scored = [position for position, batch in enumerate(seen) if batch.scores is not None]
+    # 16 steps an epoch of 500 examples; the first is scored, then one in 16.
+    assert (len(seen), scored) == (16, [0])
+    assert sorted(np.concatenate([batch.indices for batch in seen])) == list(range(500))
