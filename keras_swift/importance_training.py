@@ -170,7 +170,8 @@ class ImportanceTraining:
         feed = _Feed(dataset, turns)
         self._weighted_step.inspect(dataset)
         saving, restoring = resuming(callbacks, dataset)
-        ours = [dataset.callback(), *saving, *([turns] if turns else [])]
+        sampling = dataset.callback()
+        ours = [sampling, *saving, *([turns] if turns else [])]
         with (
             self._weighted_step.entered(),
             with_callbacks(callbacks, ours, self.model, restoring) as callbacks,
@@ -199,6 +200,7 @@ class ImportanceTraining:
             finally:
                 if turns is not None:
                     turns.end()
+                sampling.give_back()
                 dataset.on_epoch_end()
                 dataset.close()
 

@@ -18,6 +18,7 @@ class SamplingCallback(keras.callbacks.Callback):
     def __init__(self, dataset):
         super().__init__()
         self._dataset = dataset
+        self._kept = []
 
     def on_epoch_begin(self, epoch, logs=None):
         self._dataset.on_epoch_end()
@@ -25,6 +26,13 @@ class SamplingCallback(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         self._dataset._values = backends.active().capture_values(self.model)
+        kept = backends.active().keep(self.model)
+        self._kept = self._kept if kept is None else kept
+
+    def give_back(self):
+        """Gives the model back what a step that failed has taken from it."""
+        backends.active().give_back(self._kept)
+        self._kept = []
 
     def on_epoch_end(self, epoch, logs=None):
         self._dataset.on_epoch_end()

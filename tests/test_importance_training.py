@@ -622,3 +622,23 @@ def test_draws_of_a_shut_gate_have_scores_where_it_looked(digits):
     # 16 steps an epoch of 500 examples; the first is scored, then one in 16.
     assert (len(seen), scored) == (16, [0])
     assert sorted(np.concatenate([batch.indices for batch in seen])) == list(range(500))
+
+
+@pytest.mark.parametrize("fails_at", [1, 3])
+def test_data_that_fail_cost_the_model_nothing(digits, fails_at):
+    x, y = digits
+
+    def batches():
+        for step in range(fails_at):
+            yield x[32 * step : 32 * step + 32], y[32 * step : 32 * step + 32]
+        raise OSError("the disk is gone")
+
+    model, untouched = classifier(), classifier()
+    trainer = ks.ImportanceTraining(model, tau_threshold=0, seed=0)
+    with pytest.raises(OSError, match="the disk is gone"):
+        trainer.fit(batches(), steps_per_epoch=5, verbose=0)
+    # One step was made of the first three batches, none of the first one.
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    if fails_at == 1:
+        assert_same_weights(model, untouched)
+    assert np.isfinite(trainer.fit(x[:100], y[:100], verbose=0).history["loss"]).all()

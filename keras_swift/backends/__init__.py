@@ -16,6 +16,9 @@ loaded on first use, so that no other framework is imported.
 `gradient(function, tensor)`
     the value of `function(tensor)`, a pair `(scalar, rest)`, and the gradient
     of the scalar in `tensor`.
+`keep(model)`, `give_back(kept)`
+    references to the values of all variables before a step, `None` where they
+    are out of reach, and back with those that a failed step has lost.
 `random_state()`, `restore_random_state(state)`
     the framework's own random state, a list of arrays, where layers draw from
     it; elsewhere empty.

@@ -43,13 +43,11 @@ def capture_values(model):
     Inside `fit` Keras empties the variables and keeps the state in the loop;
     `_jax_state` is where it puts the state for callbacks.
     """
-    if getattr(model, "_jax_state_synced", True):
+    state = getattr(model, "_jax_state", None)
+    if getattr(model, "_jax_state_synced", True) or not state:
         trainable = [_value(variable) for variable in model.trainable_variables]
         non_trainable = [_value(variable) for variable in model.non_trainable_variables]
         return trainable, non_trainable
-    state = getattr(model, "_jax_state", None)
-    if not state:
-        raise RuntimeError(_MISSING)
     return state["trainable_variables"], state["non_trainable_variables"]
 
 
@@ -78,6 +76,21 @@ def random_state():
 
 def restore_random_state(state):
     pass
+
+
+def keep(model):
+    if not getattr(model, "_jax_state_synced", True):
+        return None
+    variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+    return [(variable, variable._value) for variable in variables]
+
+
+def give_back(kept):
+    # Keras empties the variables before it asks for the first batch of an epoch, and loses their
+    # values if that fails.
+    for variable, value in kept or ():
+        if variable._value is None and value is not None and not value.is_deleted():
+            variable.assign(value)
 
 
 def fetches_ahead(model):
