@@ -105,7 +105,7 @@ def test_the_weighted_loss_is_the_weighted_mean_of_single_losses(name):
         batch_size=5,
         tau_threshold=0,
         # Many of these losses have gradients of one length.
-        score=lambda y, p: ops.exp(ops.reshape(p, (len(p), -1))[:, 0]),
+        score=lambda y, p: ops.exp(ops.reshape(p, (ops.shape(p)[0], -1))[:, 0]),
         seed=0,
         on_draw=drawn.append,
     )
