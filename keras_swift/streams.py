@@ -330,6 +330,6 @@ def _as_numpy(leaf: Any) -> np.ndarray:
     if array.ndim == 0:
         raise ValueError(
             "A batch must hold arrays with a first axis that counts the examples. Received: a "
-            f"scalar, {leaf!r}."
+            f"scalar, {leaf!r}. Give batches, not single examples (`tf.data`: `.batch(32)`)."
         )
     return array.astype(keras.config.floatx()) if array.dtype == np.float64 else array

@@ -114,6 +114,24 @@ def test_workers_change_neither_order_nor_draws_and_do_the_loading():
     assert threading.get_ident() not in dataset.threads
 
 
+def test_every_batch_of_a_pass_is_loaded_once():
+    dataset = Numbered(6, workers=2, max_queue_size=3)
+    stream = Stream(dataset)
+    first_of(stream, 6)
+    stream.close()
+    assert sorted(dataset.asked) == list(range(6))
+
+
+def test_a_new_pass_begins_at_the_beginning_whatever_was_looked_at():
+    for source in (Numbered(4), Loader(4)):
+        stream = Stream(source)
+        first = first_of(stream, 1)
+        with stream.unchanged():
+            first_of(stream, 2)
+        stream.restart()
+        assert first_of(stream, 1) == first
+
+
 def test_processes_load_where_the_dataset_asks_for_them():
     stream = Stream(Numbered(3, workers=2, use_multiprocessing=True))
     assert first_of(stream, 4) == [0, 3, 6, 0]
@@ -154,6 +172,18 @@ def test_a_generator_has_no_state_to_come_back_to():
     assert stream.state() is None
     stream.restore(None)
     assert first_of(stream, 1) == [0]
+
+
+def test_what_was_read_ahead_of_the_first_epoch_is_dropped_too():
+    dataset = Numbered(6, workers=2, max_queue_size=6)
+    stream = Stream(dataset)
+    first_of(stream, 1)
+    time.sleep(0.1)
+    dataset.asked.clear()
+    stream.begin_epoch()
+    first_of(stream, 1)
+    stream.close()
+    assert 1 in dataset.asked
 
 
 def test_what_was_read_ahead_is_dropped_between_epochs():
