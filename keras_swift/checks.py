@@ -9,6 +9,7 @@ import numpy as np
 from keras_swift._keras import check_release
 
 SCORES = ("gradient_norm", "loss")
+SCORING_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def check_model(model):
@@ -116,6 +117,16 @@ def _raised_here(error):
 
 def _shapes(structure):
     return keras.tree.map_structure(lambda leaf: ("n", *leaf.shape[1:]), structure)
+
+
+def check_scoring_dtype(dtype):
+    """Raises unless `dtype` is a type that scores can be computed in."""
+    if dtype is not None and not (isinstance(dtype, str) and dtype in SCORING_DTYPES):
+        raise ValueError(
+            f"`scoring_dtype` must be one of {', '.join(repr(name) for name in SCORING_DTYPES)}, "
+            f"or None for the layers' own. Received: scoring_dtype={dtype!r}. Use 'auto' to have "
+            "bfloat16 where it is measured to be faster."
+        )
 
 
 def align_targets(y, y_pred, output_names):

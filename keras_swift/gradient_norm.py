@@ -76,16 +76,8 @@ def output_activation(tensor):
     Returns:
         One of `PULLED_BACK`.
     """
-    layer, _, index = tensor._keras_history
-    moved = False
-    while True:
-        if isinstance(layer, keras.Model) and getattr(layer, "outputs", None):
-            layer, _, index = layer.outputs[index]._keras_history
-        elif isinstance(layer, _MOVING) and len(layer._inbound_nodes) == 1:
-            moved = moved or not isinstance(layer, keras.layers.Dropout)
-            layer, _, index = layer.input._keras_history
-        else:
-            break
+    *passed, layer = _last_layers(tensor)
+    moved = any(isinstance(other, _MOVING) for other in passed)
     if isinstance(layer, keras.layers.TimeDistributed):
         layer = layer.layer
     name = _activation_name(layer)
@@ -93,8 +85,39 @@ def output_activation(tensor):
     return "linear" if moved and name == "softmax" else name
 
 
+def output_layers(model):
+    """The layers that make a functional model's outputs, with those that only pass them on.
+
+    Args:
+        model: a built `keras.Model`.
+
+    Returns:
+        A list of layers; empty for a subclassed model.
+    """
+    found = []
+    for tensor in getattr(model, "outputs", None) or []:
+        for layer in _last_layers(tensor):
+            found.append(layer)
+            if isinstance(layer, keras.layers.TimeDistributed):
+                found.append(layer.layer)
+    return found
+
+
+def _last_layers(tensor):
+    """The layer that made an output, last, after the layers that only pass its values on."""
+    layer, _, index = tensor._keras_history
+    passed = []
+    while True:
+        if isinstance(layer, keras.Model) and getattr(layer, "outputs", None):
+            layer, _, index = layer.outputs[index]._keras_history
+        elif isinstance(layer, (*_MOVING, keras.layers.Dropout)) and len(layer._inbound_nodes) == 1:
+            passed.append(layer)
+            layer, _, index = layer.input._keras_history
+        else:
+            return [*passed, layer]
+
+
 _MOVING = (
-    keras.layers.Dropout,
     keras.layers.Flatten,
     keras.layers.Permute,
     keras.layers.Reshape,

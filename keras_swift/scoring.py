@@ -12,13 +12,14 @@ import numpy as np
 from keras import ops
 
 from keras_swift import backends
-from keras_swift.checks import align_targets, check_score
+from keras_swift.checks import align_targets, check_score, check_scoring_dtype
 from keras_swift.gradient_norm import (
     OutputLoss,
     output_activation,
     pre_activation_gradient,
     row_norms,
 )
+from keras_swift.scoring_dtype import computing_in, faster, layers_to_change
 
 
 class Scorer:
@@ -37,10 +38,15 @@ class Scorer:
 
     Args:
         model: a compiled `keras.Model`; the first batch builds it.
-        quantities: tuple of the above. Defaults to `("gradient_norm",)`.
+        quantities: tuple of the above; `"loss"` is always among the results.
+            Defaults to `("gradient_norm",)`.
+        dtype: the type that the layers before the last compute in: `"float32"`,
+            `"bfloat16"` or `"float16"`; `None`, their own; `"auto"`, their own
+            unless `settle` measures that bfloat16 is faster. Defaults to
+            `None`.
 
     Raises:
-        ValueError: for an unknown name; on the first call, if the model was
+        ValueError: for an unknown name or type; on the first call, if the model was
             compiled without a loss.
 
     Example:
@@ -56,10 +62,13 @@ class Scorer:
         2018, section 3.2.
     """
 
-    def __init__(self, model, quantities=("gradient_norm",)):
+    def __init__(self, model, quantities=("gradient_norm",), dtype=None):
         for quantity in quantities:
             check_score(quantity)
+        check_scoring_dtype(dtype)
         self.model = model
+        self.dtype = None if dtype == "auto" else dtype
+        self._unsettled = dtype == "auto"
         self.quantities = tuple(quantities)
         self.outputs = None
         self.traces = 0
@@ -83,26 +92,71 @@ class Scorer:
                 Defaults to `None`, the model's values as they are now.
 
         Returns:
-            A dict from quantity to float array of shape `(n,)`; callables
-            stand under their position as `"custom_0"`. `"valid"` is the
+            A dict from quantity, and `"loss"`, to float array of shape
+            `(n,)`; callables stand under their position as `"custom_0"`.
+            `"valid"` is the
             share of unmasked entries, shape `(n, outputs)`.
         """
         if self._built_for is None or self._built_for is not self.model._compile_loss:
             # The first batch, or the model has been compiled anew.
             build(self.model, x, y)
             self.outputs = compiled_losses(self.model)
-            self._compiled = backends.active().compile_scoring(self._quantities, self.model)
+            self._compiled = self._compile(self.dtype)
             self._built_for = self.model._compile_loss
         inputs = (x, y) if sample_weight is None else (x, y, sample_weight)
         return self._compiled(values, *inputs)
 
-    def _quantities(self, values, x, y, sample_weight=None):
+    def settle(self, x, y, sample_weight=None):
+        """Chooses the type to compute in where it was left to be measured.
+
+        Times a few passes over one batch, the size of which should be that of
+        the batches to come. With any other `dtype` than `"auto"`, and the
+        second time, nothing is timed.
+
+        Args:
+            x, y, sample_weight: a batch, as for a call.
+        """
+        try:
+            own = self(x, y, sample_weight)
+        except ValueError:
+            raise
+        except Exception as error:
+            if self.dtype is None:
+                raise
+            # Each framework has its own error for types that do not fit.
+            raise TypeError(
+                "`scoring_dtype` must be a type that all layers before the last can compute in. "
+                f"Received: scoring_dtype={self.dtype!r}, with which scoring failed. "
+                "Use 'auto' or None."
+            ) from error
+        if not self._unsettled:
+            return
+        self._unsettled = False
+        if not layers_to_change(self.model, "bfloat16"):
+            return
+        inputs = (x, y) if sample_weight is None else (x, y, sample_weight)
+        compiled = self._compile("bfloat16")
+        name = next(name for name in own if name != "valid")
+        if faster(
+            lambda: self._compiled(None, *inputs)[name], lambda: compiled(None, *inputs)[name]
+        ):
+            self.dtype, self._compiled = "bfloat16", compiled
+
+    def _compile(self, dtype):
+        changed = layers_to_change(self.model, dtype)
+
+        def quantities(values, *inputs):
+            return self._quantities(values, *inputs, dtype=dtype, changed=changed)
+
+        return backends.active().compile_scoring(quantities, self.model)
+
+    def _quantities(self, values, x, y, sample_weight=None, *, dtype=None, changed=()):
         # Runs once for each set of shapes where the backend compiles.
         self.traces += 1
         trainable, non_trainable = values
-        y_pred, _ = self.model.stateless_call(
-            trainable, non_trainable, x, **({"training": False} if self._training_argument else {})
-        )
+        arguments = {"training": False} if self._training_argument else {}
+        with computing_in(dtype, changed):
+            y_pred, _ = self.model.stateless_call(trainable, non_trainable, x, **arguments)
         y = align_targets(y, y_pred, getattr(self.model, "output_names", None))
         self._structure = keras.tree.map_structure(lambda leaf: 0, y_pred)
         self._weight_axes = []
@@ -120,13 +174,11 @@ class Scorer:
             losses = losses + found.losses * output.weight
             square = square + ops.square(row_norms(found.gradient))
             valid.append(found.valid)
-        results = {"valid": ops.stack(valid, axis=1)}
+        results = {"valid": ops.stack(valid, axis=1), "loss": losses}
         for position, quantity in enumerate(self.quantities):
             if quantity == "gradient_norm":
                 results[quantity] = ops.sqrt(square)
-            elif quantity == "loss":
-                results[quantity] = losses
-            else:
+            elif quantity != "loss":
                 score = ops.convert_to_tensor(quantity(y, y_pred))
                 check_score_shape(score, quantity, valid[0])
                 if sample_weight is not None:
