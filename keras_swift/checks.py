@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_swift._keras import check_release
 
-SCORES = ("gradient_norm", "loss")
+SCORES = ("gradient_norm", "loss", "full_gradient_norm")
 SCORING_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 

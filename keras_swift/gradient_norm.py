@@ -188,24 +188,7 @@ def pre_activation_gradient(output, y_true, y_pred, sample_weight=None):
     y_pred = ops.stop_gradient(ops.convert_to_tensor(y_pred, dtype=loss.dtype))
 
     def weighted_sum(y_pred):
-        values = loss.call(y_true, y_pred)
-        examples = y_pred.shape[0]
-        if len(values.shape) == 0 or (
-            None not in (examples, values.shape[0]) and values.shape[0] != examples
-        ):
-            raise ValueError(
-                "The loss must give one value (or more) for each example, because examples are "
-                f"weighted one by one. Received: {loss.name}, whose values have shape "
-                f"{tuple(values.shape)} for an output of shape {tuple(y_pred.shape)}. Compile "
-                "the model with a loss that does not reduce over the batch (for Dice and "
-                "Tversky: `axis=(1, 2, 3)`)."
-            )
-        joint = _joint_mask(mask, values)
-        share = _share(values, loss, joint, sample_weight)
-        losses = _over_axes(ops.sum, values * share)
-        valid = ops.ones_like(losses)
-        if joint is not None:
-            valid = _over_axes(ops.mean, ops.cast(joint, losses.dtype))
+        losses, valid, share = _weighted_losses(loss, y_true, y_pred, mask, sample_weight)
         return ops.sum(losses), (losses, valid, share)
 
     closed = _closed_form(output, y_true, y_pred)
@@ -217,6 +200,47 @@ def pre_activation_gradient(output, y_true, y_pred, sample_weight=None):
         gradient = closed * ops.expand_dims(share, -1)
     masked = mask is not None
     return ExampleLosses(losses, gradient * output.weight, valid, tuple(share.shape[1:]), masked)
+
+
+def loss_sum(output, y_true, y_pred, sample_weight=None):
+    """The sum over a batch of the losses of one output, to be differentiated in the model.
+
+    Args:
+        output: `OutputLoss`.
+        y_true, y_pred, sample_weight: as for `pre_activation_gradient`.
+
+    Returns:
+        A float tensor, shape `()`, times the loss weight.
+    """
+    y_true = ops.convert_to_tensor(y_true, dtype=output.loss.dtype)
+    mask = mask_of(y_pred)
+    if keras.backend.standardize_dtype(y_pred.dtype) != output.loss.dtype:
+        y_pred = ops.cast(y_pred, output.loss.dtype)
+    losses, _, _ = _weighted_losses(output.loss, y_true, y_pred, mask, sample_weight)
+    return ops.sum(losses) * output.weight
+
+
+def _weighted_losses(loss, y_true, y_pred, mask, sample_weight):
+    """Losses of the examples, their unmasked share, and what each value was multiplied by."""
+    values = loss.call(y_true, y_pred)
+    examples = y_pred.shape[0]
+    if len(values.shape) == 0 or (
+        None not in (examples, values.shape[0]) and values.shape[0] != examples
+    ):
+        raise ValueError(
+            "The loss must give one value (or more) for each example, because examples are "
+            f"weighted one by one. Received: {loss.name}, whose values have shape "
+            f"{tuple(values.shape)} for an output of shape {tuple(y_pred.shape)}. Compile "
+            "the model with a loss that does not reduce over the batch (for Dice and "
+            "Tversky: `axis=(1, 2, 3)`)."
+        )
+    joint = _joint_mask(mask, values)
+    share = _share(values, loss, joint, sample_weight)
+    losses = _over_axes(ops.sum, values * share)
+    valid = ops.ones_like(losses)
+    if joint is not None:
+        valid = _over_axes(ops.mean, ops.cast(joint, losses.dtype))
+    return losses, valid, share
 
 
 def _joint_mask(mask, values):

@@ -42,9 +42,9 @@ class ImportanceTraining:
             `B / b`. Defaults to 3.0.
         tau_threshold: float, 0 or more; the gate opens above it, and 0 keeps
             it open. Defaults to `None`, the paper's `(B + 3b) / (3b)`.
-        score: `"gradient_norm"`, `"loss"`, or a callable
-            `(y_true, y_pred) -> (n,)` in `keras.ops`. Defaults to
-            `"gradient_norm"`.
+        score: `"gradient_norm"`, `"loss"`, `"full_gradient_norm"` (exact and
+            many times slower), or a callable `(y_true, y_pred) -> (n,)` in
+            `keras.ops`. Defaults to `"gradient_norm"`.
         floor: float in [0, 1), the uniform share mixed into the
             probabilities; it bounds the weights by `1 / floor`. Defaults to
             0.1.

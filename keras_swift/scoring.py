@@ -5,6 +5,7 @@ per-example numbers. It changes nothing in the model: the pass is stateless,
 in inference mode, and takes no gradient of the network.
 """
 
+import functools
 import inspect
 
 import keras
@@ -15,6 +16,7 @@ from keras_swift import backends
 from keras_swift.checks import align_targets, check_score, check_scoring_dtype
 from keras_swift.gradient_norm import (
     OutputLoss,
+    loss_sum,
     output_activation,
     pre_activation_gradient,
     row_norms,
@@ -30,6 +32,9 @@ class Scorer:
     - `"gradient_norm"`: the norm of the loss's gradient in the last
       pre-activation, over all entries of the output; several outputs are
       combined as `sqrt(sum_o (w_o |g_o|)^2)` with their loss weights.
+    - `"full_gradient_norm"`: the norm of the example's gradient in all
+      trainable variables, by differentiating the loss of each example on its
+      own: exact, and many times slower than training.
     - `"loss"`: the example's loss, `sum_o w_o loss_o`, without regularisation.
     - a callable `(y_true, y_pred) -> (n,)` in `keras.ops`.
 
@@ -154,10 +159,8 @@ class Scorer:
         # Runs once for each set of shapes where the backend compiles.
         self.traces += 1
         trainable, non_trainable = values
-        arguments = {"training": False} if self._training_argument else {}
         with computing_in(dtype, changed):
-            y_pred, _ = self.model.stateless_call(trainable, non_trainable, x, **arguments)
-        y = align_targets(y, y_pred, getattr(self.model, "output_names", None))
+            given, (y_pred, y) = y, self._predicted(trainable, non_trainable, x, y)
         self._structure = keras.tree.map_structure(lambda leaf: 0, y_pred)
         self._weight_axes = []
         losses, square, valid = 0.0, 0.0, []
@@ -178,6 +181,13 @@ class Scorer:
         for position, quantity in enumerate(self.quantities):
             if quantity == "gradient_norm":
                 results[quantity] = ops.sqrt(square)
+            elif quantity == "full_gradient_norm":
+                with computing_in(dtype, changed):
+                    results[quantity] = backends.active().example_gradient_norms(
+                        functools.partial(self._loss_sum, non_trainable),
+                        trainable,
+                        (x, given) if sample_weight is None else (x, given, sample_weight),
+                    )
             elif quantity != "loss":
                 score = ops.convert_to_tensor(quantity(y, y_pred))
                 check_score_shape(score, quantity, valid[0])
@@ -185,6 +195,25 @@ class Scorer:
                     score = score * _row_weights(sample_weight, score.dtype)
                 results[f"custom_{position}"] = score
         return results
+
+    def _predicted(self, trainable, non_trainable, x, y):
+        """The outputs for `x`, and `y` in their structure."""
+        arguments = {"training": False} if self._training_argument else {}
+        y_pred, _ = self.model.stateless_call(trainable, non_trainable, x, **arguments)
+        return y_pred, align_targets(y, y_pred, getattr(self.model, "output_names", None))
+
+    def _loss_sum(self, non_trainable, trainable, x, y, sample_weight=None):
+        """The sum of the examples' losses, as a function of the trainable values."""
+        y_pred, y = self._predicted(trainable, non_trainable, x, y)
+        return sum(
+            loss_sum(
+                output,
+                _follow(output.path, y),
+                _follow(output.path, y_pred),
+                self._weight_leaf(sample_weight, position),
+            )
+            for position, output in enumerate(self.outputs)
+        )
 
     def loss_weights(self, importance, sample_weight=None, corrections=None):
         """Importance times user weights, in the shape each output's loss needs.

@@ -22,6 +22,9 @@ loaded on first use, so that no other framework is imported.
 `random_state()`, `restore_random_state(state)`
     the framework's own random state, a list of arrays, where layers draw from
     it; elsewhere empty.
+`example_gradient_norms(function, trainable, inputs)`
+    for each row of the structure `inputs`, the norm of the gradient of the scalar
+    `function(trainable, *row)` in the list of tensors `trainable`, shape `(n,)`.
 `fetches_ahead(model)`
     whether items of that feed are fetched before training asks for them.
 `feed(dataset, model)`

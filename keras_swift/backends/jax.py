@@ -1,6 +1,7 @@
 """JAX: scoring is a jitted function of values captured between two steps."""
 
 import jax
+import jax.numpy as jnp
 import keras
 import numpy as np
 
@@ -91,6 +92,16 @@ def give_back(kept):
     for variable, value in kept or ():
         if variable._value is None and value is not None and not value.is_deleted():
             variable.assign(value)
+
+
+def example_gradient_norms(function, trainable, inputs):
+    def norm(row):
+        row = jax.tree_util.tree_map(lambda leaf: leaf[None], row)
+        slopes = jax.grad(function)(list(trainable), *row)
+        return jnp.sqrt(sum(jnp.sum(jnp.square(slope)) for slope in slopes))
+
+    # One after the other: side by side they need a copy of the model each.
+    return jax.lax.map(norm, jax.tree_util.tree_map(jnp.asarray, inputs))
 
 
 def fetches_ahead(model):

@@ -91,6 +91,22 @@ def give_back(kept):
     pass
 
 
+def example_gradient_norms(function, trainable, inputs):
+    trainable = [tf.convert_to_tensor(value) for value in trainable]
+    inputs = keras.tree.map_structure(tf.convert_to_tensor, inputs)
+
+    def norm(position):
+        row = keras.tree.map_structure(lambda leaf: leaf[position : position + 1], inputs)
+        with tf.GradientTape() as tape:
+            tape.watch(trainable)
+            value = function(trainable, *row)
+        slopes = tape.gradient(value, trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return tf.sqrt(sum(tf.reduce_sum(tf.square(tf.convert_to_tensor(s))) for s in slopes))
+
+    count = tf.shape(keras.tree.flatten(inputs)[0])[0]
+    return tf.map_fn(norm, tf.range(count), fn_output_signature=tf.float32)
+
+
 def fetches_ahead(model):
     return model.distribute_strategy.num_replicas_in_sync > 1
 

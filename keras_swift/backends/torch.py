@@ -71,6 +71,19 @@ def give_back(kept):
     pass
 
 
+def example_gradient_norms(function, trainable, inputs):
+    count = len(keras.tree.flatten(inputs)[0])
+    norms = []
+    with torch.enable_grad():
+        trainable = [value.detach().requires_grad_(True) for value in trainable]
+        for position in range(count):
+            row = keras.tree.map_structure(lambda leaf, i=position: leaf[i : i + 1], inputs)
+            slopes = torch.autograd.grad(function(trainable, *row), trainable, allow_unused=True)
+            squares = [torch.sum(slope**2) for slope in slopes if slope is not None]
+            norms.append(torch.sqrt(torch.stack(squares).sum()))
+    return torch.stack(norms).detach()
+
+
 def fetches_ahead(model):
     return False
 
