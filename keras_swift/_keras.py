@@ -1,5 +1,7 @@
 """What of Keras has no public name, or may be missing: touched here alone."""
 
+import contextlib
+
 
 def check_backend():
     """Raises, with the cure, where Keras finds no backend to run on."""
@@ -68,3 +70,27 @@ def seed_variables(model):
     """The random states of a model's layers: variables that are neither weights nor metrics'."""
     known = {id(variable) for variable in (*model.weights, *model.metrics_variables)}
     return [variable for variable in model.non_trainable_variables if id(variable) not in known]
+
+
+@contextlib.contextmanager
+def scaled_rate(optimizer, scale):
+    """A context in which an optimizer's steps are those of `scale` times its learning rate.
+
+    The rate itself is left alone, so there is nothing that callbacks could
+    read or that an exception could leave behind, and a schedule goes on.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`.
+        scale: float scalar tensor, or a float.
+    """
+    while hasattr(optimizer, "inner_optimizer"):
+        # Loss scaling wraps the optimizer that makes the step.
+        optimizer = optimizer.inner_optimizer
+    own = getattr(optimizer, "_get_current_learning_rate", None)
+    if own is None:
+        raise _other_release(["optimizer._get_current_learning_rate"])
+    optimizer._get_current_learning_rate = lambda: own() * scale
+    try:
+        yield
+    finally:
+        del optimizer._get_current_learning_rate

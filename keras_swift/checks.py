@@ -45,12 +45,30 @@ def check_model(model):
         )
 
 
-def check_settings(presample, tau_threshold, score, floor):
+def check_settings(presample, tau_threshold, score, floor, cost_ratio=None):
     """Raises for settings outside their ranges."""
-    if not _is_number(presample) or not 1 < presample < math.inf:
+    if isinstance(presample, str) and presample == "auto":
+        if tau_threshold is not None:
+            raise ValueError(
+                '`tau_threshold` is for a presample of a given size; `presample="auto"` decides by '
+                f"what it measures. Received: tau_threshold={tau_threshold!r}. Give "
+                "`presample=3.0` with it, or leave it out."
+            )
+    elif cost_ratio is not None:
+        raise ValueError(
+            '`cost_ratio` is what `presample="auto"` would measure. Received: '
+            f"cost_ratio={cost_ratio!r} with presample={presample!r}. Leave one of them out."
+        )
+    elif not _is_number(presample) or not 1 < presample < math.inf:
         raise ValueError(
             f"`presample` must be greater than 1 and finite. Received: presample={presample!r}. "
-            "Use 3.0 to score three batches for each batch trained."
+            "Use 3.0 to score three batches for each batch trained, or 'auto'."
+        )
+    if cost_ratio is not None and not (_is_number(cost_ratio) and 0 < cost_ratio < math.inf):
+        raise ValueError(
+            "`cost_ratio` must be greater than 0 and finite, or None. Received: "
+            f"cost_ratio={cost_ratio!r}. It is the cost of scoring an example over that of "
+            "training on it: about 0.3 where both are in the same float type."
         )
     if tau_threshold is not None and not (
         _is_number(tau_threshold) and 0 <= tau_threshold < math.inf
@@ -126,6 +144,20 @@ def check_scoring_dtype(dtype):
             f"`scoring_dtype` must be one of {', '.join(repr(name) for name in SCORING_DTYPES)}, "
             f"or None for the layers' own. Received: scoring_dtype={dtype!r}. Use 'auto' to have "
             "bfloat16 where it is measured to be faster."
+        )
+
+
+def check_rate_scaling(scale_learning_rate, model):
+    """Raises unless the model's learning rate can be scaled in this way."""
+    if scale_learning_rate not in (False, True, "plain", "capped"):
+        raise ValueError(
+            "`scale_learning_rate` must be False, True, 'plain' or 'capped'. Received: "
+            f"scale_learning_rate={scale_learning_rate!r}. 'capped' suits schedules that decay."
+        )
+    if scale_learning_rate and getattr(model, "optimizer", None) is None:
+        raise ValueError(
+            "`scale_learning_rate` needs a model that was compiled with an optimizer. Received: "
+            "one without. Leave it False."
         )
 
 

@@ -4,6 +4,27 @@
 MOMENTUM = 0.9
 
 
+def variance_gain(tau, ratio):
+    """How many times larger a uniform batch would have the same variance, `k`.
+
+    `k = 1 / (1 / tau**2 + 1 / r)`: importance sampling divides the second
+    moment by `tau**2`, and cannot know more than the presample of `r` batches
+    it draws from.
+
+    Args:
+        tau: float, the variance reduction.
+        ratio: float, the presample ratio `r`, above 1.
+
+    Returns:
+        A float, 1 or more: less than a uniform batch's worth counts as one.
+
+    Example:
+        >>> variance_gain(2.0, 4)
+        2.0
+    """
+    return max(1.0, 1.0 / (1.0 / max(tau, 1.0) ** 2 + 1.0 / ratio))
+
+
 class Gate:
     """Opens when the measured variance reduction pays for the presample.
 
@@ -21,6 +42,8 @@ class Gate:
         tau_threshold: float, 0 or more; 0 keeps the gate open from the first
             step. Defaults to `None`, the paper's `(B + 3b) / (3b)`, which
             takes a backward pass to cost two forward passes.
+        highest_scale: float, the largest factor of the learning rate while
+            the gate is open. Defaults to 1.0.
 
     Example:
         >>> gate = Gate(presample_size=96, batch_size=32)
@@ -31,10 +54,12 @@ class Gate:
         True
     """
 
-    def __init__(self, presample_size, batch_size, tau_threshold=None):
+    def __init__(self, presample_size, batch_size, tau_threshold=None, highest_scale=1.0):
         if tau_threshold is None:
             tau_threshold = (presample_size + 3 * batch_size) / (3 * batch_size)
         self.tau_threshold = tau_threshold
+        self.ratio = presample_size / batch_size
+        self.highest_scale = highest_scale
         self.tau = 0.0
 
     @property
@@ -42,10 +67,20 @@ class Gate:
         """bool, whether the next batch is drawn by importance."""
         return self.tau_threshold == 0 or self.tau > self.tau_threshold
 
+    @property
+    def rate_scale(self):
+        """float, what the learning rate is to be multiplied by now."""
+        gain = variance_gain(self.tau, self.ratio) if self.is_open else 1.0
+        return max(1.0, min(gain, self.highest_scale))
+
     def update(self, tau, steps=1):
         """Takes in a measured `tau` that stands for `steps` steps."""
         kept = MOMENTUM**steps
         self.tau = kept * self.tau + (1.0 - kept) * tau
+
+    def measured(self):
+        """The numbers for the history, a dict of floats: `tau`."""
+        return {"tau": float(self.tau)}
 
     def state(self):
         """What `restore` brings back; plain values."""

@@ -6,6 +6,7 @@ The file decides which examples the next batch holds and what they weigh.
 import collections
 import contextlib
 import dataclasses
+import math
 import warnings
 
 import keras
@@ -21,7 +22,9 @@ from keras_swift.checks import (
     label_check,
 )
 from keras_swift.gate import Gate
+from keras_swift.measured_gate import RATIOS, MeasuredGate
 from keras_swift.resampling import check_scores, draw, sampling_probability, variance_reduction
+from keras_swift.run_watch import EXAMPLES, RunWatch
 from keras_swift.sampling_callback import SamplingCallback
 from keras_swift.scoring import (
     Scorer,
@@ -55,6 +58,7 @@ class Batch:
             `None` for a uniform batch that was not scored.
         presample_size: int, how many examples the batch was drawn from.
         by_importance: bool, whether the batch was drawn by importance.
+        rate_scale: float, what the learning rate is to be multiplied by.
     """
 
     x: object
@@ -65,6 +69,7 @@ class Batch:
     scores: np.ndarray | None
     presample_size: int
     by_importance: bool
+    rate_scale: float = 1.0
 
 
 class ImportanceDataset(keras.utils.PyDataset):
@@ -110,7 +115,9 @@ class ImportanceDataset(keras.utils.PyDataset):
             the weight. Defaults to `None`, 1 for all.
         batch_size: int, `b`. Defaults to `None`, 32; a source of batches
             brings its own.
-        presample: float above 1, the presample ratio `B / b`. Defaults to 3.0.
+        presample: float above 1, the presample ratio `B / b`, or `"auto"`: as
+            large as is measured to pay, and none where it does not; see
+            `ImportanceTraining`. Defaults to 3.0.
         tau_threshold: float, 0 or more: the gate opens above it. 0 keeps it
             open. Defaults to `None`, the paper's `(B + 3b) / (3b)`.
         score: `"gradient_norm"` (the upper bound of the gradient norm),
@@ -137,6 +144,9 @@ class ImportanceDataset(keras.utils.PyDataset):
             so the estimate stays unbiased. Defaults to `"auto"`: bfloat16
             where a short timing on the first presample finds it clearly
             faster. The last layer keeps its own type.
+        cost_ratio: float above 0, the cost of scoring an example over that of
+            training on it, for `presample="auto"` in place of the clock: then
+            a seed repeats a run. Defaults to `None`, measured.
 
     Raises:
         TypeError: if the data are neither arrays nor a source of batches.
@@ -166,6 +176,7 @@ class ImportanceDataset(keras.utils.PyDataset):
         steps_per_epoch=None,
         on_draw=None,
         scoring_dtype="auto",
+        cost_ratio=None,
     ):
         # Keras runs ahead of training where it feeds a `PyDataset` to
         # TensorFlow. With workers it does not, but fetches items in them:
@@ -173,7 +184,7 @@ class ImportanceDataset(keras.utils.PyDataset):
         super().__init__(workers=2 if backends.active().PULLS_AHEAD else 1)
         check_model(model)
         backends.active().check_devices(model)
-        check_settings(presample, tau_threshold, score, floor)
+        check_settings(presample, tau_threshold, score, floor, cost_ratio)
         check_scoring_dtype(scoring_dtype)
         if batch_size is not None:
             check_positive_integer("batch_size", batch_size)
@@ -189,7 +200,9 @@ class ImportanceDataset(keras.utils.PyDataset):
             source = ArraySource(x, y, sample_weight)
             self._supply = ArraySupply(source, batch_size or 32, generators[:2], shuffle)
         self.batch_size = self._supply.batch_size
-        self.presample_size = self._supply.presample_size(presample)
+        self._ratio = None if presample == "auto" else presample
+        ratios = tuple(ratio for ratio in RATIOS if ratio <= self._supply.largest_ratio)
+        self.presample_size = self._supply.presample_size(self._ratio or max((1, *ratios[:1])))
         self._steps = steps_per_epoch
         self._floor = floor
         self._on_draw = on_draw
@@ -197,11 +210,16 @@ class ImportanceDataset(keras.utils.PyDataset):
         with explained(*first[:2]):
             self._build()
         self._generator = generators[2]
-        self._gate = Gate(self.presample_size, self.batch_size, tau_threshold)
+        if self._ratio is None:
+            self._gate = MeasuredGate(ratios)
+        else:
+            self._gate = Gate(self.presample_size, self.batch_size, tau_threshold)
         # `ImportanceTraining` brings a scorer, so that a further `fit` does not
         # compile it again.
         if not isinstance(score, Scorer):
-            score = Scorer(model, (score,), scoring_dtype)
+            # With a given cost nothing is to depend on the clock.
+            settled = scoring_dtype == "auto" and cost_ratio is not None
+            score = Scorer(model, (score,), None if settled else scoring_dtype)
         self._scorer = score
         name = self._scorer.quantities[0]
         self._score_name = name if isinstance(name, str) else "custom_0"
@@ -211,11 +229,25 @@ class ImportanceDataset(keras.utils.PyDataset):
         self._values = None
         self.within_epoch = False
         self._totals = np.zeros(3)
+        self._highest_scale = None
+        self._watch = None
+        self._may_watch = True
         with explained(*first[:2]):
             # So that a wrong score shows before training starts.
-            self._scores(*first)
+            scores, _ = self._scores(*first)
             # What scoring costs is measured on a presample.
             self._scorer.settle(*self._supply.first(self.presample_size))
+        if self._ratio is None:
+            self._gate.update(variance_reduction(sampling_probability(scores)))
+            self._watch = self._new_watch(cost_ratio)
+
+    def _new_watch(self, cost_ratio):
+        batches = min(max(2, math.ceil(EXAMPLES / self.batch_size)), self._supply.largest_ratio)
+        with self._supply.unchanged():
+            examples = self._supply.presample(int(batches * self.batch_size)).data
+        return RunWatch(
+            self.model, self._scores_and_losses, self._gate, self.batch_size, examples, cost_ratio
+        )
 
     def _build(self):
         x, y, _ = self._supply.first(2)
@@ -276,12 +308,12 @@ class ImportanceDataset(keras.utils.PyDataset):
         """A context after which permutations, draws, gate and counts are as before."""
         state, on_draw = self._own_state(), self._on_draw
         totals, drawn = self._totals.copy(), self._drawn.copy()
-        self._on_draw = None
+        self._on_draw, self._may_watch = None, False
         try:
             with self._supply.unchanged():
                 yield
         finally:
-            self._on_draw = on_draw
+            self._on_draw, self._may_watch = on_draw, True
             self._restore_own(state)
             self._totals, self._drawn = totals, drawn
 
@@ -294,11 +326,14 @@ class ImportanceDataset(keras.utils.PyDataset):
         Returns:
             A dict of plain values and arrays.
         """
-        return {**self._own_state(), "supply": self._supply.state()}
+        watch = None if self._watch is None else self._watch.state()
+        return {**self._own_state(), "supply": self._supply.state(), "watch": watch}
 
     def restore(self, state):
         """Goes on from what `state` returned."""
         self._supply.restore(state["supply"])
+        if self._watch is not None:
+            self._watch.restore(state["watch"])
         self._restore_own(state)
 
     def _own_state(self):
@@ -326,6 +361,18 @@ class ImportanceDataset(keras.utils.PyDataset):
         """
         return self._supply.first(count)
 
+    def limit_rate_scale(self, highest):
+        """Allows the learning rate to be multiplied while the gate is open.
+
+        Each `Batch` says by how much, up to the variance gain `k`; whoever
+        trains on it has to do it.
+
+        Args:
+            highest: function of no arguments that returns the largest factor
+                allowed now, a float, 1 or more.
+        """
+        self._highest_scale = highest
+
     def callback(self):
         """The callback that goes with this dataset in `model.fit`.
 
@@ -341,6 +388,8 @@ class ImportanceDataset(keras.utils.PyDataset):
         if self.within_epoch:
             return
         self.within_epoch = True
+        if self._watch is not None:
+            self._watch.pause()
         self._totals = np.zeros(3)
         self._drawn.clear()
         self._supply.begin_epoch()
@@ -369,7 +418,7 @@ class ImportanceDataset(keras.utils.PyDataset):
         steps, by_importance, ratio = self._totals
         steps = max(steps, 1)
         return {
-            "tau": float(self._gate.tau),
+            **self._gate.measured(),
             "importance": float(by_importance / steps),
             "presample": float(ratio / steps),
         }
@@ -388,6 +437,10 @@ class ImportanceDataset(keras.utils.PyDataset):
             # are all drawn before it: during it the weights are in flux (and
             # on JAX out of reach), so the last of k batches is scored k - 1
             # steps early.
+            if self._highest_scale is not None and self._may_watch:
+                self._gate.highest_scale = self._highest_scale()
+            if self._watch is not None and self._may_watch:
+                self._watch.before_step(self._step, self._values)
             left = int(self.num_batches - self._totals[0])
             for _ in range(max(1, min(self.model.steps_per_execution, left))):
                 self._drawn.append(
@@ -402,11 +455,14 @@ class ImportanceDataset(keras.utils.PyDataset):
         return batch
 
     def _uniform_batch(self):
-        examples = self._supply.uniform()
+        with self._timing("load", self.batch_size):
+            examples = self._supply.uniform()
         x, y, sample_weight = examples.data
         self._check_labels(y)
         scores = None
-        if self._unprobed is None or self._unprobed + 1 >= PROBE_INTERVAL:
+        if self._watch is not None:
+            self._unprobed = 0
+        elif self._unprobed is None or self._unprobed + 1 >= PROBE_INTERVAL:
             scores, _ = self._scores(x, y, sample_weight)
             tau = variance_reduction(sampling_probability(scores))
             self._gate.update(tau, steps=1 if self._unprobed is None else PROBE_INTERVAL)
@@ -426,9 +482,14 @@ class ImportanceDataset(keras.utils.PyDataset):
         )
 
     def _importance_batch(self):
-        presample = self._supply.presample(self.presample_size)
+        size = self.presample_size
+        if self._ratio is None:
+            size = self._supply.presample_size(self._gate.ratio)
+        with self._timing("load", size):
+            presample = self._supply.presample(size)
         self._check_labels(presample.data[1])
-        scores, valid = self._scores(*presample.data)
+        with self._timing("score", len(presample)):
+            scores, valid = self._scores(*presample.data)
         drawn = draw(scores, self.batch_size, self._generator, self._floor)
         self._gate.update(drawn.tau)
         self._unprobed = 0
@@ -445,7 +506,15 @@ class ImportanceDataset(keras.utils.PyDataset):
             scores=scores[drawn.positions],
             presample_size=len(presample),
             by_importance=True,
+            rate_scale=self._gate.rate_scale,
         )
+
+    def _timing(self, part, count):
+        return contextlib.nullcontext() if self._watch is None else self._watch.timing(part, count)
+
+    def _scores_and_losses(self, data, values):
+        quantities = self._scorer(*data, values=values)
+        return quantities[self._score_name].astype(np.float64), quantities["loss"]
 
     def _scores(self, x, y, sample_weight):
         quantities = self._scorer(x, y, sample_weight, values=self._values)

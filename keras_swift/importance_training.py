@@ -4,8 +4,14 @@ import keras
 import numpy as np
 
 from keras_swift import backends, sources
-from keras_swift.checks import check_model, check_positive_integer, check_settings
+from keras_swift.checks import (
+    check_model,
+    check_positive_integer,
+    check_rate_scaling,
+    check_settings,
+)
 from keras_swift.importance_dataset import ImportanceDataset
+from keras_swift.rate_limit import RateLimit
 from keras_swift.resume import resuming
 from keras_swift.sampling_callback import TakingTurns, with_callbacks
 from keras_swift.scoring import Scorer
@@ -55,6 +61,17 @@ class ImportanceTraining:
             `"bfloat16"`, `"float16"`, or `None`, that of the layers. Defaults
             to `"auto"`: bfloat16 where a short timing in the first `fit` finds
             it clearly faster. To repeat a run to the last bit, name one.
+        cost_ratio: float above 0, the cost of scoring an example over that of
+            training on it, for `presample="auto"` in place of the clock: a
+            seed then repeats a run to the last bit. Defaults to `None`,
+            measured.
+        scale_learning_rate: whether the learning rate of a step drawn by
+            importance is multiplied by the variance gain
+            `k = 1 / (1 / tau**2 + 1 / r)`: `True` or `"plain"`, whatever the
+            rate is; `"capped"`, never above the highest rate that the
+            schedule has had in this `fit`, for schedules that decay. The
+            optimizer's own rate, which callbacks read and set, stays the
+            user's. Defaults to `False`.
 
     Raises:
         TypeError: if `model` is not a Keras model.
@@ -81,9 +98,12 @@ class ImportanceTraining:
         seed=None,
         *,
         scoring_dtype="auto",
+        cost_ratio=None,
+        scale_learning_rate=False,
     ):
         check_model(model)
-        check_settings(presample, tau_threshold, score, floor)
+        check_settings(presample, tau_threshold, score, floor, cost_ratio)
+        check_rate_scaling(scale_learning_rate, model)
         self.model = model
         self.presample = presample
         self.tau_threshold = tau_threshold
@@ -91,7 +111,11 @@ class ImportanceTraining:
         self.floor = floor
         self._generator = np.random.default_rng(seed)
         self._weighted_step = WeightedStep(model)
-        self._scorer = Scorer(model, (score,), scoring_dtype)
+        self.cost_ratio = cost_ratio
+        self.scale_learning_rate = scale_learning_rate
+        # With a given cost nothing is to depend on the clock.
+        settled = scoring_dtype == "auto" and cost_ratio is not None
+        self._scorer = Scorer(model, (score,), None if settled else scoring_dtype)
 
     def fit(
         self,
@@ -135,6 +159,13 @@ class ImportanceTraining:
                 model, and for scores that are not finite.
         """
         check_model(self.model)
+        several = backends.active().fetches_ahead(self.model)
+        if several and self.scale_learning_rate:
+            raise ValueError(
+                "`scale_learning_rate` is for one device: replicas trace their steps side by side. "
+                f"Received: scale_learning_rate={self.scale_learning_rate!r} on a model of several "
+                "replicas. Leave it False."
+            )
         if batch_size is not None:
             check_positive_integer("batch_size", batch_size)
         if steps_per_epoch is not None:
@@ -170,14 +201,19 @@ class ImportanceTraining:
             shuffle=bool(shuffle) and shuffle != "batch",
             steps_per_epoch=steps_per_epoch,
             on_draw=_hook(callbacks),
+            cost_ratio=self.cost_ratio,
             **data,
         )
-        turns = TakingTurns() if backends.active().fetches_ahead(self.model) else None
-        feed = _Feed(dataset, turns)
+        turns = TakingTurns() if several else None
+        feed = _Feed(dataset, turns, bool(self.scale_learning_rate))
         self._weighted_step.inspect(dataset)
         saving, restoring = resuming(callbacks, dataset)
         sampling = dataset.callback()
         ours = [sampling, *saving, *([turns] if turns else [])]
+        if self.scale_learning_rate:
+            limit = RateLimit(self.model, capped=self.scale_learning_rate == "capped")
+            dataset.limit_rate_scale(limit)
+            ours.append(limit)
         with (
             self._weighted_step.entered(),
             with_callbacks(callbacks, ours, self.model, restoring) as callbacks,
@@ -214,10 +250,11 @@ class ImportanceTraining:
 class _Feed(keras.utils.PyDataset):
     """The dataset's batches with both kinds of weights, for a `WeightedStep`."""
 
-    def __init__(self, dataset, turns=None):
+    def __init__(self, dataset, turns=None, scales_rate=False):
         super().__init__()
         self._dataset = dataset
         self._turns = turns
+        self._scales_rate = scales_rate
         self.error = None
 
     @property
@@ -239,7 +276,11 @@ class _Feed(keras.utils.PyDataset):
         else:
             with self._dataset.unchanged():
                 batch = self._dataset.next_batch()
-        return batch.x, batch.y, {"importance": batch.importance, "weights": batch.weights}
+        weights = {"importance": batch.importance, "weights": batch.weights}
+        if self._scales_rate:
+            # One for each example, because the parts of a batch are of one length.
+            weights["rate_scale"] = np.full(len(batch.importance), batch.rate_scale, np.float32)
+        return batch.x, batch.y, weights
 
 
 def _hook(callbacks):

@@ -74,6 +74,7 @@ class Scorer:
         self.model = model
         self.dtype = None if dtype == "auto" else dtype
         self._unsettled = dtype == "auto"
+        self._tried = False
         self.quantities = tuple(quantities)
         self.outputs = None
         self.traces = 0
@@ -109,7 +110,21 @@ class Scorer:
             self._compiled = self._compile(self.dtype)
             self._built_for = self.model._compile_loss
         inputs = (x, y) if sample_weight is None else (x, y, sample_weight)
-        return self._compiled(values, *inputs)
+        if self.dtype is None or self._tried:
+            return self._compiled(values, *inputs)
+        try:
+            result = self._compiled(values, *inputs)
+        except ValueError:
+            raise
+        except Exception as error:
+            # Each framework has its own error for types that do not fit.
+            raise TypeError(
+                "`scoring_dtype` must be a type that all layers before the last can compute in. "
+                f"Received: scoring_dtype={self.dtype!r}, with which scoring failed. "
+                "Use 'auto' or None."
+            ) from error
+        self._tried = True
+        return result
 
     def settle(self, x, y, sample_weight=None):
         """Chooses the type to compute in where it was left to be measured.
@@ -121,19 +136,7 @@ class Scorer:
         Args:
             x, y, sample_weight: a batch, as for a call.
         """
-        try:
-            own = self(x, y, sample_weight)
-        except ValueError:
-            raise
-        except Exception as error:
-            if self.dtype is None:
-                raise
-            # Each framework has its own error for types that do not fit.
-            raise TypeError(
-                "`scoring_dtype` must be a type that all layers before the last can compute in. "
-                f"Received: scoring_dtype={self.dtype!r}, with which scoring failed. "
-                "Use 'auto' or None."
-            ) from error
+        own = self(x, y, sample_weight)
         if not self._unsettled:
             return
         self._unsettled = False

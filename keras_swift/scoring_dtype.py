@@ -16,7 +16,7 @@ from keras_swift.gradient_norm import output_layers
 WORTH_TIMING = 1e-3
 # The lower precision must take at most this share of the time of the model's own.
 CLEARLY_FASTER = 0.8
-_ROUNDS = 3
+_ROUNDS = 4
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 # Cheap layers whose inputs may be large whole numbers or far from zero, where
@@ -82,7 +82,7 @@ def computing_in(dtype, layers):
 def faster(own, lower):
     """Whether a scoring function in lower precision is clearly the faster one.
 
-    Both are called in turn; the least of three times counts, which a busy
+    Both are called in turn; the least of four times counts, which a busy
     machine disturbs least.
 
     Args:

@@ -76,6 +76,11 @@ class ArraySupply:
             )
         return min(wanted, self._source.size)
 
+    @property
+    def largest_ratio(self) -> float:
+        """The largest presample ratio that the data have examples for."""
+        return self._source.size / self.batch_size
+
     def first(self, count: int) -> tuple:
         """The first examples, over and over where there are fewer; changes nothing."""
         return self._source.take(np.arange(count) % self._source.size)
@@ -182,6 +187,11 @@ class StreamSupply:
     def presample_size(self, ratio: float) -> int:
         """The presample size `B`: a whole number of batches, at least two."""
         return max(2, round(ratio)) * self.batch_size
+
+    @property
+    def largest_ratio(self) -> float:
+        """No limit: a stream is read on."""
+        return math.inf
 
     def first(self, count: int) -> tuple:
         """Examples of the first batch, over and over where there are fewer; changes nothing."""

@@ -14,7 +14,7 @@ import warnings
 import keras
 import numpy as np
 
-from keras_swift._keras import mask_of
+from keras_swift._keras import mask_of, scaled_rate
 from keras_swift.checks import align_targets
 from keras_swift.scoring import accepts_training, compiled_losses
 
@@ -23,7 +23,8 @@ class WeightedStep:
     """Runs a model's own `train_step` on batches that carry both weights.
 
     The third part of a batch is a dict: `"weights"`, what the loss is weighted
-    with, and `"importance"`, shape `(b,)`. The model's `train_step`, its own
+    with, `"importance"`, shape `(b,)`, and, where the learning rate of the step
+    is to be scaled, `"rate_scale"`, shape `(b,)`, all the same. The model's `train_step`, its own
     or the user's, gets `"weights"`; the compiled plain metrics, whoever calls
     them during the step, are updated with `"importance"`.
 
@@ -83,8 +84,12 @@ class WeightedStep:
         # `(data)` or, on JAX, `(state, data)`.
         *state, (x, y, weights) = arguments
         self._current.importance = weights["importance"]
+        scaling = contextlib.nullcontext()
+        if "rate_scale" in weights:
+            scaling = scaled_rate(self._model.optimizer, weights["rate_scale"][0])
         try:
-            return self._step(*state, (x, y, weights["weights"]))
+            with scaling:
+                return self._step(*state, (x, y, weights["weights"]))
         except ValueError as error:
             if "too many values to unpack (expected 2)" not in str(error):
                 raise

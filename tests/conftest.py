@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from keras_swift import scoring_dtype
+
 
 @pytest.fixture(scope="session")
 def digits():
@@ -19,6 +21,12 @@ def digits():
     x, y = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(x))
     return (x[order] / 16).astype("float32"), y[order].astype("int64")
+
+
+@pytest.fixture(autouse=True)
+def no_timing(monkeypatch):
+    """Scores are computed in the model's own type: on a busy machine the clock decides anything."""
+    monkeypatch.setattr(scoring_dtype, "WORTH_TIMING", float("inf"))
 
 
 def classifier(learning_rate=0.1, **compile_arguments):

@@ -158,6 +158,7 @@ def test_training_with_low_precision_scores_stays_float32(digits):
 )
 def test_auto_takes_the_clearly_faster_type(digits, monkeypatch, seconds, chosen):
     now = [0.0]
+    monkeypatch.setattr(scoring_dtype, "WORTH_TIMING", 1e-3)
     monkeypatch.setattr(scoring_dtype.time, "perf_counter", lambda: now[0])
     model = classifier()
     scorer = Scorer(model, dtype="auto")
@@ -177,13 +178,19 @@ def test_auto_takes_the_clearly_faster_type(digits, monkeypatch, seconds, chosen
     assert scorer.dtype == chosen
 
 
-def test_auto_stays_with_the_models_own_type_where_the_other_fails():
+def test_auto_stays_with_the_models_own_type_where_the_other_fails(monkeypatch):
+    monkeypatch.setattr(scoring_dtype, "WORTH_TIMING", 0.0)
+    asked = []
+
     def fails():
+        asked.append(1)
         raise RuntimeError("no kernel")
 
-    monotonic = iter(range(100))
-    own = lambda: next(monotonic) * np.ones(2)  # noqa: E731
-    assert not scoring_dtype.faster(own, fails)
+    assert not scoring_dtype.faster(lambda: np.ones(2), fails)
+    assert not scoring_dtype.faster(
+        lambda: np.ones(2), lambda: asked.append(1) or np.full(2, np.nan)
+    )
+    assert asked == [1, 1]
 
 
 def test_unknown_type_is_named(digits):

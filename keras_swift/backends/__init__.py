@@ -6,13 +6,17 @@ loaded on first use, so that no other framework is imported.
 `compile_scoring(function, model)`
     compiles `function(values, *inputs)` and returns a callable
     `(values, *inputs)` that gives NumPy arrays with one row for each row of
-    the inputs. The rows are shared out over the devices that the model
+    the inputs; `values=None` are the model's own. The rows are shared out over the devices that the model
     trains on.
 `check_devices(model)`
     raises where the model is trained by several processes.
 `capture_values(model)`
     the model's current `(trainable, non_trainable)` values where they have to
     be captured between two steps, else `None`.
+`current_values(model, captured)`
+    those values now, whether or not they had to be captured; references, not copies.
+`is_in_sync(model)`
+    whether the variables of model and optimizer can be read now.
 `gradient(function, tensor)`
     the value of `function(tensor)`, a pair `(scalar, rest)`, and the gradient
     of the scalar in `tensor`.

@@ -52,6 +52,10 @@ def capture_values(model):
     return state["trainable_variables"], state["non_trainable_variables"]
 
 
+def current_values(model, captured):
+    return captured or capture_values(model)
+
+
 def _value(variable):
     # `variable.value` would answer with freshly initialised numbers here.
     if variable._value is None:
@@ -64,6 +68,11 @@ _MISSING = (
     "`fit` runs. Pass the dataset's callback: "
     "`model.fit(dataset, callbacks=[dataset.callback()])`."
 )
+
+
+def is_in_sync(model):
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    return getattr(model, "_jax_state_synced", True) and optimizer.iterations._value is not None
 
 
 def gradient(function, tensor):

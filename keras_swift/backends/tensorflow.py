@@ -15,21 +15,23 @@ def compile_scoring(function, model):
     replicas = strategy.num_replicas_in_sync
 
     def on_a_replica(*inputs):
-        trainable = [variable.value for variable in model.trainable_variables]
-        non_trainable = [variable.value for variable in model.non_trainable_variables]
-        return function((trainable, non_trainable), *inputs)
+        return function(current_values(model, None), *inputs)
+
+    # Given values are plain tensors, so one device computes with them.
+    compiled_for = tf.function(function, autograph=False)
 
     @tf.function(autograph=False)
     def compiled(*inputs):
         return on_a_replica(*inputs) if replicas == 1 else strategy.run(on_a_replica, args=inputs)
 
     def score(values, *inputs):
-        if replicas > 1:
+        if replicas > 1 and values is None:
             return shared(inputs)
         # Tensors rather than arrays: a traced Python object would mean a new
         # trace at every call.
         inputs = keras.tree.map_structure(tf.convert_to_tensor, inputs)
-        return keras.tree.map_structure(lambda tensor: tensor.numpy(), compiled(*inputs))
+        outputs = compiled(*inputs) if values is None else compiled_for(values, *inputs)
+        return keras.tree.map_structure(lambda tensor: tensor.numpy(), outputs)
 
     def shared(inputs):
         count = len(keras.tree.flatten(inputs)[0])
@@ -62,6 +64,15 @@ def check_devices(model):
 
 def capture_values(model):
     return None
+
+
+def current_values(model, captured):
+    trainable = [variable.value for variable in model.trainable_variables]
+    return trainable, [variable.value for variable in model.non_trainable_variables]
+
+
+def is_in_sync(model):
+    return True
 
 
 def gradient(function, tensor):

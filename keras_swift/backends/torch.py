@@ -15,9 +15,7 @@ def compile_scoring(function, model):
         # `no_grad`, not `inference_mode`: the loss is differentiated in the
         # model's output, and inference tensors cannot be.
         with torch.no_grad():
-            trainable = [variable.value for variable in model.trainable_variables]
-            non_trainable = [variable.value for variable in model.non_trainable_variables]
-            outputs = function((trainable, non_trainable), *inputs)
+            outputs = function(values or current_values(model, None), *inputs)
         return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
 
     return score
@@ -34,6 +32,15 @@ def check_devices(model):
 
 def capture_values(model):
     return None
+
+
+def current_values(model, captured):
+    trainable = [variable.value for variable in model.trainable_variables]
+    return trainable, [variable.value for variable in model.non_trainable_variables]
+
+
+def is_in_sync(model):
+    return True
 
 
 def gradient(function, tensor):

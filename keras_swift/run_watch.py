@@ -1,0 +1,233 @@
+"""Measures a run for `MeasuredGate`: the noise in its loss, and what scoring costs.
+
+This file decides when a run is looked at, and how little that may cost: eight averaged copies of
+the weights and two forward passes over a few hundred examples, rarer as the run gets longer.
+"""
+
+import collections
+import contextlib
+import math
+import statistics
+import time
+
+import keras
+from keras import ops
+
+from keras_swift import backends
+from keras_swift.resampling import sampling_probability, variance_reduction
+
+# Weights averaged for one look.
+SNAPSHOTS = 8
+# Examples in a look, and at least two batches.
+EXAMPLES = 256
+# Steps between the first looks, for each batch that a look has examples: its
+# two passes, at a third of a step a batch, are then 2 % of the time.
+STEPS_A_BATCH = 30
+# A look comes after another eighth of the run, but not more than this many
+# first intervals later.
+LONGEST = 8
+# A look's `tau` counts as much as that of this many steps.
+TAU_STEPS = 5
+# Steps timed after each snapshot; an epoch has to be longer.
+STEPS_TIMED = 4
+
+
+class Schedule:
+    """Says at which steps weights are averaged, and after which the run is looked at.
+
+    Args:
+        first: int, steps before the first look.
+
+    Example:
+        >>> schedule = Schedule(16)
+        >>> [step for step in range(1, 33) if schedule.is_due(step)]
+        [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32]
+    """
+
+    def __init__(self, first):
+        self._first = self._length = first
+        self._began = self._taken = 0
+
+    def is_due(self, step):
+        """Whether weights are to be averaged before this step; counts it if so."""
+        if step < self._began + (self._taken + 1) * self._length // SNAPSHOTS:
+            return False
+        self._taken += 1
+        return True
+
+    def state(self):
+        return {"began": self._began, "taken": self._taken, "length": self._length}
+
+    def restore(self, state):
+        self._began, self._taken, self._length = (state[n] for n in ("began", "taken", "length"))
+
+    def is_complete(self, step):
+        """Whether the run is to be looked at now; begins the next interval if so."""
+        if self._taken < SNAPSHOTS:
+            return False
+        self._began, self._taken = step, 0
+        self._length = min(max(self._first, step // 8), LONGEST * self._first)
+        return True
+
+
+class CostMeter:
+    """What scoring an example costs over training one, by the clock.
+
+    Medians, because steps that compile something or wait for another process
+    say nothing of the cost.
+
+    Args:
+        batch_size: int, `b`.
+    """
+
+    def __init__(self, batch_size):
+        self._batch_size = batch_size
+        self._steps = collections.deque(maxlen=2 * SNAPSHOTS)
+        self._parts = {name: collections.deque(maxlen=32) for name in ("score", "load")}
+        self._began = None
+        self._aside = 0.0
+
+    @contextlib.contextmanager
+    def timing(self, part, count):
+        """A context that costs what `part` (`"score"` or `"load"`) does for `count` examples."""
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        self._parts[part].append(seconds / count)
+        if part == "score":
+            self._aside += seconds
+
+    def begin(self, step):
+        """Between two steps, when the one before is known to be over: time the next few."""
+        self._began, self._aside = (step, time.perf_counter()), 0.0
+
+    def is_over(self, step):
+        """Whether the few steps have been trained, so that `end` may be called."""
+        return self._began is not None and step >= self._began[0] + STEPS_TIMED
+
+    def end(self, step):
+        """Between two steps, when the one before is known to be over."""
+        first, then = self._began
+        seconds = time.perf_counter() - then - self._aside
+        self._steps.append(seconds / (step - first))
+        self._began = None
+
+    def pause(self):
+        """Something else than training comes next; it does not count."""
+        self._began = None
+
+    @property
+    def ratio(self):
+        """float, `f`, the loading of the presample included; `None` before it is known."""
+        if len(self._steps) < 3 or not self._parts["score"]:
+            return None
+        step = statistics.median(self._steps) / self._batch_size
+        return sum(statistics.median(part) for part in self._parts.values() if part) / step
+
+
+class RunWatch:
+    """Looks at a run now and then, and lets the gate decide.
+
+    The loss of a few hundred fixed training examples is computed under the
+    present weights and under their mean over eight moments since the last
+    look. The mean lacks most of the gradient noise, so the two tell how much
+    of the loss is noise.
+
+    Args:
+        model: `keras.Model`.
+        score: function `(data, values) -> (scores, losses)`, float arrays of
+            shape `(n,)`; `values` as for `Scorer`.
+        gate: `MeasuredGate`.
+        batch_size: int, `b`.
+        examples: tuple `(x, y, sample_weight)` of NumPy structures.
+        cost_ratio: float, `f` where it is not to be measured. Defaults to
+            `None`.
+    """
+
+    def __init__(self, model, score, gate, batch_size, examples, cost_ratio=None):
+        self._model, self._score, self._gate = model, score, gate
+        self._examples = examples
+        self._count = len(keras.tree.flatten(examples)[0])
+        self._schedule = Schedule(max(64, STEPS_A_BATCH * self._count // batch_size))
+        self._meter = CostMeter(batch_size)
+        self._cost_ratio = cost_ratio
+        self._mean, self._averaged = None, 0
+
+    def timing(self, part, count):
+        """A context whose time counts as scoring or loading `count` examples."""
+        return contextlib.nullcontext() if self._fixed else self._meter.timing(part, count)
+
+    @property
+    def _fixed(self):
+        return self._cost_ratio is not None
+
+    def pause(self):
+        """What comes next is not training."""
+        self._meter.pause()
+
+    def before_step(self, step, captured):
+        """Called between steps; averages, looks and decides where it is time to.
+
+        Args:
+            step: int, steps trained so far.
+            captured: the model's values as `backends` captured them, or
+                `None`.
+        """
+        if self._meter.is_over(step):
+            self._wait(captured)
+            self._meter.end(step)
+        if not self._schedule.is_due(step):
+            return
+        self._average(backends.active().current_values(self._model, captured))
+        if self._schedule.is_complete(step):
+            self._look(step, captured)
+        if not self._fixed:
+            self._wait(captured)
+            self._meter.begin(step)
+
+    def _wait(self, captured):
+        """Where steps run asynchronously, waits for the last one."""
+        values = backends.active().current_values(self._model, captured)[0]
+        if values:
+            smallest = min(values, key=lambda value: math.prod(value.shape))
+            ops.convert_to_numpy(ops.stop_gradient(smallest))
+
+    def _average(self, values):
+        count = self._averaged
+
+        def joined(before, value):
+            value = ops.stop_gradient(value)
+            if "float" not in keras.backend.standardize_dtype(value.dtype):
+                # Random states are as they are last.
+                return value
+            return value * 1 if before is None else before + (value - before) / (count + 1)
+
+        mean = self._mean or [[None] * len(part) for part in values]
+        self._mean = [
+            [joined(*pair) for pair in zip(before, part, strict=True)]
+            for before, part in zip(mean, values, strict=True)
+        ]
+        self._averaged += 1
+
+    def _look(self, step, captured):
+        with self.timing("score", self._count):
+            scores, losses = self._score(self._examples, captured)
+        _, averaged = self._score(self._examples, tuple(self._mean))
+        self._mean, self._averaged = None, 0
+        if not self._gate.is_open:
+            tau = variance_reduction(sampling_probability(scores))
+            self._gate.update(tau, steps=TAU_STEPS)
+        cost_ratio = self._cost_ratio if self._fixed else self._meter.ratio
+        self._gate.observe(step, float(losses.mean()), float(averaged.mean()), cost_ratio)
+
+    def state(self):
+        """What `restore` brings back: where the interval is, and the mean so far."""
+        mean = self._mean and [[ops.convert_to_numpy(v) for v in part] for part in self._mean]
+        return {"schedule": self._schedule.state(), "mean": mean, "averaged": self._averaged}
+
+    def restore(self, state):
+        self._schedule.restore(state["schedule"])
+        mean = state["mean"]
+        self._mean = mean and [[ops.convert_to_tensor(v) for v in part] for part in mean]
+        self._averaged = state["averaged"]
+        self.pause()

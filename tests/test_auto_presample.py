@@ -1,0 +1,202 @@
+"""`presample="auto"` and `scale_learning_rate` in whole runs."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import assert_same_weights, classifier
+
+import keras_swift as ks
+from keras_swift import importance_dataset
+from keras_swift.measured_gate import MeasuredGate
+
+MEASURED = {"tau", "cost_ratio", "noise_share", "loss_decay", "predicted_gain"}
+
+
+@pytest.fixture
+def eager_gate(monkeypatch):
+    """A gate that opens at its second probe, as where noise is all that is left."""
+
+    def observe(self, step, loss, averaged_loss, cost_ratio):
+        self.noise_share, self.loss_decay, self.tau = 0.9, 0.1, 4.0
+        self.cost_ratio = cost_ratio
+        self._decide()
+
+    monkeypatch.setattr(MeasuredGate, "observe", observe)
+
+
+def fit(model, digits, size=800, epochs=8, **trainer):
+    x, y = digits[0][:size], digits[1][:size]
+    trainer = ks.ImportanceTraining(model, presample="auto", seed=0, **trainer)
+    return trainer.fit(x, y, batch_size=64, epochs=epochs, verbose=0).history
+
+
+def test_history_has_what_was_measured(digits):
+    history = fit(classifier(0.3), digits, epochs=20)
+    assert set(history) == {"accuracy", "loss", "importance", "presample", *MEASURED}
+    # 13 steps an epoch, the first look after 120 steps.
+    assert all(np.isnan(history["cost_ratio"][:9]))
+    assert history["cost_ratio"][-1] > 0
+    assert 0 <= history["noise_share"][-1] < 1
+    assert all(np.isfinite(history["tau"]))
+
+
+def test_a_given_cost_repeats_a_run(digits, eager_gate):
+    def run():
+        model = classifier(0.3)
+        return model, fit(model, digits, epochs=14, cost_ratio=0.1)
+
+    (first, history), (second, again) = run(), run()
+    assert history["importance"][-1] == 1
+    for name, values in history.items():
+        np.testing.assert_array_equal(values, again[name])
+    assert_same_weights(first, second)
+
+
+def test_shut_it_trains_as_plain_fit_does(digits):
+    x, y = digits[0][:256], digits[1][:256]
+    ours, theirs = classifier(), classifier()
+    trainer = ks.ImportanceTraining(ours, presample="auto", seed=0)
+    trainer.fit(x, y, epochs=2, shuffle=False, verbose=0)
+    theirs.fit(x, y, epochs=2, shuffle=False, verbose=0)
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_the_ratio_that_pays_most_is_presampled(digits, eager_gate):
+    history = fit(classifier(0.3), digits, epochs=14, cost_ratio=0.01)
+    assert history["presample"][0] == 1
+    assert history["presample"][-1] == pytest.approx(5)
+    history = fit(classifier(0.3), digits, size=150, epochs=50, cost_ratio=0.01)
+    # The data have no more for a batch of 64.
+    assert history["presample"][-1] == pytest.approx(2)
+
+
+def test_too_few_examples_for_any_presample_train_uniformly(digits):
+    history = fit(classifier(), digits, size=100, epochs=2)
+    assert history["importance"] == [0, 0]
+
+
+class Rates(keras.callbacks.Callback):
+    """Sets the rate from outside, and notes what callbacks read."""
+
+    def __init__(self, rates):
+        super().__init__()
+        self.rates, self.read = rates, []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.rates is not None:
+            self.model.optimizer.learning_rate = self.rates[epoch]
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.read.append(float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)))
+
+
+@pytest.fixture
+def steps_of(digits, monkeypatch):
+    """The changes of the weights in epochs of one step drawn by importance at a given tau."""
+
+    class Fixed(importance_dataset.Gate):
+        def update(self, tau, steps=1):
+            self.tau = 3.0
+
+    monkeypatch.setattr(importance_dataset, "Gate", Fixed)
+
+    def steps(scale, rates, epochs=1, optimizer="sgd"):
+        model = classifier(metrics=None)
+        model.compile(optimizer, "sparse_categorical_crossentropy")
+        trainer = ks.ImportanceTraining(model, tau_threshold=0, seed=0, scale_learning_rate=scale)
+        callback = Rates(rates)
+        weights = [model.get_weights()]
+        look = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: weights.append(model.get_weights())
+        )
+        x, y = digits[0][:96], digits[1][:96]
+        settings = {"batch_size": 32, "steps_per_epoch": 1, "epochs": epochs, "verbose": 0}
+        trainer.fit(x, y, callbacks=[callback, look], **settings)
+        changes = [
+            [b - a for a, b in zip(*pair, strict=True)]
+            for pair in zip(weights, weights[1:], strict=False)
+        ]
+        return changes, callback.read, model
+
+    return steps
+
+
+def assert_times(changes, factor, others):
+    for ours, theirs in zip(changes, others, strict=True):
+        np.testing.assert_allclose(ours, factor * theirs, rtol=1e-3, atol=1e-7)
+
+
+def rate_of(model):
+    return float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+
+
+GAIN = 1 / (1 / 9 + 1 / 3)
+
+
+@pytest.mark.parametrize("scale", [True, "plain"])
+def test_a_step_is_that_of_the_scaled_rate(steps_of, scale):
+    (ours,), read, model = steps_of(scale, [0.1])
+    (plain,), _, _ = steps_of(False, [0.1])
+    assert_times(ours, GAIN, plain)
+    # Callbacks and whoever comes after read the user's rate.
+    assert read == [pytest.approx(0.1)]
+    assert "_get_current_learning_rate" not in vars(model.optimizer)
+
+
+def test_scaling_follows_the_users_rate_and_does_not_compound(steps_of):
+    rates = [0.1, 0.0, 0.02]
+    changes, read, model = steps_of(True, rates, epochs=3)
+    assert read == [pytest.approx(rate) for rate in rates]
+    assert rate_of(model) == pytest.approx(0.02)
+    plain, _, _ = steps_of(False, [0.0, 0.0, 0.02 * GAIN], epochs=3)
+    again, _, _ = steps_of(True, [0.0, 0.0, 0.02], epochs=3)
+    assert_times(again[2], 1.0, plain[2])
+    assert not any(part.any() for part in changes[1])
+
+
+def test_capped_never_exceeds_the_highest_rate(steps_of):
+    # Steps so small that the gradients are the same on both sides.
+    rates = [1e-3, 0.8e-3, 1e-4]
+    capped, _, _ = steps_of("capped", rates, epochs=3)
+    plain, _, _ = steps_of(False, rates, epochs=3)
+    for epoch, factor in enumerate((1.0, 1 / 0.8, GAIN)):
+        sizes = [np.sqrt(sum(np.sum(p**2.0) for p in c[epoch])) for c in (capped, plain)]
+        assert sizes[0] / sizes[1] == pytest.approx(factor, rel=0.05)
+
+
+def test_a_schedule_goes_on(steps_of):
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0], [0.1, 0.05])
+    (first, _), _, model = steps_of(True, None, 2, keras.optimizers.SGD(schedule))
+    (plain,), _, _ = steps_of(False, None, 1, keras.optimizers.SGD(0.1))
+    assert_times(first, GAIN, plain)
+    assert rate_of(model) == pytest.approx(0.05)
+
+
+def test_the_optimizer_is_left_alone_after_an_exception(digits):
+    class Failing(keras.Sequential):
+        def train_step(self, *arguments):
+            raise RuntimeError("mine")
+
+    model = Failing([keras.Input((64,)), keras.layers.Dense(10, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    trainer = ks.ImportanceTraining(model, tau_threshold=0, scale_learning_rate=True)
+    with pytest.raises(RuntimeError, match="mine"):
+        trainer.fit(digits[0][:96], digits[1][:96], verbose=0)
+    assert "_get_current_learning_rate" not in vars(model.optimizer)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"presample": "auto", "tau_threshold": 2.0}, "`tau_threshold` is for a presample of a"),
+        ({"presample": 3.0, "cost_ratio": 0.3}, '`cost_ratio` is what `presample="auto"` would'),
+        ({"presample": "auto", "cost_ratio": 0}, "`cost_ratio` must be greater than 0.*=0"),
+        ({"presample": "auto", "cost_ratio": "f"}, "`cost_ratio` must be.*cost_ratio='f'"),
+        ({"presample": "large"}, "`presample` must be greater than 1.*'large'.*or 'auto'"),
+        ({"scale_learning_rate": "max"}, "`scale_learning_rate` must be False, True.*'max'"),
+    ],
+)
+def test_bad_settings_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ks.ImportanceTraining(classifier(), **arguments)

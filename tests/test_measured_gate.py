@@ -1,0 +1,153 @@
+import math
+
+import pytest
+
+from keras_swift.gate import Gate, variance_gain
+from keras_swift.measured_gate import (
+    MeasuredGate,
+    fitted_decay,
+    predicted_gain,
+    uniform_noise_share,
+)
+
+
+def test_variance_gain_is_limited_by_tau_and_by_the_presample():
+    assert variance_gain(2.0, 4) == pytest.approx(1 / (1 / 4 + 1 / 4))
+    assert variance_gain(1e9, 3) == pytest.approx(3)
+    assert variance_gain(3.0, 1e9) == pytest.approx(9)
+    assert variance_gain(0.0, 2) == 1
+
+
+def test_predicted_gain_by_hand():
+    # k = 2; (1 - 0.6) * (1 + 0.1 * 4) ** 0.5 + 0.6 / 2
+    expected = 1 / (0.4 * math.sqrt(1.4) + 0.3)
+    assert predicted_gain(4, 2.0, 0.1, 0.6, 0.5) == pytest.approx(expected)
+    # The rate doubled: steps go twice as far, the noise is what it was.
+    expected = 1 / (0.4 * math.sqrt(0.7) + 0.6)
+    assert predicted_gain(4, 2.0, 0.1, 0.6, 0.5, highest_scale=9.0) == pytest.approx(expected)
+    expected = 1 / (0.4 * math.sqrt(1.4 / 1.5) + 0.6 * 1.5 / 2)
+    assert predicted_gain(4, 2.0, 0.1, 0.6, 0.5, highest_scale=1.5) == pytest.approx(expected)
+
+
+def test_nothing_is_gained_without_noise_or_without_variance_reduction():
+    assert predicted_gain(3, 5.0, 0.1, 0.0, 1.0) < 1
+    assert predicted_gain(3, 1.0, 0.1, 0.9, 1.0) < 1
+    # Where more steps do not help, the cost of a step does not matter.
+    assert predicted_gain(3, 1.0, 0.1, 0.9, 0.0) == 1
+
+
+def test_noise_under_importance_sampling_is_told_in_that_of_uniform():
+    # A loss of 1, half of it noise; with three times less noise it is 2/3, a quarter noise.
+    assert uniform_noise_share((0.5 / 3) / (0.5 + 0.5 / 3), 3.0) == pytest.approx(0.5)
+
+
+def test_decay_is_the_exponent_over_the_last_part_of_the_run():
+    falling = [(step, 3.0 * step**-0.7) for step in (100, 150, 200, 250)]
+    assert fitted_decay(falling) == pytest.approx(0.7)
+    assert fitted_decay([(step, 1.0 + step) for step in (100, 150, 200)]) == 0
+    # What lies further back than 1.5 octaves is forgotten.
+    assert fitted_decay([(1, 1e6), (10, 1e-6), *falling]) == pytest.approx(0.7)
+    assert fitted_decay(falling[:2]) is None
+    assert fitted_decay([]) is None
+
+
+def run(gate, share, decay, *, tau=4.0, cost_ratio=0.1, steps=range(1000, 2000, 100)):
+    """Probes of a run whose loss falls as `steps**-decay`; the ratios after each."""
+    ratios = []
+    for step in steps:
+        averaged = (step / 1000) ** -decay
+        gate.update(tau, steps=100)
+        now = share
+        if gate.is_open:
+            # The noise there is under the ratio the gate has chosen.
+            k = variance_gain(tau, gate.ratio)
+            now = share / k / (1 - share + share / k)
+        gate.observe(step, averaged / (1 - now), averaged, cost_ratio)
+        ratios.append(gate.ratio)
+    return ratios
+
+
+def test_opens_where_noise_is_the_limit_at_the_best_ratio():
+    gate = MeasuredGate((2, 3, 5))
+    ratios = run(gate, share=0.7, decay=0.3)
+    assert ratios[:2] == [0, 0]
+    assert ratios[2] > 0
+    assert gate.noise_share == pytest.approx(0.7)
+    assert gate.loss_decay == pytest.approx(0.3)
+    gains = {r: predicted_gain(r, gate.tau, 0.1, 0.7, 0.3) for r in (2, 3, 5)}
+    assert ratios[-1] == max(gains, key=gains.get)
+    assert gate.gain == pytest.approx(max(gains.values()))
+    assert gate.gain > 1.05
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"share": 0.05}, {"decay": 6.0}, {"tau": 1.0}, {"cost_ratio": 2.0}],
+    ids=["no noise", "steps decide", "equal scores", "costly scores"],
+)
+def test_stays_shut_where_it_does_not_pay(change):
+    gate = MeasuredGate()
+    assert set(run(gate, **{"share": 0.7, "decay": 0.5, **change})) == {0}
+    assert gate.gain <= 1.05
+
+
+def test_shuts_when_the_noise_is_gone_and_not_before():
+    gate = MeasuredGate((3,))
+    run(gate, share=0.7, decay=0.5)
+    assert gate.is_open
+    # Between the two limits an open gate stays open and a shut one shut.
+    share = next(s / 1000 for s in range(1, 999) if predicted_gain(3, 4, 0.1, s / 1000, 0.5) > 1.02)
+    steps = range(2000, 20000, 1000)
+    assert set(run(gate, share=share, decay=0.5, steps=steps)) == {3}
+    assert set(run(MeasuredGate((3,)), share=share, decay=0.5, steps=steps)) == {0}
+    assert run(gate, share=0.0, decay=0.5, steps=range(20000, 90000, 5000))[-1] == 0
+
+
+def test_another_ratio_is_taken_only_when_clearly_better():
+    gate = MeasuredGate((3, 5))
+    run(gate, share=0.7, decay=1.0, tau=2.0, cost_ratio=0.2)
+    assert gate.ratio == 3
+    gains = {r: predicted_gain(r, 2.0, 0.15, 0.7, 1.0) for r in (3, 5)}
+    assert 1 < gains[5] / gains[3] < 1.02
+    settings = {"share": 0.7, "decay": 1.0, "steps": range(2000, 4000, 100)}
+    assert set(run(gate, tau=2.0, cost_ratio=0.15, **settings)) == {3}
+    assert run(gate, tau=6.0, cost_ratio=0.05, **settings)[-1] == 5
+
+
+@pytest.mark.parametrize("loss", [-1.0, 0.0, float("nan"), float("inf")])
+def test_a_loss_without_a_share_keeps_the_gate_shut(loss):
+    gate = MeasuredGate()
+    run(gate, share=0.7, decay=0.5)
+    assert gate.is_open
+    gate.observe(2000, loss, 0.5, 0.1)
+    assert not gate.is_open
+    assert math.isnan(gate.measured()["predicted_gain"])
+
+
+def test_unknown_cost_and_no_ratio_keep_the_gate_shut():
+    assert set(run(MeasuredGate(), share=0.7, decay=0.5, cost_ratio=None)) == {0}
+    assert set(run(MeasuredGate(()), share=0.7, decay=0.5)) == {0}
+
+
+def test_state_goes_on():
+    gate, other = MeasuredGate(), MeasuredGate()
+    run(gate, share=0.7, decay=0.5, steps=(1000, 1100))
+    other.restore(gate.state())
+    for each in (gate, other):
+        run(each, share=0.7, decay=0.5, steps=(1200, 1300))
+    assert gate.is_open
+    assert other.state() == gate.state()
+
+
+@pytest.mark.parametrize("gate", [Gate(96, 32, tau_threshold=1.5), MeasuredGate()])
+def test_the_rate_is_scaled_by_the_gain_while_open(gate):
+    gate.highest_scale = 10.0
+    assert gate.rate_scale == 1
+    gate.update(4.0, steps=1000)
+    if isinstance(gate, MeasuredGate):
+        gate.ratio = 3
+    assert gate.rate_scale == pytest.approx(1 / (1 / 16 + 1 / 3))
+    gate.highest_scale = 1.5
+    assert gate.rate_scale == 1.5
+    gate.highest_scale = 1.0
+    assert gate.rate_scale == 1
