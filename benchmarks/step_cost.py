@@ -1,6 +1,7 @@
 """What a training step costs: plain `model.fit`, gate shut, importance on.
 
     python benchmarks/step_cost.py [--batch-size 128] [--rounds 7]
+    python benchmarks/step_cost.py --sizes 10000 100000 1000000 10000000
 
 The backend is KERAS_BACKEND's. In every round each side trains one epoch in
 turn, after a first epoch that compiles and is not counted, so that a machine
@@ -9,11 +10,19 @@ of the ratios within a round, of CPU seconds or (`--clock wall`, for a GPU) of
 wall-clock seconds.
 
 `parts` is the sum of what an importance step cannot do without: a plain step
-and one call of the scoring function on the presample.
+and one call of the scoring function on the presample, in the float type that
+`scoring_dtype="auto"` chose. `auto` is `presample="auto"` with the gate shut,
+looks at the run included.
+
+With `--sizes`, a step on data mapped from the disk, for each number of
+examples: what it costs to make the batch, and how much memory the process gained since before
+the data set was made.
 """
 
 import argparse
 import os
+import resource
+import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -82,23 +91,92 @@ def measure(build, batch_size, presample, steps, rounds, now):
     y = generator.integers(0, 10, size)
     model = build()
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy")
-    shut = ks.ImportanceTraining(model, presample=presample, tau_threshold=1e9, seed=0)
-    opened = ks.ImportanceTraining(model, presample=presample, tau_threshold=0, seed=0)
-    scorer = Scorer(model)
+    settings = {"presample": presample, "seed": 0}
+    shut = ks.ImportanceTraining(model, tau_threshold=1e9, scoring_dtype=None, **settings)
+    auto = ks.ImportanceTraining(model, presample="auto", seed=0)
+    exact = ks.ImportanceTraining(model, tau_threshold=0, scoring_dtype=None, **settings)
+    opened = ks.ImportanceTraining(model, tau_threshold=0, **settings)
     rows = int(batch_size * presample)
+    scorer = Scorer(model, dtype="auto")
+    scorer.settle(x[:rows], y[:rows])
     table = []
     for _ in range(rounds + 1):
         plain = timed(model.fit, x, y, batch_size, now)
         closed = timed(shut.fit, x, y, batch_size, now)
+        watched = timed(auto.fit, x, y, batch_size, now)
+        in_float32 = timed(exact.fit, x, y, batch_size, now)
         importance = timed(opened.fit, x, y, batch_size, now)
         scorer(x[:rows], y[:rows])
         start = now()
         for step in range(steps):
             first = step * batch_size % (size - rows + 1)
             scorer(x[first : first + rows], y[first : first + rows])
-        table.append((plain, closed, importance, (now() - start) / steps))
+        scoring = (now() - start) / steps
+        table.append((plain, closed, watched, in_float32, importance, scoring))
     # The first round warms caches up.
-    return np.array(table[1:])
+    return np.array(table[1:]), scorer.dtype or "own type"
+
+
+def by_size(sizes, batch_size, presample, steps, now):
+    """Milliseconds of a step and memory gained, for data of each size on the disk."""
+    print("| examples | file, MB | first batch, s | ms a step | memory, MB | bytes an example |")
+    print("|---|---|---|---|---|---|")
+    for size in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            shapes = {"x": ((size, 64), "float32"), "y": ((size,), "int64")}
+            x, y = (
+                np.memmap(os.path.join(folder, name), dtype, "w+", shape=shape)
+                for name, (shape, dtype) in shapes.items()
+            )
+            generator = np.random.default_rng(0)
+            for first in range(0, size, 100_000):
+                part = x[first : first + 100_000]
+                part[:] = generator.random(part.shape, dtype=np.float32)
+            x.flush()
+            y.flush()
+            x, y = (
+                np.memmap(os.path.join(folder, name), dtype, "r", shape=shape)
+                for name, (shape, dtype) in shapes.items()
+            )
+            layers = [keras.layers.Dense(128, activation="relu"), keras.layers.Dense(10)]
+            model = keras.Sequential([keras.Input((64,)), *layers])
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            model.compile("sgd", loss)
+            before, start = anonymous_memory(), now()
+            data = ks.ImportanceDataset(
+                model,
+                x,
+                y,
+                batch_size=batch_size,
+                presample=presample,
+                tau_threshold=0,
+                seed=0,
+                steps_per_epoch=steps,
+            )
+            data.on_epoch_begin()
+            data.next_batch()
+            made, seconds = now() - start, []
+            for _ in range(steps - 1):
+                start = now()
+                batch = data.next_batch()
+                seconds.append(now() - start)
+            gained = anonymous_memory() - before
+            assert batch.by_importance  # noqa: S101
+            print(
+                f"| {size:,} | {size * 264 / 1e6:,.0f} | {made:.2f} "
+                f"| {np.median(seconds) * 1e3:.2f} | {gained / 1e6:.1f} | {gained / size:.1f} |",
+                flush=True,
+            )
+
+
+def anonymous_memory():
+    """Bytes of the process that are its own, not pages of a mapped file."""
+    try:
+        with open("/proc/self/status") as file:
+            line = next(line for line in file if line.startswith("RssAnon"))
+        return int(line.split()[1]) * 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main():
@@ -110,16 +188,23 @@ def main():
     parser.add_argument("--clock", choices=CLOCKS, default="cpu")
     parser.add_argument("--steps", type=int, default=200, help="steps an epoch")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--sizes", type=int, nargs="+", help="examples on the disk")
     arguments = parser.parse_args()
+    if arguments.sizes:
+        print(f"backend {keras.backend.backend()}, importance batches, {arguments.clock} time\n")
+        clock = CLOCKS[arguments.clock]
+        by_size(arguments.sizes, arguments.batch_size, arguments.presample, arguments.steps, clock)
+        return
     print(
         f"backend {keras.backend.backend()}, batch {arguments.batch_size}, "
         f"presample {arguments.presample:g}, {arguments.rounds} rounds, "
         f"medians of {arguments.clock} time\n"
     )
-    print("| model | fit, ms | shut / fit | importance / fit | importance / parts | f |")
-    print("|---|---|---|---|---|---|")
+    head = ("model", "fit, ms", "shut / fit", "auto, shut / fit", "importance in float32 / fit")
+    head += ("importance / fit", "importance / parts", "f", "scores in")
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for name, build in (("MLP 784-512-512-10", mlp), ("small CNN", cnn)):
-        table = measure(
+        table, dtype = measure(
             build,
             arguments.batch_size,
             arguments.presample,
@@ -127,12 +212,14 @@ def main():
             arguments.rounds,
             CLOCKS[arguments.clock],
         )
-        plain, closed, importance, scoring = table.T
+        plain, closed, watched, in_float32, importance, scoring = table.T
         print(
             f"| {name} | {np.median(plain) * 1e3:.1f} | {np.median(closed / plain):.3f} "
+            f"| {np.median(watched / plain):.3f} | {np.median(in_float32 / plain):.2f} "
             f"| {np.median(importance / plain):.2f} "
             f"| {np.median(importance / (plain + scoring)):.3f} "
-            f"| {np.median(scoring / plain) / arguments.presample:.2f} |"
+            f"| {np.median(scoring / plain) / arguments.presample:.2f} | {dtype} |",
+            flush=True,
         )
     print("\n`f`: scoring one example over training one.")
 

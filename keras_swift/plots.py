@@ -6,7 +6,9 @@ def plot_training(history, file=None):
 
     The upper panel has the training loss, and the validation loss if there is
     one, over epochs; the lower one the variance reduction `tau` with the share
-    of steps drawn by importance.
+    of steps drawn by importance. With `presample="auto"` a third panel has
+    what the gate decided by: the predicted gain, the share of noise in the
+    loss and the cost of scoring.
 
     Args:
         history: the `keras.callbacks.History` of `ImportanceTraining.fit`, or
@@ -30,8 +32,9 @@ def plot_training(history, file=None):
         )
     figure_class = import_figure()
     epochs = range(1, len(values["loss"]) + 1)
-    figure = figure_class(figsize=(7, 5), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True)
+    measured = "predicted_gain" in values
+    figure = figure_class(figsize=(7, 7.5 if measured else 5), layout="constrained")
+    above, below, *rest = figure.subplots(3 if measured else 2, 1, sharex=True)
     above.plot(epochs, values["loss"], marker=".", label="training")
     if "val_loss" in values:
         above.plot(
@@ -46,7 +49,7 @@ def plot_training(history, file=None):
     above.legend()
     below.plot(epochs, values["tau"], marker=".", color="tab:green", label="variance reduction τ")
     below.set_ylabel("τ")
-    below.set_xlabel("epoch")
+    (rest or [below])[0].set_xlabel("epoch")
     below.set_ylim(bottom=0)
     share = below.twinx()
     share.fill_between(
@@ -58,7 +61,22 @@ def plot_training(history, file=None):
     lines = [*below.get_lines(), *share.get_lines()]
     below.legend(lines, [line.get_label() for line in lines], loc="lower right")
     below.xaxis.get_major_locator().set_params(integer=True)
+    if measured:
+        _plot_measured(rest[0], epochs, values)
     return save(figure, file)
+
+
+def _plot_measured(panel, epochs, values):
+    for name, label in (
+        ("predicted_gain", "predicted gain"),
+        ("noise_share", "share of noise in the loss"),
+        ("cost_ratio", "scoring over training, f"),
+    ):
+        panel.plot(epochs, values[name], marker=".", label=label)
+    panel.axhline(1.0, color="grey", linewidth=0.8, linestyle="--")
+    panel.set_ylim(bottom=0)
+    panel.set_ylabel("gate")
+    panel.legend(loc="best", fontsize="small")
 
 
 def import_figure():

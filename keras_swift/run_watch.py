@@ -21,8 +21,8 @@ SNAPSHOTS = 8
 # Examples in a look, and at least two batches.
 EXAMPLES = 256
 # Steps between the first looks, for each batch that a look has examples: its
-# two passes, at a third of a step a batch, are then 2 % of the time.
-STEPS_A_BATCH = 30
+# two passes, at a third of a step a batch, are then 1.5 % of the time.
+STEPS_A_BATCH = 45
 # A look comes after another eighth of the run, but not more than this many
 # first intervals later.
 LONGEST = 8
@@ -151,7 +151,8 @@ class RunWatch:
         self._schedule = Schedule(max(64, STEPS_A_BATCH * self._count // batch_size))
         self._meter = CostMeter(batch_size)
         self._cost_ratio = cost_ratio
-        self._mean, self._averaged = None, 0
+        self._total, self._added = None, 0
+        self._smallest = None
 
     def timing(self, part, count):
         """A context whose time counts as scoring or loading `count` examples."""
@@ -178,7 +179,7 @@ class RunWatch:
             self._meter.end(step)
         if not self._schedule.is_due(step):
             return
-        self._average(backends.active().current_values(self._model, captured))
+        self._add(backends.active().current_values(self._model, captured))
         if self._schedule.is_complete(step):
             self._look(step, captured)
         if not self._fixed:
@@ -187,33 +188,51 @@ class RunWatch:
 
     def _wait(self, captured):
         """Where steps run asynchronously, waits for the last one."""
-        values = backends.active().current_values(self._model, captured)[0]
-        if values:
-            smallest = min(values, key=lambda value: math.prod(value.shape))
-            ops.convert_to_numpy(ops.stop_gradient(smallest))
+        variables = self._model.trainable_variables
+        if not variables:
+            return
+        if self._smallest is None:
+            sizes = [math.prod(variable.shape) for variable in variables]
+            self._smallest = sizes.index(min(sizes))
+        value = captured[0][self._smallest] if captured else variables[self._smallest].value
+        ops.convert_to_numpy(ops.stop_gradient(value))
 
-    def _average(self, values):
-        count = self._averaged
+    def _add(self, values):
+        """Adds to the sum that `_look` divides: one operation for each variable."""
 
         def joined(before, value):
             value = ops.stop_gradient(value)
             if "float" not in keras.backend.standardize_dtype(value.dtype):
                 # Random states are as they are last.
                 return value
-            return value * 1 if before is None else before + (value - before) / (count + 1)
+            # Times 1, because the next step may overwrite the value in place.
+            return value * 1 if before is None else before + value
 
-        mean = self._mean or [[None] * len(part) for part in values]
-        self._mean = [
+        total = self._total or [[None] * len(part) for part in values]
+        self._total = [
             [joined(*pair) for pair in zip(before, part, strict=True)]
-            for before, part in zip(mean, values, strict=True)
+            for before, part in zip(total, values, strict=True)
         ]
-        self._averaged += 1
+        self._added += 1
+
+    def _mean(self):
+        """The averaged values; begins anew."""
+        mean = [
+            [
+                total / self._added
+                if "float" in keras.backend.standardize_dtype(total.dtype)
+                else total
+                for total in part
+            ]
+            for part in self._total
+        ]
+        self._total, self._added = None, 0
+        return tuple(mean)
 
     def _look(self, step, captured):
         with self.timing("score", self._count):
             scores, losses = self._score(self._examples, captured)
-        _, averaged = self._score(self._examples, tuple(self._mean))
-        self._mean, self._averaged = None, 0
+        _, averaged = self._score(self._examples, self._mean())
         if not self._gate.is_open:
             tau = variance_reduction(sampling_probability(scores))
             self._gate.update(tau, steps=TAU_STEPS)
@@ -221,13 +240,13 @@ class RunWatch:
         self._gate.observe(step, float(losses.mean()), float(averaged.mean()), cost_ratio)
 
     def state(self):
-        """What `restore` brings back: where the interval is, and the mean so far."""
-        mean = self._mean and [[ops.convert_to_numpy(v) for v in part] for part in self._mean]
-        return {"schedule": self._schedule.state(), "mean": mean, "averaged": self._averaged}
+        """What `restore` brings back: where the interval is, and the sum so far."""
+        total = self._total and [[ops.convert_to_numpy(v) for v in part] for part in self._total]
+        return {"schedule": self._schedule.state(), "total": total, "added": self._added}
 
     def restore(self, state):
         self._schedule.restore(state["schedule"])
-        mean = state["mean"]
-        self._mean = mean and [[ops.convert_to_tensor(v) for v in part] for part in mean]
-        self._averaged = state["averaged"]
+        total = state["total"]
+        self._total = total and [[ops.convert_to_tensor(v) for v in part] for part in total]
+        self._added = state["added"]
         self.pause()

@@ -74,7 +74,9 @@ with scope():
     for tau in (1e9, 0):
         rows.clear()
         # A presample of 94, which neither 4 nor 32 divide.
-        trainer = ks.ImportanceTraining(model, presample=2.91, tau_threshold=tau, seed=0)
+        trainer = ks.ImportanceTraining(
+            model, presample=2.91, tau_threshold=tau, seed=0, scoring_dtype=None
+        )
         history = trainer.fit(x, y[:320], epochs=2, verbose=0, callbacks=[Draws()])
         histories.append(history.history)
 with open(sys.argv[2], "w") as file:

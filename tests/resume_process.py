@@ -70,7 +70,7 @@ def train(kind, directory, kill_in=None):
         sampler = ks.SwiftSampler([0.5, 0.5], [1, 1, 0.2, 0.2], [1.0], ["order"], "cdf")
         training = ks.SwiftTraining(model, sampler, features={"order": np.arange(300.0)}, seed=0)
     else:
-        training = ks.ImportanceTraining(model, tau_threshold=0.8, seed=0)
+        training = ks.ImportanceTraining(model, tau_threshold=0.8, seed=0, scoring_dtype=None)
     if kind == "batches":
         history = training.fit(Batches(x, y), **settings)
     else:

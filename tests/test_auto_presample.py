@@ -76,6 +76,16 @@ def test_too_few_examples_for_any_presample_train_uniformly(digits):
     assert history["importance"] == [0, 0]
 
 
+def test_plot_shows_what_was_measured(digits, eager_gate):
+    history = fit(classifier(0.3), digits, epochs=10, cost_ratio=0.1)
+    figure = ks.plot_training(history)
+    above, below, measured, share = figure.axes
+    lines = {line.get_label(): list(line.get_ydata()) for line in measured.get_lines()}
+    np.testing.assert_array_equal(lines["predicted gain"], history["predicted_gain"])
+    np.testing.assert_array_equal(lines["scoring over training, f"], history["cost_ratio"])
+    assert (measured.get_xlabel(), below.get_xlabel()) == ("epoch", "")
+
+
 class Rates(keras.callbacks.Callback):
     """Sets the rate from outside, and notes what callbacks read."""
 

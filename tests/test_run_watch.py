@@ -91,3 +91,32 @@ def test_scores_under_given_values_are_those_of_a_model_that_has_them(digits):
     expected = ks.ImportanceDataset(other, x, y, seed=0, presample=1.5)
     np.testing.assert_allclose(losses, expected._scorer(x, y)["loss"], rtol=1e-5)
     np.testing.assert_allclose(scores, expected._scorer(x, y)["gradient_norm"], rtol=1e-5)
+
+
+def test_state_goes_on_in_the_middle_of_an_interval(digits):
+    model = classifier()
+    start = model.get_weights()
+    examples = (digits[0][:4], digits[1][:4], None)
+
+    def watch(seen):
+        def score(data, values):
+            weights = model.get_weights() if values is None else values[0]
+            seen.append([np.array(keras.ops.convert_to_numpy(w)) for w in weights])
+            return np.ones(4), np.ones(4)
+
+        return RunWatch(model, score, MeasuredGate(), 4, examples, cost_ratio=0.1)
+
+    def run(watch, steps):
+        for step in steps:
+            model.set_weights([w + step for w in start])
+            watch.before_step(step, None)
+
+    through, resumed = [], []
+    run(watch(through), range(1, 65))
+    first = watch([])
+    run(first, range(1, 30))
+    second = watch(resumed)
+    second.restore(first.state())
+    run(second, range(30, 65))
+    for ours, theirs in zip(through[1], resumed[1], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
