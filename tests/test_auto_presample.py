@@ -6,7 +6,7 @@ import pytest
 from conftest import assert_same_weights, classifier
 
 import keras_swift as ks
-from keras_swift import importance_dataset
+from keras_swift import importance_dataset, run_watch
 from keras_swift.measured_gate import MeasuredGate
 
 MEASURED = {"tau", "cost_ratio", "noise_share", "loss_decay", "predicted_gain"}
@@ -22,6 +22,8 @@ def eager_gate(monkeypatch):
         self._decide()
 
     monkeypatch.setattr(MeasuredGate, "observe", observe)
+    # The first look after 64 steps.
+    monkeypatch.setattr(run_watch, "STEPS_A_BATCH", 1)
 
 
 def fit(model, digits, size=800, epochs=8, **trainer):
@@ -33,7 +35,7 @@ def fit(model, digits, size=800, epochs=8, **trainer):
 def test_history_has_what_was_measured(digits):
     history = fit(classifier(0.3), digits, epochs=20)
     assert set(history) == {"accuracy", "loss", "importance", "presample", *MEASURED}
-    # 13 steps an epoch, the first look after 120 steps.
+    # 13 steps an epoch, the first look after 180 steps.
     assert all(np.isnan(history["cost_ratio"][:9]))
     assert history["cost_ratio"][-1] > 0
     assert 0 <= history["noise_share"][-1] < 1
@@ -43,7 +45,7 @@ def test_history_has_what_was_measured(digits):
 def test_a_given_cost_repeats_a_run(digits, eager_gate):
     def run():
         model = classifier(0.3)
-        return model, fit(model, digits, epochs=14, cost_ratio=0.1)
+        return model, fit(model, digits, epochs=7, cost_ratio=0.1)
 
     (first, history), (second, again) = run(), run()
     assert history["importance"][-1] == 1
@@ -63,10 +65,10 @@ def test_shut_it_trains_as_plain_fit_does(digits):
 
 
 def test_the_ratio_that_pays_most_is_presampled(digits, eager_gate):
-    history = fit(classifier(0.3), digits, epochs=14, cost_ratio=0.01)
+    history = fit(classifier(0.3), digits, epochs=7, cost_ratio=0.01)
     assert history["presample"][0] == 1
     assert history["presample"][-1] == pytest.approx(5)
-    history = fit(classifier(0.3), digits, size=150, epochs=50, cost_ratio=0.01)
+    history = fit(classifier(0.3), digits, size=150, epochs=28, cost_ratio=0.01)
     # The data have no more for a batch of 64.
     assert history["presample"][-1] == pytest.approx(2)
 
@@ -77,7 +79,7 @@ def test_too_few_examples_for_any_presample_train_uniformly(digits):
 
 
 def test_plot_shows_what_was_measured(digits, eager_gate):
-    history = fit(classifier(0.3), digits, epochs=10, cost_ratio=0.1)
+    history = fit(classifier(0.3), digits, epochs=7, cost_ratio=0.1)
     figure = ks.plot_training(history)
     above, below, measured, share = figure.axes
     lines = {line.get_label(): list(line.get_ydata()) for line in measured.get_lines()}
