@@ -95,7 +95,7 @@ def redundant(folder, examples, seed):
     easy = generator.permutation(np.flatnonzero(np.isin(y, EASY)))
     hard = generator.permutation(np.flatnonzero(~np.isin(y, EASY)))[: examples // 8]
     easy = easy[: (examples - len(hard)) // 10]
-    rows = np.concatenate([np.tile(easy, 10), hard])
+    rows = generator.permutation(np.concatenate([np.tile(easy, 10), hard]))
     return x[rows], y[rows], x_test, y_test
 
 
@@ -177,11 +177,11 @@ def lstm():
 
 
 def half_of_the_classes(model, data, seed):
-    """Trains on classes 0 to 4 for 300 steps, so that the run to compare is a fine-tuning."""
+    """Trains on classes 0 to 4 for four epochs, so that the run to compare is a fine-tuning."""
     x, y = data[:2]
     known = np.random.default_rng(seed).permutation(np.flatnonzero(y < 5))
     model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "sparse_categorical_crossentropy")
-    model.fit(x[known], y[known], batch_size=128, steps_per_epoch=None, epochs=4, verbose=0)
+    model.fit(x[known], y[known], batch_size=128, epochs=4, verbose=0)
 
 
 IMAGE = (28, 28, 1)

@@ -239,12 +239,13 @@ def plot(rows, file):
                 continue
             points = min(len(r["curve"]) for r in runs)
             values = np.exp(np.mean([np.log(r["curve"])[:points] for r in runs], axis=0))
-            panel.plot(values[:, 0], values[:, 1], label=method, linewidth=1.2)
+            color = f"C{list(METHODS).index(method)}"
+            panel.plot(values[:, 0], values[:, 1], color, label=method, linewidth=1.2)
         panel.set_yscale("log")
         panel.set_title(f"{task}, {lowest[1]} {lowest[2]:g}", fontsize=9)
         panel.set_xlabel("share of the budget")
+        panel.legend(fontsize=7)
     panels[0].set_ylabel("train loss")
-    panels[0].legend(fontsize=7)
     for panel in panels[len(tasks) :]:
         panel.set_visible(False)
     figure.savefig(file, dpi=120)
