@@ -16,20 +16,22 @@ from sklearn.datasets import load_digits
 
 import keras_swift as ks
 
-DEVICES = int(sys.argv[1])
+rows, drawn, devices = set(), [], set()
+place = keras.distribution.distribute_tensor
 
 
-def scope():
-    if DEVICES == 1:
+def scope(count):
+    """Where a model is to be built to train on that many devices."""
+    if count == 1:
         return contextlib.nullcontext()
     if keras.backend.backend() == "jax":
         return keras.distribution.DataParallel().scope()
     import tensorflow as tf
 
     (host,) = tf.config.list_physical_devices("CPU")
-    logical = [tf.config.LogicalDeviceConfiguration()] * DEVICES
+    logical = [tf.config.LogicalDeviceConfiguration()] * count
     tf.config.set_logical_device_configuration(host, logical)
-    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(DEVICES)]).scope()
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)]).scope()
 
 
 class Look(keras.layers.Layer):
@@ -45,20 +47,16 @@ class Draws(keras.callbacks.Callback):
         drawn.append(batch.indices.tolist())
 
 
-rows, drawn, histories, devices = set(), [], [], set()
-x, y = load_digits(return_X_y=True)
-x = (x / 16).astype("float32")[:320]
-place = keras.distribution.distribute_tensor
-
-
 def placed(tensor, layout):
     tensor = place(tensor, layout)
     devices.add((tensor.shape[0], len(tensor.sharding.device_set)))
     return tensor
 
 
-keras.distribution.distribute_tensor = placed
-with scope():
+def train():
+    """An epoch or two with the gate shut, and with it open."""
+    x, y = load_digits(return_X_y=True)
+    x = (x / 16).astype("float32")[:320]
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
@@ -71,6 +69,7 @@ with scope():
     model.compile(
         keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", metrics=["accuracy"]
     )
+    histories = []
     for tau in (1e9, 0):
         rows.clear()
         # A presample of 94, which neither 4 nor 32 divide.
@@ -79,13 +78,19 @@ with scope():
         )
         history = trainer.fit(x, y[:320], epochs=2, verbose=0, callbacks=[Draws()])
         histories.append(history.history)
-with open(sys.argv[2], "w") as file:
-    weights = [float(np.abs(weight).sum()) for weight in model.get_weights()]
+    return model, histories
+
+
+if __name__ == "__main__":
+    keras.distribution.distribute_tensor = placed
+    with scope(int(sys.argv[1])):
+        model, histories = train()
     found = {
         "histories": histories,
         "drawn": drawn,
-        "weights": weights,
+        "weights": [float(np.abs(weight).sum()) for weight in model.get_weights()],
         "rows": sorted(size for size in rows if size is not None),
         "devices": sorted(devices),
     }
-    json.dump(found, file)
+    with open(sys.argv[2], "w") as file:
+        json.dump(found, file)
