@@ -25,8 +25,10 @@ class SamplingCallback(keras.callbacks.Callback):
         self._dataset.on_epoch_begin()
 
     def on_train_batch_begin(self, batch, logs=None):
-        self._dataset._values = backends.active().capture_values(self.model)
-        kept = backends.active().keep(self.model)
+        # Not `self.model`, which would make Keras put JAX' state back into the
+        # model before every step.
+        self._dataset._values = backends.active().capture_values(self._dataset.model)
+        kept = backends.active().keep(self._dataset.model)
         self._kept = self._kept if kept is None else kept
 
     def give_back(self):

@@ -49,7 +49,8 @@ def capture_values(model):
         trainable = [_value(variable) for variable in model.trainable_variables]
         non_trainable = [_value(variable) for variable in model.non_trainable_variables]
         return trainable, non_trainable
-    return state["trainable_variables"], state["non_trainable_variables"]
+    # Keras wraps lists that are set on a model.
+    return list(state["trainable_variables"]), list(state["non_trainable_variables"])
 
 
 def current_values(model, captured):
