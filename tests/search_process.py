@@ -16,7 +16,7 @@ from conftest import classifier
 from sklearn.datasets import load_digits
 
 import keras_swift as ks
-from keras_swift.search import _Search
+from keras_swift.search_run import SearchRun
 
 
 def run_search(directory, **arguments):
@@ -53,7 +53,7 @@ def describe(result):
 
 if __name__ == "__main__":
     directory, output, kill_in = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    train, judged = _Search._train, []
+    train, judged = SearchRun._train, []
 
     def train_or_die(self, *arguments, judge):
         logs = train(self, *arguments, judge=judge)
@@ -62,7 +62,7 @@ if __name__ == "__main__":
             os.kill(os.getpid(), signal.SIGKILL)
         return logs
 
-    _Search._train = train_or_die
+    SearchRun._train = train_or_die
     # The chief looks every twenty seconds whether the workers are done.
     sleep = time.sleep
     time.sleep = lambda seconds: sleep(min(seconds, 0.2))

@@ -17,7 +17,7 @@ from conftest import classifier
 from search_process import describe, run_search
 
 import keras_swift as ks
-from keras_swift.search import _Search
+from keras_swift.search_run import SearchRun
 
 SCRIPT = pathlib.Path(__file__).parent / "search_process.py"
 
@@ -157,7 +157,7 @@ def test_model_leaves_as_it_came_when_interrupted(digits, error, monkeypatch):
 
 
 def test_every_trial_starts_from_the_same_state(digits, monkeypatch):
-    module = sys.modules["keras_swift.search"]
+    module = sys.modules["keras_swift.search_run"]
     seen = []
 
     class Spy(module.DrawnDataset):
@@ -271,8 +271,8 @@ def test_regression_searches_by_loss_and_gradient(digits):
 
 
 def test_a_diverging_sampler_is_a_failure_and_never_the_best(digits, monkeypatch):
-    module = sys.modules["keras_swift.search"]
-    train = module._Search._train
+    module = sys.modules["keras_swift.search_run"]
+    train = module.SearchRun._train
     judged = []
 
     def diverging(self, *arguments, judge):
@@ -283,7 +283,7 @@ def test_a_diverging_sampler_is_a_failure_and_never_the_best(digits, monkeypatch
                 return {**logs, "val_accuracy": [np.nan, np.inf][len(judged) - 2]}
         return logs
 
-    monkeypatch.setattr(module._Search, "_train", diverging)
+    monkeypatch.setattr(module.SearchRun, "_train", diverging)
     result = small_search(digits, max_trials=5)
     assert [trial.status for trial in result.trials] == ["COMPLETED"] + ["FAILED"] * 2 + [
         "COMPLETED"
@@ -474,7 +474,7 @@ def test_broken_connection_is_an_error_only_before_the_end(digits, tmp_path, mon
 
     # The chief may leave between a worker's look at the trials and its next request.
     answers = iter([False, over])
-    monkeypatch.setattr(_Search, "_is_over", lambda self, space: next(answers))
+    monkeypatch.setattr(SearchRun, "_is_over", lambda self, space: next(answers))
     monkeypatch.setattr("keras_swift.tuner.SwiftTuner", broken)
     monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
     monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker0")
