@@ -7,7 +7,8 @@
 
 For each seed: search a sampler, then train the same network from scratch
 uniformly and under the sampler, for as many epochs, and compare their accuracy
-on clean test data after the last one. The test data are used for nothing else.
+on clean test data after the last one ("test"), and with the weights averaged
+over the last epoch ("averaged"). The test data are used for nothing else.
 Each run prints its lines as it ends and appends a JSON line to `--out`.
 
 digits            scikit-learn's digits: 1,000 training images, 40 % wrong labels, an MLP
@@ -33,6 +34,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 import keras_swift as ks
+from keras_swift.weight_average import WeightAverage
 
 Data = collections.namedtuple("Data", "x y wrong x_validation y_validation x_test y_test")
 
@@ -109,16 +111,16 @@ def mlp(seed, width=128):
     return compiled([keras.Input((64,)), *dense, keras.layers.Dense(10)], 1e-3)
 
 
-def cnn(seed, width=32):
+def cnn(seed):
     keras.utils.set_random_seed(seed)
     layers = keras.layers
     return compiled(
         [
             keras.Input((32, 32, 3)),
-            layers.Conv2D(width, 5, strides=2, padding="same", activation="relu"),
-            layers.Conv2D(2 * width, 3, padding="same", activation="relu"),
+            layers.Conv2D(32, 5, strides=2, padding="same", activation="relu"),
+            layers.Conv2D(64, 3, padding="same", activation="relu"),
             layers.MaxPooling2D(),
-            layers.Conv2D(4 * width, 3, padding="same", activation="relu"),
+            layers.Conv2D(128, 3, padding="same", activation="relu"),
             layers.MaxPooling2D(),
             layers.Flatten(),
             layers.Dropout(0.5),
@@ -130,6 +132,24 @@ def cnn(seed, width=32):
     )
 
 
+def pooled_cnn(seed):
+    """Another architecture: no dense layer and no dropout, but batch normalisation."""
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    stack = [keras.Input((32, 32, 3))]
+    for filters, size, strides in ((32, 5, 2), (64, 3, 2), (128, 3, 1)):
+        stack += [
+            layers.Conv2D(filters, size, strides=strides, padding="same", use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+        ]
+    return compiled([*stack, layers.GlobalAveragePooling2D(), layers.Dense(10)], 1e-3)
+
+
+def small_mlp(seed):
+    return mlp(seed, width=64)
+
+
 def accuracy(model, data):
     return model.evaluate(data.x_test, data.y_test, batch_size=500, verbose=0, return_dict=True)[
         "accuracy"
@@ -137,17 +157,26 @@ def accuracy(model, data):
 
 
 def retrained(build, sampler, data, seed, arguments, **features):
-    """Test accuracy after training from scratch under a sampler."""
+    """Test accuracy after training from scratch under a sampler: as it ends, and averaged."""
     model = build(1000 + seed)
+    steps = -(-len(data.y) // arguments.batch_size)
+    average = WeightAverage(arguments.epochs, steps, steps)
     ks.SwiftTraining(model, sampler, seed=seed, **features).fit(
-        data.x, data.y, batch_size=arguments.batch_size, epochs=arguments.epochs, verbose=0
+        data.x,
+        data.y,
+        batch_size=arguments.batch_size,
+        epochs=arguments.epochs,
+        callbacks=[average],
+        verbose=0,
     )
-    return accuracy(model, data)
+    last = accuracy(model, data)
+    average.put()
+    return last, accuracy(model, data)
 
 
 def run(setting, seed, arguments):
     data = digits(seed) if setting == "digits" else cifar10(setting, seed, arguments)
-    build, width = (mlp, 64) if setting == "digits" else (cnn, 48)
+    build, other = (mlp, small_mlp) if setting == "digits" else (cnn, pooled_cnn)
     begin = time.perf_counter()
     model = build(seed)
     result = ks.search(
@@ -185,30 +214,36 @@ def run(setting, seed, arguments):
         "search seconds": seconds,
     }
     uniform = ks.SwiftSampler.uniform(result.sampler.features, transform=arguments.transform)
+    trainings = {}
+    ready = {"features": result.features}
     if not arguments.search_only:
-        ready = {"features": result.features}
-        found["test uniform"] = retrained(build, uniform, data, seed, arguments, **ready)
-        found["test sampler"] = retrained(build, result.sampler, data, seed, arguments, **ready)
+        trainings = {"uniform": (uniform, ready), "sampler": (result.sampler, ready)}
+    if arguments.bound:
+        # What leaving out exactly the wrong labels would give: no method knows them.
+        clean = ks.SwiftSampler([0.99, 0.99], [1, 1, 0, 0], [1.0], ["wrong"], "cdf")
+        trainings["clean"] = (clean, {"features": {"wrong": data.wrong}})
+    if arguments.lowest_losses:
+        # What one can do without a search, where one knows how many labels are wrong.
+        keep = arguments.lowest_losses
+        cut = ks.SwiftSampler([keep, keep], [1, 1, 0, 0], [1.0], ["loss"], "cdf")
+        trainings["cut"] = (cut, ready)
+        found["wrong drawn by cut"] = float(cut.probabilities(result.features)[data.wrong].sum())
+    for name, (sampler, features) in trainings.items():
+        last, averaged = retrained(build, sampler, data, seed, arguments, **features)
+        found |= {f"test {name}": last, f"averaged {name}": averaged}
+    if not arguments.search_only:
         found["gain"] = found["test sampler"] - found["test uniform"]
+        found["averaged gain"] = found["averaged sampler"] - found["averaged uniform"]
     if arguments.transfer:
         # The features of the second network's data come from the first one.
         reference = build(seed)
         reference.set_weights(result.pretrained_weights)
-
-        def other(seed):
-            return build(seed, width)
-
         for name, sampler in (("uniform", uniform), ("sampler", result.sampler)):
-            found[f"transfer {name}"] = retrained(
+            found[f"transfer {name}"], found[f"transfer averaged {name}"] = retrained(
                 other, sampler, data, seed, arguments, reference=reference
             )
-        found["transfer gain"] = found["transfer sampler"] - found["transfer uniform"]
-    if arguments.bound:
-        # What leaving out exactly the wrong labels would give: no method knows them.
-        clean = ks.SwiftSampler([0.99, 0.99], [1, 1, 0, 0], [1.0], ["wrong"], "cdf")
-        found["test clean"] = retrained(
-            build, clean, data, seed, arguments, features={"wrong": data.wrong}
-        )
+        for kind in ("transfer", "transfer averaged"):
+            found[f"{kind} gain"] = found[f"{kind} sampler"] - found[f"{kind} uniform"]
     return found
 
 
@@ -245,7 +280,7 @@ def main():
     parser.add_argument("--data", metavar="FILE.npz")
     parser.add_argument("--human-labels", metavar="FILE.npz")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--trials", type=int, help="default: 25 for digits, else 30")
+    parser.add_argument("--trials", type=int, help="default: 25 for digits, else 20")
     parser.add_argument("--pretrain-epochs", type=int, help="default: 30 for digits, else 12")
     parser.add_argument("--finetune-epochs", type=int, help="default: 3 for digits, else 2")
     parser.add_argument("--epochs", type=int, help="from scratch; default: 30 for digits, else 12")
@@ -257,9 +292,13 @@ def main():
     parser.add_argument("--method", default="bayesian", choices=["bayesian", "random"])
     parser.add_argument("--objective", help="default: val_accuracy")
     parser.add_argument(
-        "--transfer", action="store_true", help="also train a network of another width"
+        "--transfer", action="store_true", help="also train a network of another kind"
     )
     parser.add_argument("--bound", action="store_true", help="also train without wrong labels")
+    parser.add_argument(
+        "--lowest-losses", type=float, metavar="SHARE", help="also train on that share only"
+    )
+    parser.add_argument("--dtype", help="default: float32 for digits, else mixed_bfloat16")
     parser.add_argument("--search-only", action="store_true", help="do not train from scratch")
     parser.add_argument("--out", metavar="FILE.jsonl")
     parser.add_argument("--summary", metavar="FILE.jsonl", help="summarise a file and stop")
@@ -274,7 +313,8 @@ def main():
         arguments = argparse.Namespace(**vars(given))
         small = setting == "digits"
         for name, value in (
-            ("trials", 25 if small else 30),
+            ("dtype", "float32" if small else "mixed_bfloat16"),
+            ("trials", 25 if small else 20),
             ("pretrain_epochs", 30 if small else 12),
             ("finetune_epochs", 3 if small else 2),
             ("epochs", 30 if small else 12),
@@ -282,6 +322,7 @@ def main():
         ):
             if getattr(arguments, name) is None:
                 setattr(arguments, name, value)
+        keras.mixed_precision.set_global_policy(arguments.dtype)
         for seed in given.seeds:
             found = run(setting, seed, arguments)
             found["options"] = {

@@ -54,9 +54,11 @@ def search(
     example once, and then tries samplers: each trial restores the trained
     weights and optimizer state, fine-tunes under its sampler and is judged on
     the validation data after its last epoch. Trial 0 is uniform. All trials
-    draw from one seed, so that they differ by their sampler. Bayesian
-    optimisation by KerasTuner, with an oracle made for samplers, chooses what
-    to try.
+    draw from one seed, so that they differ by their sampler. What is judged
+    are the weights averaged over the second half of a trial, and features
+    come from those averaged over the last epoch of the pretraining: the last
+    few batches count for less. Bayesian optimisation by KerasTuner, with an
+    oracle made for samplers, chooses what to try.
 
     The model, its optimizer and metrics leave as they came, whatever happens.
 

@@ -52,7 +52,7 @@ class SearchResult:
         suspicion: float64 array, shape `(n,)`: how strongly an example's label
             is doubted.
         pretrained_weights: list of arrays, for `model.set_weights`: the model
-            the features were computed with.
+            the features were computed with, averaged over the last epoch.
         pretrain_epochs, finetune_epochs: ints, as given to `search`.
         pretrain_seconds: float, pretraining and features.
         data_fingerprint: hash of the training data.

@@ -29,6 +29,7 @@ from keras_swift.search_result import SearchResult, SearchTrial
 from keras_swift.search_start import Start, read_start, write_start
 from keras_swift.swift_sampler import GRADIENT_NORM, SwiftSampler
 from keras_swift.swift_training import DrawnDataset
+from keras_swift.weight_average import WeightAverage
 
 START = "start.npz"
 
@@ -116,20 +117,33 @@ class SearchRun:
     def _train(
         self, probability: np.ndarray, epochs: int, seed: int, judge: bool
     ) -> dict[str, float]:
-        """Trains under a probability; the logs of the last epoch."""
+        """Trains under a probability, ends with averaged weights; the logs of the last epoch."""
         dataset = DrawnDataset(self.source, probability, self.batch_size, seed=seed)
+        steps = dataset.num_batches
+        # Half a trial: its first steps still forget what uniform training had learned.
+        averaged = max(1, epochs * steps // 2) if judge else steps
+        average = WeightAverage(epochs, steps, averaged)
         history = self.model.fit(
             dataset,
             epochs=epochs,
             verbose=0 if judge or not self.verbose else self.verbose,
             shuffle=False,
-            validation_data=self.validation_data if judge else None,
-            validation_batch_size=self.batch_size
-            if isinstance(self.validation_data, tuple)
-            else None,
-            validation_freq=epochs,
+            callbacks=[average],
         )
-        return {name: values[-1] for name, values in history.history.items()}
+        average.put()
+        logs = {name: values[-1] for name, values in history.history.items()}
+        if judge:
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self.validation_data)
+            judged = self.model.evaluate(
+                x,
+                y,
+                sample_weight=sample_weight,
+                batch_size=None if y is None else self.batch_size,
+                verbose=0,
+                return_dict=True,
+            )
+            logs |= {f"val_{name}": float(value) for name, value in judged.items()}
+        return logs
 
     def _start(self, overwrite: bool, data_fingerprint: str) -> Start:
         """The shared start: from disk, or made now."""

@@ -35,6 +35,33 @@ def test_mean_counts_are_the_expected():
     assert np.abs(counts - expected).max() < 5 * 0.5 / np.sqrt(4000)
 
 
+def test_rare_examples_are_drawn_as_often_as_expected():
+    generator = np.random.default_rng(0)
+    expected = np.array([0.05, 0.95])
+    drawn = [systematic_draw(expected, generator)[0] == 0 for _ in range(4000)]
+    # Four standard errors: a false alarm is less likely than one in ten thousand.
+    assert abs(np.mean(drawn) - 0.05) < 4 * np.sqrt(0.05 * 0.95 / 4000)
+
+
+def test_nothing_expected_gives_nothing():
+    assert len(systematic_draw(np.zeros(3), np.random.default_rng(0))) == 0
+
+
+def test_rounding_of_the_sum_costs_no_draw():
+    class LastPoint:
+        """The start that puts the last point nearest to the end."""
+
+        def permutation(self, x):
+            return np.arange(x) if np.isscalar(x) else x
+
+        def uniform(self, low, high):
+            return high
+
+    # As much as a sum over a hundred million examples may be off.
+    drawn = systematic_draw(np.full(7, 3 / 7 - 1e-5), LastPoint())
+    assert drawn.tolist() == [2, 4, 6]
+
+
 def test_examples_of_probability_zero_are_never_drawn():
     expected = np.zeros(100)
     expected[::7] = 100 / len(expected[::7])

@@ -144,9 +144,9 @@ def test_model_leaves_as_it_came_when_interrupted(digits, error, monkeypatch):
             if len(calls) == 3 and batch == 1:
                 raise error("stop")
 
-    def counted(*arguments, **keywords):
+    def counted(*arguments, callbacks, **keywords):
         calls.append(1)
-        return fit(*arguments, callbacks=[Interrupt()], **keywords)
+        return fit(*arguments, callbacks=[*callbacks, Interrupt()], **keywords)
 
     monkeypatch.setattr(model, "fit", counted)
     # Our own errors come out as they are, and are not a failed trial.
@@ -174,6 +174,36 @@ def test_every_trial_starts_from_the_same_state(digits, monkeypatch):
         assert seed == trials[0][0]
         for ours, theirs in zip(state, trials[0][1], strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+def test_trials_are_judged_by_the_mean_of_their_second_half(digits, monkeypatch):
+    module = sys.modules["keras_swift.search_run"]
+    asked, judged = [], []
+
+    class Spy(module.WeightAverage):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            asked.append(arguments)
+
+    monkeypatch.setattr(module, "WeightAverage", Spy)
+    model = trained_model(digits)
+    evaluate = model.evaluate
+
+    def recorded(*arguments, **keywords):
+        judged.append([weight.copy() for weight in model.get_weights()])
+        return evaluate(*arguments, **keywords)
+
+    monkeypatch.setattr(model, "evaluate", recorded)
+    _, _, _, (xv, yv) = noisy_digits(digits, 200)
+    result = small_search(digits, model, finetune_epochs=2, max_trials=2, batch_size=50)
+    # The pretraining, an epoch of four steps; then trials of two, the mean over the last half.
+    assert asked == [(1, 4, 4), (2, 4, 4), (2, 4, 4)]
+    # The first evaluation finds out what the model reports.
+    for weights, trial in zip(judged[1:], result.trials, strict=True):
+        model.set_weights(weights)
+        logs = evaluate(xv, yv, verbose=0, return_dict=True)
+        assert trial.objective == pytest.approx(logs["accuracy"])
+        assert trial.metrics["val_loss"] == pytest.approx(logs["loss"], rel=1e-5)
 
 
 def test_pretraining_of_zero_epochs_takes_the_model_as_it_is(digits):
