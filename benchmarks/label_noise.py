@@ -280,7 +280,7 @@ def main():
     parser.add_argument("--data", metavar="FILE.npz")
     parser.add_argument("--human-labels", metavar="FILE.npz")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--trials", type=int, help="default: 25 for digits, else 20")
+    parser.add_argument("--trials", type=int, help="default: 25 for digits, else 12")
     parser.add_argument("--pretrain-epochs", type=int, help="default: 30 for digits, else 12")
     parser.add_argument("--finetune-epochs", type=int, help="default: 3 for digits, else 2")
     parser.add_argument("--epochs", type=int, help="from scratch; default: 30 for digits, else 12")
@@ -314,7 +314,7 @@ def main():
         small = setting == "digits"
         for name, value in (
             ("dtype", "float32" if small else "mixed_bfloat16"),
-            ("trials", 25 if small else 20),
+            ("trials", 25 if small else 12),
             ("pretrain_epochs", 30 if small else 12),
             ("finetune_epochs", 3 if small else 2),
             ("epochs", 30 if small else 12),

@@ -34,11 +34,12 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
     """Suggests samplers: uniform first, then a spread, then where a model expects the best.
 
     Differs from KerasTuner's Bayesian oracle where that one fails for
-    samplers: trial 0 is uniform; the initial design is a shifted Sobol
-    sequence and small; the Gaussian process measures distances between what
-    samplers draw and estimates the objective's noise; knots are ordered by
-    the parametrisation; an accuracy's noise is damped by what the validation
-    loss says; an infinite objective is a failure; files are written
+    samplers: trial 0 is uniform; the initial design is small, leaves out each
+    end of each feature and goes on with a shifted Sobol sequence; the Gaussian
+    process measures distances between what samplers draw and estimates the
+    objective's noise; knots are ordered by the parametrisation; an accuracy's
+    noise is damped by what the validation loss says; an infinite objective is
+    a failure; files are written
     whole or not at all, and a resumed search goes on as if never stopped.
 
     Args:
@@ -113,6 +114,9 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         if self.method == "random":
             return generator.uniform(size=dimensions)
         if number < self.num_initial_points:
+            simple = self.space.simple_samplers()
+            if number <= len(simple):
+                return self.space.to_point(simple[number - 1])
             # One shift for the whole design, so that it stays evenly spread.
             shift = np.random.default_rng([self._swift_seed, 0]).uniform(size=dimensions)
             design = scipy.stats.qmc.Sobol(dimensions, scramble=False)

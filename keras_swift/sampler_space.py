@@ -80,6 +80,26 @@ class SamplerSpace:
         """How many numbers a sampler has: ten by default."""
         return len(self.names)
 
+    def simple_samplers(self) -> list[SwiftSampler]:
+        """Samplers that leave out the highest, then the lowest examples by each feature.
+
+        What a search should have tried before anything else: a random point of
+        the cube hardly ever comes near one of them. The probability falls from
+        the example that a fifth of the whole gradient norm lies below to the
+        one that three fifths lie below.
+        """
+        inner = np.linspace(0.2, 0.6, self.segments - 1) if self.segments > 2 else np.array([0.4])
+        knots = inner[: self.segments - 1]
+        places = np.concatenate([[0.0], knots, [1.0]])
+        values = np.clip((0.6 - places) / 0.4, 0.0, 1.0)
+        found = []
+        for coefficients in np.eye(len(self.features)):
+            for sign in (1.0, -1.0):
+                found.append(
+                    SwiftSampler(knots, values, sign * coefficients, self.features, self.transform)
+                )
+        return found
+
     def to_sampler(self, point: Any) -> SwiftSampler:
         """The sampler at a point of the unit cube."""
         numbers = self._numbers(np.asarray(point, np.float64)[None])[0]

@@ -73,9 +73,21 @@ def test_uniform_comes_first_and_nothing_twice(tmp_path):
     assert len({tuple(sampler.parameters) for sampler in tried}) == 14
 
 
+def test_initial_design_begins_with_the_ends_of_each_feature(tmp_path):
+    tried = run(make(tmp_path, 6, num_initial_points=6))
+    assert [sampler.coefficients.tolist() for sampler in tried[1:5]] == [
+        [1, 0],
+        [-1, 0],
+        [0, 1],
+        [0, -1],
+    ]
+    # The fifth is a point of the Sobol sequence.
+    assert np.all(tried[5].coefficients % 1 != 0)
+
+
 def test_initial_design_fills_the_cube(tmp_path):
-    oracle = make(tmp_path, num_initial_points=65)
-    points = np.array([oracle._suggest(number) for number in range(1, 65)])
+    oracle = make(tmp_path, num_initial_points=69)
+    points = np.array([oracle._suggest(number) for number in range(5, 69)])
     # 64 shifted Sobol points put 16, give or take what the first one left out moves, into each
     # quarter of each axis.
     for axis in points.T:

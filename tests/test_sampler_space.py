@@ -43,6 +43,48 @@ def test_uniform_points_give_knots_like_sorted_uniform_numbers():
     assert np.abs(knots.mean(axis=0) - [0.25, 0.5, 0.75]).max() < 5 * 0.23 / np.sqrt(4000)
 
 
+@pytest.mark.parametrize("segments", [1, 2, 3, 4, 6])
+def test_simple_samplers_leave_out_one_end_of_one_feature(segments):
+    generator = np.random.default_rng(0)
+    data = {name: generator.permutation(101) / 100.0 for name in ("loss", "renormed_entropy")}
+    space = SamplerSpace(segments=segments, transform="cdf", columns=data)
+    found = space.simple_samplers()
+    assert len(found) == 4
+    for sampler, (name, sign) in zip(
+        found,
+        [("loss", 1), ("loss", -1), ("renormed_entropy", 1), ("renormed_entropy", -1)],
+        strict=True,
+    ):
+        # From the end that is kept to the end that is left out.
+        order = np.argsort(sign * data[name])
+        ordered = sampler.probabilities(data)[order]
+        assert np.all(np.diff(ordered) <= 1e-12)
+        assert ordered[-1] == 0 and ordered[0] > 0
+        if segments >= 4:
+            np.testing.assert_allclose(ordered[:20], ordered[0])
+            np.testing.assert_allclose(ordered[40], ordered[0] / 2, rtol=0.05)
+            assert np.all(ordered[61:] == 0)
+        assert space.to_sampler(space.to_point(sampler)).parameters == pytest.approx(
+            sampler.parameters
+        )
+
+
+def test_embedding_of_many_examples_keeps_their_gradient_norms():
+    generator = np.random.default_rng(0)
+    loss = np.arange(2000.0)
+    # The upper half of the losses carries next to nothing of the gradient.
+    data = {
+        "loss": loss,
+        "renormed_entropy": generator.normal(size=2000),
+        "gradient_norm": np.where(loss < 1000, 1.0, 1e-6),
+    }
+    space = SamplerSpace(columns=data)
+    sampler = SwiftSampler([0.5, 0.5, 0.5], [1, 1, 0, 0, 0], [1.0, 0.0])
+    # So the lower half of the gradient is the lowest quarter of the losses.
+    drawn = space.embed(space.to_point(sampler)) > 0
+    assert abs(drawn.mean() - 0.25) < 0.08
+
+
 def test_points_come_back():
     space = SamplerSpace()
     for point in np.random.default_rng(0).uniform(size=(20, space.dimensions)):
