@@ -7,8 +7,8 @@ uniformly and under the sampler.
 
     python examples/cifar10_noisy_labels.py --data cifar10.npz --plot search.png
 
-On two CPU cores the defaults take about a quarter of an hour; without `--data`
-and without a network, scikit-learn's digits take a minute.
+On one CPU core the defaults take several minutes; without `--data` and without
+a network, scikit-learn's digits take a minute.
 """
 
 import argparse
@@ -51,17 +51,27 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--epochs", type=int, default=12, help="of each training from scratch")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--epochs", type=int, default=12, help="of each training from scratch; default: %(default)s"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--data", metavar="FILE.npz", help="x_train, y_train, x_test, y_test")
     parser.add_argument("--plot", metavar="FILE.png", help="write the figure of the search")
-    parser.add_argument("--noise", type=float, default=0.4, help="share of labels moved")
-    parser.add_argument("--examples", type=int, default=10_000, help="for training")
-    parser.add_argument("--validation", type=int, default=3_000, help="clean, from the rest")
-    parser.add_argument("--trials", type=int, default=30)
-    parser.add_argument("--pretrain-epochs", type=int, default=12)
-    parser.add_argument("--finetune-epochs", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument(
+        "--noise", type=float, default=0.4, help="share of labels moved; default: %(default)s"
+    )
+    parser.add_argument(
+        "--examples", type=int, default=10_000, help="for training; default: %(default)s"
+    )
+    parser.add_argument(
+        "--validation", type=int, default=3_000, help="clean, from the rest; default: %(default)s"
+    )
+    parser.add_argument(
+        "--trials", type=int, default=12, help="samplers to try; default: %(default)s"
+    )
+    parser.add_argument("--pretrain-epochs", type=int, default=12, help="default: %(default)s")
+    parser.add_argument("--finetune-epochs", type=int, default=2, help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=128, help="default: %(default)s")
     parser.add_argument("--directory", help="keep the search here, to stop and resume it")
     arguments = parser.parse_args()
     loading = argparse.Namespace(data=arguments.data, examples=None)
@@ -73,6 +83,11 @@ def main():
     train, held_out = order[:size], order[size : size + arguments.validation]
     wrong = generator.random(size) < arguments.noise
     labels = np.where(wrong, (y[train] + generator.integers(1, 10, size)) % 10, y[train])
+
+    print(
+        f"{size} training examples of shape {x.shape[1:]}, {wrong.mean():.0%} with a wrong label; "
+        f"{len(held_out)} to validate, {len(y_test)} to test"
+    )
 
     model = build(x.shape[1:], arguments.seed)
     result = ks.search(
@@ -91,6 +106,7 @@ def main():
     print(f"wrong labels: {wrong.mean():.3f} of the data", end=", ")
     print(f"{result.probabilities[wrong].sum():.3f} of the draws", end=", ")
     print(f"{wrong[result.suspects(100)].mean():.2f} of the 100 suspects")
+    print(f"training twice from scratch, {arguments.epochs} epochs each", flush=True)
     for name in ("uniform", "sampler"):
         fresh = build(x.shape[1:], 1000 + arguments.seed)
         settings = {"batch_size": arguments.batch_size, "epochs": arguments.epochs, "verbose": 0}
@@ -103,6 +119,7 @@ def main():
         print(f"test accuracy, {name} from scratch: {accuracy:.4f}")
     if arguments.plot:
         result.plot(arguments.plot)
+        print(f"wrote {arguments.plot}")
 
 
 if __name__ == "__main__":

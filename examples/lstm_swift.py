@@ -74,18 +74,26 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--epochs", type=int, default=8, help="of each training from scratch")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--epochs", type=int, default=8, help="of each training from scratch; default: %(default)s"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--data", metavar="FILE.txt", help="a text, words separated by spaces")
     parser.add_argument("--plot", metavar="FILE.png", help="write the figure of the search")
-    parser.add_argument("--words", type=int, default=120_000, help="read only that many")
-    parser.add_argument("--vocabulary", type=int, default=2_000)
-    parser.add_argument("--length", type=int, default=24, help="words in a sequence")
-    parser.add_argument("--units", type=int, default=96)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--pretrain-epochs", type=int, default=4)
-    parser.add_argument("--finetune-epochs", type=int, default=2)
+    parser.add_argument(
+        "--words", type=int, default=120_000, help="read only that many; default: %(default)s"
+    )
+    parser.add_argument("--vocabulary", type=int, default=2_000, help="default: %(default)s")
+    parser.add_argument(
+        "--length", type=int, default=24, help="words in a sequence; default: %(default)s"
+    )
+    parser.add_argument("--units", type=int, default=96, help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
+    parser.add_argument(
+        "--trials", type=int, default=20, help="samplers to try; default: %(default)s"
+    )
+    parser.add_argument("--pretrain-epochs", type=int, default=4, help="default: %(default)s")
+    parser.add_argument("--finetune-epochs", type=int, default=2, help="default: %(default)s")
     arguments = parser.parse_args()
     words = read_words(arguments.data)[: arguments.words]
     x, y = sequences(words, arguments.vocabulary, arguments.length)
@@ -110,6 +118,7 @@ def main():
         seed=arguments.seed,
     )
     print(result)
+    print(f"training twice from scratch, {arguments.epochs} epochs each", flush=True)
     for name in ("uniform", "sampler"):
         model = fresh(1000 + arguments.seed)
         settings = {"batch_size": arguments.batch_size, "epochs": arguments.epochs, "verbose": 0}
@@ -122,6 +131,7 @@ def main():
         print(f"test perplexity, {name} from scratch: {np.exp(loss):.2f}")
     if arguments.plot:
         result.plot(arguments.plot)
+        print(f"wrote {arguments.plot}")
 
 
 if __name__ == "__main__":
