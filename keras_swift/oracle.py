@@ -168,7 +168,7 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
             return np.empty((0, self.space.dimensions)), np.empty(0)
         if self.objective.name != COMPANION and finite.sum() >= 6:
             noise = GaussianProcess(self.space.embed(np.array(points)[finite]), found[finite]).noise
-            noise = max(noise, self._sampling_noise(found[finite]))
+            noise = max(noise, self.sampling_noise(found[finite]))
             found[finite] = steadied(found[finite], np.array(companions)[finite], noise)
         for position, trial in enumerate(trials):
             if not finite[position]:
@@ -178,7 +178,7 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
                 found[position] = np.median(found[finite]) if pending else found[finite].max()
         return np.array(points), found
 
-    def _sampling_noise(self, losses: np.ndarray) -> float:
+    def sampling_noise(self, losses: np.ndarray) -> float:
         """Variance of an accuracy for want of validation examples; 0 for other objectives."""
         if not self.validation_size or not self.objective.name.endswith("accuracy"):
             return 0.0

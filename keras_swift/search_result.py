@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -56,6 +57,9 @@ class SearchResult:
         pretrain_epochs, finetune_epochs: ints, as given to `search`.
         pretrain_seconds: float, pretraining and features.
         data_fingerprint: hash of the training data.
+        tolerance: float, by how much objectives differ that say the same: the
+            standard error of the difference of two accuracies on the
+            validation data; 0 for other objectives.
     """
 
     features: dict[str, np.ndarray]
@@ -68,23 +72,37 @@ class SearchResult:
     finetune_epochs: int
     pretrain_seconds: float
     data_fingerprint: str
+    tolerance: float = 0.0
 
     @property
     def uniform(self) -> SearchTrial:
         """Trial 0: every example drawn alike."""
         return self.trials[0]
 
-    @property
+    @functools.cached_property
     def best(self) -> SearchTrial:
-        """The completed trial with the best objective; uniform where none is better."""
+        """The trial that draws most evenly among those as good as the best one.
+
+        As good are objectives that differ by no more than `tolerance`. A few
+        epochs do not show what it costs to see few different examples;
+        training from scratch does. So uniform is the best where nothing is
+        better by more than the tolerance.
+        """
         sign = -1.0 if self.direction == "max" else 1.0
         completed = [trial for trial in self.trials if math.isfinite(trial.objective)]
-        # `min` takes the first of equals, and uniform is first.
-        return min(completed, key=lambda trial: sign * trial.objective, default=self.trials[0])
+        lowest = min((sign * trial.objective for trial in completed), default=math.nan)
+        good = [t for t in completed if sign * t.objective <= lowest + self.tolerance]
+        # `max` takes the first of equals, and uniform is first.
+        return max(good, key=self._effective_share, default=self.trials[0])
+
+    def _effective_share(self, trial: SearchTrial) -> float:
+        """How many equally likely examples a trial's draws are worth, as a share of all."""
+        probability = trial.sampler.probabilities(self.features)
+        return round(1.0 / float(len(probability) * np.sum(probability**2)), 9)
 
     @property
     def sampler(self) -> SwiftSampler:
-        """The best sampler found."""
+        """The sampler of the best trial."""
         return self.best.sampler
 
     @property
@@ -160,7 +178,8 @@ class SearchResult:
                 + (f", {failed} failed" if failed else ""),
                 f"  uniform {self.objective}  {self.uniform.objective:.4f}",
                 f"  best {self.objective}     {self.best.objective:.4f} ({best})",
-                f"  gain          {self.gain:+.4f}",
+                f"  gain          {self.gain:+.4f}"
+                + (f" (noise {self.tolerance:.4f})" if self.tolerance else ""),
                 f"  price         {price}; {self.pretrain_seconds:.0f} s before the trials, "
                 f"{seconds:.0f} s in them",
                 f"  drawn from each decile of the loss, lowest first  {deciles}",

@@ -27,8 +27,8 @@ from keras_swift.sampler_space import SamplerSpace
 from keras_swift.search_checks import validation_size
 from keras_swift.search_result import SearchResult, SearchTrial
 from keras_swift.search_start import Start, read_start, write_start
+from keras_swift.swift_datasets import DrawnDataset
 from keras_swift.swift_sampler import GRADIENT_NORM, SwiftSampler
-from keras_swift.swift_training import DrawnDataset
 from keras_swift.weight_average import WeightAverage
 
 START = "start.npz"
@@ -97,9 +97,12 @@ class SearchRun:
             # workers that ask for another: theirs is then a broken connection, not a failure.
             if not (is_worker() and self._is_over(space)):
                 raise
+        trials = self._trials(space)
+        objectives = np.array([t.objective for t in trials if math.isfinite(t.objective)])
+        noise = oracle.sampling_noise(objectives) if len(objectives) else 0.0
         return SearchResult(
             features=start.features,
-            trials=self._trials(space),
+            trials=trials,
             objective=oracle.objective.name,
             direction=oracle.objective.direction,
             suspicion=start.suspicion,
@@ -108,6 +111,7 @@ class SearchRun:
             finetune_epochs=self.finetune_epochs,
             pretrain_seconds=start.seconds,
             data_fingerprint=data_fingerprint,
+            tolerance=math.sqrt(2.0 * noise),
         )
 
     @property
