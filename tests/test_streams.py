@@ -132,6 +132,8 @@ def test_a_new_pass_begins_at_the_beginning_whatever_was_looked_at():
         assert first_of(stream, 1) == first
 
 
+# JAX warns of every fork in a process that has used it, as it does under Keras' own `fit`.
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_processes_load_where_the_dataset_asks_for_them():
     stream = Stream(Numbered(3, workers=2, use_multiprocessing=True))
     assert first_of(stream, 4) == [0, 3, 6, 0]
