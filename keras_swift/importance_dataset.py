@@ -18,8 +18,11 @@ from keras_swift.checks import (
     check_positive_integer,
     check_scoring_dtype,
     check_settings,
+    check_targets,
+    check_weights,
     explained,
     label_check,
+    symbolic_outputs,
 )
 from keras_swift.gate import Gate
 from keras_swift.measured_gate import RATIOS, MeasuredGate
@@ -250,10 +253,14 @@ class ImportanceDataset(keras.utils.PyDataset):
         )
 
     def _build(self):
-        x, y, _ = self._supply.first(2)
+        x, y, sample_weight = self._supply.first(2)
         build(self.model, x, y)
         self._losses = compiled_losses(self.model)
-        check = label_check(self.model, self._losses, x)
+        y_pred = symbolic_outputs(self.model, x)
+        names = getattr(self.model, "output_names", None)
+        check_targets(y, y_pred, self._losses, names)
+        check_weights(sample_weight, y_pred, names)
+        check = label_check(y_pred, self._losses, names)
         targets = self._supply.targets()
         # What is not all at hand is checked as it comes.
         self._check_labels = check if targets is None else lambda y: None
@@ -488,7 +495,7 @@ class ImportanceDataset(keras.utils.PyDataset):
         with self._timing("load", size):
             presample = self._supply.presample(size)
         self._check_labels(presample.data[1])
-        with self._timing("score", len(presample)):
+        with self._timing("score", len(presample)), explained(*presample.data[:2]):
             scores, valid = self._scores(*presample.data)
         drawn = draw(scores, self.batch_size, self._generator, self._floor)
         self._gate.update(drawn.tau)

@@ -13,7 +13,14 @@ import numpy as np
 from keras import ops
 
 from keras_swift import backends
-from keras_swift.checks import align_targets, check_score, check_scoring_dtype
+from keras_swift.checks import (
+    align_targets,
+    check_score,
+    check_scoring_dtype,
+    check_targets,
+    symbolic_outputs,
+    without_list_of_one,
+)
 from keras_swift.gradient_norm import (
     OutputLoss,
     loss_sum,
@@ -203,7 +210,8 @@ class Scorer:
         """The outputs for `x`, and `y` in their structure."""
         arguments = {"training": False} if self._training_argument else {}
         y_pred, _ = self.model.stateless_call(trainable, non_trainable, x, **arguments)
-        return y_pred, align_targets(y, y_pred, getattr(self.model, "output_names", None))
+        names = getattr(self.model, "output_names", None)
+        return y_pred, align_targets(y, y_pred, names, self.outputs)
 
     def _loss_sum(self, non_trainable, trainable, x, y, sample_weight=None):
         """The sum of the examples' losses, as a function of the trainable values."""
@@ -305,7 +313,14 @@ def build(model, x, y):
             "Received: a model compiled without `loss`. Call "
             "`model.compile(optimizer=..., loss=...)`."
         )
-    model._symbolic_build(data_batch=(x, y, None))
+    try:
+        model._symbolic_build(data_batch=(x, y, None))
+    except Exception:
+        if model.built:
+            # It may be the structure of the targets, which Keras does not name.
+            y_pred = symbolic_outputs(model, x)
+            check_targets(y, y_pred, None, getattr(model, "output_names", None))
+        raise
 
 
 def compiled_losses(model):
@@ -314,6 +329,7 @@ def compiled_losses(model):
     activations = {}
     if tensors:
         structure = model.output if not isinstance(model, keras.Sequential) else tensors[0]
+        structure = without_list_of_one(structure)
         leaves = keras.tree.flatten(structure)
         paths = _paths(structure)
         activations = {

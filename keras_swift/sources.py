@@ -60,8 +60,11 @@ class ArraySource:
             for name, data in (("x", self.x), ("y", self.y), ("sample_weight", self.sample_weight))
             if data is not None
         }
-        if not lengths["x"]:
-            raise ValueError("`x` must hold at least one array. Received: an empty structure.")
+        for name, found in lengths.items():
+            if not found:
+                raise ValueError(
+                    f"`{name}` must hold at least one array. Received: an empty structure."
+                )
         if len({length for found in lengths.values() for length in found}) > 1:
             received = ", ".join(
                 f"len({name})={found[0] if len(found) == 1 else found}"

@@ -149,8 +149,9 @@ class WeightedStep:
                 "weighted.",
                 stacklevel=3,
             )
-        for output in compiled_losses(model):
-            aligned = align_targets(y, y_pred, getattr(model, "output_names", None))
+        losses = compiled_losses(model)
+        aligned = align_targets(y, y_pred, getattr(model, "output_names", None), losses)
+        for output in losses:
             _warn_of_comparisons(output.loss, output.of(aligned), output.of(y_pred))
         metrics = model._compile_metrics
         if metrics is None:
@@ -170,7 +171,8 @@ class WeightedStep:
 def _warn_of_comparisons(loss, target, output):
     """Warns of a loss whose value for an example depends on the others in the batch."""
     target = keras.ops.convert_to_tensor(target, dtype=loss.dtype)
-    output = keras.ops.convert_to_tensor(output, dtype=loss.dtype)
+    # By way of NumPy: a tensor of TensorFlow may carry logits, which a part of it would not.
+    output = keras.ops.convert_to_tensor(keras.ops.convert_to_numpy(output), dtype=loss.dtype)
 
     def first(target, output):
         return keras.ops.convert_to_numpy(loss.call(target, output)[0])
