@@ -407,7 +407,7 @@ class Never(keras.callbacks.Callback):
         ({"y": np.r_[np.zeros(99), -1]}, ValueError, r"1 labels outside, the first at index 99"),
         ({"x": iter([1])}, ValueError, "`y` must not be given with a stream"),
         ({"x": iter([1]), "y": None}, ValueError, "A batch must be .*Received: int"),
-        ({"x": np.zeros((100, 63))}, ValueError, r"x of shape \('n', 63\).*first examples gave"),
+        ({"x": np.zeros((100, 63))}, ValueError, r"x of shape \('n', 63\).*They gave"),
         ({"x": object(), "y": None}, TypeError, "`x` must be an array"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be a positive integer"),
         ({"steps_per_epoch": 0.5}, ValueError, "`steps_per_epoch` must be a positive"),

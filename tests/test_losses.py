@@ -157,6 +157,17 @@ def test_losses_that_compare_examples_are_warned_of(name):
         ks.ImportanceTraining(model, presample=2.0).fit(X, y, batch_size=4, verbose=0)
 
 
+def test_a_sure_softmax_does_not_look_like_a_loss_that_compares_examples():
+    # TensorFlow's loss finds the logits behind a whole output, 300 apart, and none behind a part.
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x = np.array([[2, 254, 0], [0, 0, 0], [254, 0, 0], [0, 0, 254]], "uint8")
+    training = ks.ImportanceTraining(model, presample=2.0)
+    for label in range(4):
+        training.fit(x, np.full(4, label), batch_size=2, verbose=0)
+
+
 @pytest.mark.parametrize("reduction", ["sum", "mean", "mean_with_sample_weight", "none"])
 def test_reductions(reduction):
     loss = keras.losses.MeanSquaredError(reduction=reduction)
