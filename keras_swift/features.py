@@ -14,8 +14,8 @@ import numpy as np
 from keras import ops
 
 from keras_swift import sources
+from keras_swift.checks import check_model
 from keras_swift.gradient_norm import OutputLoss
-from keras_swift.importance_dataset import check_model
 from keras_swift.scoring import Scorer, build, compiled_losses
 
 NAMES = ("loss", "renormed_entropy", "gradient_norm")

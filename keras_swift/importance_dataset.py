@@ -5,7 +5,6 @@ The file decides which examples the next batch holds and what they weigh.
 
 import collections
 import contextlib
-import dataclasses
 import math
 import warnings
 
@@ -13,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_swift import backends
+from keras_swift.batch import Batch, Promise, mask_correction
 from keras_swift.checks import (
     check_model,
     check_positive_integer,
@@ -42,37 +42,6 @@ from keras_swift.supply import ArraySupply, StreamSupply
 # While the gate is shut, the batch is scored at every 16th step: at f = 0.3
 # (scoring an example over training one) that costs 2 % of a step.
 PROBE_INTERVAL = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """One batch and how it was drawn.
-
-    Attributes:
-        x, y: NumPy structures, first axis `b`.
-        weights: what the loss is to be weighted with, the importance weights
-            times the user's; float32, shape `(b,)` or `(b, 1, ...)` to fit
-            the loss values, or a structure of them, one for each output.
-        importance: float32 array, shape `(b,)`, the importance weights alone;
-            all ones where the batch is uniform.
-        indices: int64 array, shape `(b,)`, into the data; `None` where they
-            come from a stream.
-        scores: float64 array, shape `(b,)`, the scores of these examples;
-            `None` for a uniform batch that was not scored.
-        presample_size: int, how many examples the batch was drawn from.
-        by_importance: bool, whether the batch was drawn by importance.
-        rate_scale: float, what the learning rate is to be multiplied by.
-    """
-
-    x: object
-    y: object
-    weights: object
-    importance: np.ndarray
-    indices: np.ndarray | None
-    scores: np.ndarray | None
-    presample_size: int
-    by_importance: bool
-    rate_scale: float = 1.0
 
 
 class ImportanceDataset(keras.utils.PyDataset):
@@ -284,7 +253,7 @@ class ImportanceDataset(keras.utils.PyDataset):
         return self.num_batches
 
     def __getitem__(self, index):
-        return _Promise(self._item) if backends.active().PULLS_AHEAD else self._item()
+        return Promise(self._item) if backends.active().PULLS_AHEAD else self._item()
 
     def _item(self):
         if not self.within_epoch:
@@ -506,7 +475,7 @@ class ImportanceDataset(keras.utils.PyDataset):
             x=x,
             y=y,
             weights=self._scorer.loss_weights(
-                drawn.weights, sample_weight, _mask_correction(valid, drawn.positions)
+                drawn.weights, sample_weight, mask_correction(valid, drawn.positions)
             ),
             importance=drawn.weights.astype(np.float32),
             indices=None if indices is None else indices[drawn.positions],
@@ -529,46 +498,3 @@ class ImportanceDataset(keras.utils.PyDataset):
         explain_non_finite(scores, x, y, sample_weight, self._step)
         check_scores(scores)
         return scores, quantities["valid"]
-
-
-class _Promise(list):
-    """An item that is drawn when it is unpacked, not when it is fetched."""
-
-    def __init__(self, make):
-        super().__init__()
-        self._make = make
-
-    def _kept(self):
-        if self._make is not None:
-            make, self._make = self._make, None
-            self.extend(make())
-        return self
-
-    def __iter__(self):
-        return super(_Promise, self._kept()).__iter__()
-
-    def __getitem__(self, position):
-        return super(_Promise, self._kept()).__getitem__(position)
-
-    def __len__(self):
-        return super(_Promise, self._kept()).__len__()
-
-
-def _mask_correction(valid, positions):
-    """What undoes the division by the unmasked entries of the drawn batch.
-
-    Keras divides a masked loss by the batch's unmasked share, `V`, which a
-    draw that prefers long sequences raises; times `V / V_presample` the
-    division is by the presample's.
-
-    Returns:
-        float64 array, one factor for each output.
-    """
-    valid = valid.astype(np.float64)
-    everywhere = valid.mean(axis=0)
-    return np.divide(
-        valid[positions].mean(axis=0),
-        everywhere,
-        out=np.ones_like(everywhere),
-        where=everywhere > 0,
-    )

@@ -13,8 +13,8 @@ import keras
 import numpy as np
 
 from keras_swift import sources
+from keras_swift.checks import check_model, check_positive_integer
 from keras_swift.features import named_features
-from keras_swift.importance_dataset import check_model, check_positive_integer
 from keras_swift.model_state import Unchanged
 from keras_swift.scoring import build
 from keras_swift.search_checks import check_classes, find_objective
