@@ -181,7 +181,7 @@ class RunWatch:
             return
         self._add(backends.active().current_values(self._model, captured))
         if self._schedule.is_complete(step):
-            self._look(step, captured)
+            self._look(captured)
         if not self._fixed:
             self._wait(captured)
             self._meter.begin(step)
@@ -229,7 +229,7 @@ class RunWatch:
         self._total, self._added = None, 0
         return tuple(mean)
 
-    def _look(self, step, captured):
+    def _look(self, captured):
         with self.timing("score", self._count):
             scores, losses = self._score(self._examples, captured)
         _, averaged = self._score(self._examples, self._mean())
@@ -237,7 +237,7 @@ class RunWatch:
             tau = variance_reduction(sampling_probability(scores))
             self._gate.update(tau, steps=TAU_STEPS)
         cost_ratio = self._cost_ratio if self._fixed else self._meter.ratio
-        self._gate.observe(step, float(losses.mean()), float(averaged.mean()), cost_ratio)
+        self._gate.observe(float(losses.mean()), float(averaged.mean()), cost_ratio)
 
     def state(self):
         """What `restore` brings back: where the interval is, and the sum so far."""

@@ -9,15 +9,15 @@ import keras_swift as ks
 from keras_swift import importance_dataset, run_watch
 from keras_swift.measured_gate import MeasuredGate
 
-MEASURED = {"tau", "cost_ratio", "noise_share", "loss_decay", "predicted_gain"}
+MEASURED = {"tau", "cost_ratio", "noise_share", "predicted_gain"}
 
 
 @pytest.fixture
 def eager_gate(monkeypatch):
     """A gate that opens at its second probe, as where noise is all that is left."""
 
-    def observe(self, step, loss, averaged_loss, cost_ratio):
-        self.noise_share, self.loss_decay, self.tau = 0.9, 0.1, 4.0
+    def observe(self, loss, averaged_loss, cost_ratio):
+        self.noise_share, self.tau, self._looks = 0.9, 4.0, 3
         self.cost_ratio = cost_ratio
         self._decide()
 

@@ -4,8 +4,8 @@ import pytest
 
 from keras_swift.gate import Gate, variance_gain
 from keras_swift.measured_gate import (
+    LOST_STEPS,
     MeasuredGate,
-    fitted_decay,
     predicted_gain,
     uniform_noise_share,
 )
@@ -19,21 +19,21 @@ def test_variance_gain_is_limited_by_tau_and_by_the_presample():
 
 
 def test_predicted_gain_by_hand():
-    # k = 2; (1 - 0.6) * (1 + 0.1 * 4) ** 0.5 + 0.6 / 2
-    expected = 1 / (0.4 * math.sqrt(1.4) + 0.3)
-    assert predicted_gain(4, 2.0, 0.1, 0.6, 0.5) == pytest.approx(expected)
+    # k = 2; (1 - 0.6) * (1 + 0.1 * 4) ** a + 0.6 / 2
+    expected = 1 / (0.4 * 1.4**LOST_STEPS + 0.3)
+    assert predicted_gain(4, 2.0, 0.1, 0.6) == pytest.approx(expected)
     # The rate doubled: steps go twice as far, the noise is what it was.
-    expected = 1 / (0.4 * math.sqrt(0.7) + 0.6)
-    assert predicted_gain(4, 2.0, 0.1, 0.6, 0.5, highest_scale=9.0) == pytest.approx(expected)
-    expected = 1 / (0.4 * math.sqrt(1.4 / 1.5) + 0.6 * 1.5 / 2)
-    assert predicted_gain(4, 2.0, 0.1, 0.6, 0.5, highest_scale=1.5) == pytest.approx(expected)
+    expected = 1 / (0.4 * 0.7**LOST_STEPS + 0.6)
+    assert predicted_gain(4, 2.0, 0.1, 0.6, highest_scale=9.0) == pytest.approx(expected)
+    expected = 1 / (0.4 * (1.4 / 1.5) ** LOST_STEPS + 0.6 * 1.5 / 2)
+    assert predicted_gain(4, 2.0, 0.1, 0.6, highest_scale=1.5) == pytest.approx(expected)
 
 
 def test_nothing_is_gained_without_noise_or_without_variance_reduction():
-    assert predicted_gain(3, 5.0, 0.1, 0.0, 1.0) < 1
-    assert predicted_gain(3, 1.0, 0.1, 0.9, 1.0) < 1
-    # Where more steps do not help, the cost of a step does not matter.
-    assert predicted_gain(3, 1.0, 0.1, 0.9, 0.0) == 1
+    assert predicted_gain(3, 5.0, 0.1, 0.0) < 1
+    assert predicted_gain(3, 1.0, 0.1, 0.9) < 1
+    # Where all of the loss is noise, the cost of a step does not matter.
+    assert predicted_gain(3, 1.0, 0.1, 1.0) == 1
 
 
 def test_noise_under_importance_sampling_is_told_in_that_of_uniform():
@@ -41,40 +41,29 @@ def test_noise_under_importance_sampling_is_told_in_that_of_uniform():
     assert uniform_noise_share((0.5 / 3) / (0.5 + 0.5 / 3), 3.0) == pytest.approx(0.5)
 
 
-def test_decay_is_the_exponent_over_the_last_part_of_the_run():
-    falling = [(step, 3.0 * step**-0.7) for step in (100, 150, 200, 250)]
-    assert fitted_decay(falling) == pytest.approx(0.7)
-    assert fitted_decay([(step, 1.0 + step) for step in (100, 150, 200)]) == 0
-    # What lies further back than 1.5 octaves is forgotten.
-    assert fitted_decay([(1, 1e6), (10, 1e-6), *falling]) == pytest.approx(0.7)
-    assert fitted_decay(falling[:2]) is None
-    assert fitted_decay([]) is None
-
-
-def run(gate, share, decay, *, tau=4.0, cost_ratio=0.1, steps=range(1000, 2000, 100)):
-    """Probes of a run whose loss falls as `steps**-decay`; the ratios after each."""
+def run(gate, share, *, tau=4.0, cost_ratio=0.1, looks=10):
+    """Looks at a run whose loss falls; the ratios after each."""
     ratios = []
-    for step in steps:
-        averaged = (step / 1000) ** -decay
+    for look in range(looks):
+        averaged = 1 / (look + 10)
         gate.update(tau, steps=100)
         now = share
         if gate.is_open:
             # The noise there is under the ratio the gate has chosen.
             k = variance_gain(tau, gate.ratio)
             now = share / k / (1 - share + share / k)
-        gate.observe(step, averaged / (1 - now), averaged, cost_ratio)
+        gate.observe(averaged / (1 - now), averaged, cost_ratio)
         ratios.append(gate.ratio)
     return ratios
 
 
 def test_opens_where_noise_is_the_limit_at_the_best_ratio():
     gate = MeasuredGate((2, 3, 5))
-    ratios = run(gate, share=0.7, decay=0.3)
+    ratios = run(gate, share=0.7)
     assert ratios[:2] == [0, 0]
     assert ratios[2] > 0
     assert gate.noise_share == pytest.approx(0.7)
-    assert gate.loss_decay == pytest.approx(0.3)
-    gains = {r: predicted_gain(r, gate.tau, 0.1, 0.7, 0.3) for r in (2, 3, 5)}
+    gains = {r: predicted_gain(r, gate.tau, 0.1, 0.7) for r in (2, 3, 5)}
     assert ratios[-1] == max(gains, key=gains.get)
     assert gate.gain == pytest.approx(max(gains.values()))
     assert gate.gain > 1.05
@@ -82,59 +71,59 @@ def test_opens_where_noise_is_the_limit_at_the_best_ratio():
 
 @pytest.mark.parametrize(
     "change",
-    [{"share": 0.05}, {"decay": 6.0}, {"tau": 1.0}, {"cost_ratio": 2.0}],
-    ids=["no noise", "steps decide", "equal scores", "costly scores"],
+    [{"share": 0.05}, {"share": 0.2, "tau": 1.8}, {"tau": 1.0}, {"cost_ratio": 20.0}],
+    ids=["no noise", "as under a cosine schedule", "equal scores", "costly scores"],
 )
 def test_stays_shut_where_it_does_not_pay(change):
     gate = MeasuredGate()
-    assert set(run(gate, **{"share": 0.7, "decay": 0.5, **change})) == {0}
+    assert set(run(gate, **{"share": 0.5, "tau": 1.8, "cost_ratio": 0.3, **change})) == {0}
     assert gate.gain <= 1.05
+    # What was changed is what keeps it shut.
+    assert run(MeasuredGate(), share=0.5, tau=1.8, cost_ratio=0.3)[-1] > 0
 
 
 def test_shuts_when_the_noise_is_gone_and_not_before():
     gate = MeasuredGate((3,))
-    run(gate, share=0.7, decay=0.5)
+    run(gate, share=0.7)
     assert gate.is_open
     # Between the two limits an open gate stays open and a shut one shut.
-    share = next(s / 1000 for s in range(1, 999) if predicted_gain(3, 4, 0.1, s / 1000, 0.5) > 1.02)
-    steps = range(2000, 20000, 1000)
-    assert set(run(gate, share=share, decay=0.5, steps=steps)) == {3}
-    assert set(run(MeasuredGate((3,)), share=share, decay=0.5, steps=steps)) == {0}
-    assert run(gate, share=0.0, decay=0.5, steps=range(20000, 90000, 5000))[-1] == 0
+    share = next(s / 1000 for s in range(1, 999) if predicted_gain(3, 4, 0.1, s / 1000) > 1.02)
+    assert set(run(gate, share=share, looks=20)) == {3}
+    assert set(run(MeasuredGate((3,)), share=share, looks=20)) == {0}
+    assert run(gate, share=0.0, looks=15)[-1] == 0
 
 
 def test_another_ratio_is_taken_only_when_clearly_better():
-    gate = MeasuredGate((3, 5))
-    run(gate, share=0.7, decay=1.0, tau=2.0, cost_ratio=0.2)
-    assert gate.ratio == 3
-    gains = {r: predicted_gain(r, 2.0, 0.15, 0.7, 1.0) for r in (3, 5)}
-    assert 1 < gains[5] / gains[3] < 1.02
-    settings = {"share": 0.7, "decay": 1.0, "steps": range(2000, 4000, 100)}
-    assert set(run(gate, tau=2.0, cost_ratio=0.15, **settings)) == {3}
-    assert run(gate, tau=6.0, cost_ratio=0.05, **settings)[-1] == 5
+    gate = MeasuredGate((5, 20))
+    assert run(gate, share=0.4, tau=2.0, cost_ratio=0.3)[-1] == 5
+    gains = {r: predicted_gain(r, 2.0, 0.3, 0.6) for r in (5, 20)}
+    assert 1.01 < gains[20] / gains[5] < 1.02
+    assert set(run(gate, share=0.6, tau=2.0, cost_ratio=0.3, looks=20)) == {5}
+    assert run(MeasuredGate((5, 20)), share=0.6, tau=2.0, cost_ratio=0.3)[-1] == 20
+    assert run(gate, share=0.6, tau=2.0, cost_ratio=0.05)[-1] == 20
 
 
 @pytest.mark.parametrize("loss", [-1.0, 0.0, float("nan"), float("inf")])
 def test_a_loss_without_a_share_keeps_the_gate_shut(loss):
     gate = MeasuredGate()
-    run(gate, share=0.7, decay=0.5)
+    run(gate, share=0.7)
     assert gate.is_open
-    gate.observe(2000, loss, 0.5, 0.1)
+    gate.observe(loss, 0.5, 0.1)
     assert not gate.is_open
     assert math.isnan(gate.measured()["predicted_gain"])
 
 
 def test_unknown_cost_and_no_ratio_keep_the_gate_shut():
-    assert set(run(MeasuredGate(), share=0.7, decay=0.5, cost_ratio=None)) == {0}
-    assert set(run(MeasuredGate(()), share=0.7, decay=0.5)) == {0}
+    assert set(run(MeasuredGate(), share=0.7, cost_ratio=None)) == {0}
+    assert set(run(MeasuredGate(()), share=0.7)) == {0}
 
 
 def test_state_goes_on():
     gate, other = MeasuredGate(), MeasuredGate()
-    run(gate, share=0.7, decay=0.5, steps=(1000, 1100))
+    run(gate, share=0.7, looks=2)
     other.restore(gate.state())
     for each in (gate, other):
-        run(each, share=0.7, decay=0.5, steps=(1200, 1300))
+        run(each, share=0.7, looks=1)
     assert gate.is_open
     assert other.state() == gate.state()
 
