@@ -9,6 +9,7 @@ import contextlib
 import math
 import statistics
 import time
+import warnings
 
 import keras
 from keras import ops
@@ -153,6 +154,7 @@ class RunWatch:
         self._cost_ratio = cost_ratio
         self._total, self._added = None, 0
         self._smallest = None
+        self._warned = False
 
     def timing(self, part, count):
         """A context whose time counts as scoring or loading `count` examples."""
@@ -237,7 +239,16 @@ class RunWatch:
             tau = variance_reduction(sampling_probability(scores))
             self._gate.update(tau, steps=TAU_STEPS)
         cost_ratio = self._cost_ratio if self._fixed else self._meter.ratio
-        self._gate.observe(float(losses.mean()), float(averaged.mean()), cost_ratio)
+        loss, averaged_loss = float(losses.mean()), float(averaged.mean())
+        self._gate.observe(loss, averaged_loss, cost_ratio)
+        if self._gate.noise_share is None and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "`presample='auto'` tells noise by its share of the loss, which takes a loss above "
+                f"0. Received: {loss:.4g}, and {averaged_loss:.4g} under averaged weights. Batches "
+                "are uniform while that lasts; pass a number for the paper's rule.",
+                stacklevel=2,
+            )
 
     def state(self):
         """What `restore` brings back: where the interval is, and the sum so far."""

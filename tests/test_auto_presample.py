@@ -198,6 +198,18 @@ def test_the_optimizer_is_left_alone_after_an_exception(digits):
     assert "_get_current_learning_rate" not in vars(model.optimizer)
 
 
+def test_a_loss_without_a_noise_share_is_told_of_once(digits):
+    def below_zero(y_true, y_pred):
+        return keras.ops.mean(y_pred, axis=-1) - 5.0
+
+    model = classifier(0.01, loss=below_zero, metrics=[])
+    with pytest.warns(UserWarning, match="takes a loss above 0. Received: -4.9") as caught:
+        history = fit(model, digits, epochs=40)
+    assert sum("takes a loss above 0" in str(warning.message) for warning in caught) == 1
+    assert set(history["importance"]) == {0}
+    assert np.isnan(history["noise_share"][-1])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
