@@ -111,6 +111,8 @@ def test_a_loss_without_a_share_keeps_the_gate_shut(loss):
     gate.observe(loss, 0.5, 0.1)
     assert not gate.is_open
     assert math.isnan(gate.measured()["predicted_gain"])
+    # What was seen before that no longer counts.
+    assert run(gate, share=0.7, looks=2) == [0, 0]
 
 
 def test_unknown_cost_and_no_ratio_keep_the_gate_shut():

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 
 import keras_swift as ks
+from keras_swift.checks import align_targets, explained
 
 LOSS = "sparse_categorical_crossentropy"
 X = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")
 A = np.arange(12) % 4
 B = np.arange(12) % 2
+ONE_HOT = np.eye(4, dtype="float32")[A]
 ONES = np.ones(12, "float32")
 
 
@@ -55,6 +57,8 @@ def drawn(model, y, sample_weight=None):
         ("one", LOSS, [A], ("one", LOSS, A)),
         ("list of one", LOSS, A, ("one", LOSS, A)),
         ("list of one", LOSS, [A], ("one", LOSS, A)),
+        # This score needs the last layer's activation.
+        ("list of one", "mean_squared_error", ONE_HOT, ("one", "mean_squared_error", ONE_HOT)),
         ("dict of one", LOSS, A, ("one", LOSS, A)),
         ("dict of one", LOSS, [A], ("one", LOSS, A)),
         ("dict of one", LOSS, {"a": A}, ("one", LOSS, A)),
@@ -96,7 +100,15 @@ TWO = "`y` must be a list of 2 arrays, or a dict with the keys 'a', 'b': the mod
     ],
 )
 def test_targets_that_do_not_fit_the_outputs_are_named(form, y, message):
-    training = ks.ImportanceTraining(network(form), presample=2.0)
+    fails(network(form), y, message)
+
+
+def test_a_bare_array_is_for_one_output_also_where_one_has_a_loss():
+    fails(network("list", [None, LOSS]), B, TWO + " Received: one array")
+
+
+def fails(model, y, message):
+    training = ks.ImportanceTraining(model, presample=2.0)
     with pytest.raises(ValueError) as error:
         training.fit(X, y, batch_size=4, verbose=0)
     assert message in str(error.value)
@@ -126,3 +138,17 @@ def test_a_batch_that_fits_no_layer_is_named_also_late():
     training = ks.ImportanceTraining(network("one"), presample=2.0, tau_threshold=0)
     with pytest.raises(ValueError, match=r"`x` and `y` must fit .* x of shape \('n', 2\)"):
         training.fit(stream(), steps_per_epoch=2, verbose=0)
+
+
+def test_an_error_of_python_on_a_line_of_ours_is_explained():
+    with (
+        pytest.raises(ValueError, match="must fit the model.*They gave IndexError"),
+        explained(X, A),
+    ):
+        align_targets([], X, None, [])
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: 3 GiB")])
+def test_a_lack_of_memory_is_no_fault_of_the_data(error):
+    with pytest.raises(type(error)), explained(X, A):
+        raise error
