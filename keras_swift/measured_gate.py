@@ -10,10 +10,13 @@ from keras_swift.gate import MOMENTUM, variance_gain
 
 # Few, because where the backend compiles each size is compiled on its own.
 RATIOS = (2, 3, 5)
-# The gate opens when importance sampling is predicted to end this much lower, and shuts when the
-# prediction falls under the second number.
+# The gate opens when importance sampling is predicted to end this much lower. It shuts when the
+# prediction falls under the second number, or under 1 with less noise left than the third: not
+# sooner, because shutting lets the noise come back that is missing, and runs that had become quiet
+# ended in a spike of the loss.
 OPENS_ABOVE = 1.05
-SHUTS_BELOW = 1.0
+SHUTS_BELOW = 0.9
+QUIET = 0.05
 # Another ratio must be predicted to be this much better to be worth a change.
 CHANGES_ABOVE = 1.02
 # What lost steps cost the part of the loss that is not noise: the exponent in `steps**-a`. Fitted
@@ -154,7 +157,8 @@ class MeasuredGate:
         gains = {ratio: self.gain_of(ratio) for ratio in self.ratios}
         best = max(gains, key=gains.get)
         self.gain = gains[best]
-        if self.gain < SHUTS_BELOW or (not self.is_open and self.gain <= OPENS_ABOVE):
+        limit = 1.0 if self.noise_share < QUIET else SHUTS_BELOW
+        if self.gain < (limit if self.is_open else OPENS_ABOVE):
             self.ratio = 0
         elif not self.is_open or self.gain > CHANGES_ABOVE * gains[self.ratio]:
             self.ratio = best
