@@ -56,7 +56,7 @@ def predicted_gain(ratio, tau, cost_ratio, noise_share, highest_scale=1.0):
 
     Example:
         >>> round(predicted_gain(2, 1e9, 0.25, 0.5), 3)
-        1.288
+        1.28
     """
     k = variance_gain(tau, ratio)
     scale = max(1.0, min(k, highest_scale))
