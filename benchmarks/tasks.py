@@ -7,6 +7,7 @@ in, scaled up to the same shape, and a line says so.
 
 import dataclasses
 import pathlib
+import random
 from collections.abc import Callable
 
 import keras
@@ -36,6 +37,20 @@ class Task:
     examples: int
     optimizer: Callable = lambda rate: keras.optimizers.SGD(rate, momentum=0.9)
     prepare: Callable | None = None
+
+
+def set_seed(seed):
+    """`keras.utils.set_random_seed`, but not for TensorFlow.
+
+    With a seed for TensorFlow `fit` shuffles arrays in the same order in every
+    epoch (Keras 3.15), and uniform training ends far worse than it has to.
+    """
+    if keras.backend.backend() == "tensorflow":
+        # Keras draws the seeds of layers from Python's generator.
+        random.seed(seed)
+        np.random.seed(seed)
+    else:
+        keras.utils.set_random_seed(seed)
 
 
 def scaled_digits(shape):

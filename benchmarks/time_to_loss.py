@@ -33,7 +33,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from tasks import TASKS
+from tasks import TASKS, set_seed
 
 import keras_swift as ks
 from keras_swift.scoring import Scorer
@@ -101,7 +101,7 @@ def run(name, method, schedule, rate, seed, arguments):
     task = TASKS[name]
     data = task.load(arguments.data, arguments.examples or task.examples, seed)
     x, y, x_test, y_test = data
-    keras.utils.set_random_seed(seed)
+    set_seed(seed)
     model = task.build()
     if task.prepare is not None:
         task.prepare(model, data, seed)

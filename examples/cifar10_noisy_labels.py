@@ -22,7 +22,7 @@ import keras_swift as ks
 
 def build(shape, seed):
     """A small CNN; half the width and no striding for images as small as the digits."""
-    keras.utils.set_random_seed(seed)
+    common.set_seed(seed)
     width, strides = (32, 2) if shape[0] >= 28 else (16, 1)
     model = keras.Sequential(
         [

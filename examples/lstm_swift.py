@@ -17,6 +17,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import common
 import keras
 import numpy as np
 
@@ -53,7 +54,7 @@ def sequences(words, vocabulary, length):
 
 
 def build(vocabulary, length, units, seed):
-    keras.utils.set_random_seed(seed)
+    common.set_seed(seed)
     model = keras.Sequential(
         [
             keras.Input((length,), dtype="int32"),
