@@ -7,7 +7,6 @@ in, scaled up to the same shape, and a line says so.
 
 import dataclasses
 import pathlib
-import random
 from collections.abc import Callable
 
 import keras
@@ -40,17 +39,16 @@ class Task:
 
 
 def set_seed(seed):
-    """`keras.utils.set_random_seed`, but not for TensorFlow.
+    """`keras.utils.set_random_seed`, but leaves TensorFlow unseeded.
 
     With a seed for TensorFlow `fit` shuffles arrays in the same order in every
     epoch (Keras 3.15), and uniform training ends far worse than it has to.
     """
+    keras.utils.set_random_seed(seed)
     if keras.backend.backend() == "tensorflow":
-        # Keras draws the seeds of layers from Python's generator.
-        random.seed(seed)
-        np.random.seed(seed)
-    else:
-        keras.utils.set_random_seed(seed)
+        import tensorflow as tf
+
+        tf.random.set_seed(None)
 
 
 def scaled_digits(shape):

@@ -10,6 +10,7 @@ compiled something and counts as a median one. The learning rate follows the sch
 spent share of the budget. Each run appends a JSON line to `--out`.
 
 uniform           model.fit
+uniform seeded    the same after keras.utils.set_random_seed: one order for all epochs on TensorFlow
 uniform averaged  the same with use_ema=True, which ends with the averaged weights
 loss              the paper's rule and gate, scored by the loss
 paper             the paper's rule and gate, r = 3, scored by the bound in float32
@@ -46,6 +47,7 @@ SCHEDULES = {
 PAPER = {"presample": 3.0, "scoring_dtype": None}
 METHODS = {
     "uniform": None,
+    "uniform seeded": None,
     "uniform averaged": None,
     "loss": {**PAPER, "score": "loss"},
     "paper": PAPER,
@@ -101,7 +103,10 @@ def run(name, method, schedule, rate, seed, arguments):
     task = TASKS[name]
     data = task.load(arguments.data, arguments.examples or task.examples, seed)
     x, y, x_test, y_test = data
-    set_seed(seed)
+    if method == "uniform seeded":
+        keras.utils.set_random_seed(seed)
+    else:
+        set_seed(seed)
     model = task.build()
     if task.prepare is not None:
         task.prepare(model, data, seed)
