@@ -349,6 +349,11 @@ class ImportanceDataset(keras.utils.PyDataset):
         """
         self._highest_scale = highest
 
+    def follow_rate(self):
+        """Called before a step whose batch is not drawn yet, to read the learning rate."""
+        if self._watch is not None:
+            self._watch.follow_rate(self._step)
+
     def callback(self):
         """The callback that goes with this dataset in `model.fit`.
 

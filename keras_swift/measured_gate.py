@@ -10,19 +10,21 @@ from keras_swift.gate import MOMENTUM, variance_gain
 
 # Few, because where the backend compiles each size is compiled on its own.
 RATIOS = (2, 3, 5)
-# The gate opens when importance sampling is predicted to end this much lower. It shuts when the
-# prediction falls under the second number, or under 1 with less noise left than the third: not
+# The gate opens when importance sampling is predicted to end this much lower, at this many looks
+# one after the other: at one look the noise share may be that of a spike of the loss. It shuts when
+# the prediction falls under the second number, or under 1 with less noise left than the third: not
 # sooner, because shutting lets the noise come back that is missing, and runs that had become quiet
 # ended in a spike of the loss.
-OPENS_ABOVE = 1.05
+OPENS_ABOVE = 1.1
+AGREEING = 2
 SHUTS_BELOW = 0.9
 QUIET = 0.05
 # Another ratio must be predicted to be this much better to be worth a change.
 CHANGES_ABOVE = 1.02
 # What lost steps cost the part of the loss that is not noise: the exponent in `steps**-a`. Fitted
 # to the averaged loss it comes out at 0.3 to 2.5, but that loss is itself held up by the noise: a
-# gate that believed the fit stayed shut in runs where importance sampling ended 2 to 90 times lower
-# (`docs/performance.md`). With this number it opened in those, and stayed shut where it should.
+# gate that believed the fit never opened, also where importance sampling ends far lower
+# (`docs/performance.md`).
 LOST_STEPS = 0.15
 # How much of the last noise share the next one keeps.
 KEPT = 0.5
@@ -107,7 +109,8 @@ class MeasuredGate:
         self.ratio = 0
         self.tau = None
         self.cost_ratio = self.noise_share = self.gain = None
-        self._looks = 0
+        self._looks = self._agreeing = 0
+        self._decay = 1.0
 
     @property
     def is_open(self):
@@ -125,7 +128,7 @@ class MeasuredGate:
         kept = 0.0 if self.tau is None else MOMENTUM**steps
         self.tau = kept * (self.tau or 0.0) + (1.0 - kept) * tau
 
-    def observe(self, loss, averaged_loss, cost_ratio):
+    def observe(self, loss, averaged_loss, cost_ratio, decay=1.0):
         """Takes in a look at the run and decides.
 
         Args:
@@ -133,12 +136,16 @@ class MeasuredGate:
             averaged_loss: float, theirs under the weights averaged since the
                 last look: what is left of the loss without the noise.
             cost_ratio: float, `f`, or `None` where it is not known yet.
+            decay: float in [0, 1], what the learning rate is on its way to be
+                multiplied by. Noise is in proportion to it, and what a
+                schedule removes anyway is not worth paying for. Defaults to
+                1.0.
         """
-        self.cost_ratio = cost_ratio
+        self.cost_ratio, self._decay = cost_ratio, decay
         if not all(math.isfinite(value) and value > 0 for value in (loss, averaged_loss)):
             # Of a negative loss there is no share.
             self.noise_share = self.gain = None
-            self.ratio = self._looks = 0
+            self.ratio = self._looks = self._agreeing = 0
             return
         share = min(0.99, max(0.0, 1.0 - averaged_loss / loss))
         if self.is_open:
@@ -157,11 +164,17 @@ class MeasuredGate:
         gains = {ratio: self.gain_of(ratio) for ratio in self.ratios}
         best = max(gains, key=gains.get)
         self.gain = gains[best]
-        limit = 1.0 if self.noise_share < QUIET else SHUTS_BELOW
-        if self.gain < (limit if self.is_open else OPENS_ABOVE):
-            self.ratio = 0
-        elif not self.is_open or self.gain > CHANGES_ABOVE * gains[self.ratio]:
+        if not self.is_open:
+            self._agreeing = self._agreeing + 1 if self.gain > OPENS_ABOVE else 0
+            self.ratio = best if self._agreeing >= AGREEING else 0
+        elif self.gain < (1.0 if self._coming_share < QUIET else SHUTS_BELOW):
+            self.ratio = self._agreeing = 0
+        elif self.gain > CHANGES_ABOVE * gains[self.ratio]:
             self.ratio = best
+
+    @property
+    def _coming_share(self):
+        return uniform_noise_share(self.noise_share, self._decay)
 
     def gain_of(self, ratio):
         """float, the predicted gain of a ratio by what was measured last."""
@@ -169,7 +182,7 @@ class MeasuredGate:
             ratio,
             self.tau,
             self.cost_ratio,
-            self.noise_share,
+            self._coming_share,
             self.highest_scale,
         )
 
@@ -198,4 +211,4 @@ class MeasuredGate:
         for name in self._STATE:
             setattr(self, name, state[name])
 
-    _STATE = ("ratio", "tau", "cost_ratio", "noise_share", "gain", "_looks")
+    _STATE = ("ratio", "tau", "cost_ratio", "noise_share", "gain", "_looks", "_agreeing", "_decay")

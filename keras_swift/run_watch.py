@@ -15,6 +15,7 @@ import keras
 from keras import ops
 
 from keras_swift import backends
+from keras_swift.rate_limit import current_rate
 from keras_swift.resampling import sampling_probability, variance_reduction
 
 # Weights averaged for one look.
@@ -51,10 +52,13 @@ class Schedule:
 
     def is_due(self, step):
         """Whether weights are to be averaged before this step; counts it if so."""
-        if step < self._began + (self._taken + 1) * self._length // SNAPSHOTS:
-            return False
-        self._taken += 1
-        return True
+        due = self.comes(step)
+        self._taken += due
+        return due
+
+    def comes(self, step):
+        """What `is_due` will answer."""
+        return step >= self._began + (self._taken + 1) * self._length // SNAPSHOTS
 
     def state(self):
         return {"began": self._began, "taken": self._taken, "length": self._length}
@@ -126,6 +130,60 @@ class CostMeter:
         return sum(statistics.median(part) for part in self._parts.values() if part) / step
 
 
+class RateWatch:
+    """Says where the learning rate is going, whatever moves it.
+
+    Args:
+        read: function of no arguments that returns the present rate, or
+            `None` where it cannot be known.
+    """
+
+    def __init__(self, read):
+        self._read = read
+        self._last = self._then = None
+        self._decay = 1.0
+
+    def follow(self, step):
+        """Before a step: reads the rate, unless that was done before.
+
+        Returns:
+            A bool, whether it is known.
+        """
+        if self._last is not None and self._last[0] == step:
+            return True
+        rate = self._read()
+        if rate is None:
+            return False
+        self._last = (step, rate)
+        self._then = self._then or self._last
+        return True
+
+    def decay(self, step):
+        """What the rate will be multiplied by in as many steps again, if it goes on like this.
+
+        Like this is as it did since the last call. A rate that rises counts as
+        constant.
+
+        Returns:
+            A float in [0, 1].
+        """
+        self.follow(step)
+        if self._last is None or self._last[0] == self._then[0]:
+            # On JAX the rate is out of reach during an epoch.
+            return self._decay
+        (then, before), (now, rate) = self._then, self._last
+        fall = min(1.0, rate / before) if before > 0 else 1.0
+        self._decay = fall ** (now / (now - then))
+        self._then = self._last
+        return self._decay
+
+    def state(self):
+        return {"last": self._last, "then": self._then, "decay": self._decay}
+
+    def restore(self, state):
+        self._last, self._then, self._decay = (state[n] for n in ("last", "then", "decay"))
+
+
 class RunWatch:
     """Looks at a run now and then, and lets the gate decide.
 
@@ -151,6 +209,8 @@ class RunWatch:
         self._count = len(keras.tree.flatten(examples)[0])
         self._schedule = Schedule(max(64, STEPS_A_BATCH * self._count // batch_size))
         self._meter = CostMeter(batch_size)
+        self._rate = RateWatch(lambda: current_rate(model))
+        self._epoch_begins = True
         self._cost_ratio = cost_ratio
         self._total, self._added = None, 0
         self._smallest = None
@@ -167,6 +227,17 @@ class RunWatch:
     def pause(self):
         """What comes next is not training."""
         self._meter.pause()
+        self._epoch_begins = True
+
+    def follow_rate(self, step):
+        """Reads the learning rate, at the first call in an epoch that can and before a look.
+
+        For a callback, which is called when the step before is over for good.
+        `before_step` reads what was not read: on TensorFlow it is called while
+        the count of steps, and with it a schedule, may have moved on.
+        """
+        if self._epoch_begins or self._schedule.comes(step):
+            self._epoch_begins = not self._rate.follow(step) and self._epoch_begins
 
     def before_step(self, step, captured):
         """Called between steps; averages, looks and decides where it is time to.
@@ -176,6 +247,7 @@ class RunWatch:
             captured: the model's values as `backends` captured them, or
                 `None`.
         """
+        self.follow_rate(step)
         if self._meter.is_over(step):
             self._wait(captured)
             self._meter.end(step)
@@ -183,7 +255,7 @@ class RunWatch:
             return
         self._add(backends.active().current_values(self._model, captured))
         if self._schedule.is_complete(step):
-            self._look(captured)
+            self._look(step, captured)
         if not self._fixed:
             self._wait(captured)
             self._meter.begin(step)
@@ -231,7 +303,7 @@ class RunWatch:
         self._total, self._added = None, 0
         return tuple(mean)
 
-    def _look(self, captured):
+    def _look(self, step, captured):
         with self.timing("score", self._count):
             scores, losses = self._score(self._examples, captured)
         _, averaged = self._score(self._examples, self._mean())
@@ -240,7 +312,7 @@ class RunWatch:
             self._gate.update(tau, steps=TAU_STEPS)
         cost_ratio = self._cost_ratio if self._fixed else self._meter.ratio
         loss, averaged_loss = float(losses.mean()), float(averaged.mean())
-        self._gate.observe(loss, averaged_loss, cost_ratio)
+        self._gate.observe(loss, averaged_loss, cost_ratio, self._rate.decay(step))
         if self._gate.noise_share is None and not self._warned:
             self._warned = True
             warnings.warn(
@@ -253,10 +325,16 @@ class RunWatch:
     def state(self):
         """What `restore` brings back: where the interval is, and the sum so far."""
         total = self._total and [[ops.convert_to_numpy(v) for v in part] for part in self._total]
-        return {"schedule": self._schedule.state(), "total": total, "added": self._added}
+        return {
+            "schedule": self._schedule.state(),
+            "rate": self._rate.state(),
+            "total": total,
+            "added": self._added,
+        }
 
     def restore(self, state):
         self._schedule.restore(state["schedule"])
+        self._rate.restore(state["rate"])
         total = state["total"]
         self._total = total and [[ops.convert_to_tensor(v) for v in part] for part in total]
         self._added = state["added"]

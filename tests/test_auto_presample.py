@@ -16,8 +16,8 @@ MEASURED = {"tau", "cost_ratio", "noise_share", "predicted_gain"}
 def eager_gate(monkeypatch):
     """A gate that opens at its second probe, as where noise is all that is left."""
 
-    def observe(self, loss, averaged_loss, cost_ratio):
-        self.noise_share, self.tau, self._looks = 0.9, 4.0, 3
+    def observe(self, loss, averaged_loss, cost_ratio, decay=1.0):
+        self.noise_share, self.tau, self._looks, self._agreeing = 0.9, 4.0, 3, 2
         self.cost_ratio = cost_ratio
         self._decide()
 
@@ -224,3 +224,28 @@ def test_a_loss_without_a_noise_share_is_told_of_once(digits):
 def test_bad_settings_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         ks.ImportanceTraining(classifier(), **arguments)
+
+
+@pytest.mark.parametrize("moved_by", ["schedule", "callback"])
+def test_the_gate_is_told_of_a_falling_rate(digits, monkeypatch, moved_by):
+    decays = []
+    observe = MeasuredGate.observe
+
+    def listening(self, loss, averaged_loss, cost_ratio, decay):
+        decays.append(decay)
+        observe(self, loss, averaged_loss, cost_ratio, decay)
+
+    monkeypatch.setattr(MeasuredGate, "observe", listening)
+    monkeypatch.setattr(run_watch, "STEPS_A_BATCH", 1)
+    model = classifier()
+    x, y = digits[0][:256], digits[1][:256]
+    trainer = ks.ImportanceTraining(model, presample="auto", cost_ratio=0.3, seed=0)
+    callbacks, rate = [], 0.1
+    if moved_by == "schedule":
+        rate = keras.optimizers.schedules.ExponentialDecay(0.1, 8, 0.9)
+    else:
+        callbacks = [keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 * 0.9**epoch)]
+    model.compile(keras.optimizers.SGD(rate), "sparse_categorical_crossentropy")
+    # Eight steps an epoch, a look every eight epochs.
+    trainer.fit(x, y, batch_size=32, epochs=17, callbacks=callbacks, verbose=0)
+    assert decays == pytest.approx([0.9**8, 0.9**16], rel=1e-3)

@@ -8,7 +8,7 @@ from conftest import classifier
 import keras_swift as ks
 from keras_swift import run_watch
 from keras_swift.measured_gate import MeasuredGate
-from keras_swift.run_watch import CostMeter, RunWatch, Schedule
+from keras_swift.run_watch import CostMeter, RateWatch, RunWatch, Schedule
 
 
 def test_schedule_spreads_snapshots_and_slows_down():
@@ -51,6 +51,45 @@ def test_cost_ratio_by_the_clock(monkeypatch):
                 assert not meter.is_over(44)
     # A step is 1.0 without its scoring; an example costs 0.01 to load, 0.02 to score.
     assert meter.ratio == pytest.approx((0.01 + 0.02) / (1.0 / 10))
+
+
+def test_where_the_rate_is_going():
+    rates = {0: 0.1, 100: 0.1, 200: 0.05, 250: 0.1, 300: 0.0, 400: 0.0, 500: 0.1, 600: 0.1}
+    now = [0]
+    watch = RateWatch(lambda: rates.get(now[0]))
+
+    def decay(step):
+        now[0] = step
+        return watch.decay(step)
+
+    assert decay(0) == 1
+    assert decay(100) == 1
+    # Halved in the last 100 of 200 steps: a quarter after 200 more.
+    assert decay(200) == pytest.approx(0.25)
+    # A rate that rises counts as constant, one that is not known goes on.
+    assert decay(250) == 1
+    assert decay(300) == 0
+    assert decay(310) == 0
+    assert decay(400) == 1
+    assert decay(500) == 1
+    state = watch.state()
+    rates[600] = 0.05
+    expected = decay(600)
+    assert expected == pytest.approx(0.5**6)
+    other = RateWatch(lambda: rates.get(now[0]))
+    other.restore(state)
+    assert other.decay(600) == expected
+
+
+def test_a_rate_that_is_out_of_reach_at_a_look_is_that_of_the_last_epoch():
+    known = [0.1]
+    watch = RateWatch(lambda: known[0])
+    watch.follow(0)
+    known[0] = 0.05
+    watch.follow(200)
+    known[0] = None
+    assert watch.decay(250) == pytest.approx(0.5)
+    assert RateWatch(lambda: None).decay(100) == 1
 
 
 def test_a_look_compares_present_and_averaged_weights(digits):

@@ -9,6 +9,8 @@ from keras_swift.backends import padded, several_processes
 
 # Whether Keras asks a `PyDataset` for items several steps ahead of training.
 PULLS_AHEAD = False
+# Whether an item is made in the course of its step, after `on_train_batch_begin`.
+MADE_IN_STEP = True
 
 
 def compile_scoring(function, model):
