@@ -72,6 +72,13 @@ def seed_variables(model):
     return [variable for variable in model.non_trainable_variables if id(variable) not in known]
 
 
+def rate_and_iterations(optimizer):
+    """An optimizer's rate, a variable or a schedule of the other one: the count of its steps."""
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return getattr(optimizer, "_learning_rate", None), optimizer.iterations
+
+
 @contextlib.contextmanager
 def scaled_rate(optimizer, scale):
     """A context in which an optimizer's steps are those of `scale` times its learning rate.

@@ -302,14 +302,21 @@ class ImportanceDataset(keras.utils.PyDataset):
         Returns:
             A dict of plain values and arrays.
         """
-        watch = None if self._watch is None else self._watch.state()
-        return {**self._own_state(), "supply": self._supply.state(), "watch": watch}
+        parts = {
+            "supply": self._supply,
+            "watch": self._watch,
+            "highest_scale": self._highest_scale,
+        }
+        parts = {name: None if part is None else part.state() for name, part in parts.items()}
+        return {**self._own_state(), **parts}
 
     def restore(self, state):
         """Goes on from what `state` returned."""
         self._supply.restore(state["supply"])
         if self._watch is not None:
             self._watch.restore(state["watch"])
+        if self._highest_scale is not None:
+            self._highest_scale.restore(state["highest_scale"])
         self._restore_own(state)
 
     def _own_state(self):
@@ -344,8 +351,8 @@ class ImportanceDataset(keras.utils.PyDataset):
         trains on it has to do it.
 
         Args:
-            highest: function of no arguments that returns the largest factor
-                allowed now, a float, 1 or more.
+            highest: `RateLimit`, which says when called what the largest
+                factor is now, a float, 1 or more.
         """
         self._highest_scale = highest
 
@@ -423,7 +430,12 @@ class ImportanceDataset(keras.utils.PyDataset):
             if self._watch is not None and self._may_watch:
                 self._watch.before_step(self._step, self._values)
             left = int(self.num_batches - self._totals[0])
-            for _ in range(max(1, min(self.model.steps_per_execution, left))):
+            count = self.model.steps_per_execution
+            if count > 1 and left == self.num_batches:
+                # Where items are asked for one step early, so is that of the next execution, when
+                # the first step has taken the values that it could be scored by.
+                count += backends.active().asks_one_ahead()
+            for _ in range(max(1, min(count, left))):
                 self._drawn.append(
                     self._importance_batch() if self._gate.is_open else self._uniform_batch()
                 )

@@ -86,8 +86,8 @@ def uniform_noise_share(share, reduction):
 class MeasuredGate:
     """Opens while importance sampling is predicted to pay, at the ratio that pays most.
 
-    Shut until `observe` has seen three looks; what cannot be measured (a
-    loss that is not above 0, say) keeps it shut.
+    Shut until `observe` has seen three looks, and until two in a row agree;
+    what cannot be measured (a loss that is not above 0, say) keeps it shut.
 
     Args:
         ratios: tuple of ascending floats above 1, the presample ratios to
@@ -135,13 +135,16 @@ class MeasuredGate:
             loss: float, of some training examples under the present weights.
             averaged_loss: float, theirs under the weights averaged since the
                 last look: what is left of the loss without the noise.
-            cost_ratio: float, `f`, or `None` where it is not known yet.
+            cost_ratio: float, `f`, or `None` where it is not known yet, or
+                not anew since the last look.
             decay: float in [0, 1], what the learning rate is on its way to be
                 multiplied by. Noise is in proportion to it, and what a
                 schedule removes anyway is not worth paying for. Defaults to
                 1.0.
         """
-        self.cost_ratio, self._decay = cost_ratio, decay
+        # A run that is resumed begins to measure it anew.
+        self.cost_ratio = self.cost_ratio if cost_ratio is None else cost_ratio
+        self._decay = decay
         if not all(math.isfinite(value) and value > 0 for value in (loss, averaged_loss)):
             # Of a negative loss there is no share.
             self.noise_share = self.gain = None
@@ -159,7 +162,7 @@ class MeasuredGate:
     def _decide(self):
         unknown = None in (self.tau, self.cost_ratio) or self._looks < LOOKS
         if unknown or not self.ratios:
-            self.ratio, self.gain = 0, None
+            self.ratio, self._agreeing, self.gain = 0, 0, None
             return
         gains = {ratio: self.gain_of(ratio) for ratio in self.ratios}
         best = max(gains, key=gains.get)
@@ -210,5 +213,8 @@ class MeasuredGate:
     def restore(self, state):
         for name in self._STATE:
             setattr(self, name, state[name])
+        if self.ratio not in self.ratios:
+            # Of another batch size.
+            self.ratio = 0
 
     _STATE = ("ratio", "tau", "cost_ratio", "noise_share", "gain", "_looks", "_agreeing", "_decay")

@@ -7,14 +7,6 @@ import keras
 from keras_swift import backends
 
 
-def current_rate(model):
-    """The learning rate of the next step, a float; `None` where it is out of reach or unknown."""
-    if not backends.active().is_in_sync(model):
-        return None
-    rate = getattr(model.optimizer, "learning_rate", None)
-    return None if rate is None else float(keras.ops.convert_to_numpy(rate))
-
-
 class RateLimit(keras.callbacks.Callback):
     """Says, between two steps, the largest factor of the learning rate.
 
@@ -39,8 +31,15 @@ class RateLimit(keras.callbacks.Callback):
         self()
 
     def __call__(self):
-        rate = current_rate(self._trained) if self._capped else None
-        if rate is not None:
+        # At every step, so only where it costs no waiting for the step before.
+        if self._capped and backends.active().is_in_sync(self._trained):
+            rate = backends.active().learning_rate(self._trained)
             self._highest = max(self._highest, rate)
             self._limit = self._highest / rate if rate > 0 else 1.0
         return self._limit
+
+    def state(self):
+        return {"highest": self._highest, "limit": self._limit}
+
+    def restore(self, state):
+        self._highest, self._limit = state["highest"], state["limit"]

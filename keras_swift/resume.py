@@ -70,6 +70,13 @@ class RestoreSampling(keras.callbacks.Callback):
             path = os.path.join(directory, _NAME.format(epoch))
             if os.path.exists(path):
                 state = read_state(path)
+                if not _alike(state["sampling"], self._dataset.state()):
+                    warnings.warn(
+                        f"The backup in {directory!r} is of a run with other settings: the draws "
+                        "and the gate begin anew. Weights and optimizer are those of the backup.",
+                        stacklevel=2,
+                    )
+                    return
                 self._dataset.restore(state["sampling"])
                 for variable, value in zip(
                     seed_variables(self.model), state["layers"], strict=True
@@ -83,6 +90,15 @@ class RestoreSampling(keras.callbacks.Callback):
                 "gate begin anew. Weights and optimizer are those of the backup.",
                 stacklevel=2,
             )
+
+
+def _alike(saved, present):
+    """Whether two states have the same names, whatever the numbers."""
+    if not (isinstance(saved, dict) and isinstance(present, dict)):
+        return isinstance(saved, dict) == isinstance(present, dict)
+    return saved.keys() == present.keys() and all(
+        _alike(saved[name], present[name]) for name in saved
+    )
 
 
 def layer_seeds(model):

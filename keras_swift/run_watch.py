@@ -15,8 +15,8 @@ import keras
 from keras import ops
 
 from keras_swift import backends
-from keras_swift.rate_limit import current_rate
 from keras_swift.resampling import sampling_probability, variance_reduction
+from keras_swift.scoring import explain_non_finite
 
 # Weights averaged for one look.
 SNAPSHOTS = 8
@@ -133,6 +133,9 @@ class CostMeter:
 class RateWatch:
     """Says where the learning rate is going, whatever moves it.
 
+    Judged by the second half of the run so far, so that one drop of a rate that
+    falls in steps is not taken for the beginning of a collapse.
+
     Args:
         read: function of no arguments that returns the present rate, or
             `None` where it cannot be known.
@@ -140,8 +143,8 @@ class RateWatch:
 
     def __init__(self, read):
         self._read = read
-        self._last = self._then = None
-        self._decay = 1.0
+        # Of steps and rates, back to the middle of the run.
+        self._seen = collections.deque()
 
     def follow(self, step):
         """Before a step: reads the rate, unless that was done before.
@@ -149,39 +152,41 @@ class RateWatch:
         Returns:
             A bool, whether it is known.
         """
-        if self._last is not None and self._last[0] == step:
+        seen = self._seen
+        if seen and seen[-1][0] == step:
             return True
         rate = self._read()
         if rate is None:
             return False
-        self._last = (step, rate)
-        self._then = self._then or self._last
+        if len(seen) > 1 and step - seen[-2][0] < step // 64:
+            # Finer than needed.
+            seen.pop()
+        seen.append((step, rate))
+        while len(seen) > 1 and 2 * seen[1][0] <= step:
+            seen.popleft()
         return True
 
     def decay(self, step):
         """What the rate will be multiplied by in as many steps again, if it goes on like this.
 
-        Like this is as it did since the last call. A rate that rises counts as
-        constant.
+        A rate that has risen counts as constant, and so does one that is not
+        known.
 
         Returns:
             A float in [0, 1].
         """
         self.follow(step)
-        if self._last is None or self._last[0] == self._then[0]:
-            # On JAX the rate is out of reach during an epoch.
-            return self._decay
-        (then, before), (now, rate) = self._then, self._last
+        if len(self._seen) < 2:
+            return 1.0
+        (then, before), (now, rate) = self._seen[0], self._seen[-1]
         fall = min(1.0, rate / before) if before > 0 else 1.0
-        self._decay = fall ** (now / (now - then))
-        self._then = self._last
-        return self._decay
+        return fall ** (now / (now - then))
 
     def state(self):
-        return {"last": self._last, "then": self._then, "decay": self._decay}
+        return {"seen": list(self._seen)}
 
     def restore(self, state):
-        self._last, self._then, self._decay = (state[n] for n in ("last", "then", "decay"))
+        self._seen = collections.deque(tuple(pair) for pair in state["seen"])
 
 
 class RunWatch:
@@ -209,7 +214,7 @@ class RunWatch:
         self._count = len(keras.tree.flatten(examples)[0])
         self._schedule = Schedule(max(64, STEPS_A_BATCH * self._count // batch_size))
         self._meter = CostMeter(batch_size)
-        self._rate = RateWatch(lambda: current_rate(model))
+        self._rate = RateWatch(lambda: backends.active().learning_rate(model))
         self._epoch_begins = True
         self._cost_ratio = cost_ratio
         self._total, self._added = None, 0
@@ -306,6 +311,7 @@ class RunWatch:
     def _look(self, step, captured):
         with self.timing("score", self._count):
             scores, losses = self._score(self._examples, captured)
+        explain_non_finite(scores, *self._examples, step)
         _, averaged = self._score(self._examples, self._mean())
         if not self._gate.is_open:
             tau = variance_reduction(sampling_probability(scores))
@@ -313,7 +319,8 @@ class RunWatch:
         cost_ratio = self._cost_ratio if self._fixed else self._meter.ratio
         loss, averaged_loss = float(losses.mean()), float(averaged.mean())
         self._gate.observe(loss, averaged_loss, cost_ratio, self._rate.decay(step))
-        if self._gate.noise_share is None and not self._warned:
+        finite = math.isfinite(loss) and math.isfinite(averaged_loss)
+        if self._gate.noise_share is None and finite and not self._warned:
             self._warned = True
             warnings.warn(
                 "`presample='auto'` tells noise by its share of the loss, which takes a loss above "

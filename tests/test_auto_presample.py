@@ -226,7 +226,7 @@ def test_bad_settings_are_named(arguments, message):
         ks.ImportanceTraining(classifier(), **arguments)
 
 
-@pytest.mark.parametrize("moved_by", ["schedule", "callback"])
+@pytest.mark.parametrize("moved_by", ["schedule", "callback", "schedule in one epoch"])
 def test_the_gate_is_told_of_a_falling_rate(digits, monkeypatch, moved_by):
     decays = []
     observe = MeasuredGate.observe
@@ -241,11 +241,37 @@ def test_the_gate_is_told_of_a_falling_rate(digits, monkeypatch, moved_by):
     x, y = digits[0][:256], digits[1][:256]
     trainer = ks.ImportanceTraining(model, presample="auto", cost_ratio=0.3, seed=0)
     callbacks, rate = [], 0.1
-    if moved_by == "schedule":
+    if moved_by != "callback":
         rate = keras.optimizers.schedules.ExponentialDecay(0.1, 8, 0.9)
     else:
         callbacks = [keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 * 0.9**epoch)]
     model.compile(keras.optimizers.SGD(rate), "sparse_categorical_crossentropy")
-    # Eight steps an epoch, a look every eight epochs.
-    trainer.fit(x, y, batch_size=32, epochs=17, callbacks=callbacks, verbose=0)
+    # Eight steps an epoch, a look every eight epochs; or all steps in one.
+    length = {"epochs": 1, "steps_per_epoch": 136} if "one" in moved_by else {"epochs": 17}
+    trainer.fit(x, y, batch_size=32, callbacks=callbacks, verbose=0, **length)
     assert decays == pytest.approx([0.9**8, 0.9**16], rel=1e-3)
+
+
+def test_a_rate_that_callbacks_move_within_an_epoch_is_read(digits):
+    class Halve(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch in (40, 80):
+                self.model.optimizer.learning_rate = 0.1 * 0.5 ** (batch // 40)
+
+    model = classifier()
+    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    dataset = ks.ImportanceDataset(
+        model, *(part[:96] for part in digits), steps_per_epoch=90, presample="auto", seed=0
+    )
+    model.fit(dataset, callbacks=[Halve(), dataset.callback()], verbose=0)
+    assert dataset._watch._rate.decay(89) < 0.5
+
+
+def test_without_an_optimizer_the_rate_counts_as_constant(digits):
+    model = classifier()
+    model.compile(None, "sparse_categorical_crossentropy")
+    dataset = ks.ImportanceDataset(
+        model, *(part[:96] for part in digits), presample="auto", cost_ratio=0.3, seed=0
+    )
+    assert len(list(dataset)) == 3
+    assert dataset._watch._rate.decay(2) == 1

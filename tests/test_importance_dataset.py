@@ -271,3 +271,26 @@ def test_self_normalised_reduction_is_warned_of(digits):
 def test_bad_arguments_are_named(digits, arguments, message):
     with pytest.raises(ValueError, match=message):
         dataset(classifier(), digits, **arguments)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="Keras asks one item ahead on JAX")
+@pytest.mark.parametrize("execution", [1, 2, 3])
+def test_items_asked_for_one_step_early_are_scored_by_values_that_are_there(
+    digits, monkeypatch, execution
+):
+    import jax
+
+    # As on a GPU, where Keras starts the transfer of the next batch early.
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    model = classifier()
+    model.compile("sgd", "sparse_categorical_crossentropy", steps_per_execution=execution)
+    indices = []
+    dataset = ks.ImportanceDataset(
+        model,
+        *(part[:224] for part in digits),
+        tau_threshold=0,
+        seed=0,
+        on_draw=lambda batch: indices.append(batch.indices),
+    )
+    model.fit(dataset, epochs=2, callbacks=[dataset.callback()], verbose=0)
+    assert len(indices) == 14

@@ -160,6 +160,22 @@ def test_unknown_cost_and_no_ratio_keep_the_gate_shut():
     assert set(run(MeasuredGate(()), share=0.7)) == {0}
 
 
+def test_a_cost_that_is_not_measured_anew_is_kept():
+    gate = MeasuredGate()
+    run(gate, share=0.7)
+    assert gate.is_open
+    # As at the first look after a run was resumed.
+    assert run(gate, share=0.7, cost_ratio=None, looks=1)[0] > 0
+    assert gate.cost_ratio == 0.1
+
+
+def test_a_ratio_that_is_not_to_be_had_shuts_a_restored_gate():
+    gate, other = MeasuredGate((2, 3, 5)), MeasuredGate((2,))
+    gate.ratio = 5
+    other.restore(gate.state())
+    assert not other.is_open
+
+
 def test_state_goes_on():
     gate, other = MeasuredGate(), MeasuredGate()
     run(gate, share=0.7, looks=3)

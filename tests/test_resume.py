@@ -13,6 +13,7 @@ from conftest import classifier
 from resume_process import train
 
 import keras_swift as ks
+from keras_swift import importance_dataset
 from keras_swift.resume import read_state, write_state
 
 SCRIPT = pathlib.Path(__file__).parent / "resume_process.py"
@@ -62,6 +63,56 @@ def test_backup_of_a_plain_fit_is_taken_up_with_a_warning(digits, tmp_path):
             x, y, epochs=3, verbose=0, callbacks=keras.callbacks.BackupAndRestore(**backup)
         )
     assert history.epoch == [2]
+
+
+def test_backup_of_other_settings_is_taken_up_with_a_warning(digits, tmp_path):
+    x, y = digits[0][:100], digits[1][:100]
+    backup = {"backup_dir": str(tmp_path), "delete_checkpoint": False}
+
+    def resumed(epochs, **settings):
+        callback = keras.callbacks.BackupAndRestore(**backup)
+        trainer = ks.ImportanceTraining(classifier(), cost_ratio=0.3, seed=0, **settings)
+        return trainer.fit(x, y, epochs=epochs, verbose=0, callbacks=callback)
+
+    resumed(2, presample="auto")
+    with pytest.warns(UserWarning, match="a run with other settings: the draws.*begin anew"):
+        history = resumed(3, presample="auto", scale_learning_rate="capped")
+    assert history.epoch == [2]
+
+
+def test_the_cap_of_a_scaled_rate_is_resumed(digits, tmp_path, monkeypatch):
+    class Fixed(importance_dataset.Gate):
+        def update(self, tau, steps=1):
+            self.tau = 3.0
+
+    monkeypatch.setattr(importance_dataset, "Gate", Fixed)
+    x, y = digits[0][:96], digits[1][:96]
+    rates = []
+
+    class Look(keras.callbacks.Callback):
+        def on_batch_drawn(self, batch):
+            rates.append(batch.rate_scale)
+
+    def train(epochs, directory):
+        rates.clear()
+        model = classifier()
+        model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+        falling = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 if epoch == 0 else 0.09)
+        backup = keras.callbacks.BackupAndRestore(
+            str(tmp_path / directory), delete_checkpoint=False
+        )
+        trainer = ks.ImportanceTraining(
+            model, tau_threshold=0, seed=0, scale_learning_rate="capped", scoring_dtype=None
+        )
+        callbacks = [backup, falling, Look()]
+        trainer.fit(x, y, batch_size=32, epochs=epochs, verbose=0, callbacks=callbacks)
+        return list(rates)
+
+    train(2, "broken")
+    resumed, unbroken = train(3, "broken"), train(3, "whole")
+    assert len(resumed) == 3
+    assert resumed == unbroken[-3:]
+    assert max(resumed) > 1
 
 
 def test_backups_elsewhere_keep_no_draws_and_say_so(digits, monkeypatch):

@@ -1,5 +1,7 @@
 """What is measured of a run, against numbers known beforehand."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -53,43 +55,61 @@ def test_cost_ratio_by_the_clock(monkeypatch):
     assert meter.ratio == pytest.approx((0.01 + 0.02) / (1.0 / 10))
 
 
-def test_where_the_rate_is_going():
-    rates = {0: 0.1, 100: 0.1, 200: 0.05, 250: 0.1, 300: 0.0, 400: 0.0, 500: 0.1, 600: 0.1}
+def follow(rates, at=None):
+    """A watch that has read these rates, by step; looks at the last step if not told where."""
     now = [0]
-    watch = RateWatch(lambda: rates.get(now[0]))
-
-    def decay(step):
+    watch = RateWatch(lambda: rates[now[0]])
+    for step in rates:
         now[0] = step
-        return watch.decay(step)
+        watch.follow(step)
+    return watch, watch.decay(step if at is None else at)
 
-    assert decay(0) == 1
-    assert decay(100) == 1
+
+def test_where_the_rate_is_going():
     # Halved in the last 100 of 200 steps: a quarter after 200 more.
-    assert decay(200) == pytest.approx(0.25)
-    # A rate that rises counts as constant, one that is not known goes on.
-    assert decay(250) == 1
-    assert decay(300) == 0
-    assert decay(310) == 0
-    assert decay(400) == 1
-    assert decay(500) == 1
-    state = watch.state()
-    rates[600] = 0.05
-    expected = decay(600)
-    assert expected == pytest.approx(0.5**6)
-    other = RateWatch(lambda: rates.get(now[0]))
-    other.restore(state)
-    assert other.decay(600) == expected
+    assert follow({0: 0.1, 100: 0.1, 200: 0.05})[1] == pytest.approx(0.25)
+    assert follow({0: 0.1})[1] == 1
+    assert follow({0: 0.1, 100: 0.1})[1] == 1
+    # A rate that has risen counts as constant, also one that was 0.
+    assert follow({0: 0.1, 100: 0.2})[1] == 1
+    assert follow({0: 0.0, 100: 0.2})[1] == 1
+    assert follow({0: 0.2, 100: 0.0})[1] == 0
+    # An exponential decay is foretold as it is.
+    rates = {step: 0.1 * 0.99**step for step in range(0, 5001, 10)}
+    assert follow(rates)[1] == pytest.approx(0.99**5000)
+    # One drop is not the beginning of a collapse, and is forgotten when the run is twice as long.
+    rates = {step: 0.1 if step < 1000 else 0.05 for step in range(0, 3000, 50)}
+    assert follow({s: r for s, r in rates.items() if s <= 1050})[1] == pytest.approx(0.26, abs=0.02)
+    assert follow(rates)[1] == 1
 
 
-def test_a_rate_that_is_out_of_reach_at_a_look_is_that_of_the_last_epoch():
-    known = [0.1]
-    watch = RateWatch(lambda: known[0])
-    watch.follow(0)
-    known[0] = 0.05
-    watch.follow(200)
-    known[0] = None
-    assert watch.decay(250) == pytest.approx(0.5)
-    assert RateWatch(lambda: None).decay(100) == 1
+def test_the_watch_of_the_rate_stays_small_and_goes_on():
+    rates = {step: 0.1 * 0.9999**step for step in range(20_000)}
+    watch, decay = follow(rates)
+    assert decay == pytest.approx(0.9999**20_000, rel=0.01)
+    assert len(watch.state()["seen"]) < 100
+    other = RateWatch(lambda: 0.0)
+    other.restore(json.loads(json.dumps(watch.state())))
+    assert other.decay(19_999) == decay
+
+
+def test_a_rate_that_is_not_known_counts_as_constant():
+    watch = RateWatch(lambda: None)
+    assert not watch.follow(0)
+    assert watch.decay(100) == 1
+
+
+def test_a_look_at_scores_that_are_not_finite_names_them(digits):
+    x, y = digits[0][:4].copy(), digits[1][:4]
+    x[1] = np.nan
+
+    def score(data, values):
+        return np.array([1.0, np.nan, 1.0, 1.0]), np.ones(4)
+
+    watch = RunWatch(classifier(), score, MeasuredGate(), 4, (x, y, None), cost_ratio=0.1)
+    with pytest.raises(ValueError, match="1 of 4.*step 64"):
+        for step in range(1, 65):
+            watch.before_step(step, None)
 
 
 def test_a_look_compares_present_and_averaged_weights(digits):

@@ -3,6 +3,12 @@
 Each module here has the same functions; the one of the active backend is
 loaded on first use, so that no other framework is imported.
 
+`PULLS_AHEAD`
+    whether Keras asks a `PyDataset` for items several steps ahead of training.
+`MADE_IN_STEP`
+    whether an item is made in the course of its step, after `on_train_batch_begin`.
+`asks_one_ahead()`
+    whether it is made in the course of the step before.
 `compile_scoring(function, model)`
     compiles `function(values, *inputs)` and returns a callable
     `(values, *inputs)` that gives NumPy arrays with one row for each row of
@@ -17,6 +23,8 @@ loaded on first use, so that no other framework is imported.
     those values now, whether or not they had to be captured; references, not copies.
 `is_in_sync(model)`
     whether the variables of model and optimizer can be read now.
+`learning_rate(model)`
+    the rate of the next step, a float, `None` where it cannot be known.
 `gradient(function, tensor)`
     the value of `function(tensor)`, a pair `(scalar, rest)`, and the gradient
     of the scalar in `tensor`.
@@ -53,6 +61,12 @@ def active():
             "is imported."
         )
     return importlib.import_module(f"keras_swift.backends.{name}")
+
+
+def rate_of(optimizer):
+    """The learning rate of an optimizer whose variables can be read, or `None`."""
+    rate = getattr(optimizer, "learning_rate", None)
+    return None if rate is None else float(keras.ops.convert_to_numpy(rate))
 
 
 def padded(array, multiple):

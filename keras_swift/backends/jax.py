@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from keras_swift.backends import padded, several_processes
+from keras_swift._keras import rate_and_iterations
+from keras_swift.backends import padded, rate_of, several_processes
 
 # Whether Keras asks a `PyDataset` for items several steps ahead of training.
 PULLS_AHEAD = False
@@ -75,7 +76,28 @@ _MISSING = (
 
 def is_in_sync(model):
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    return getattr(model, "_jax_state_synced", True) and optimizer.iterations._value is not None
+    synced = getattr(model, "_jax_state_synced", True)
+    return synced and (optimizer is None or optimizer.iterations._value is not None)
+
+
+def learning_rate(model):
+    if is_in_sync(model):
+        return rate_of(model.optimizer)
+    state = getattr(model, "_jax_state", None)
+    if getattr(model, "_jax_state_synced", True) or not state:
+        return None
+    rate, iterations = rate_and_iterations(model.optimizer)
+    variables = model.optimizer.variables
+    values = dict(zip(map(id, variables), state["optimizer_variables"], strict=True))
+    value = values.get(id(iterations if callable(rate) else rate))
+    if value is None or value.is_deleted():
+        return None
+    return float(np.asarray(rate(value) if callable(rate) else value))
+
+
+def asks_one_ahead():
+    # Keras starts a transfer early where there is one to start.
+    return jax.default_backend() != "cpu" and keras.distribution.distribution() is None
 
 
 def gradient(function, tensor):
@@ -94,7 +116,8 @@ def restore_random_state(state):
 def keep(model):
     if not getattr(model, "_jax_state_synced", True):
         return None
-    variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+    optimizer = getattr(model.optimizer, "variables", [])
+    variables = [*model.variables, *optimizer, *model.metrics_variables]
     return [(variable, variable._value) for variable in variables]
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_swift.backends import padded, several_processes
+from keras_swift.backends import padded, rate_of, several_processes
 
 # Whether Keras asks a `PyDataset` for items several steps ahead of training.
 PULLS_AHEAD = True
@@ -75,6 +75,14 @@ def current_values(model, captured):
 
 def is_in_sync(model):
     return True
+
+
+def learning_rate(model):
+    return rate_of(model.optimizer)
+
+
+def asks_one_ahead():
+    return False
 
 
 def gradient(function, tensor):

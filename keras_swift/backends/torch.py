@@ -3,7 +3,7 @@
 import keras
 import torch
 
-from keras_swift.backends import several_processes
+from keras_swift.backends import rate_of, several_processes
 
 # Whether Keras asks a `PyDataset` for items several steps ahead of training.
 PULLS_AHEAD = False
@@ -43,6 +43,14 @@ def current_values(model, captured):
 
 def is_in_sync(model):
     return True
+
+
+def learning_rate(model):
+    return rate_of(model.optimizer)
+
+
+def asks_one_ahead():
+    return False
 
 
 def gradient(function, tensor):
