@@ -171,7 +171,13 @@ LOGITS = {
     "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     "metrics": ["accuracy"],
 }
-BINARY = {"loss": "binary_crossentropy", "metrics": ["accuracy", keras.metrics.AUC(name="auc")]}
+
+
+def binary():
+    # A metric for each model: before its first batch Keras resets none, and so would begin with
+    # what the model before has left in a shared one.
+    return {"loss": "binary_crossentropy", "metrics": ["accuracy", keras.metrics.AUC(name="auc")]}
+
 
 MODELS = {
     "sequential": lambda: (mlp(), X, LABELS, SPARSE),
@@ -194,7 +200,7 @@ MODELS = {
     "transformer": lambda: (transformer(), WORDS, TAGS, SPARSE),
     "convolutions, batch norm": lambda: (convolutions(), IMAGES, LABELS, LOGITS),
     "autoencoder": lambda: (autoencoder(), X, X, MSE),
-    "pixel by pixel": lambda: (unet(), IMAGES, (IMAGES > 0).astype("float32"), BINARY),
+    "pixel by pixel": lambda: (unet(), IMAGES, (IMAGES > 0).astype("float32"), binary()),
     "adds losses": lambda: (
         sequential((6,), layers.Dense(4), AddsLoss(), layers.Dense(2)),
         X,
