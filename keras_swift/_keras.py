@@ -73,7 +73,10 @@ def seed_variables(model):
 
 
 def rate_and_iterations(optimizer):
-    """An optimizer's rate, a variable or a schedule of the other one: the count of its steps."""
+    """An optimizer's rate and the count of its steps, a variable.
+
+    The rate is a variable, a schedule of that count or a function of nothing.
+    """
     while hasattr(optimizer, "inner_optimizer"):
         optimizer = optimizer.inner_optimizer
     return getattr(optimizer, "_learning_rate", None), optimizer.iterations

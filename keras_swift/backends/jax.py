@@ -87,12 +87,15 @@ def learning_rate(model):
     if getattr(model, "_jax_state_synced", True) or not state:
         return None
     rate, iterations = rate_and_iterations(model.optimizer)
+    schedule = isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
+    if callable(rate) and not schedule:
+        return float(np.asarray(rate()))
     variables = model.optimizer.variables
     values = dict(zip(map(id, variables), state["optimizer_variables"], strict=True))
-    value = values.get(id(iterations if callable(rate) else rate))
+    value = values.get(id(iterations if schedule else rate))
     if value is None or value.is_deleted():
         return None
-    return float(np.asarray(rate(value) if callable(rate) else value))
+    return float(np.asarray(rate(value) if schedule else value))
 
 
 def asks_one_ahead():
