@@ -27,11 +27,11 @@ class SamplingCallback(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         # Not `self.model`, which would make Keras put JAX' state back into the
         # model before every step.
-        backend = backends.active()
-        if backend.MADE_IN_STEP and not backend.fetches_ahead(self._dataset.model):
+        backend, model = backends.active(), self._dataset.model
+        if backend.MADE_IN_STEP and not backend.fetches_ahead(model):
             self._dataset.follow_rate()
-        self._dataset._values = backends.active().capture_values(self._dataset.model)
-        kept = backends.active().keep(self._dataset.model)
+        self._dataset._values = backend.capture_values(model)
+        kept = backend.keep(model)
         self._kept = self._kept if kept is None else kept
 
     def give_back(self):
