@@ -21,10 +21,9 @@ SHUTS_BELOW = 0.9
 QUIET = 0.05
 # Another ratio must be predicted to be this much better to be worth a change.
 CHANGES_ABOVE = 1.02
-# What lost steps cost the part of the loss that is not noise: the exponent in `steps**-a`. Fitted
-# to the averaged loss it comes out at 0.3 to 2.5, but that loss is itself held up by the noise: a
-# gate that believed the fit never opened, also where importance sampling ends far lower
-# (`docs/performance.md`).
+# What lost steps cost the part of the loss that is not noise: the exponent in `steps**-a`. It is
+# not fitted to the averaged loss, which is itself held up by the noise: a gate that believed the
+# fit never opened, also where importance sampling ends far lower (`docs/performance.md`).
 LOST_STEPS = 0.15
 # How much of the last noise share the next one keeps.
 KEPT = 0.5
