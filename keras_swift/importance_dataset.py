@@ -204,6 +204,7 @@ class ImportanceDataset(keras.utils.PyDataset):
         self._highest_scale = None
         self._watch = None
         self._may_watch = True
+        self._epochs_left = math.inf
         with explained(*first[:2]):
             # So that a wrong score shows before training starts.
             scores, _ = self._scores(*first)
@@ -356,6 +357,10 @@ class ImportanceDataset(keras.utils.PyDataset):
         """
         self._highest_scale = highest
 
+    def expect(self, epochs_left):
+        """Called when an epoch begins: how many are to come with it, for `presample="auto"`."""
+        self._epochs_left = epochs_left
+
     def follow_rate(self):
         """Called before a step whose batch is not drawn yet, to read the learning rate."""
         if self._watch is not None:
@@ -428,7 +433,8 @@ class ImportanceDataset(keras.utils.PyDataset):
             if self._highest_scale is not None and self._may_watch:
                 self._gate.highest_scale = self._highest_scale()
             if self._watch is not None and self._may_watch:
-                self._watch.before_step(self._step, self._values)
+                steps_left = self._epochs_left * self.num_batches - self._totals[0]
+                self._watch.before_step(self._step, self._values, steps_left)
             left = int(self.num_batches - self._totals[0])
             count = self.model.steps_per_execution
             if count > 1 and left == self.num_batches:

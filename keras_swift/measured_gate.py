@@ -14,35 +14,42 @@ RATIOS = (2, 3, 5)
 # one after the other: at one look the noise share may be that of a spike of the loss. It shuts when
 # the prediction falls under the second number, or under 1 with less noise left than the third: not
 # sooner, because shutting lets the noise come back that is missing, and runs that had become quiet
-# ended in a spike of the loss.
+# ended in a spike of the loss. Nor does it then count lost steps by the fall of the loss.
 OPENS_ABOVE = 1.1
 AGREEING = 2
 SHUTS_BELOW = 0.9
 QUIET = 0.05
 # Another ratio must be predicted to be this much better to be worth a change.
 CHANGES_ABOVE = 1.02
-# What lost steps cost the part of the loss that is not noise: the exponent in `steps**-a`. It is
-# not fitted to the averaged loss, which is itself held up by the noise: a gate that believed the
-# fit never opened, also where importance sampling ends far lower (`docs/performance.md`).
+# The exponent in `steps**-a`, what lost steps cost the part of the loss that is not noise, while
+# nothing is known of it, and at least.
 LOST_STEPS = 0.15
+# How much of the measured exponent counts. The averaged loss of uniform training falls faster than
+# steps alone would make it: the noise that holds it up falls with it (`docs/performance.md`).
+FALL_COUNTS = 0.5
 # How much of the last noise share the next one keeps.
 KEPT = 0.5
 # One look proves nothing: the first ones fall into the steepest descent.
 LOOKS = 3
 
 
-def predicted_gain(ratio, tau, cost_ratio, noise_share, highest_scale=1.0):
-    """Uniform training's loss over that of importance sampling, at equal cost.
+def predicted_gain(
+    ratio, tau, cost_ratio, noise_share, highest_scale=1.0, exponent=LOST_STEPS, share_left=1.0
+):
+    """Uniform training's loss at the end of a run over importance sampling's, at equal cost.
 
-    An importance step costs `1 + f r` uniform ones, so the part of the loss
-    that falls with the number of steps, as `steps**-a`, is behind by
-    `(1 + f r)**a`; the part that is gradient noise, the share `phi`, is `k`
-    times smaller. With the learning rate times `m`, a step goes `m` times as
-    far and makes `m` times the noise:
+    An importance step costs `1 + f r` uniform ones. If the share `q` of the
+    run that is left is drawn by importance, uniform training could have made
+    `1 + q f r` times the steps meanwhile, and the part of the loss that falls
+    with their number, as `steps**-a`, is behind by `(1 + q f r)**a`; the part
+    that is gradient noise, the share `phi`, is `k` times smaller. With the
+    learning rate times `m`, a step goes `m` times as far and makes `m` times
+    the noise:
 
-        1 / gain = (1 - phi) ((1 + f r) / m)**a + phi m / k
+        1 / gain = (1 - phi) ((1 + q f r) / (1 - q + q m))**a + phi m / k
 
-    with `a` of `LOST_STEPS`.
+    Early in a run the lost steps count in full, near its end hardly: noise is
+    best removed late, as a learning rate is best lowered late.
 
     Args:
         ratio: float, the presample ratio `r`.
@@ -51,6 +58,9 @@ def predicted_gain(ratio, tau, cost_ratio, noise_share, highest_scale=1.0):
         noise_share: float in [0, 1), `phi`, of the loss of uniform training.
         highest_scale: float, the largest `m` allowed; `m` is up to `k`.
             Defaults to 1.0, the rate as it is.
+        exponent: float, `a`. Defaults to `LOST_STEPS`.
+        share_left: float in [0, 1], `q`. Defaults to 1.0, for a run whose
+            end is not known.
 
     Returns:
         A float; above 1, importance sampling is ahead.
@@ -61,7 +71,8 @@ def predicted_gain(ratio, tau, cost_ratio, noise_share, highest_scale=1.0):
     """
     k = variance_gain(tau, ratio)
     scale = max(1.0, min(k, highest_scale))
-    signal = (1.0 - noise_share) * ((1.0 + cost_ratio * ratio) / scale) ** LOST_STEPS
+    behind = (1.0 + share_left * cost_ratio * ratio) / (1.0 + share_left * (scale - 1.0))
+    signal = (1.0 - noise_share) * behind**exponent
     return 1.0 / (signal + noise_share * scale / k)
 
 
@@ -100,6 +111,7 @@ class MeasuredGate:
         ratio: the present ratio, 0 while shut.
         cost_ratio, noise_share, gain: what was last measured and
             the predicted gain of the best ratio; `None` before.
+        exponent: float, what lost steps are taken to cost, `a`.
     """
 
     def __init__(self, ratios=RATIOS, highest_scale=1.0):
@@ -108,8 +120,9 @@ class MeasuredGate:
         self.ratio = 0
         self.tau = None
         self.cost_ratio = self.noise_share = self.gain = None
+        self.exponent = LOST_STEPS
         self._looks = self._agreeing = 0
-        self._decay = 1.0
+        self._decay = self._share_left = 1.0
 
     @property
     def is_open(self):
@@ -127,7 +140,7 @@ class MeasuredGate:
         kept = 0.0 if self.tau is None else MOMENTUM**steps
         self.tau = kept * (self.tau or 0.0) + (1.0 - kept) * tau
 
-    def observe(self, loss, averaged_loss, cost_ratio, decay=1.0):
+    def observe(self, loss, averaged_loss, cost_ratio, *, decay=1.0, fall=None, share_left=1.0):
         """Takes in a look at the run and decides.
 
         Args:
@@ -140,10 +153,17 @@ class MeasuredGate:
                 multiplied by. Noise is in proportion to it, and what a
                 schedule removes anyway is not worth paying for. Defaults to
                 1.0.
+            fall: float, the exponent with which the averaged loss of uniform
+                training falls, or `None` where it is not known, or not anew.
+                Defaults to `None`.
+            share_left: float in [0, 1], of the run. Defaults to 1.0, for a
+                run whose end is not known.
         """
         # A run that is resumed begins to measure it anew.
         self.cost_ratio = self.cost_ratio if cost_ratio is None else cost_ratio
-        self._decay = decay
+        self._decay, self._share_left = decay, share_left
+        if fall is not None:
+            self.exponent = max(LOST_STEPS, FALL_COUNTS * fall)
         if not all(math.isfinite(value) and value > 0 for value in (loss, averaged_loss)):
             # Of a negative loss there is no share.
             self.noise_share = self.gain = None
@@ -169,7 +189,7 @@ class MeasuredGate:
         if not self.is_open:
             self._agreeing = self._agreeing + 1 if self.gain > OPENS_ABOVE else 0
             self.ratio = best if self._agreeing >= AGREEING else 0
-        elif self.gain < (1.0 if self._coming_share < QUIET else SHUTS_BELOW):
+        elif self._gain_of_staying() < (1.0 if self._coming_share < QUIET else SHUTS_BELOW):
             self.ratio = self._agreeing = 0
         elif self.gain > CHANGES_ABOVE * gains[self.ratio]:
             self.ratio = best
@@ -186,19 +206,26 @@ class MeasuredGate:
             self.cost_ratio,
             self._coming_share,
             self.highest_scale,
+            self.exponent,
+            self._share_left,
         )
+
+    def _gain_of_staying(self):
+        measured = (self.tau, self.cost_ratio, self._coming_share, self.highest_scale)
+        return max(predicted_gain(ratio, *measured) for ratio in self.ratios)
 
     def measured(self):
         """The numbers for the history, NaN for what is not known yet.
 
         Returns:
             A dict of floats: `tau`, `cost_ratio`, `noise_share`,
-            `predicted_gain`.
+            `loss_exponent`, `predicted_gain`.
         """
         numbers = {
             "tau": self.tau,
             "cost_ratio": self.cost_ratio,
             "noise_share": self.noise_share,
+            "loss_exponent": self.exponent,
             "predicted_gain": self.gain,
         }
         return {
@@ -216,4 +243,15 @@ class MeasuredGate:
             # Of another batch size.
             self.ratio = 0
 
-    _STATE = ("ratio", "tau", "cost_ratio", "noise_share", "gain", "_looks", "_agreeing", "_decay")
+    _STATE = (
+        "ratio",
+        "tau",
+        "cost_ratio",
+        "noise_share",
+        "exponent",
+        "gain",
+        "_looks",
+        "_agreeing",
+        "_decay",
+        "_share_left",
+    )

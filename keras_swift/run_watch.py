@@ -17,6 +17,7 @@ from keras import ops
 from keras_swift import backends
 from keras_swift.resampling import sampling_probability, variance_reduction
 from keras_swift.scoring import explain_non_finite
+from keras_swift.trends import FallWatch, RateWatch
 
 # Weights averaged for one look.
 SNAPSHOTS = 8
@@ -26,8 +27,10 @@ EXAMPLES = 256
 # two passes, at a third of a step a batch, are then 1.5 % of the time.
 STEPS_A_BATCH = 45
 # A look comes after another eighth of the run, but not more than this many
-# first intervals later.
+# first intervals later, nor than this share of what is left of the run: near
+# its end there is most to decide.
 LONGEST = 8
+SHARE_LEFT = 3
 # A look's `tau` counts as much as that of this many steps.
 TAU_STEPS = 5
 # Steps timed after each snapshot; an epoch has to be longer.
@@ -66,12 +69,13 @@ class Schedule:
     def restore(self, state):
         self._began, self._taken, self._length = (state[n] for n in ("began", "taken", "length"))
 
-    def is_complete(self, step):
+    def is_complete(self, step, steps_left=math.inf):
         """Whether the run is to be looked at now; begins the next interval if so."""
         if self._taken < SNAPSHOTS:
             return False
         self._began, self._taken = step, 0
-        self._length = min(max(self._first, step // 8), LONGEST * self._first)
+        wanted = min(step / 8, LONGEST * self._first, steps_left / SHARE_LEFT)
+        self._length = max(self._first, int(wanted))
         return True
 
 
@@ -130,65 +134,6 @@ class CostMeter:
         return sum(statistics.median(part) for part in self._parts.values() if part) / step
 
 
-class RateWatch:
-    """Says where the learning rate is going, whatever moves it.
-
-    Judged by the second half of the run so far, so that one drop of a rate that
-    falls in steps is not taken for the beginning of a collapse.
-
-    Args:
-        read: function of no arguments that returns the present rate, or
-            `None` where it cannot be known.
-    """
-
-    def __init__(self, read):
-        self._read = read
-        # Of steps and rates, back to the middle of the run.
-        self._seen = collections.deque()
-
-    def follow(self, step):
-        """Before a step: reads the rate, unless that was done before.
-
-        Returns:
-            A bool, whether it is known.
-        """
-        seen = self._seen
-        if seen and seen[-1][0] == step:
-            return True
-        rate = self._read()
-        if rate is None:
-            return False
-        if len(seen) > 1 and step - seen[-2][0] < step // 64:
-            # Finer than needed.
-            seen.pop()
-        seen.append((step, rate))
-        while len(seen) > 1 and 2 * seen[1][0] <= step:
-            seen.popleft()
-        return True
-
-    def decay(self, step):
-        """What the rate will be multiplied by in as many steps again, if it goes on like this.
-
-        A rate that has risen counts as constant, and so does one that is not
-        known.
-
-        Returns:
-            A float in [0, 1].
-        """
-        self.follow(step)
-        if len(self._seen) < 2:
-            return 1.0
-        (then, before), (now, rate) = self._seen[0], self._seen[-1]
-        fall = min(1.0, rate / before) if before > 0 else 1.0
-        return fall ** (now / (now - then))
-
-    def state(self):
-        return {"seen": list(self._seen)}
-
-    def restore(self, state):
-        self._seen = collections.deque(tuple(pair) for pair in state["seen"])
-
-
 class RunWatch:
     """Looks at a run now and then, and lets the gate decide.
 
@@ -215,6 +160,7 @@ class RunWatch:
         self._schedule = Schedule(max(64, STEPS_A_BATCH * self._count // batch_size))
         self._meter = CostMeter(batch_size)
         self._rate = RateWatch(lambda: backends.active().learning_rate(model))
+        self._fall = FallWatch()
         self._epoch_begins = True
         self._cost_ratio = cost_ratio
         self._total, self._added = None, 0
@@ -244,13 +190,15 @@ class RunWatch:
         if self._epoch_begins or self._schedule.comes(step):
             self._epoch_begins = not self._rate.follow(step) and self._epoch_begins
 
-    def before_step(self, step, captured):
+    def before_step(self, step, captured, steps_left=math.inf):
         """Called between steps; averages, looks and decides where it is time to.
 
         Args:
             step: int, steps trained so far.
             captured: the model's values as `backends` captured them, or
                 `None`.
+            steps_left: int, how many are to come. Defaults to infinity, for
+                a run whose end is not known.
         """
         self.follow_rate(step)
         if self._meter.is_over(step):
@@ -259,8 +207,8 @@ class RunWatch:
         if not self._schedule.is_due(step):
             return
         self._add(backends.active().current_values(self._model, captured))
-        if self._schedule.is_complete(step):
-            self._look(step, captured)
+        if self._schedule.is_complete(step, steps_left):
+            self._look(step, captured, steps_left)
         if not self._fixed:
             self._wait(captured)
             self._meter.begin(step)
@@ -308,7 +256,7 @@ class RunWatch:
         self._total, self._added = None, 0
         return tuple(mean)
 
-    def _look(self, step, captured):
+    def _look(self, step, captured, steps_left):
         with self.timing("score", self._count):
             scores, losses = self._score(self._examples, captured)
         explain_non_finite(scores, *self._examples, step)
@@ -318,8 +266,20 @@ class RunWatch:
             self._gate.update(tau, steps=TAU_STEPS)
         cost_ratio = self._cost_ratio if self._fixed else self._meter.ratio
         loss, averaged_loss = float(losses.mean()), float(averaged.mean())
-        self._gate.observe(loss, averaged_loss, cost_ratio, self._rate.decay(step))
         finite = math.isfinite(loss) and math.isfinite(averaged_loss)
+        if self._gate.is_open:
+            # It goes on with what was measured when it opened.
+            self._fall.clear()
+        elif finite and averaged_loss > 0:
+            self._fall.follow(step, averaged_loss)
+        self._gate.observe(
+            loss,
+            averaged_loss,
+            cost_ratio,
+            decay=self._rate.decay(step),
+            fall=self._fall.exponent(),
+            share_left=1.0 if math.isinf(steps_left) else steps_left / (step + steps_left),
+        )
         if self._gate.noise_share is None and finite and not self._warned:
             self._warned = True
             warnings.warn(
@@ -335,6 +295,7 @@ class RunWatch:
         return {
             "schedule": self._schedule.state(),
             "rate": self._rate.state(),
+            "fall": self._fall.state(),
             "total": total,
             "added": self._added,
         }
@@ -342,6 +303,7 @@ class RunWatch:
     def restore(self, state):
         self._schedule.restore(state["schedule"])
         self._rate.restore(state["rate"])
+        self._fall.restore(state["fall"])
         total = state["total"]
         self._total = total and [[ops.convert_to_tensor(v) for v in part] for part in total]
         self._added = state["added"]

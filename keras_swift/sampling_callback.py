@@ -1,6 +1,7 @@
 """What a dataset needs to hear from `model.fit`, and what it writes to the logs."""
 
 import contextlib
+import math
 import threading
 
 import keras
@@ -22,6 +23,9 @@ class SamplingCallback(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._dataset.on_epoch_end()
+        # A `CallbackList` of the user's may not know.
+        epochs = (self.params or {}).get("epochs")
+        self._dataset.expect(math.inf if epochs is None else epochs - epoch)
         self._dataset.on_epoch_begin()
 
     def on_train_batch_begin(self, batch, logs=None):

@@ -7,16 +7,16 @@ from conftest import assert_same_weights, classifier
 
 import keras_swift as ks
 from keras_swift import importance_dataset, run_watch
-from keras_swift.measured_gate import MeasuredGate
+from keras_swift.measured_gate import FALL_COUNTS, MeasuredGate
 
-MEASURED = {"tau", "cost_ratio", "noise_share", "predicted_gain"}
+MEASURED = {"tau", "cost_ratio", "noise_share", "loss_exponent", "predicted_gain"}
 
 
 @pytest.fixture
 def eager_gate(monkeypatch):
     """A gate that opens at its first look, as where noise is all that is left."""
 
-    def observe(self, loss, averaged_loss, cost_ratio, decay=1.0):
+    def observe(self, loss, averaged_loss, cost_ratio, **known):
         self.noise_share, self.tau, self._looks, self._agreeing = 0.9, 4.0, 3, 2
         self.cost_ratio = cost_ratio
         self._decide()
@@ -233,9 +233,9 @@ def test_the_gate_is_told_of_a_falling_rate(digits, monkeypatch, moved_by):
     decays = []
     observe = MeasuredGate.observe
 
-    def listening(self, loss, averaged_loss, cost_ratio, decay):
+    def listening(self, *measured, decay, **known):
         decays.append(decay)
-        observe(self, loss, averaged_loss, cost_ratio, decay)
+        observe(self, *measured, decay=decay, **known)
 
     monkeypatch.setattr(MeasuredGate, "observe", listening)
     monkeypatch.setattr(run_watch, "STEPS_A_BATCH", 1)
@@ -258,6 +258,50 @@ def test_the_gate_is_told_of_a_falling_rate(digits, monkeypatch, moved_by):
     trainer.fit(x, y, batch_size=32, callbacks=callbacks, verbose=0, **length)
     expected = [1.0, 1.0] if moved_by.startswith("function") else [0.9**8, 0.9**16]
     assert decays == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What the gate is told at each look; the first looks after 64 steps and every 64."""
+    seen = []
+    observe = MeasuredGate.observe
+
+    def listening(self, *measured, **known):
+        seen.append(known)
+        observe(self, *measured, **known)
+
+    monkeypatch.setattr(MeasuredGate, "observe", listening)
+    monkeypatch.setattr(run_watch, "STEPS_A_BATCH", 1)
+    return seen
+
+
+@pytest.mark.parametrize("initial_epoch", [0, 10])
+def test_the_gate_is_told_how_much_is_left_and_how_the_loss_falls(digits, told, initial_epoch):
+    x, y = digits[0][:320], digits[1][:320]
+    trainer = ks.ImportanceTraining(classifier(0.1), presample="auto", cost_ratio=0.3, seed=0)
+    epochs = {"epochs": initial_epoch + 32, "initial_epoch": initial_epoch}
+    history = trainer.fit(x, y, batch_size=32, verbose=0, **epochs).history
+    # Ten steps an epoch, so most looks are within one.
+    shares = [(320 - step) / 320 for step in (64, 128, 192, 256)]
+    assert [known["share_left"] for known in told] == pytest.approx(shares)
+    # Three of the second half are needed.
+    assert [known["fall"] is None for known in told] == [True, True, True, False]
+    assert told[-1]["fall"] > 0.2
+    assert history["loss_exponent"][-1] == told[-1]["fall"] * FALL_COUNTS
+
+
+def test_steps_by_importance_do_not_count_for_the_fall(digits, told, monkeypatch):
+    x, y = digits[0][:256], digits[1][:256]
+    monkeypatch.setattr(MeasuredGate, "_decide", lambda self: None)
+    dataset = ks.ImportanceDataset(
+        classifier(), x, y, batch_size=32, presample="auto", cost_ratio=0.3, seed=0
+    )
+    dataset._gate.ratio = 2
+    for _ in range(40):
+        list(dataset)
+    # No callback has said where the end is.
+    assert [known["share_left"] for known in told] == [1.0] * 4
+    assert [known["fall"] for known in told] == [None] * 4
 
 
 def test_a_rate_that_callbacks_move_within_an_epoch_is_read(digits):

@@ -27,6 +27,13 @@ def test_predicted_gain_by_hand():
     assert predicted_gain(4, 2.0, 0.1, 0.6, highest_scale=9.0) == pytest.approx(expected)
     expected = 1 / (0.4 * (1.4 / 1.5) ** LOST_STEPS + 0.6 * 1.5 / 2)
     assert predicted_gain(4, 2.0, 0.1, 0.6, highest_scale=1.5) == pytest.approx(expected)
+    # For the last quarter of a run whose loss falls with the square of its steps: at the rate as it
+    # is, and doubled.
+    late = {"exponent": 2.0, "share_left": 0.25}
+    expected = 1 / (0.4 * 1.1**2 + 0.3)
+    assert predicted_gain(4, 2.0, 0.1, 0.6, **late) == pytest.approx(expected)
+    expected = 1 / (0.4 * (1.1 / 1.25) ** 2 + 0.6)
+    assert predicted_gain(4, 2.0, 0.1, 0.6, highest_scale=9.0, **late) == pytest.approx(expected)
 
 
 def test_nothing_is_gained_without_noise_or_without_variance_reduction():
@@ -41,7 +48,7 @@ def test_noise_under_importance_sampling_is_told_in_that_of_uniform():
     assert uniform_noise_share((0.5 / 3) / (0.5 + 0.5 / 3), 3.0) == pytest.approx(0.5)
 
 
-def run(gate, share, *, tau=4.0, cost_ratio=0.1, looks=10):
+def run(gate, share, *, tau=4.0, cost_ratio=0.1, looks=10, **known):
     """Looks at a run whose loss falls; the ratios after each."""
     ratios = []
     for look in range(looks):
@@ -52,7 +59,7 @@ def run(gate, share, *, tau=4.0, cost_ratio=0.1, looks=10):
             # The noise there is under the ratio the gate has chosen.
             k = variance_gain(tau, gate.ratio)
             now = share / k / (1 - share + share / k)
-        gate.observe(averaged / (1 - now), averaged, cost_ratio)
+        gate.observe(averaged / (1 - now), averaged, cost_ratio, **known)
         ratios.append(gate.ratio)
     return ratios
 
@@ -126,12 +133,37 @@ def test_noise_at_one_look_does_not_open():
     assert run(gate, share=0.9, looks=3)[0] == 0
 
 
+def test_where_the_loss_falls_by_itself_noise_is_removed_late():
+    settings = {"share": 0.6, "cost_ratio": 0.3, "fall": 4.0}
+    # The end not known, or far.
+    assert set(run(MeasuredGate((3,)), **settings)) == {0}
+    assert set(run(MeasuredGate((3,)), **settings, share_left=0.8)) == {0}
+    gate = MeasuredGate((3,))
+    assert run(gate, **settings, share_left=0.1)[-1] == 3
+    assert gate.exponent == gate.measured()["loss_exponent"] == 2.0
+    # Once open it stays open, because the noise would come back, however much steps are worth.
+    assert run(gate, **{**settings, "share": 0.2}, share_left=0.9)[-1] == 3
+    assert gate.gain < 0.7
+    # A loss that has stopped falling has nothing to wait for.
+    assert run(MeasuredGate((3,)), **{**settings, "fall": 0.0})[-1] == 3
+    # While the gate is open nothing new is known of uniform training.
+    run(gate, **{**settings, "fall": None}, share_left=0.1)
+    assert gate.exponent == 2.0
+
+
+def test_the_exponent_is_at_least_that_of_a_run_of_which_nothing_is_known():
+    gate = MeasuredGate()
+    assert gate.exponent == LOST_STEPS
+    gate.observe(1.0, 0.5, 0.1, fall=-3.0)
+    assert gate.exponent == LOST_STEPS
+
+
 def test_noise_that_a_falling_rate_removes_does_not_count():
     constant, falling = MeasuredGate((3,)), MeasuredGate((3,))
     for gate, decay in ((constant, 1.0), (falling, 0.1)):
         for _ in range(10):
             gate.update(4.0, steps=100)
-            gate.observe(1.0, 0.4, 0.3, decay)
+            gate.observe(1.0, 0.4, 0.3, decay=decay)
     assert constant.is_open
     assert not falling.is_open
     assert falling.noise_share == pytest.approx(0.6, rel=0.01)
@@ -139,7 +171,7 @@ def test_noise_that_a_falling_rate_removes_does_not_count():
     coming = 0.15 / 1.15
     assert falling.gain == pytest.approx(predicted_gain(3, falling.tau, 0.3, coming), rel=0.01)
     # An open gate shuts when the rate drops.
-    constant.observe(1.0, 0.8, 0.3, 0.0)
+    constant.observe(1.0, 0.8, 0.3, decay=0.0)
     assert not constant.is_open
 
 

@@ -1,7 +1,5 @@
 """What is measured of a run, against numbers known beforehand."""
 
-import json
-
 import keras
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ from conftest import classifier
 import keras_swift as ks
 from keras_swift import run_watch
 from keras_swift.measured_gate import MeasuredGate
-from keras_swift.run_watch import CostMeter, RateWatch, RunWatch, Schedule
+from keras_swift.run_watch import CostMeter, RunWatch, Schedule
 
 
 def test_schedule_spreads_snapshots_and_slows_down():
@@ -28,6 +26,20 @@ def test_schedule_spreads_snapshots_and_slows_down():
     # Another eighth of the run, up to eight times the first interval.
     assert intervals[-1] == 512
     assert intervals[looks.index(1037)] == 1037 // 8
+
+
+def test_schedule_looks_more_often_towards_the_end():
+    schedule = Schedule(64)
+    looks = []
+    for step in range(1, 6001):
+        if schedule.is_due(step) and schedule.is_complete(step, 6000 - step):
+            looks.append(step)
+    lengths = dict(zip(looks, np.diff(looks), strict=False))
+    # As without an end while a third of what is left is more; then that third; then the shortest.
+    assert lengths[1037] == 1037 // 8
+    late = [look for look in lengths if (6000 - look) // 3 < 512]
+    assert len(late) > 5
+    assert all(lengths[look] == max(64, (6000 - look) // 3) for look in late)
 
 
 def test_cost_ratio_by_the_clock(monkeypatch):
@@ -53,50 +65,6 @@ def test_cost_ratio_by_the_clock(monkeypatch):
                 assert not meter.is_over(44)
     # A step is 1.0 without its scoring; an example costs 0.01 to load, 0.02 to score.
     assert meter.ratio == pytest.approx((0.01 + 0.02) / (1.0 / 10))
-
-
-def follow(rates, at=None):
-    """A watch that has read these rates, by step; looks at the last step if not told where."""
-    now = [0]
-    watch = RateWatch(lambda: rates[now[0]])
-    for step in rates:
-        now[0] = step
-        watch.follow(step)
-    return watch, watch.decay(step if at is None else at)
-
-
-def test_where_the_rate_is_going():
-    # Halved in the last 100 of 200 steps: a quarter after 200 more.
-    assert follow({0: 0.1, 100: 0.1, 200: 0.05})[1] == pytest.approx(0.25)
-    assert follow({0: 0.1})[1] == 1
-    assert follow({0: 0.1, 100: 0.1})[1] == 1
-    # A rate that has risen counts as constant, also one that was 0.
-    assert follow({0: 0.1, 100: 0.2})[1] == 1
-    assert follow({0: 0.0, 100: 0.2})[1] == 1
-    assert follow({0: 0.2, 100: 0.0})[1] == 0
-    # An exponential decay is foretold as it is.
-    rates = {step: 0.1 * 0.99**step for step in range(0, 5001, 10)}
-    assert follow(rates)[1] == pytest.approx(0.99**5000)
-    # One drop is not the beginning of a collapse, and is forgotten when the run is twice as long.
-    rates = {step: 0.1 if step < 1000 else 0.05 for step in range(0, 3000, 50)}
-    assert follow({s: r for s, r in rates.items() if s <= 1050})[1] == pytest.approx(0.26, abs=0.02)
-    assert follow(rates)[1] == 1
-
-
-def test_the_watch_of_the_rate_stays_small_and_goes_on():
-    rates = {step: 0.1 * 0.9999**step for step in range(20_000)}
-    watch, decay = follow(rates)
-    assert decay == pytest.approx(0.9999**20_000, rel=0.01)
-    assert len(watch.state()["seen"]) < 100
-    other = RateWatch(lambda: 0.0)
-    other.restore(json.loads(json.dumps(watch.state())))
-    assert other.decay(19_999) == decay
-
-
-def test_a_rate_that_is_not_known_counts_as_constant():
-    watch = RateWatch(lambda: None)
-    assert not watch.follow(0)
-    assert watch.decay(100) == 1
 
 
 def test_a_look_at_scores_that_are_not_finite_names_them(digits):
@@ -171,11 +139,14 @@ def test_state_goes_on_in_the_middle_of_an_interval(digits):
             watch.before_step(step, None)
 
     through, resumed = [], []
-    run(watch(through), range(1, 65))
+    whole = watch(through)
+    run(whole, range(1, 129))
     first = watch([])
-    run(first, range(1, 30))
+    run(first, range(1, 100))
     second = watch(resumed)
     second.restore(first.state())
-    run(second, range(30, 65))
-    for ours, theirs in zip(through[1], resumed[1], strict=True):
+    run(second, range(100, 129))
+    assert len(through) == 2 * len(resumed) == 4
+    for ours, theirs in zip(through[3], resumed[1], strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    assert second.state()["fall"] == whole.state()["fall"] == {"seen": [(64, 1.0), (128, 1.0)]}
