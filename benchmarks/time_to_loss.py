@@ -7,7 +7,9 @@
 Every run gets the same CPU seconds of the process (`--clock wall`: wall-clock seconds) for its
 training steps, with all that a method does between them; a step that takes ten times the median has
 compiled something and counts as a median one. The learning rate follows the schedule over the
-spent share of the budget. Each run appends a JSON line to `--out`.
+spent share of the budget. `fit` is asked for the epochs that uniform training had time for, because
+`presample="auto"` looks at how much of a run is left; the budget ends a run that needs longer. Each
+run appends a JSON line to `--out`.
 
 uniform           model.fit
 uniform seeded    the same after keras.utils.set_random_seed: one order for all epochs on TensorFlow
@@ -27,6 +29,7 @@ training of the same rate and schedule ends, as a share of the budget.
 import argparse
 import collections
 import json
+import math
 import os
 import time
 
@@ -99,10 +102,24 @@ class Budget(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-def run(name, method, schedule, rate, seed, arguments):
+def steps_in_time(name, arguments):
+    """How many steps uniform training has time for, by a short run."""
+    task = TASKS[name]
+    x, y, _, _ = task.load(arguments.data, arguments.examples or task.examples, 0)
+    model = task.build()
+    model.compile(task.optimizer(0.0), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    seconds = min(2.0, 0.1 * arguments.seconds)
+    budget = Budget(seconds, 0.0, "constant", CLOCKS[arguments.clock], x[:1000], y[:1000])
+    model.fit(x, y, batch_size=arguments.batch_size, epochs=100_000, verbose=0, callbacks=[budget])
+    return arguments.seconds / np.median(budget.steps[len(budget.steps) // 2 :])
+
+
+def run(name, method, schedule, rate, seed, steps, arguments):
     task = TASKS[name]
     data = task.load(arguments.data, arguments.examples or task.examples, seed)
     x, y, x_test, y_test = data
+    # The budget ends uniform training; the others are told of the end.
+    epochs = math.ceil(steps / math.ceil(len(x) / arguments.batch_size))
     if method == "uniform seeded":
         keras.utils.set_random_seed(seed)
     else:
@@ -122,7 +139,7 @@ def run(name, method, schedule, rate, seed, arguments):
     else:
         fit = ks.ImportanceTraining(model, seed=seed, **settings).fit
     history = fit(
-        x, y, batch_size=arguments.batch_size, epochs=100_000, verbose=0, callbacks=[budget]
+        x, y, batch_size=arguments.batch_size, epochs=epochs, verbose=0, callbacks=[budget]
     ).history
     loss = model.evaluate(x, y, batch_size=1000, verbose=0, return_dict=True)["loss"]
     test = model.evaluate(x_test, y_test, batch_size=1000, verbose=0, return_dict=True)
@@ -139,11 +156,21 @@ def run(name, method, schedule, rate, seed, arguments):
         "method": method,
         "seed": seed,
         "steps": len(budget.steps),
+        "steps asked for": epochs * math.ceil(len(x) / arguments.batch_size),
+        "spent": float(budget.spent / arguments.seconds),
         "loss": loss,
         "error": 1 - test["accuracy"],
         "curve": budget.curve,
     }
-    for key in ("tau", "importance", "presample", "cost_ratio", "noise_share", "predicted_gain"):
+    for key in (
+        "tau",
+        "importance",
+        "presample",
+        "cost_ratio",
+        "noise_share",
+        "loss_exponent",
+        "predicted_gain",
+    ):
         if key in history:
             row[key] = float(np.mean(history[key])) if key == "importance" else history[key][-1]
     return row
@@ -303,8 +330,15 @@ def train_all(arguments):
         for seed in arguments.seeds:
             for schedule in arguments.schedules:
                 for rate in arguments.rates or TASKS[task].rates:
-                    for method in arguments.methods:
-                        rows.append(run(task, method, schedule, rate, seed, arguments))
+                    steps = None
+                    for method in sorted(arguments.methods, key=list(METHODS).index):
+                        if method == "uniform":
+                            # As many as there is time for.
+                            rows.append(run(task, method, schedule, rate, seed, 1e7, arguments))
+                            steps = rows[-1]["steps"]
+                        else:
+                            steps = steps or steps_in_time(task, arguments)
+                            rows.append(run(task, method, schedule, rate, seed, steps, arguments))
                         if arguments.out:
                             with open(arguments.out, "a") as file:
                                 file.write(json.dumps(rows[-1]) + "\n")
