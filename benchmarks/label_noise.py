@@ -227,12 +227,13 @@ def run(setting, seed, arguments):
         # What leaving out exactly the wrong labels would give: no method knows them.
         clean = ks.SwiftSampler([0.99, 0.99], [1, 1, 0, 0], [1.0], ["wrong"], "cdf")
         trainings["clean"] = (clean, {"features": {"wrong": data.wrong}})
-    if arguments.lowest_losses:
+    for keep in arguments.lowest_losses:
         # What one can do without a search, where one knows how many labels are wrong.
-        keep = arguments.lowest_losses
         cut = ks.SwiftSampler([keep, keep], [1, 1, 0, 0], [1.0], ["loss"], "cdf")
-        trainings["cut"] = (cut, ready)
-        found["wrong drawn by cut"] = float(cut.probabilities(result.features)[data.wrong].sum())
+        trainings[f"lowest {keep:g}"] = (cut, ready)
+        found[f"wrong drawn lowest {keep:g}"] = float(
+            cut.probabilities(result.features)[data.wrong].sum()
+        )
     for name, (sampler, features) in trainings.items():
         if name == "sampler" and result.best.number == 0:
             # The same training again.
@@ -289,9 +290,9 @@ def main():
     parser.add_argument("--data", metavar="FILE.npz")
     parser.add_argument("--human-labels", metavar="FILE.npz")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--trials", type=int, help="default: 25 for digits, else 10")
+    parser.add_argument("--trials", type=int, help="default: 25 for digits, else 12")
     parser.add_argument("--pretrain-epochs", type=int, help="default: 30 for digits, else 12")
-    parser.add_argument("--finetune-epochs", type=int, help="default: 3 for digits, else 2")
+    parser.add_argument("--finetune-epochs", type=int, help="default: 3 for digits, else 5")
     parser.add_argument("--epochs", type=int, help="from scratch; default: 30 for digits, else 12")
     parser.add_argument("--batch-size", type=int, help="default: 32 for digits, else 128")
     parser.add_argument("--examples", type=int, default=10_000, help="CIFAR-10 training images")
@@ -305,7 +306,12 @@ def main():
     )
     parser.add_argument("--bound", action="store_true", help="also train without wrong labels")
     parser.add_argument(
-        "--lowest-losses", type=float, metavar="SHARE", help="also train on that share only"
+        "--lowest-losses",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="SHARE",
+        help="also train on the lowest losses only, for each of these shares",
     )
     parser.add_argument("--dtype", help="default: float32 for digits, else mixed_bfloat16")
     parser.add_argument("--search-only", action="store_true", help="do not train from scratch")
@@ -323,9 +329,9 @@ def main():
         small = setting == "digits"
         for name, value in (
             ("dtype", "float32" if small else "mixed_bfloat16"),
-            ("trials", 25 if small else 10),
+            ("trials", 25 if small else 12),
             ("pretrain_epochs", 30 if small else 12),
-            ("finetune_epochs", 3 if small else 2),
+            ("finetune_epochs", 3 if small else 5),
             ("epochs", 30 if small else 12),
             ("batch_size", 32 if small else 128),
         ):

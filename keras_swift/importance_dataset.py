@@ -1,47 +1,35 @@
 """Algorithm 1 of the paper as a `PyDataset`: presample, score, resample.
 
-The file decides which examples the next batch holds and what they weigh.
+This file decides when a batch is drawn: in step with training, whatever Keras asks for.
 """
 
 import collections
 import contextlib
 import math
-import warnings
 
 import keras
 import numpy as np
 
 from keras_swift import backends
-from keras_swift.batch import Batch, Promise, mask_correction
+from keras_swift.batch import Promise
+from keras_swift.batch_drawer import BatchDrawer
 from keras_swift.checks import (
     check_model,
     check_positive_integer,
     check_scoring_dtype,
     check_settings,
-    check_targets,
-    check_weights,
     explained,
-    label_check,
-    symbolic_outputs,
 )
+from keras_swift.compiled import build_for
 from keras_swift.gate import Gate
 from keras_swift.measured_gate import RATIOS, MeasuredGate
-from keras_swift.resampling import check_scores, draw, sampling_probability, variance_reduction
+from keras_swift.resampling import sampling_probability, variance_reduction
 from keras_swift.run_watch import EXAMPLES, RunWatch
 from keras_swift.sampling_callback import SamplingCallback
-from keras_swift.scoring import (
-    Scorer,
-    build,
-    compiled_losses,
-    explain_non_finite,
-)
-from keras_swift.sources import ArraySource, class_weights, select
+from keras_swift.scoring import Scorer
+from keras_swift.sources import ArraySource, class_weights
 from keras_swift.streams import check_stream_arguments, is_stream
 from keras_swift.supply import ArraySupply, StreamSupply
-
-# While the gate is shut, the batch is scored at every 16th step: at f = 0.3
-# (scoring an example over training one) that costs 2 % of a step.
-PROBE_INTERVAL = 16
 
 
 class ImportanceDataset(keras.utils.PyDataset):
@@ -176,74 +164,56 @@ class ImportanceDataset(keras.utils.PyDataset):
         ratios = tuple(ratio for ratio in RATIOS if ratio <= self._supply.largest_ratio)
         self.presample_size = self._supply.presample_size(self._ratio or max((1, *ratios[:1])))
         self._steps = steps_per_epoch
-        self._floor = floor
         self._on_draw = on_draw
         first = self._supply.first(self.batch_size)
         with explained(*first[:2]):
-            self._build()
-        self._generator = generators[2]
+            check_labels = build_for(model, self._supply)
         if self._ratio is None:
-            self._gate = MeasuredGate(ratios)
+            gate = MeasuredGate(ratios)
         else:
-            self._gate = Gate(self.presample_size, self.batch_size, tau_threshold)
+            gate = Gate(self.presample_size, self.batch_size, tau_threshold)
         # `ImportanceTraining` brings a scorer, so that a further `fit` does not
         # compile it again.
         if not isinstance(score, Scorer):
             # With a given cost nothing is to depend on the clock.
             settled = scoring_dtype == "auto" and cost_ratio is not None
             score = Scorer(model, (score,), None if settled else scoring_dtype)
-        self._scorer = score
-        name = self._scorer.quantities[0]
-        self._score_name = name if isinstance(name, str) else "custom_0"
-        self._step = 0
-        self._unprobed = None
+        self._drawer = BatchDrawer(
+            self._supply,
+            score,
+            gate,
+            self.presample_size,
+            floor,
+            generators[2],
+            check_labels,
+        )
         self._drawn = collections.deque()
-        self._values = None
         self.within_epoch = False
         self._totals = np.zeros(3)
         self._highest_scale = None
-        self._watch = None
         self._may_watch = True
         self._epochs_left = math.inf
         with explained(*first[:2]):
             # So that a wrong score shows before training starts.
-            scores, _ = self._scores(*first)
+            scores, _ = self._drawer.scores(*first)
             # What scoring costs is measured on a presample.
-            self._scorer.settle(*self._supply.first(self.presample_size))
+            score.settle(*self._supply.first(self.presample_size))
         if self._ratio is None:
-            self._gate.update(variance_reduction(sampling_probability(scores)))
-            self._watch = self._new_watch(cost_ratio)
+            gate.update(variance_reduction(sampling_probability(scores)))
+            self._drawer.watch = self._new_watch(cost_ratio)
 
     def _new_watch(self, cost_ratio):
         batches = min(max(2, math.ceil(EXAMPLES / self.batch_size)), self._supply.largest_ratio)
         with self._supply.unchanged():
             examples = self._supply.presample(int(batches * self.batch_size)).data
         return RunWatch(
-            self.model, self._scores_and_losses, self._gate, self.batch_size, examples, cost_ratio
+            self.model,
+            self._drawer.scores_and_losses,
+            self._drawer.gate,
+            self.batch_size,
+            examples,
+            cost_ratio,
         )
-
-    def _build(self):
-        x, y, sample_weight = self._supply.first(2)
-        build(self.model, x, y)
-        self._losses = compiled_losses(self.model)
-        y_pred = symbolic_outputs(self.model, x)
-        names = getattr(self.model, "output_names", None)
-        check_targets(y, y_pred, self._losses, names)
-        check_weights(sample_weight, y_pred, names)
-        check = label_check(y_pred, self._losses, names)
-        targets = self._supply.targets()
-        # What is not all at hand is checked as it comes.
-        self._check_labels = check if targets is None else lambda y: None
-        check(y if targets is None else targets)
-        for output in self._losses:
-            if output.loss.reduction == "mean_with_sample_weight":
-                warnings.warn(
-                    f"The loss {output.loss.name!r} divides by the sum of the weights "
-                    '(reduction="mean_with_sample_weight"): the estimate is then '
-                    "self-normalised, with a bias of order 1/b. "
-                    '`reduction="sum_over_batch_size"` has none.',
-                    stacklevel=4,
-                )
 
     @property
     def num_batches(self):
@@ -283,7 +253,7 @@ class ImportanceDataset(keras.utils.PyDataset):
     @contextlib.contextmanager
     def unchanged(self):
         """A context after which permutations, draws, gate and counts are as before."""
-        state, on_draw = self._own_state(), self._on_draw
+        state, on_draw = self._drawer.state(), self._on_draw
         totals, drawn = self._totals.copy(), self._drawn.copy()
         self._on_draw, self._may_watch = None, False
         try:
@@ -291,7 +261,7 @@ class ImportanceDataset(keras.utils.PyDataset):
                 yield
         finally:
             self._on_draw, self._may_watch = on_draw, True
-            self._restore_own(state)
+            self._drawer.restore(state)
             self._totals, self._drawn = totals, drawn
 
     def state(self):
@@ -305,34 +275,20 @@ class ImportanceDataset(keras.utils.PyDataset):
         """
         parts = {
             "supply": self._supply,
-            "watch": self._watch,
+            "watch": self._drawer.watch,
             "highest_scale": self._highest_scale,
         }
         parts = {name: None if part is None else part.state() for name, part in parts.items()}
-        return {**self._own_state(), **parts}
+        return {**self._drawer.state(), **parts}
 
     def restore(self, state):
         """Goes on from what `state` returned."""
         self._supply.restore(state["supply"])
-        if self._watch is not None:
-            self._watch.restore(state["watch"])
+        if self._drawer.watch is not None:
+            self._drawer.watch.restore(state["watch"])
         if self._highest_scale is not None:
             self._highest_scale.restore(state["highest_scale"])
-        self._restore_own(state)
-
-    def _own_state(self):
-        return {
-            "generator": self._generator.bit_generator.state,
-            "gate": self._gate.state(),
-            "step": self._step,
-            "unprobed": self._unprobed,
-        }
-
-    def _restore_own(self, state):
-        self._generator.bit_generator.state = state["generator"]
-        self._gate.restore(state["gate"])
-        self._step = state["step"]
-        self._unprobed = state["unprobed"]
+        self._drawer.restore(state)
 
     def first(self, count):
         """The first examples of the data; changes nothing.
@@ -361,10 +317,14 @@ class ImportanceDataset(keras.utils.PyDataset):
         """Called when an epoch begins: how many are to come with it, for `presample="auto"`."""
         self._epochs_left = epochs_left
 
+    def score_by(self, values):
+        """Called before a step: the model's values as `backends` captured them, or `None`."""
+        self._drawer.values = values
+
     def follow_rate(self):
         """Called before a step whose batch is not drawn yet, to read the learning rate."""
-        if self._watch is not None:
-            self._watch.follow_rate(self._step)
+        if self._drawer.watch is not None:
+            self._drawer.watch.follow_rate(self._drawer.step)
 
     def callback(self):
         """The callback that goes with this dataset in `model.fit`.
@@ -381,8 +341,8 @@ class ImportanceDataset(keras.utils.PyDataset):
         if self.within_epoch:
             return
         self.within_epoch = True
-        if self._watch is not None:
-            self._watch.pause()
+        if self._drawer.watch is not None:
+            self._drawer.watch.pause()
         self._totals = np.zeros(3)
         self._drawn.clear()
         self._supply.begin_epoch()
@@ -411,7 +371,7 @@ class ImportanceDataset(keras.utils.PyDataset):
         steps, by_importance, ratio = self._totals
         steps = max(steps, 1)
         return {
-            **self._gate.measured(),
+            **self._drawer.gate.measured(),
             "importance": float(by_importance / steps),
             "presample": float(ratio / steps),
         }
@@ -430,11 +390,8 @@ class ImportanceDataset(keras.utils.PyDataset):
             # are all drawn before it: during it the weights are in flux (and
             # on JAX out of reach), so the last of k batches is scored k - 1
             # steps early.
-            if self._highest_scale is not None and self._may_watch:
-                self._gate.highest_scale = self._highest_scale()
-            if self._watch is not None and self._may_watch:
-                steps_left = self._epochs_left * self.num_batches - self._totals[0]
-                self._watch.before_step(self._step, self._values, steps_left)
+            if self._may_watch:
+                self._before_step()
             left = int(self.num_batches - self._totals[0])
             count = self.model.steps_per_execution
             if count > 1 and left == self.num_batches:
@@ -442,10 +399,7 @@ class ImportanceDataset(keras.utils.PyDataset):
                 # the first step has taken the values that it could be scored by.
                 count += backends.active().asks_one_ahead()
             for _ in range(max(1, min(count, left))):
-                self._drawn.append(
-                    self._importance_batch() if self._gate.is_open else self._uniform_batch()
-                )
-                self._step += 1
+                self._drawn.append(self._drawer.draw())
         batch = self._drawn.popleft()
         ratio = batch.presample_size / len(batch.importance)
         self._totals += (1, batch.by_importance, ratio)
@@ -453,71 +407,10 @@ class ImportanceDataset(keras.utils.PyDataset):
             self._on_draw(batch)
         return batch
 
-    def _uniform_batch(self):
-        with self._timing("load", self.batch_size):
-            examples = self._supply.uniform()
-        x, y, sample_weight = examples.data
-        self._check_labels(y)
-        scores = None
-        if self._watch is not None:
-            self._unprobed = 0
-        elif self._unprobed is None or self._unprobed + 1 >= PROBE_INTERVAL:
-            scores, _ = self._scores(x, y, sample_weight)
-            tau = variance_reduction(sampling_probability(scores))
-            self._gate.update(tau, steps=1 if self._unprobed is None else PROBE_INTERVAL)
-            self._unprobed = 0
-        else:
-            self._unprobed += 1
-        ones = np.ones(len(examples), np.float32)
-        return Batch(
-            x=x,
-            y=y,
-            weights=self._scorer.loss_weights(ones, sample_weight),
-            importance=ones,
-            indices=examples.indices,
-            scores=scores,
-            presample_size=len(examples),
-            by_importance=False,
-        )
-
-    def _importance_batch(self):
-        size = self.presample_size
-        if self._ratio is None:
-            size = self._supply.presample_size(self._gate.ratio)
-        with self._timing("load", size):
-            presample = self._supply.presample(size)
-        self._check_labels(presample.data[1])
-        with self._timing("score", len(presample)), explained(*presample.data[:2]):
-            scores, valid = self._scores(*presample.data)
-        drawn = draw(scores, self.batch_size, self._generator, self._floor)
-        self._gate.update(drawn.tau)
-        self._unprobed = 0
-        x, y, sample_weight = select(presample.data, drawn.positions)
-        indices = presample.indices
-        return Batch(
-            x=x,
-            y=y,
-            weights=self._scorer.loss_weights(
-                drawn.weights, sample_weight, mask_correction(valid, drawn.positions)
-            ),
-            importance=drawn.weights.astype(np.float32),
-            indices=None if indices is None else indices[drawn.positions],
-            scores=scores[drawn.positions],
-            presample_size=len(presample),
-            by_importance=True,
-            rate_scale=self._gate.rate_scale,
-        )
-
-    def _timing(self, part, count):
-        return contextlib.nullcontext() if self._watch is None else self._watch.timing(part, count)
-
-    def _scores_and_losses(self, data, values):
-        quantities = self._scorer(*data, values=values)
-        return quantities[self._score_name].astype(np.float64), quantities["loss"]
-
-    def _scores(self, x, y, sample_weight):
-        quantities = self._scorer(x, y, sample_weight, values=self._values)
-        scores = quantities[self._score_name].astype(np.float64)
-        explain_non_finite(scores, x, y, sample_weight, self._step)
-        check_scores(scores)
-        return scores, quantities["valid"]
+    def _before_step(self):
+        drawer = self._drawer
+        if self._highest_scale is not None:
+            drawer.gate.highest_scale = self._highest_scale()
+        if drawer.watch is not None:
+            steps_left = self._epochs_left * self.num_batches - self._totals[0]
+            drawer.watch.before_step(drawer.step, drawer.values, steps_left)

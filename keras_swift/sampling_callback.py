@@ -34,7 +34,7 @@ class SamplingCallback(keras.callbacks.Callback):
         backend, model = backends.active(), self._dataset.model
         if backend.MADE_IN_STEP and not backend.fetches_ahead(model):
             self._dataset.follow_rate()
-        self._dataset._values = backend.capture_values(model)
+        self._dataset.score_by(backend.capture_values(model))
         kept = backend.keep(model)
         self._kept = self._kept if kept is None else kept
 
@@ -45,7 +45,7 @@ class SamplingCallback(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._dataset.on_epoch_end()
-        self._dataset._values = None
+        self._dataset.score_by(None)
         if logs is not None:
             logs.update(self._dataset.epoch_summary())
 

@@ -6,7 +6,6 @@ in inference mode, and takes no gradient of the network.
 """
 
 import functools
-import inspect
 
 import keras
 import numpy as np
@@ -17,17 +16,9 @@ from keras_swift.checks import (
     align_targets,
     check_score,
     check_scoring_dtype,
-    check_targets,
-    symbolic_outputs,
-    without_list_of_one,
 )
-from keras_swift.gradient_norm import (
-    OutputLoss,
-    loss_sum,
-    output_activation,
-    pre_activation_gradient,
-    row_norms,
-)
+from keras_swift.compiled import accepts_training, build, compiled_losses, follow, paths
+from keras_swift.gradient_norm import loss_sum, pre_activation_gradient, row_norms
 from keras_swift.scoring_dtype import computing_in, faster, layers_to_change
 
 
@@ -177,8 +168,8 @@ class Scorer:
         for position, output in enumerate(self.outputs):
             found = pre_activation_gradient(
                 output,
-                _follow(output.path, y),
-                _follow(output.path, y_pred),
+                follow(output.path, y),
+                follow(output.path, y_pred),
                 self._weight_leaf(sample_weight, position),
             )
             # Keras multiplies mask and weights in place on PyTorch, so there
@@ -219,8 +210,8 @@ class Scorer:
         return sum(
             loss_sum(
                 output,
-                _follow(output.path, y),
-                _follow(output.path, y_pred),
+                follow(output.path, y),
+                follow(output.path, y_pred),
                 self._weight_leaf(sample_weight, position),
             )
             for position, output in enumerate(self.outputs)
@@ -261,7 +252,7 @@ class Scorer:
         by_path = {
             output.path: weight for output, weight in zip(self.outputs, weights, strict=True)
         }
-        leaves = [by_path.get(path, weights[0]) for path in _paths(self._structure)]
+        leaves = [by_path.get(path, weights[0]) for path in paths(self._structure)]
         return keras.tree.pack_sequence_as(self._structure, leaves)
 
     def _weight_leaf(self, sample_weight, position):
@@ -277,7 +268,7 @@ class Scorer:
             if isinstance(sample_weight, dict):
                 return sample_weight[names[path[0]]]
             return sample_weight[names.index(path[0])]
-        return _follow(path, sample_weight)
+        return follow(path, sample_weight)
 
 
 def check_score_shape(score, function, like):
@@ -289,78 +280,6 @@ def check_score_shape(score, function, like):
             f"{name}(y_true, y_pred) of shape {tuple(score.shape)} for {like.shape[0]} examples. "
             "Reduce the other axes with `keras.ops.mean` or `keras.ops.sum`."
         )
-
-
-def accepts_training(model):
-    """Whether the model's `call` takes `training`."""
-    parameters = inspect.signature(model.call).parameters
-    return "training" in parameters or any(
-        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
-    )
-
-
-def build(model, x, y):
-    """Builds model, losses, metrics and optimizer from one batch, as `fit` would.
-
-    `fit` would do so itself, by fetching an item before training starts.
-
-    Raises:
-        ValueError: if the model was compiled without a loss.
-    """
-    if model._compile_loss is None:
-        raise ValueError(
-            "The model must be compiled with a loss: an example's importance is read off it. "
-            "Received: a model compiled without `loss`. Call "
-            "`model.compile(optimizer=..., loss=...)`."
-        )
-    try:
-        model._symbolic_build(data_batch=(x, y, None))
-    except Exception:
-        if model.built:
-            # It may be the structure of the targets, which Keras does not name.
-            y_pred = symbolic_outputs(model, x)
-            check_targets(y, y_pred, None, getattr(model, "output_names", None))
-        raise
-
-
-def compiled_losses(model):
-    """The losses of a compiled, built model, one `OutputLoss` for each."""
-    tensors = getattr(model, "outputs", None)
-    activations = {}
-    if tensors:
-        structure = model.output if not isinstance(model, keras.Sequential) else tensors[0]
-        structure = without_list_of_one(structure)
-        leaves = keras.tree.flatten(structure)
-        paths = _paths(structure)
-        activations = {
-            path: output_activation(leaf) for path, leaf in zip(paths, leaves, strict=True)
-        }
-    return [
-        OutputLoss(
-            path=tuple(path),
-            loss=loss,
-            weight=1.0 if weight is None else float(weight),
-            activation=activations.get(tuple(path)),
-        )
-        for path, loss, weight, _ in model._compile_loss._flat_losses
-    ]
-
-
-def _paths(structure, before=()):
-    if isinstance(structure, dict):
-        # `keras.tree` flattens dicts in the order of their sorted keys.
-        items = sorted(structure.items())
-    elif isinstance(structure, list | tuple):
-        items = list(enumerate(structure))
-    else:
-        return [before]
-    return [path for key, part in items for path in _paths(part, (*before, key))]
-
-
-def _follow(path, structure):
-    for step in path:
-        structure = structure[step]
-    return structure
 
 
 def _row_weights(sample_weight, dtype):

@@ -14,9 +14,9 @@ import numpy as np
 
 from keras_swift import sources
 from keras_swift.checks import check_model, check_positive_integer
+from keras_swift.compiled import build
 from keras_swift.features import named_features
 from keras_swift.model_state import Unchanged
-from keras_swift.scoring import build
 from keras_swift.search_checks import check_classes, find_objective
 from keras_swift.search_result import SearchResult
 from keras_swift.search_run import SearchRun, is_distributed

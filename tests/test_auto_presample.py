@@ -296,7 +296,7 @@ def test_steps_by_importance_do_not_count_for_the_fall(digits, told, monkeypatch
     dataset = ks.ImportanceDataset(
         classifier(), x, y, batch_size=32, presample="auto", cost_ratio=0.3, seed=0
     )
-    dataset._gate.ratio = 2
+    dataset._drawer.gate.ratio = 2
     for _ in range(40):
         list(dataset)
     # No callback has said where the end is.
@@ -316,7 +316,7 @@ def test_a_rate_that_callbacks_move_within_an_epoch_is_read(digits):
         model, *(part[:96] for part in digits), steps_per_epoch=90, presample="auto", seed=0
     )
     model.fit(dataset, callbacks=[Halve(), dataset.callback()], verbose=0)
-    assert dataset._watch._rate.decay(89) < 0.5
+    assert dataset._drawer.watch._rate.decay(89) < 0.5
 
 
 def test_without_an_optimizer_the_rate_counts_as_constant(digits):
@@ -326,4 +326,4 @@ def test_without_an_optimizer_the_rate_counts_as_constant(digits):
         model, *(part[:96] for part in digits), presample="auto", cost_ratio=0.3, seed=0
     )
     assert len(list(dataset)) == 3
-    assert dataset._watch._rate.decay(2) == 1
+    assert dataset._drawer.watch._rate.decay(2) == 1

@@ -71,7 +71,7 @@ def test_expected_step_is_the_presamples_mean_step(digits, rounding):
     x, y = digits[0][:24], digits[1][:24]
     model = classifier(1.0, metrics=None)
     data = ks.ImportanceDataset(model, x, y, batch_size=8, seed=0)
-    scores, _ = data._scores(x, y, None)
+    scores, _ = data._drawer.scores(x, y, None)
     if rounding == "bfloat16":
         bits = scores.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)
         scores = bits.view(np.float32)
@@ -98,8 +98,8 @@ def test_probes_while_shut_and_scores_every_step_while_open(digits):
     for threshold, expected in ((1e9, 1 + 31 // 16), (0, 32)):
         data = dataset(model, digits, tau_threshold=threshold)
         scored = []
-        compute = data._scores
-        data._scores = lambda *batch, compute=compute, scored=scored: (
+        compute = data._drawer.scores
+        data._drawer.scores = lambda *batch, compute=compute, scored=scored: (
             scored.append(1) or compute(*batch)
         )
         for _ in range(32):
@@ -152,21 +152,21 @@ def test_direct_fit_scores_in_step(digits):
         return keras.ops.one_hot(0, y_pred.shape[0], dtype="float32") + 1e-3
 
     data = dataset(model, digits, tau_threshold=0, score=score)
-    inner = data._scorer
+    inner = data._drawer._scorer
 
     def spy(x, y, sample_weight, values):
         weights = [np.array(v) for v in values[0]] if values else model.get_weights()
         seen.append(weights[-1].copy())
         return inner(x, y, sample_weight, values=values)
 
-    data._scorer = type("Spy", (), {"__call__": staticmethod(spy)})()
-    data._scorer.loss_weights = inner.loss_weights
+    data._drawer._scorer = type("Spy", (), {"__call__": staticmethod(spy)})()
+    data._drawer._scorer.loss_weights = inner.loss_weights
     before = []
 
     class Before(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
             if keras.backend.backend() == "jax":
-                before.append(np.array(data._values[0][-1]))
+                before.append(np.array(data._drawer.values[0][-1]))
             else:
                 before.append(model.get_weights()[-1])
 

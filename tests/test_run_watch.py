@@ -114,10 +114,10 @@ def test_scores_under_given_values_are_those_of_a_model_that_has_them(digits):
     x, y = digits[0][:64], digits[1][:64]
     data = ks.ImportanceDataset(model, x, y, presample="auto", cost_ratio=0.3, seed=0)
     values = ([v.value for v in other.trainable_variables], [])
-    scores, losses = data._scores_and_losses((x, y, None), values)
+    scores, losses = data._drawer.scores_and_losses((x, y, None), values)
     expected = ks.ImportanceDataset(other, x, y, seed=0, presample=1.5)
-    np.testing.assert_allclose(losses, expected._scorer(x, y)["loss"], rtol=1e-5)
-    np.testing.assert_allclose(scores, expected._scorer(x, y)["gradient_norm"], rtol=1e-5)
+    np.testing.assert_allclose(losses, expected._drawer._scorer(x, y)["loss"], rtol=1e-5)
+    np.testing.assert_allclose(scores, expected._drawer._scorer(x, y)["gradient_norm"], rtol=1e-5)
 
 
 def test_state_goes_on_in_the_middle_of_an_interval(digits):

@@ -110,7 +110,7 @@ def test_expected_step_is_the_presamples_mean_step_with_low_precision_scores(dig
     data = ks.ImportanceDataset(
         model, x, y, batch_size=8, seed=0, tau_threshold=0, scoring_dtype="bfloat16", shuffle=False
     )
-    scores, _ = data._scores(x, y, None)
+    scores, _ = data._drawer.scores(x, y, None)
     assert scores.dtype == np.float64
     exact = Scorer(model)(x, y)["gradient_norm"]
     assert np.abs(scores - exact).max() > 1e-4

@@ -1,0 +1,173 @@
+"""Draws batch after batch, uniformly or by importance, as the gate says.
+
+This file decides which examples the next batch holds and what they weigh.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from keras_swift.batch import Batch, mask_correction
+from keras_swift.checks import explained
+from keras_swift.gate import Gate
+from keras_swift.measured_gate import MeasuredGate
+from keras_swift.resampling import check_scores, draw, sampling_probability, variance_reduction
+from keras_swift.run_watch import RunWatch
+from keras_swift.scoring import Scorer, explain_non_finite
+from keras_swift.sources import select
+from keras_swift.supply import ArraySupply, StreamSupply
+
+# While the gate is shut, the batch is scored at every 16th step: at f = 0.3
+# (scoring an example over training one) that costs 2 % of a step.
+PROBE_INTERVAL = 16
+
+
+class BatchDrawer:
+    """Algorithm 1 of the paper, a batch at a time.
+
+    Args:
+        supply: where uniform batches and presamples come from.
+        scorer: `Scorer`, whose first quantity is the score.
+        gate: `Gate`, or `MeasuredGate`, which chooses the presample ratio.
+        presample_size: int, `B`, for a gate that does not.
+        floor: float in [0, 1), the uniform share of the probabilities.
+        generator: `np.random.Generator`, for the draws.
+        check_labels: function that raises for targets that do not fit.
+
+    Attributes:
+        step: int, batches drawn so far.
+        values: the model's values as `backends` captured them, to score by;
+            `None` for those that it has.
+        watch: `RunWatch` that looks at the run for the gate, or `None`.
+
+    Reference:
+        Katharopoulos and Fleuret, "Not All Samples Are Created Equal: Deep
+        Learning with Importance Sampling", ICML 2018, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        supply: ArraySupply | StreamSupply,
+        scorer: Scorer,
+        gate: Gate | MeasuredGate,
+        presample_size: int,
+        floor: float,
+        generator: np.random.Generator,
+        check_labels: Callable[[Any], None],
+    ) -> None:
+        self._supply = supply
+        self._scorer = scorer
+        self.gate = gate
+        self._presample_size = presample_size
+        self._floor = floor
+        self._generator = generator
+        self._check_labels = check_labels
+        name = scorer.quantities[0]
+        self._score_name = name if isinstance(name, str) else "custom_0"
+        self.step = 0
+        # Steps since a batch was scored.
+        self._unprobed: int | None = None
+        self.values: Any = None
+        self.watch: RunWatch | None = None
+
+    def draw(self) -> Batch:
+        """The next batch; moves on."""
+        batch = self._importance_batch() if self.gate.is_open else self._uniform_batch()
+        self.step += 1
+        return batch
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` brings back; where the supply is, it knows itself."""
+        return {
+            "generator": self._generator.bit_generator.state,
+            "gate": self.gate.state(),
+            "step": self.step,
+            "unprobed": self._unprobed,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._generator.bit_generator.state = state["generator"]
+        self.gate.restore(state["gate"])
+        self.step = state["step"]
+        self._unprobed = state["unprobed"]
+
+    def _uniform_batch(self) -> Batch:
+        with self._timing("load", self._supply.batch_size):
+            examples = self._supply.uniform()
+        x, y, sample_weight = examples.data
+        self._check_labels(y)
+        scores = None
+        if self.watch is not None:
+            self._unprobed = 0
+        elif self._unprobed is None or self._unprobed + 1 >= PROBE_INTERVAL:
+            scores, _ = self.scores(x, y, sample_weight)
+            tau = variance_reduction(sampling_probability(scores))
+            self.gate.update(tau, steps=1 if self._unprobed is None else PROBE_INTERVAL)
+            self._unprobed = 0
+        else:
+            self._unprobed += 1
+        ones = np.ones(len(examples), np.float32)
+        return Batch(
+            x=x,
+            y=y,
+            weights=self._scorer.loss_weights(ones, sample_weight),
+            importance=ones,
+            indices=examples.indices,
+            scores=scores,
+            presample_size=len(examples),
+            by_importance=False,
+        )
+
+    def _importance_batch(self) -> Batch:
+        size = self._presample_size
+        if isinstance(self.gate, MeasuredGate):
+            size = self._supply.presample_size(self.gate.ratio)
+        with self._timing("load", size):
+            presample = self._supply.presample(size)
+        self._check_labels(presample.data[1])
+        with self._timing("score", len(presample)), explained(*presample.data[:2]):
+            scores, valid = self.scores(*presample.data)
+        drawn = draw(scores, self._supply.batch_size, self._generator, self._floor)
+        self.gate.update(drawn.tau)
+        self._unprobed = 0
+        x, y, sample_weight = select(presample.data, drawn.positions)
+        indices = presample.indices
+        return Batch(
+            x=x,
+            y=y,
+            weights=self._scorer.loss_weights(
+                drawn.weights, sample_weight, mask_correction(valid, drawn.positions)
+            ),
+            importance=drawn.weights.astype(np.float32),
+            indices=None if indices is None else indices[drawn.positions],
+            scores=scores[drawn.positions],
+            presample_size=len(presample),
+            by_importance=True,
+            rate_scale=self.gate.rate_scale,
+        )
+
+    def _timing(self, part: str, count: int) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext() if self.watch is None else self.watch.timing(part, count)
+
+    def scores_and_losses(
+        self, data: tuple[Any, Any, Any], values: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and losses of some examples under given values, for a `RunWatch`."""
+        quantities = self._scorer(*data, values=values)
+        return quantities[self._score_name].astype(np.float64), quantities["loss"]
+
+    def scores(self, x: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of some examples, and their shares of unmasked entries.
+
+        Raises:
+            ValueError: if scores are not finite, or negative.
+        """
+        quantities = self._scorer(x, y, sample_weight, values=self.values)
+        scores = quantities[self._score_name].astype(np.float64)
+        explain_non_finite(scores, x, y, sample_weight, self.step)
+        check_scores(scores)
+        return scores, quantities["valid"]
