@@ -48,9 +48,11 @@ class ImportanceTraining:
             `B / b`. Or `"auto"`: 2, 3 or 5, whichever is predicted to end
             lowest at equal time by what is measured of the run (the cost of
             scoring, the variance reduction, the share of the loss that is
-            noise, a falling learning rate), and uniform batches where none is
-            a tenth ahead; the history then has `cost_ratio`, `noise_share` and
-            `predicted_gain` too. Defaults to 3.0.
+            noise, how fast the loss falls, a falling learning rate) and by
+            how many of the `epochs` are left; uniform batches where none is
+            5 % ahead. Mostly that is late in a run, so `epochs` should be
+            where it ends. The history then has `cost_ratio`, `noise_share`,
+            `loss_exponent` and `predicted_gain` too. Defaults to 3.0.
         tau_threshold: float, 0 or more; the gate opens above it, and 0 keeps
             it open. Defaults to `None`, the paper's `(B + 3b) / (3b)`.
         score: `"gradient_norm"`, `"loss"`, `"full_gradient_norm"` (exact and

@@ -15,7 +15,7 @@ RATIOS = (2, 3, 5)
 # the prediction falls under the second number, or under 1 with less noise left than the third: not
 # sooner, because shutting lets the noise come back that is missing, and runs that had become quiet
 # ended in a spike of the loss. Nor does it then count lost steps by the fall of the loss.
-OPENS_ABOVE = 1.1
+OPENS_ABOVE = 1.05
 AGREEING = 2
 SHUTS_BELOW = 0.9
 QUIET = 0.05

@@ -30,7 +30,7 @@ STEPS_A_BATCH = 45
 # first intervals later, nor than this share of what is left of the run: near
 # its end there is most to decide.
 LONGEST = 8
-SHARE_LEFT = 3
+SHARE_LEFT = 4
 # A look's `tau` counts as much as that of this many steps.
 TAU_STEPS = 5
 # Steps timed after each snapshot; an epoch has to be longer.

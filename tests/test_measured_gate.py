@@ -85,7 +85,7 @@ def test_opens_where_noise_is_the_limit_at_the_best_ratio():
 def test_stays_shut_where_it_does_not_pay(change):
     gate = MeasuredGate()
     assert set(run(gate, **{"share": 0.5, "tau": 1.8, "cost_ratio": 0.3, **change})) == {0}
-    assert gate.gain <= 1.1
+    assert gate.gain <= 1.05
     # What was changed is what keeps it shut.
     assert run(MeasuredGate(), share=0.5, tau=1.8, cost_ratio=0.3)[-1] > 0
 
@@ -123,7 +123,7 @@ def test_another_ratio_is_taken_only_when_clearly_better():
 def test_noise_at_one_look_does_not_open():
     gate = MeasuredGate((3,))
     for share in 5 * [0.0, 0.0, 0.0, 0.6]:
-        assert run(gate, share=share, looks=1) == [0]
+        assert run(gate, share=share, cost_ratio=0.3, looks=1) == [0]
         if share:
             assert gate.gain > 1.1
     assert run(gate, share=0.9, looks=1) == [3]

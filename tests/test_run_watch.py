@@ -35,11 +35,11 @@ def test_schedule_looks_more_often_towards_the_end():
         if schedule.is_due(step) and schedule.is_complete(step, 6000 - step):
             looks.append(step)
     lengths = dict(zip(looks, np.diff(looks), strict=False))
-    # As without an end while a third of what is left is more; then that third; then the shortest.
+    # As without an end while a quarter of what is left is more; then that quarter; then the shortest.
     assert lengths[1037] == 1037 // 8
-    late = [look for look in lengths if (6000 - look) // 3 < 512]
+    late = [look for look in lengths if (6000 - look) // 4 < 512]
     assert len(late) > 5
-    assert all(lengths[look] == max(64, (6000 - look) // 3) for look in late)
+    assert all(lengths[look] == max(64, (6000 - look) // 4) for look in late)
 
 
 def test_cost_ratio_by_the_clock(monkeypatch):
