@@ -35,7 +35,7 @@ def test_schedule_looks_more_often_towards_the_end():
         if schedule.is_due(step) and schedule.is_complete(step, 6000 - step):
             looks.append(step)
     lengths = dict(zip(looks, np.diff(looks), strict=False))
-    # As without an end while a quarter of what is left is more; then that quarter; then the shortest.
+    # As without an end while a quarter of what is left is more; then that; then the shortest.
     assert lengths[1037] == 1037 // 8
     late = [look for look in lengths if (6000 - look) // 4 < 512]
     assert len(late) > 5
