@@ -27,10 +27,10 @@ EXAMPLES = 256
 # two passes, at a third of a step a batch, are then 1.5 % of the time.
 STEPS_A_BATCH = 45
 # A look comes after another eighth of the run, but not more than this many
-# first intervals later, nor than this share of what is left of the run: near
+# first intervals later, nor after more than this share of what is left: near
 # its end there is most to decide.
 LONGEST = 8
-SHARE_LEFT = 4
+SHARE_LEFT = 0.25
 # A look's `tau` counts as much as that of this many steps.
 TAU_STEPS = 5
 # Steps timed after each snapshot; an epoch has to be longer.
@@ -74,7 +74,7 @@ class Schedule:
         if self._taken < SNAPSHOTS:
             return False
         self._began, self._taken = step, 0
-        wanted = min(step / 8, LONGEST * self._first, steps_left / SHARE_LEFT)
+        wanted = min(step / 8, LONGEST * self._first, steps_left * SHARE_LEFT)
         self._length = max(self._first, int(wanted))
         return True
 
