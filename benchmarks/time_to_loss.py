@@ -23,7 +23,8 @@ ours capped       presample="auto", scale_learning_rate="capped"
 
 Train loss and test error are of the weights at the end, over all training and test examples. Time
 is when a method's mean curve (over seeds, on 1,000 training examples) first is as low as uniform
-training of the same rate and schedule ends, as a share of the budget.
+training of the same rate and schedule ends, as a share of the budget; in the last table, as low as
+uniform training of its own best schedule and rate ends.
 """
 
 import argparse
@@ -239,14 +240,24 @@ def summarise(rows):
                 )
                 key = task, method
                 if key not in best or loss[0] < best[key]["loss"][0]:
-                    best[key] = {"loss": loss, "error": error, "cell": f"{schedule}, {rate:g}"}
+                    best[key] = {
+                        "loss": loss,
+                        "error": error,
+                        "cell": f"{schedule}, {rate:g}",
+                        "curves": [r["curve"] for r in runs],
+                    }
     print("\n### Each method with its own best schedule and rate, by train loss\n")
-    print("| task | method | schedule, rate | train loss | test error |\n|---|---|---|---|---|")
+    print("| task | method | schedule, rate | train loss | test error | time to uniform's best |")
+    print("|---|---|---|---|---|---|")
     for (task, method), found in best.items():
         (loss, loss_error), (error, error_error) = found["loss"], found["error"]
+        when = ""
+        if (task, "uniform") in best and not method.endswith("averaged"):
+            ends = [curve[-1][1] for curve in best[task, "uniform"]["curves"]]
+            when = f"{time_to(found['curves'], np.mean(np.log(ends))):.2f}"
         print(
             f"| {task} | {method} | {found['cell']} | {loss:.4f} ± {loss_error:.4f} "
-            f"| {error:.4f} ± {error_error:.4f} |"
+            f"| {error:.4f} ± {error_error:.4f} | {when} |"
         )
 
 
