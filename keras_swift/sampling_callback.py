@@ -50,6 +50,8 @@ class SamplingCallback(keras.callbacks.Callback):
             logs.update(self._dataset.epoch_summary())
 
     def on_train_end(self, logs=None):
+        # Of a further `model.fit` without this callback nothing is known.
+        self._dataset.expect(math.inf)
         if logs is not None:
             logs.update(self._dataset.epoch_summary())
 

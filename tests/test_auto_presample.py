@@ -304,6 +304,18 @@ def test_steps_by_importance_do_not_count_for_the_fall(digits, told, monkeypatch
     assert [known["fall"] for known in told] == [None] * 4
 
 
+def test_the_end_of_a_fit_is_not_that_of_the_next(digits, told):
+    x, y = digits[0][:320], digits[1][:320]
+    dataset = ks.ImportanceDataset(
+        classifier(0.1), x, y, batch_size=32, presample="auto", cost_ratio=0.3, seed=0
+    )
+    dataset.model.fit(dataset, epochs=7, callbacks=[dataset.callback()], verbose=0)
+    for _ in range(7):
+        list(dataset)
+    # One look six steps before the end of `fit`, one after it.
+    assert [known["share_left"] for known in told] == pytest.approx([6 / 70, 1.0])
+
+
 def test_a_rate_that_callbacks_move_within_an_epoch_is_read(digits):
     class Halve(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
