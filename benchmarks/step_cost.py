@@ -161,7 +161,8 @@ def by_size(sizes, batch_size, presample, steps, now):
                 batch = data.next_batch()
                 seconds.append(now() - start)
             gained = anonymous_memory() - before
-            assert batch.by_importance  # noqa: S101
+            if not batch.by_importance:
+                raise RuntimeError("The gate was to be open, and a batch was uniform.")
             print(
                 f"| {size:,} | {size * 264 / 1e6:,.0f} | {made:.2f} "
                 f"| {np.median(seconds) * 1e3:.2f} | {gained / 1e6:.1f} | {gained / size:.1f} |",

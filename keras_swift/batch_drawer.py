@@ -32,8 +32,7 @@ class BatchDrawer:
     Args:
         supply: where uniform batches and presamples come from.
         scorer: `Scorer`, whose first quantity is the score.
-        gate: `Gate`, or `MeasuredGate`, which chooses the presample ratio.
-        presample_size: int, `B`, for a gate that does not.
+        gate: `Gate` or `MeasuredGate`, which has the presample ratio.
         floor: float in [0, 1), the uniform share of the probabilities.
         generator: `np.random.Generator`, for the draws.
         check_labels: function that raises for targets that do not fit.
@@ -54,7 +53,6 @@ class BatchDrawer:
         supply: ArraySupply | StreamSupply,
         scorer: Scorer,
         gate: Gate | MeasuredGate,
-        presample_size: int,
         floor: float,
         generator: np.random.Generator,
         check_labels: Callable[[Any], None],
@@ -62,7 +60,6 @@ class BatchDrawer:
         self._supply = supply
         self._scorer = scorer
         self.gate = gate
-        self._presample_size = presample_size
         self._floor = floor
         self._generator = generator
         self._check_labels = check_labels
@@ -123,9 +120,7 @@ class BatchDrawer:
         )
 
     def _importance_batch(self) -> Batch:
-        size = self._presample_size
-        if isinstance(self.gate, MeasuredGate):
-            size = self._supply.presample_size(self.gate.ratio)
+        size = self._supply.presample_size(self.gate.ratio)
         with self._timing("load", size):
             presample = self._supply.presample(size)
         self._check_labels(presample.data[1])

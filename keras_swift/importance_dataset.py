@@ -24,7 +24,7 @@ from keras_swift.compiled import build_for
 from keras_swift.gate import Gate
 from keras_swift.measured_gate import RATIOS, MeasuredGate
 from keras_swift.resampling import sampling_probability, variance_reduction
-from keras_swift.run_watch import EXAMPLES, RunWatch
+from keras_swift.run_watch import RunWatch, examples_to_watch
 from keras_swift.sampling_callback import SamplingCallback
 from keras_swift.scoring import Scorer
 from keras_swift.sources import ArraySource, class_weights
@@ -160,15 +160,17 @@ class ImportanceDataset(keras.utils.PyDataset):
             source = ArraySource(x, y, sample_weight)
             self._supply = ArraySupply(source, batch_size or 32, generators[:2], shuffle)
         self.batch_size = self._supply.batch_size
-        self._ratio = None if presample == "auto" else presample
         ratios = tuple(ratio for ratio in RATIOS if ratio <= self._supply.largest_ratio)
-        self.presample_size = self._supply.presample_size(self._ratio or max((1, *ratios[:1])))
+        measured = presample == "auto"
+        self.presample_size = self._supply.presample_size(
+            max((1, *ratios[:1])) if measured else presample
+        )
         self._steps = steps_per_epoch
         self._on_draw = on_draw
         first = self._supply.first(self.batch_size)
         with explained(*first[:2]):
             check_labels = build_for(model, self._supply)
-        if self._ratio is None:
+        if measured:
             gate = MeasuredGate(ratios)
         else:
             gate = Gate(self.presample_size, self.batch_size, tau_threshold)
@@ -178,15 +180,7 @@ class ImportanceDataset(keras.utils.PyDataset):
             # With a given cost nothing is to depend on the clock.
             settled = scoring_dtype == "auto" and cost_ratio is not None
             score = Scorer(model, (score,), None if settled else scoring_dtype)
-        self._drawer = BatchDrawer(
-            self._supply,
-            score,
-            gate,
-            self.presample_size,
-            floor,
-            generators[2],
-            check_labels,
-        )
+        self._drawer = BatchDrawer(self._supply, score, gate, floor, generators[2], check_labels)
         self._drawn = collections.deque()
         self.within_epoch = False
         self._totals = np.zeros(3)
@@ -198,22 +192,10 @@ class ImportanceDataset(keras.utils.PyDataset):
             scores, _ = self._drawer.scores(*first)
             # What scoring costs is measured on a presample.
             score.settle(*self._supply.first(self.presample_size))
-        if self._ratio is None:
+        if measured:
             gate.update(variance_reduction(sampling_probability(scores)))
-            self._drawer.watch = self._new_watch(cost_ratio)
-
-    def _new_watch(self, cost_ratio):
-        batches = min(max(2, math.ceil(EXAMPLES / self.batch_size)), self._supply.largest_ratio)
-        with self._supply.unchanged():
-            examples = self._supply.presample(int(batches * self.batch_size)).data
-        return RunWatch(
-            self.model,
-            self._drawer.scores_and_losses,
-            self._drawer.gate,
-            self.batch_size,
-            examples,
-            cost_ratio,
-        )
+            look, examples = self._drawer.scores_and_losses, examples_to_watch(self._supply)
+            self._drawer.watch = RunWatch(model, look, gate, self.batch_size, examples, cost_ratio)
 
     @property
     def num_batches(self):

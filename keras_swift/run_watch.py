@@ -134,6 +134,17 @@ class CostMeter:
         return sum(statistics.median(part) for part in self._parts.values() if part) / step
 
 
+def examples_to_watch(supply):
+    """The next examples of a supply, enough for a look; it gives them again later.
+
+    Returns:
+        A tuple `(x, y, sample_weight)` of NumPy structures.
+    """
+    batches = min(max(2, math.ceil(EXAMPLES / supply.batch_size)), supply.largest_ratio)
+    with supply.unchanged():
+        return supply.presample(int(batches * supply.batch_size)).data
+
+
 class RunWatch:
     """Looks at a run now and then, and lets the gate decide.
 
