@@ -77,6 +77,16 @@ class BatchDrawer:
         self.step += 1
         return batch
 
+    def count_ahead(self) -> int:
+        """How many batches can be drawn now for which the model is not looked at; 0 if none."""
+        if self.gate.is_open:
+            return 0
+        if self.watch is not None:
+            unseen = self.watch.steps_until_due(self.step)
+        else:
+            unseen = 0 if self._unprobed is None else PROBE_INTERVAL - 1 - self._unprobed
+        return min(self._supply.together, unseen)
+
     def state(self) -> dict[str, Any]:
         """What `restore` brings back; where the supply is, it knows itself."""
         return {
@@ -107,7 +117,8 @@ class BatchDrawer:
             self._unprobed = 0
         else:
             self._unprobed += 1
-        ones = np.ones(len(examples), np.float32)
+        count = len(examples)
+        ones = np.ones(count, np.float32)
         return Batch(
             x=x,
             y=y,
@@ -115,7 +126,7 @@ class BatchDrawer:
             importance=ones,
             indices=examples.indices,
             scores=scores,
-            presample_size=len(examples),
+            presample_size=count,
             by_importance=False,
         )
 

@@ -183,7 +183,7 @@ class ImportanceDataset(keras.utils.PyDataset):
         self._drawer = BatchDrawer(self._supply, score, gate, floor, generators[2], check_labels)
         self._drawn = collections.deque()
         self.within_epoch = False
-        self._totals = np.zeros(3)
+        self._totals = (0, 0, 0.0)
         self._highest_scale = None
         self._may_watch = True
         self._epochs_left = math.inf
@@ -236,7 +236,7 @@ class ImportanceDataset(keras.utils.PyDataset):
     def unchanged(self):
         """A context after which permutations, draws, gate and counts are as before."""
         state, on_draw = self._drawer.state(), self._on_draw
-        totals, drawn = self._totals.copy(), self._drawn.copy()
+        totals, drawn = self._totals, self._drawn.copy()
         self._on_draw, self._may_watch = None, False
         try:
             with self._supply.unchanged():
@@ -304,8 +304,9 @@ class ImportanceDataset(keras.utils.PyDataset):
         self._drawer.values = values
 
     def follow_rate(self):
-        """Called before a step whose batch is not drawn yet, to read the learning rate."""
-        if self._drawer.watch is not None:
+        """Called before a step, to read the learning rate where its batch is not drawn yet."""
+        early = self._drawn and self.model.steps_per_execution == 1
+        if self._drawer.watch is not None and not early:
             self._drawer.watch.follow_rate(self._drawer.step)
 
     def callback(self):
@@ -325,7 +326,7 @@ class ImportanceDataset(keras.utils.PyDataset):
         self.within_epoch = True
         if self._drawer.watch is not None:
             self._drawer.watch.pause()
-        self._totals = np.zeros(3)
+        self._totals = (0, 0, 0.0)
         self._drawn.clear()
         self._supply.begin_epoch()
         if self._steps is None:
@@ -374,20 +375,27 @@ class ImportanceDataset(keras.utils.PyDataset):
             # steps early.
             if self._may_watch:
                 self._before_step()
-            left = int(self.num_batches - self._totals[0])
-            count = self.model.steps_per_execution
-            if count > 1 and left == self.num_batches:
-                # Where items are asked for one step early, so is that of the next execution, when
-                # the first step has taken the values that it could be scored by.
-                count += backends.active().asks_one_ahead()
-            for _ in range(max(1, min(count, left))):
+            for _ in range(self._count()):
                 self._drawn.append(self._drawer.draw())
         batch = self._drawn.popleft()
-        ratio = batch.presample_size / len(batch.importance)
-        self._totals += (1, batch.by_importance, ratio)
+        steps, by_importance, ratio = self._totals
+        ratio += batch.presample_size / len(batch.importance)
+        self._totals = (steps + 1, by_importance + batch.by_importance, ratio)
         if self._on_draw is not None:
             self._on_draw(batch)
         return batch
+
+    def _count(self):
+        """How many batches to draw now."""
+        left = self.num_batches - self._totals[0]
+        count = self.model.steps_per_execution
+        if count > 1 and left == self.num_batches:
+            # Where items are asked for one step early, so is that of the next execution, when
+            # the first step has taken the values that it could be scored by.
+            count += backends.active().asks_one_ahead()
+        elif count == 1 and self._may_watch and self._highest_scale is None:
+            count = self._drawer.count_ahead()
+        return max(1, min(count, left))
 
     def _before_step(self):
         drawer = self._drawer

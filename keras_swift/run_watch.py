@@ -24,12 +24,12 @@ SNAPSHOTS = 8
 # Examples in a look, and at least two batches.
 EXAMPLES = 256
 # Steps between the first looks, for each batch that a look has examples: its
-# two passes, at a third of a step a batch, are then 1.5 % of the time.
-STEPS_A_BATCH = 45
+# two passes, at a third of a step a batch, are then 1.1 % of the time.
+STEPS_A_BATCH = 60
 # A look comes after another eighth of the run, but not more than this many
 # first intervals later, nor after more than this share of what is left: near
 # its end there is most to decide.
-LONGEST = 8
+LONGEST = 6
 SHARE_LEFT = 0.25
 # A look's `tau` counts as much as that of this many steps.
 TAU_STEPS = 5
@@ -61,7 +61,12 @@ class Schedule:
 
     def comes(self, step):
         """What `is_due` will answer."""
-        return step >= self._began + (self._taken + 1) * self._length // SNAPSHOTS
+        return step >= self.next
+
+    @property
+    def next(self):
+        """int, the step before which weights are to be averaged next."""
+        return self._began + (self._taken + 1) * self._length // SNAPSHOTS
 
     def state(self):
         return {"began": self._began, "taken": self._taken, "length": self._length}
@@ -110,9 +115,14 @@ class CostMeter:
         """Between two steps, when the one before is known to be over: time the next few."""
         self._began, self._aside = (step, time.perf_counter()), 0.0
 
+    @property
+    def over_at(self):
+        """float, the step before which `end` is to be called; infinity where nothing is timed."""
+        return math.inf if self._began is None else self._began[0] + STEPS_TIMED
+
     def is_over(self, step):
         """Whether the few steps have been trained, so that `end` may be called."""
-        return self._began is not None and step >= self._began[0] + STEPS_TIMED
+        return step >= self.over_at
 
     def end(self, step):
         """Between two steps, when the one before is known to be over."""
@@ -200,6 +210,10 @@ class RunWatch:
         """
         if self._epoch_begins or self._schedule.comes(step):
             self._epoch_begins = not self._rate.follow(step) and self._epoch_begins
+
+    def steps_until_due(self, step):
+        """For how many steps from this one `before_step` has nothing to do."""
+        return min(self._schedule.next, self._meter.over_at) - step
 
     def before_step(self, step, captured, steps_left=math.inf):
         """Called between steps; averages, looks and decides where it is time to.

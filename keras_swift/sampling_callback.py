@@ -20,6 +20,7 @@ class SamplingCallback(keras.callbacks.Callback):
         super().__init__()
         self._dataset = dataset
         self._kept = []
+        self._reads_rate = False
 
     def on_epoch_begin(self, epoch, logs=None):
         self._dataset.on_epoch_end()
@@ -27,13 +28,16 @@ class SamplingCallback(keras.callbacks.Callback):
         epochs = (self.params or {}).get("epochs")
         self._dataset.expect(math.inf if epochs is None else epochs - epoch)
         self._dataset.on_epoch_begin()
+        # Asked here and not before every step: on TensorFlow it takes a while to answer.
+        backend = backends.active()
+        self._reads_rate = backend.MADE_IN_STEP and not backend.fetches_ahead(self._dataset.model)
 
     def on_train_batch_begin(self, batch, logs=None):
+        if self._reads_rate:
+            self._dataset.follow_rate()
         # Not `self.model`, which would make Keras put JAX' state back into the
         # model before every step.
         backend, model = backends.active(), self._dataset.model
-        if backend.MADE_IN_STEP and not backend.fetches_ahead(model):
-            self._dataset.follow_rate()
         self._dataset.score_by(backend.capture_values(model))
         kept = backend.keep(model)
         self._kept = self._kept if kept is None else kept

@@ -245,8 +245,10 @@ class Scorer:
                 # `(b,)` and `(b, 1)` both mean one weight for an example.
                 kept = leaf.shape[: 1 + len(axes)]
                 weight = weight * np.reshape(leaf, kept + (1,) * (1 + len(axes) - len(kept)))
-            shape = np.broadcast_shapes(weight.shape, (len(importance), *axes))
-            weights.append(np.broadcast_to(weight, shape).astype(np.float32))
+            if axes:
+                shape = np.broadcast_shapes(weight.shape, (len(importance), *axes))
+                weight = np.broadcast_to(weight, shape)
+            weights.append(weight.astype(np.float32))
         if not keras.tree.is_nested(self._structure):
             return weights[0]
         by_path = {

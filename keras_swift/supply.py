@@ -19,6 +19,12 @@ import numpy as np
 from keras_swift.sources import ArraySource, Permutations
 from keras_swift.streams import Stream
 
+# Batches that are drawn together where nothing speaks against it, and how large they may be: after
+# a training step Python's code has left the processor's caches, and drawing one batch costs several
+# times what it costs right after another. They should not take the caches themselves.
+TOGETHER = 8
+TOGETHER_BYTES = 4_000_000
+
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
@@ -48,6 +54,10 @@ class ArraySupply:
         batch_size: int, `b`.
         generators: two `np.random.Generator`.
         shuffle: bool, whether the data are permuted.
+
+    Attributes:
+        together: int, how many uniform batches may be drawn before they are
+            needed.
     """
 
     def __init__(
@@ -60,6 +70,9 @@ class ArraySupply:
         self._source = source
         self.batch_size = min(batch_size, source.size)
         self.num_batches = math.ceil(source.size / self.batch_size)
+        leaves = keras.tree.flatten(self.first(self.batch_size))
+        size = sum(leaf.nbytes for leaf in leaves if leaf is not None)
+        self.together = max(1, min(TOGETHER, TOGETHER_BYTES // max(1, size)))
         orders = [generator if shuffle else None for generator in generators]
         self._uniform = Permutations(source.size, orders[0])
         self._presample = Permutations(source.size, orders[1])
@@ -167,6 +180,8 @@ class StreamSupply:
             self._first = _padded(self._uniform.next_batch())
         self.batch_size = len(Examples(self._first, None))
         self.num_batches = steps_per_epoch or self._uniform.length or self._counted(source)
+        # What is read from a stream, others may miss.
+        self.together = 1
 
     def _counted(self, source: Any) -> int:
         cardinality = getattr(source, "cardinality", None)

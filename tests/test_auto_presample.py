@@ -6,8 +6,10 @@ import pytest
 from conftest import assert_same_weights, classifier
 
 import keras_swift as ks
-from keras_swift import importance_dataset, run_watch
+from keras_swift import importance_dataset, measured_gate, run_watch, supply
+from keras_swift.batch_drawer import BatchDrawer
 from keras_swift.measured_gate import FALL_COUNTS, MeasuredGate
+from keras_swift.sources import ArraySource
 
 MEASURED = {"tau", "cost_ratio", "noise_share", "loss_exponent", "predicted_gain"}
 
@@ -329,6 +331,66 @@ def test_a_rate_that_callbacks_move_within_an_epoch_is_read(digits):
     )
     model.fit(dataset, callbacks=[Halve(), dataset.callback()], verbose=0)
     assert dataset._drawer.watch._rate.decay(89) < 0.5
+
+
+@pytest.mark.parametrize("presample", ["auto", 3.0])
+@pytest.mark.parametrize("length", [{"epochs": 9}, {"epochs": 3, "steps_per_epoch": 50}])
+def test_batches_drawn_together_are_those_drawn_one_by_one(digits, monkeypatch, presample, length):
+    monkeypatch.setattr(run_watch, "STEPS_A_BATCH", 1)
+    # So that the gate opens in the course of the run.
+    for name, value in {"OPENS_ABOVE": 0.5, "LOOKS": 1, "AGREEING": 1}.items():
+        monkeypatch.setattr(measured_gate, name, value)
+    together = []
+
+    def run():
+        batches = []
+
+        class Recorder(keras.callbacks.Callback):
+            def on_batch_drawn(self, batch):
+                batches.append((batch.indices, batch.importance, batch.by_importance))
+
+        model = classifier()
+        schedule = keras.optimizers.schedules.ExponentialDecay(0.5, 8, 0.99)
+        model.compile(keras.optimizers.SGD(schedule), "sparse_categorical_crossentropy")
+        settings = {"cost_ratio": 0.05} if presample == "auto" else {"tau_threshold": 1.3}
+        x, y = digits[0][:500], digits[1][:500]
+        trainer = ks.ImportanceTraining(model, presample, seed=0, scoring_dtype=None, **settings)
+        history = trainer.fit(x, y, callbacks=[Recorder()], verbose=0, **length)
+        return model, history.history, batches
+
+    count_ahead = BatchDrawer.count_ahead
+    monkeypatch.setattr(
+        BatchDrawer, "count_ahead", lambda self: together.append(count_ahead(self)) or together[-1]
+    )
+    model, history, batches = run()
+    assert max(together) == supply.TOGETHER
+    monkeypatch.setattr(supply, "TOGETHER", 1)
+    alone, its_history, its_batches = run()
+    assert 0 < sum(by_importance for *_, by_importance in batches) < len(batches)
+    for batch, its_batch in zip(batches, its_batches, strict=True):
+        for part, its_part in zip(batch, its_batch, strict=True):
+            np.testing.assert_array_equal(part, its_part)
+    for name, values in history.items():
+        np.testing.assert_array_equal(values, its_history[name])
+    assert_same_weights(model, alone)
+
+
+def test_a_cost_is_measured_in_short_epochs(digits, told):
+    x, y = digits[0][:192], digits[1][:192]
+    # Six steps an epoch, fewer than are drawn together.
+    history = ks.ImportanceTraining(classifier(), presample="auto", seed=0).fit(
+        x, y, batch_size=32, epochs=24, verbose=0
+    )
+    assert len(told) == 2
+    assert history.history["cost_ratio"][-1] > 0
+
+
+def test_large_batches_are_not_drawn_together(digits):
+    source = ArraySource(np.repeat(digits[0][:256], 40, axis=1), digits[1][:256])
+    generators = [np.random.default_rng(0), np.random.default_rng(1)]
+    # 10,248 bytes an example.
+    for size, count in ((32, 8), (64, 6), (256, 1)):
+        assert supply.ArraySupply(source, size, generators, shuffle=True).together == count
 
 
 def test_without_an_optimizer_the_rate_counts_as_constant(digits):

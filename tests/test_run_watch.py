@@ -23,8 +23,8 @@ def test_schedule_spreads_snapshots_and_slows_down():
     assert snapshots[:9] == [8, 16, 24, 32, 40, 48, 56, 64, 72]
     intervals = np.diff(looks)
     assert (np.diff(intervals) >= 0).all()
-    # Another eighth of the run, up to eight times the first interval.
-    assert intervals[-1] == 512
+    # Another eighth of the run, up to six times the first interval.
+    assert intervals[-1] == 384
     assert intervals[looks.index(1037)] == 1037 // 8
 
 
@@ -37,7 +37,7 @@ def test_schedule_looks_more_often_towards_the_end():
     lengths = dict(zip(looks, np.diff(looks), strict=False))
     # As without an end while a quarter of what is left is more; then that; then the shortest.
     assert lengths[1037] == 1037 // 8
-    late = [look for look in lengths if (6000 - look) // 4 < 512]
+    late = [look for look in lengths if (6000 - look) // 4 < 384]
     assert len(late) > 5
     assert all(lengths[look] == max(64, (6000 - look) // 4) for look in late)
 
