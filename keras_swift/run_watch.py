@@ -24,12 +24,12 @@ SNAPSHOTS = 8
 # Examples in a look, and at least two batches.
 EXAMPLES = 256
 # Steps between the first looks, for each batch that a look has examples: its
-# two passes, at a third of a step a batch, are then 1.1 % of the time.
-STEPS_A_BATCH = 60
+# two passes, at a third of a step a batch, are then 0.8 % of the time.
+STEPS_A_BATCH = 80
 # A look comes after another eighth of the run, but not more than this many
 # first intervals later, nor after more than this share of what is left: near
 # its end there is most to decide.
-LONGEST = 6
+LONGEST = 4
 SHARE_LEFT = 0.25
 # A look's `tau` counts as much as that of this many steps.
 TAU_STEPS = 5
@@ -155,6 +155,21 @@ def examples_to_watch(supply):
         return supply.presample(int(batches * supply.batch_size)).data
 
 
+def _with_a_share(total, values):
+    """The sum so far and these values' share of the mean; nested lists of tensors."""
+
+    def joined(before, value):
+        if "float" not in keras.backend.standardize_dtype(value.dtype):
+            # Random states are as they are last; a copy, because a step may take them.
+            return ops.copy(value)
+        return before + ops.stop_gradient(value) / SNAPSHOTS
+
+    return [
+        [joined(*pair) for pair in zip(*parts, strict=True)]
+        for parts in zip(total, values, strict=True)
+    ]
+
+
 class RunWatch:
     """Looks at a run now and then, and lets the gate decide.
 
@@ -184,7 +199,9 @@ class RunWatch:
         self._fall = FallWatch()
         self._epoch_begins = True
         self._cost_ratio = cost_ratio
-        self._total, self._added = None, 0
+        # Compiled, because it comes often and its many small operations would each be dispatched.
+        self._sum = backends.active().compile_sum(_with_a_share, model)
+        self._total = None
         self._smallest = None
         self._warned = False
 
@@ -231,7 +248,7 @@ class RunWatch:
             self._meter.end(step)
         if not self._schedule.is_due(step):
             return
-        self._add(backends.active().current_values(self._model, captured))
+        self._add(captured)
         if self._schedule.is_complete(step, steps_left):
             self._look(step, captured, steps_left)
         if not self._fixed:
@@ -249,43 +266,19 @@ class RunWatch:
         value = captured[0][self._smallest] if captured else variables[self._smallest].value
         ops.convert_to_numpy(ops.stop_gradient(value))
 
-    def _add(self, values):
-        """Adds to the sum that `_look` divides: one operation for each variable."""
-
-        def joined(before, value):
-            value = ops.stop_gradient(value)
-            if "float" not in keras.backend.standardize_dtype(value.dtype):
-                # Random states are as they are last.
-                return value
-            # Times 1, because the next step may overwrite the value in place.
-            return value * 1 if before is None else before + value
-
-        total = self._total or [[None] * len(part) for part in values]
-        self._total = [
-            [joined(*pair) for pair in zip(before, part, strict=True)]
-            for before, part in zip(total, values, strict=True)
-        ]
-        self._added += 1
-
-    def _mean(self):
-        """The averaged values; begins anew."""
-        mean = [
-            [
-                total / self._added
-                if "float" in keras.backend.standardize_dtype(total.dtype)
-                else total
-                for total in part
-            ]
-            for part in self._total
-        ]
-        self._total, self._added = None, 0
-        return tuple(mean)
+    def _add(self, captured):
+        """Takes the present values into the mean that `_look` uses."""
+        if self._total is None:
+            values = backends.active().current_values(self._model, captured)
+            self._total = [[ops.zeros_like(value) for value in part] for part in values]
+        self._total = self._sum(self._total, captured)
 
     def _look(self, step, captured, steps_left):
         with self.timing("score", self._count):
             scores, losses = self._score(self._examples, captured)
         explain_non_finite(scores, *self._examples, step)
-        _, averaged = self._score(self._examples, self._mean())
+        mean, self._total = tuple(self._total), None
+        _, averaged = self._score(self._examples, mean)
         if not self._gate.is_open:
             tau = variance_reduction(sampling_probability(scores))
             self._gate.update(tau, steps=TAU_STEPS)
@@ -322,7 +315,6 @@ class RunWatch:
             "rate": self._rate.state(),
             "fall": self._fall.state(),
             "total": total,
-            "added": self._added,
         }
 
     def restore(self, state):
@@ -331,5 +323,4 @@ class RunWatch:
         self._fall.restore(state["fall"])
         total = state["total"]
         self._total = total and [[ops.convert_to_tensor(v) for v in part] for part in total]
-        self._added = state["added"]
         self.pause()

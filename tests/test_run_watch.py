@@ -11,6 +11,11 @@ from keras_swift.measured_gate import MeasuredGate
 from keras_swift.run_watch import CostMeter, RunWatch, Schedule
 
 
+@pytest.fixture(autouse=True)
+def first_look_after_64_steps(monkeypatch):
+    monkeypatch.setattr(run_watch, "STEPS_A_BATCH", 1)
+
+
 def test_schedule_spreads_snapshots_and_slows_down():
     schedule = Schedule(64)
     snapshots, looks = [], []
@@ -23,8 +28,8 @@ def test_schedule_spreads_snapshots_and_slows_down():
     assert snapshots[:9] == [8, 16, 24, 32, 40, 48, 56, 64, 72]
     intervals = np.diff(looks)
     assert (np.diff(intervals) >= 0).all()
-    # Another eighth of the run, up to six times the first interval.
-    assert intervals[-1] == 384
+    # Another eighth of the run, up to four times the first interval.
+    assert intervals[-1] == 256
     assert intervals[looks.index(1037)] == 1037 // 8
 
 
@@ -37,7 +42,7 @@ def test_schedule_looks_more_often_towards_the_end():
     lengths = dict(zip(looks, np.diff(looks), strict=False))
     # As without an end while a quarter of what is left is more; then that; then the shortest.
     assert lengths[1037] == 1037 // 8
-    late = [look for look in lengths if (6000 - look) // 4 < 384]
+    late = [look for look in lengths if (6000 - look) // 4 < 256]
     assert len(late) > 5
     assert all(lengths[look] == max(64, (6000 - look) // 4) for look in late)
 

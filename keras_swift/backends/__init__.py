@@ -21,6 +21,9 @@ loaded on first use, so that no other framework is imported.
     be captured between two steps, else `None`.
 `current_values(model, captured)`
     those values now, whether or not they had to be captured; references, not copies.
+`compile_sum(function, model)`
+    compiles `function(total, values)`, two nested lists of tensors and one that comes back, and
+    returns a callable `(total, captured)` that gives it the model's values now.
 `is_in_sync(model)`
     whether the variables of model and optimizer can be read now.
 `learning_rate(model)`

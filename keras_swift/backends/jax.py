@@ -60,6 +60,11 @@ def current_values(model, captured):
     return captured or capture_values(model)
 
 
+def compile_sum(function, model):
+    compiled = jax.jit(function)
+    return lambda total, captured: compiled(total, list(current_values(model, captured)))
+
+
 def _value(variable):
     # `variable.value` would answer with freshly initialised numbers here.
     if variable._value is None:

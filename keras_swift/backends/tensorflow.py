@@ -73,6 +73,15 @@ def current_values(model, captured):
     return trainable, [variable.value for variable in model.non_trainable_variables]
 
 
+def compile_sum(function, model):
+    def of_now(total):
+        return function(total, current_values(model, None))
+
+    if model.distribute_strategy.num_replicas_in_sync == 1:
+        of_now = tf.function(of_now, autograph=False)
+    return lambda total, captured: of_now(total)
+
+
 def is_in_sync(model):
     return True
 
