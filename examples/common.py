@@ -22,7 +22,12 @@ def parser(description, epochs):
     found.add_argument("--epochs", type=int, default=epochs, help="epochs of uniform training")
     found.add_argument("--seed", type=int, default=0)
     found.add_argument("--batch-size", type=int, default=128)
-    found.add_argument("--presample", type=float, default=3.0, help="examples scored per trained")
+    found.add_argument(
+        "--presample",
+        type=lambda value: value if value == "auto" else float(value),
+        default=3.0,
+        help="examples scored per trained, or auto; default: 3, the paper's",
+    )
     found.add_argument("--tau-threshold", type=float, help="default: the paper's; 0: always on")
     found.add_argument("--examples", type=int, help="train on that many examples only")
     found.add_argument(
@@ -166,8 +171,8 @@ def compare(build, arguments, data, rate, schedule="constant"):
                 x,
                 y,
                 batch_size=arguments.batch_size,
-                # The clock ends the run; the gate may make epochs cheap.
-                epochs=10 * arguments.epochs,
+                # The clock ends the run; the gate may make epochs cheap. "auto" wants the end.
+                epochs=(1 if arguments.presample == "auto" else 10) * arguments.epochs,
                 callbacks=[clock],
             )
         loss = model.evaluate(x, y, batch_size=512, verbose=0, return_dict=True)["loss"]

@@ -9,6 +9,8 @@ import numpy as np
 from keras_swift._keras import check_release
 
 SCORES = ("gradient_norm", "loss", "full_gradient_norm")
+# The presample ratio where the paper's gate is asked for by its threshold alone.
+PRESAMPLE = 3.0
 SCORING_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -45,8 +47,16 @@ def check_model(model):
         )
 
 
+def chosen_presample(presample, tau_threshold):
+    """What `presample=None` stands for: `"auto"`, or the paper's ratio with its threshold."""
+    if presample is not None:
+        return presample
+    return "auto" if tau_threshold is None else PRESAMPLE
+
+
 def check_settings(presample, tau_threshold, score, floor, cost_ratio=None):
     """Raises for settings outside their ranges."""
+    presample = chosen_presample(presample, tau_threshold)
     if isinstance(presample, str) and presample == "auto":
         if tau_threshold is not None:
             raise ValueError(
@@ -57,7 +67,8 @@ def check_settings(presample, tau_threshold, score, floor, cost_ratio=None):
     elif cost_ratio is not None:
         raise ValueError(
             '`cost_ratio` is what `presample="auto"` would measure. Received: '
-            f"cost_ratio={cost_ratio!r} with presample={presample!r}. Leave one of them out."
+            f"cost_ratio={cost_ratio!r} with presample={presample!r} and "
+            f"tau_threshold={tau_threshold!r}. Leave it out, or the others."
         )
     elif not _is_number(presample) or not 1 < presample < math.inf:
         raise ValueError(

@@ -18,6 +18,7 @@ from keras_swift.checks import (
     check_positive_integer,
     check_scoring_dtype,
     check_settings,
+    chosen_presample,
     explained,
 )
 from keras_swift.compiled import build_for
@@ -40,8 +41,9 @@ class ImportanceDataset(keras.utils.PyDataset):
     one forward pass, and `b` of them drawn with replacement in proportion to
     the scores; the weights keep the weighted mean over the batch an unbiased
     estimate of the mean over the data. While the gate is shut, an item is the
-    next uniform batch with weights of 1, and one batch in sixteen is scored to
-    watch the variance reduction.
+    next uniform batch with weights of 1; now and then the run is looked at,
+    or with a number for `presample` one batch in sixteen scored, to decide
+    whether it opens.
 
     `ImportanceTraining` builds and feeds this for you. Use it directly to call
     `model.fit` yourself:
@@ -49,10 +51,11 @@ class ImportanceDataset(keras.utils.PyDataset):
         dataset = ImportanceDataset(model, x, y, batch_size=128, seed=0)
         model.fit(dataset, callbacks=[dataset.callback()])
 
-    On JAX the callback is needed, elsewhere it only adds `tau`, `importance`
-    and `presample` to the history. Keras' plain `metrics` ignore weights, so
-    in direct use they describe the harder examples that were drawn: compile
-    with `weighted_metrics`, or use `ImportanceTraining`, which weights them.
+    On JAX the callback is needed, elsewhere it adds `tau`, `importance` and
+    `presample` to the history and says where the run ends. Keras' plain
+    `metrics` ignore weights, so in direct use they describe the harder
+    examples that were drawn: compile with `weighted_metrics`, or use
+    `ImportanceTraining`, which weights them.
 
     Items are made in step with training: item *i* of an epoch is drawn when
     the model asks for it, whatever its index, and scored by the weights of
@@ -77,9 +80,11 @@ class ImportanceDataset(keras.utils.PyDataset):
             brings its own.
         presample: float above 1, the presample ratio `B / b`, or `"auto"`: as
             large as is measured to pay, and none where it does not; see
-            `ImportanceTraining`. Defaults to 3.0.
+            `ImportanceTraining`. Defaults to `None`: `"auto"`, or 3.0 where a
+            `tau_threshold` is given.
         tau_threshold: float, 0 or more: the gate opens above it. 0 keeps it
-            open. Defaults to `None`, the paper's `(B + 3b) / (3b)`.
+            open. Defaults to `None`: with a number for `presample`, the
+            paper's `(B + 3b) / (3b)`.
         score: `"gradient_norm"` (the upper bound of the gradient norm),
             `"loss"`, `"full_gradient_norm"` (the norm itself, example by
             example: exact, many times slower than training, for studies), or
@@ -125,7 +130,7 @@ class ImportanceDataset(keras.utils.PyDataset):
         y=None,
         sample_weight=None,
         batch_size=None,
-        presample=3.0,
+        presample=None,
         tau_threshold=None,
         *,
         score="gradient_norm",
@@ -145,6 +150,7 @@ class ImportanceDataset(keras.utils.PyDataset):
         check_model(model)
         backends.active().check_devices(model)
         check_settings(presample, tau_threshold, score, floor, cost_ratio)
+        presample = chosen_presample(presample, tau_threshold)
         check_scoring_dtype(scoring_dtype)
         if batch_size is not None:
             check_positive_integer("batch_size", batch_size)

@@ -27,8 +27,8 @@ class ImportanceTraining:
     the gradient of a step. Each step scores a uniform presample with one
     forward pass and draws the batch from it in proportion to the scores;
     importance weights keep the gradient unbiased. A gate draws uniform
-    batches instead while the measured variance reduction is too small to pay
-    for the scoring. `ImportanceDataset` has the method.
+    batches instead while that is measured to be the better use of the time.
+    `ImportanceDataset` has the method.
 
     On several devices of one machine (`tf.distribute.MirroredStrategy`,
     `keras.distribution`) scoring is shared out like training. Several
@@ -44,17 +44,20 @@ class ImportanceTraining:
 
     Args:
         model: a compiled `keras.Model`.
-        presample: float above 1, examples scored for each example trained,
-            `B / b`. Or `"auto"`: 2, 3 or 5, whichever is predicted to end
-            lowest at equal time by what is measured of the run (the cost of
-            scoring, the variance reduction, the share of the loss that is
-            noise, how fast the loss falls, a falling learning rate) and by
-            how many of the `epochs` are left; uniform batches where none is
-            5 % ahead. Mostly that is late in a run, so `epochs` should be
-            where it ends. The history then has `cost_ratio`, `noise_share`,
-            `loss_exponent` and `predicted_gain` too. Defaults to 3.0.
+        presample: `"auto"`, or a float above 1, examples scored for each
+            example trained, `B / b`. `"auto"` is 2, 3 or 5, whichever is
+            predicted to end lowest at equal time by what is measured of the
+            run (the cost of scoring, the variance reduction, the share of the
+            loss that is noise, how fast the loss falls, a falling learning
+            rate) and by how many of the `epochs` are left; uniform batches
+            where none is 5 % ahead. Mostly that is late in a run, so `epochs`
+            should be where it ends. The history then has `cost_ratio`,
+            `noise_share`, `loss_exponent` and `predicted_gain` too. A number
+            is the paper's rule. Defaults to `None`: `"auto"`, or 3.0 where a
+            `tau_threshold` is given.
         tau_threshold: float, 0 or more; the gate opens above it, and 0 keeps
-            it open. Defaults to `None`, the paper's `(B + 3b) / (3b)`.
+            it open. Defaults to `None`: with a number for `presample`, the
+            paper's `(B + 3b) / (3b)`.
         score: `"gradient_norm"`, `"loss"`, `"full_gradient_norm"` (exact and
             many times slower), or a callable `(y_true, y_pred) -> (n,)` in
             `keras.ops`. Defaults to `"gradient_norm"`.
@@ -98,7 +101,7 @@ class ImportanceTraining:
     def __init__(
         self,
         model,
-        presample=3.0,
+        presample=None,
         tau_threshold=None,
         score="gradient_norm",
         floor=0.1,

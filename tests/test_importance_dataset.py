@@ -109,7 +109,10 @@ def test_probes_while_shut_and_scores_every_step_while_open(digits):
 
 def test_gate_opens_when_the_scores_spread(digits):
     data = dataset(
-        classifier(), digits, score=lambda y, p: keras.ops.one_hot(0, p.shape[0], dtype="float32")
+        classifier(),
+        digits,
+        presample=3.0,
+        score=lambda y, p: keras.ops.one_hot(0, p.shape[0], dtype="float32"),
     )
     opened = [data.next_batch().by_importance for _ in range(40)]
     assert not opened[0]

@@ -63,7 +63,7 @@ import keras_swift
 
 def test_plot_training_draws_the_history(digits, tmp_path):
     x, y = digits[0][:200], digits[1][:200]
-    history = ks.ImportanceTraining(classifier(), seed=0).fit(
+    history = ks.ImportanceTraining(classifier(), presample=3.0, seed=0).fit(
         x, y, epochs=3, validation_split=0.2, verbose=0
     )
     figure = ks.plot_training(history, tmp_path / "run.png")
