@@ -21,6 +21,10 @@ ours              presample="auto"
 ours averaged     the same with use_ema=True
 ours capped       presample="auto", scale_learning_rate="capped"
 
+Seconds are those of a machine as fast as it was when the task began: every 40 steps a fixed
+training step is timed, and what steps take is divided by what that takes. Evaluation and
+compilation are not counted.
+
 Train loss and test error are of the weights at the end, over all training and test examples. Time
 is when a method's mean curve (over seeds, on 1,000 training examples) first is as low as uniform
 training of the same rate and schedule ends, as a share of the budget; in the last table, as low as
@@ -29,6 +33,7 @@ uniform training of its own best schedule and rate ends.
 
 import argparse
 import collections
+import functools
 import json
 import math
 import os
@@ -64,12 +69,48 @@ CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
 POINTS = 20
 
 
+class Speed:
+    """How fast the machine is now: what a fixed training step took at first over what it takes.
+
+    Other processes and the other threads of a core change what a CPU second is
+    worth by a fifth and more, within a run and between two.
+    """
+
+    def __init__(self, task, x, y, now):
+        self.model = task.build()
+        self.model.compile(task.optimizer(0.0), "sparse_categorical_crossentropy")
+        self.batch, self.now = (x, y), now
+        for _ in range(3):
+            self.seconds()
+        self.first = np.median([self.seconds() for _ in range(15)])
+        self.last = collections.deque(maxlen=3)
+
+    def seconds(self):
+        start = self.now()
+        for _ in range(2):
+            self.model.train_on_batch(*self.batch)
+        return self.now() - start
+
+    def __call__(self):
+        self.last.append(self.seconds())
+        return self.first / np.median(self.last)
+
+
+@functools.cache
+def speed_of(name, batch_size, clock, data):
+    """One for all runs of a task, so that they are measured alike."""
+    task = TASKS[name]
+    x, y, _, _ = task.load(data, task.examples, 0)
+    return Speed(task, x[:batch_size], y[:batch_size], CLOCKS[clock])
+
+
 class Budget(keras.callbacks.Callback):
     """Ends a run when its seconds are spent, sets the rate, and follows the loss."""
 
-    def __init__(self, seconds, rate, schedule, now, x, y):
+    def __init__(self, seconds, rate, schedule, now, speed, x, y):
         super().__init__()
         self.seconds, self.rate, self.schedule, self.now = seconds, rate, schedule, now
+        self.speed, self.speeds = speed, []
         self.steps, self.curve = [], []
         self.spent, self.median = 0.0, np.inf
         self.x, self.y = x, y
@@ -83,6 +124,8 @@ class Budget(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         paused = self.now()
+        if len(self.steps) % 40 == 0:
+            self.speeds.append(self.speed())
         done = min(1.0, self.spent / self.seconds)
         if len(self.steps) % 8 == 0:
             self.model.optimizer.learning_rate = self.rate * SCHEDULES[self.schedule](done)
@@ -92,7 +135,7 @@ class Budget(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         now = self.now()
-        self.steps.append(now - self.start)
+        self.steps.append((now - self.start) * self.speeds[-1])
         self.start = now
         if len(self.steps) in (20, 100) or len(self.steps) % 500 == 0:
             self.median = np.median(self.steps)
@@ -107,10 +150,12 @@ def steps_in_time(name, arguments):
     """How many steps uniform training has time for, by a short run."""
     task = TASKS[name]
     x, y, _, _ = task.load(arguments.data, arguments.examples or task.examples, 0)
+    speed = speed_of(name, arguments.batch_size, arguments.clock, arguments.data)
     model = task.build()
     model.compile(task.optimizer(0.0), "sparse_categorical_crossentropy", metrics=["accuracy"])
     seconds = min(2.0, 0.1 * arguments.seconds)
-    budget = Budget(seconds, 0.0, "constant", CLOCKS[arguments.clock], x[:1000], y[:1000])
+    now = CLOCKS[arguments.clock]
+    budget = Budget(seconds, 0.0, "constant", now, speed, x[:1000], y[:1000])
     model.fit(x, y, batch_size=arguments.batch_size, epochs=100_000, verbose=0, callbacks=[budget])
     return arguments.seconds / np.median(budget.steps[len(budget.steps) // 2 :])
 
@@ -119,6 +164,8 @@ def run(name, method, schedule, rate, seed, steps, arguments):
     task = TASKS[name]
     data = task.load(arguments.data, arguments.examples or task.examples, seed)
     x, y, x_test, y_test = data
+    # Before the seed is set.
+    speed = speed_of(name, arguments.batch_size, arguments.clock, arguments.data)
     # The budget ends uniform training; the others are told of the end.
     epochs = math.ceil(steps / math.ceil(len(x) / arguments.batch_size))
     if method == "uniform seeded":
@@ -133,7 +180,8 @@ def run(name, method, schedule, rate, seed, steps, arguments):
         optimizer.use_ema = True
         optimizer.ema_momentum = 0.99
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-    budget = Budget(arguments.seconds, rate, schedule, CLOCKS[arguments.clock], x[:1000], y[:1000])
+    now = CLOCKS[arguments.clock]
+    budget = Budget(arguments.seconds, rate, schedule, now, speed, x[:1000], y[:1000])
     settings = METHODS[method]
     if settings is None:
         fit = model.fit
@@ -159,6 +207,7 @@ def run(name, method, schedule, rate, seed, steps, arguments):
         "steps": len(budget.steps),
         "steps asked for": epochs * math.ceil(len(x) / arguments.batch_size),
         "spent": float(budget.spent / arguments.seconds),
+        "speed": float(np.mean(budget.speeds)),
         "loss": loss,
         "error": 1 - test["accuracy"],
         "curve": budget.curve,
