@@ -6,7 +6,7 @@ This file decides which examples the next batch holds and what they weigh.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,13 @@ class BatchDrawer:
         else:
             unseen = 0 if self._unprobed is None else PROBE_INTERVAL - 1 - self._unprobed
         return min(self._supply.together, unseen)
+
+    def take_back(self, batches: Collection[Batch]) -> None:
+        """Undoes that these were drawn ahead, the last ones."""
+        self._supply.take_back(sum(len(batch.importance) for batch in batches))
+        self.step -= len(batches)
+        if self.watch is None:
+            self._unprobed -= len(batches)
 
     def state(self) -> dict[str, Any]:
         """What `restore` brings back; where the supply is, it knows itself."""

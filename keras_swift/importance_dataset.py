@@ -342,6 +342,10 @@ class ImportanceDataset(keras.utils.PyDataset):
     def on_epoch_end(self):
         if self.within_epoch:
             self.within_epoch = False
+            if self._drawn and self.model.steps_per_execution == 1:
+                # Of an epoch that was ended early.
+                self._drawer.take_back(self._drawn)
+                self._drawn.clear()
             self._supply.end_epoch()
 
     def close(self):

@@ -159,15 +159,24 @@ def _with_a_share(total, values):
     """The sum so far and these values' share of the mean; nested lists of tensors."""
 
     def joined(before, value):
-        if "float" not in keras.backend.standardize_dtype(value.dtype):
+        if not _is_float(value):
             # Random states are as they are last; a copy, because a step may take them.
             return ops.copy(value)
-        return before + ops.stop_gradient(value) / SNAPSHOTS
+        return ops.cast(before, value.dtype) + ops.stop_gradient(value) / SNAPSHOTS
 
     return [
         [joined(*pair) for pair in zip(*parts, strict=True)]
         for parts in zip(total, values, strict=True)
     ]
+
+
+def _is_float(value):
+    return "float" in keras.backend.standardize_dtype(value.dtype)
+
+
+def _plain(value):
+    """A NumPy array of a type that files know."""
+    return ops.convert_to_numpy(ops.cast(value, "float32") if _is_float(value) else value)
 
 
 class RunWatch:
@@ -274,10 +283,11 @@ class RunWatch:
         self._total = self._sum(self._total, captured)
 
     def _look(self, step, captured, steps_left):
+        # First, so that a look that fails leaves nothing for the next.
+        mean, self._total = tuple(self._total), None
         with self.timing("score", self._count):
             scores, losses = self._score(self._examples, captured)
         explain_non_finite(scores, *self._examples, step)
-        mean, self._total = tuple(self._total), None
         _, averaged = self._score(self._examples, mean)
         if not self._gate.is_open:
             tau = variance_reduction(sampling_probability(scores))
@@ -309,7 +319,7 @@ class RunWatch:
 
     def state(self):
         """What `restore` brings back: where the interval is, and the sum so far."""
-        total = self._total and [[ops.convert_to_numpy(v) for v in part] for part in self._total]
+        total = self._total and [[_plain(value) for value in part] for part in self._total]
         return {
             "schedule": self._schedule.state(),
             "rate": self._rate.state(),

@@ -317,6 +317,16 @@ class Permutations:
             else self._generator.permutation(self._size)
         )
 
+    @property
+    def left(self):
+        """int, how many indices the present order has left, or the next if it has none."""
+        ended = self._order is None or self._next == self._size
+        return self._size if ended else self._size - self._next
+
+    def step_back(self, count):
+        """Lets `take` give the last `count` indices again, which have to be of one order."""
+        self._next -= count
+
     def upcoming(self, count):
         """The indices that `take` gives next, up to `count` of what is settled already."""
         if self._order is None or self._next == self._size:

@@ -54,10 +54,6 @@ class ArraySupply:
         batch_size: int, `b`.
         generators: two `np.random.Generator`.
         shuffle: bool, whether the data are permuted.
-
-    Attributes:
-        together: int, how many uniform batches may be drawn before they are
-            needed.
     """
 
     def __init__(
@@ -72,7 +68,7 @@ class ArraySupply:
         self.num_batches = math.ceil(source.size / self.batch_size)
         leaves = keras.tree.flatten(self.first(self.batch_size))
         size = sum(leaf.nbytes for leaf in leaves if leaf is not None)
-        self.together = max(1, min(TOGETHER, TOGETHER_BYTES // max(1, size)))
+        self._together = max(1, min(TOGETHER, TOGETHER_BYTES // max(1, size)))
         orders = [generator if shuffle else None for generator in generators]
         self._uniform = Permutations(source.size, orders[0])
         self._presample = Permutations(source.size, orders[1])
@@ -109,6 +105,15 @@ class ArraySupply:
     def presample(self, size: int) -> Examples:
         """The next presample."""
         return self._take(self._presample.take(size))
+
+    @property
+    def together(self) -> int:
+        """How many uniform batches may be drawn before they are needed."""
+        return min(self._together, math.ceil(self._uniform.left / self.batch_size))
+
+    def take_back(self, count: int) -> None:
+        """Lets the last `count` uniform examples come again; no more than were drawn together."""
+        self._uniform.step_back(count)
 
     def _take(self, indices: np.ndarray) -> Examples:
         return Examples(self._source.take(indices), indices)

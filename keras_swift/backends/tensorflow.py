@@ -1,5 +1,7 @@
 """TensorFlow: scoring is a `tf.function` over the model's own variables."""
 
+import weakref
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -74,12 +76,15 @@ def current_values(model, captured):
 
 
 def compile_sum(function, model):
-    def of_now(total):
-        return function(total, current_values(model, None))
+    # The variables are inputs, because `compile` may change which ones are trained.
+    if model not in _SUMS:
+        _SUMS[model] = tf.function(function, autograph=False)
+    compiled = _SUMS[model]
+    return lambda total, captured: compiled(total, list(current_values(model, captured)))
 
-    if model.distribute_strategy.num_replicas_in_sync == 1:
-        of_now = tf.function(of_now, autograph=False)
-    return lambda total, captured: of_now(total)
+
+# So that a further `fit` does not compile it again.
+_SUMS = weakref.WeakKeyDictionary()
 
 
 def is_in_sync(model):
