@@ -14,6 +14,10 @@ import keras_swift as ks
 CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
 
 
+def ratio_or_auto(text):
+    return text if text == "auto" else float(text)
+
+
 def parser(description, epochs):
     """The arguments every example takes."""
     found = argparse.ArgumentParser(
@@ -24,9 +28,8 @@ def parser(description, epochs):
     found.add_argument("--batch-size", type=int, default=128)
     found.add_argument(
         "--presample",
-        type=lambda value: value if value == "auto" else float(value),
-        default=3.0,
-        help="examples scored per trained, or auto; default: 3, the paper's",
+        type=ratio_or_auto,
+        help="examples scored per trained, the paper's rule, or auto, the default",
     )
     found.add_argument("--tau-threshold", type=float, help="default: the paper's; 0: always on")
     found.add_argument("--examples", type=int, help="train on that many examples only")
@@ -161,18 +164,22 @@ def compare(build, arguments, data, rate, schedule="constant"):
             )
             seconds = clock.spent()
         else:
+            # An example may come with the paper's threshold.
+            threshold = None if arguments.presample == "auto" else arguments.tau_threshold
+            measured = arguments.presample in ("auto", None) and threshold is None
             trainer = ks.ImportanceTraining(
                 model,
                 presample=arguments.presample,
-                tau_threshold=arguments.tau_threshold,
+                tau_threshold=threshold,
                 seed=arguments.seed,
             )
             history = trainer.fit(
                 x,
                 y,
                 batch_size=arguments.batch_size,
-                # The clock ends the run; the gate may make epochs cheap. "auto" wants the end.
-                epochs=(1 if arguments.presample == "auto" else 10) * arguments.epochs,
+                # The clock ends the run. "auto" is told of the end; the paper's gate may make
+                # epochs cheap.
+                epochs=arguments.epochs if measured else 10 * arguments.epochs,
                 callbacks=[clock],
             )
         loss = model.evaluate(x, y, batch_size=512, verbose=0, return_dict=True)["loss"]

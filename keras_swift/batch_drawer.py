@@ -6,6 +6,7 @@ This file decides which examples the next batch holds and what they weigh.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -24,6 +25,9 @@ from keras_swift.supply import ArraySupply, StreamSupply
 # While the gate is shut, the batch is scored at every 16th step: at f = 0.3
 # (scoring an example over training one) that costs 2 % of a step.
 PROBE_INTERVAL = 16
+NO_PRESAMPLE = (
+    "`presample='auto'` cannot draw by importance from `x`, so batches are uniform from here on. {}"
+)
 
 
 class BatchDrawer:
@@ -139,8 +143,16 @@ class BatchDrawer:
 
     def _importance_batch(self) -> Batch:
         size = self._supply.presample_size(self.gate.ratio)
-        with self._timing("load", size):
-            presample = self._supply.presample(size)
+        try:
+            with self._timing("load", size):
+                presample = self._supply.presample(size)
+        except ValueError as error:
+            if self.watch is None:
+                raise
+            # Nobody has asked for presamples: only the batches that `fit` would have are needed.
+            self.gate.stay_shut()
+            warnings.warn(NO_PRESAMPLE.format(error), stacklevel=2)
+            return self._uniform_batch()
         self._check_labels(presample.data[1])
         with self._timing("score", len(presample)), explained(*presample.data[:2]):
             scores, valid = self.scores(*presample.data)

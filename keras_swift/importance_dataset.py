@@ -1,18 +1,20 @@
 """Algorithm 1 of the paper as a `PyDataset`: presample, score, resample.
 
-This file decides when a batch is drawn: in step with training, whatever Keras asks for.
+This file decides when a batch is drawn: in step with training, whatever Keras asks for, and uniform
+ones some steps before where nothing can come between.
 """
 
 import collections
 import contextlib
 import math
+import warnings
 
 import keras
 import numpy as np
 
 from keras_swift import backends
 from keras_swift.batch import Promise
-from keras_swift.batch_drawer import BatchDrawer
+from keras_swift.batch_drawer import NO_PRESAMPLE, BatchDrawer
 from keras_swift.checks import (
     check_model,
     check_positive_integer,
@@ -58,8 +60,9 @@ class ImportanceDataset(keras.utils.PyDataset):
     `ImportanceTraining`, which weights them.
 
     Items are made in step with training: item *i* of an epoch is drawn when
-    the model asks for it, whatever its index, and scored by the weights of
-    that moment (on JAX off the CPU, where Keras pulls one batch ahead, of one
+    the model asks for it, whatever its index (uniform batches of arrays up to
+    seven steps sooner, several at a time), and scored by the weights of that
+    moment (on JAX off the CPU, where Keras pulls one batch ahead, of one
     step before; with `steps_per_execution=k`, of the start of each k steps).
     Indexing the dataset outside a loop shows the next
     batch and leaves the state as it was.
@@ -200,8 +203,16 @@ class ImportanceDataset(keras.utils.PyDataset):
             score.settle(*self._supply.first(self.presample_size))
         if measured:
             gate.update(variance_reduction(sampling_probability(scores)))
-            look, examples = self._drawer.scores_and_losses, examples_to_watch(self._supply)
+            look, examples = self._drawer.scores_and_losses, self._examples_to_watch(first)
             self._drawer.watch = RunWatch(model, look, gate, self.batch_size, examples, cost_ratio)
+
+    def _examples_to_watch(self, first):
+        try:
+            return examples_to_watch(self._supply)
+        except ValueError as error:
+            self._drawer.gate.stay_shut()
+            warnings.warn(NO_PRESAMPLE.format(error), stacklevel=4)
+            return first
 
     @property
     def num_batches(self):

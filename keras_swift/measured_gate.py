@@ -135,6 +135,10 @@ class MeasuredGate:
         gain = variance_gain(self.tau, self.ratio) if self.is_open else 1.0
         return max(1.0, min(gain, self.highest_scale))
 
+    def stay_shut(self):
+        """Where there are no presamples to be had."""
+        self.ratios, self.ratio = (), 0
+
     def update(self, tau, steps=1):
         """Takes in a `tau` that stands for `steps` steps."""
         kept = 0.0 if self.tau is None else MOMENTUM**steps

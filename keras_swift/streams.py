@@ -140,6 +140,22 @@ class Stream:
             self._again.extendleft(reversed(self._seen))
             self._seen = None
 
+    @contextlib.contextmanager
+    def all_or_none(self) -> Iterator[None]:
+        """A context that fails having read nothing: the batches come again."""
+        if self._seen is not None:
+            # They will anyway.
+            yield
+            return
+        seen = self._seen = []
+        try:
+            yield
+        except Exception:
+            self._again.extendleft(reversed(seen))
+            raise
+        finally:
+            self._seen = None
+
     def begin_epoch(self) -> None:
         """Tells a `PyDataset`, which may change with the epoch; drops what was read ahead."""
         if self._reader is not None:

@@ -229,8 +229,17 @@ class StreamSupply:
         return Examples(_padded(self._uniform.next_batch()), None)
 
     def presample(self, size: int) -> Examples:
-        """The next batches, joined."""
-        batches = [self._presample.next_batch() for _ in range(size // self.batch_size)]
+        """The next batches, joined.
+
+        Raises:
+            ValueError: if they differ in form, or a generator ends; they come
+                again then.
+        """
+        with self._presample.all_or_none():
+            return self._joined(size // self.batch_size)
+
+    def _joined(self, count: int) -> Examples:
+        batches = [self._presample.next_batch() for _ in range(count)]
         try:
             joined = keras.tree.map_structure(lambda *rows: np.concatenate(rows), *batches)
         except ValueError as error:

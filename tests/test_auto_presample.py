@@ -401,3 +401,114 @@ def test_without_an_optimizer_the_rate_counts_as_constant(digits):
     )
     assert len(list(dataset)) == 3
     assert dataset._drawer.watch._rate.decay(2) == 1
+
+
+@pytest.mark.parametrize("stops_after", [3, 8, 11])
+@pytest.mark.parametrize("presample", ["auto", 3.0])
+def test_what_an_epoch_that_ends_early_leaves_is_drawn_next(
+    digits, monkeypatch, presample, stops_after
+):
+    def run():
+        settings = {"cost_ratio": 0.3} if presample == "auto" else {"tau_threshold": 1e9}
+        dataset = ks.ImportanceDataset(
+            classifier(),
+            *(part[:500] for part in digits),
+            presample=presample,
+            steps_per_epoch=20,
+            seed=0,
+            **settings,
+        )
+        drawn = []
+        for _ in range(4):
+            for step, (x, _, _) in enumerate(dataset, 1):
+                drawn.append(x)
+                if step == stops_after:
+                    break
+        return drawn, dataset.state()
+
+    drawn, state = run()
+    monkeypatch.setattr(supply, "TOGETHER", 1)
+    alone, its_state = run()
+    for ours, theirs in zip(drawn, alone, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for name in ("step", "unprobed"):
+        assert state[name] == its_state[name]
+    for part in ("uniform", "presample"):
+        np.testing.assert_array_equal(state["supply"][part][0], its_state["supply"][part][0])
+        assert state["supply"][part][1:] == its_state["supply"][part][1:]
+
+
+class Ragged(keras.utils.PyDataset):
+    """Four batches of two sequences, those from `first` on one step longer than the one before."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.lengths = [3 + max(0, index - first) for index in range(4)]
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        generator = np.random.default_rng(index)
+        x = generator.random((2, self.lengths[index], 2), dtype=np.float32)
+        return x, x.mean(axis=(1, 2))
+
+
+def of_sequences():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((None, 2)), keras.layers.LSTM(4), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    return model
+
+
+def test_batches_of_different_lengths_train_as_with_plain_fit():
+    ours, theirs = of_sequences(), of_sequences()
+    trainer = ks.ImportanceTraining(ours, seed=0)
+    with pytest.warns(UserWarning, match="uniform from here on.*Pad them to one length"):
+        history = trainer.fit(Ragged(0), epochs=3, shuffle=False, verbose=0).history
+    expected = theirs.fit(Ragged(0), epochs=3, shuffle=False, verbose=0).history
+    np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-5)
+    assert history["importance"] == [0.0] * 3
+
+
+def test_a_generator_of_just_the_batches_of_fit_is_enough(digits):
+    x, y = digits
+
+    def batches():
+        return ((x[first : first + 16], y[first : first + 16]) for first in range(0, 96, 16))
+
+    ours, theirs = classifier(), classifier()
+    trainer = ks.ImportanceTraining(ours, seed=0)
+    with pytest.warns(UserWarning, match="uniform from here on.*generator ended"):
+        trainer.fit(batches(), epochs=2, steps_per_epoch=3, shuffle=False, verbose=0)
+    theirs.fit(batches(), epochs=2, steps_per_epoch=3, shuffle=False, verbose=0)
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["ragged", "generator"])
+def test_a_gate_that_opens_without_a_presample_shuts_for_good(digits, monkeypatch, kind):
+    x, y = digits
+    if kind == "ragged":
+        model, source, steps = of_sequences(), Ragged(1), 4
+        # What is looked at is of one form.
+        monkeypatch.setattr(run_watch, "EXAMPLES", 4)
+    else:
+        model, steps = classifier(), 20
+        source = ((x[first : first + 16], y[first : first + 16]) for first in range(0, 320, 16))
+    dataset = ks.ImportanceDataset(
+        model, source, steps_per_epoch=steps, cost_ratio=0.3, shuffle=False, seed=0
+    )
+    assert dataset._drawer.gate.ratios
+    seen = []
+    with pytest.warns(UserWarning, match="uniform from here on"):
+        for step, (part, *_) in enumerate(dataset):
+            # Five batches are not to be had from there.
+            if step == {"ragged": 1, "generator": 16}[kind]:
+                dataset._drawer.gate.ratio = 5
+            seen.append(part)
+    assert len(seen) == steps
+    assert dataset._drawer.gate.ratios == ()
+    for index, part in enumerate(seen):
+        expected = source[index][0] if kind == "ragged" else x[16 * index : 16 * index + 16]
+        np.testing.assert_array_equal(part, expected)

@@ -6,7 +6,7 @@ import pytest
 from conftest import classifier
 
 import keras_swift as ks
-from keras_swift import run_watch
+from keras_swift import resume, run_watch
 from keras_swift.measured_gate import MeasuredGate
 from keras_swift.run_watch import CostMeter, RunWatch, Schedule
 
@@ -155,3 +155,80 @@ def test_state_goes_on_in_the_middle_of_an_interval(digits):
     for ours, theirs in zip(through[3], resumed[1], strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert second.state()["fall"] == whole.state()["fall"] == {"seen": [(64, 1.0), (128, 1.0)]}
+
+
+def test_a_look_that_fails_leaves_nothing_for_the_next(digits):
+    model = classifier()
+    start = model.get_weights()
+    averaged = []
+
+    def score(data, values):
+        if values is not None:
+            averaged.append([keras.ops.convert_to_numpy(w) for w in values[0]])
+        elif len(calls) == 8:
+            raise RuntimeError("stopped")
+        return np.ones(4), np.ones(4)
+
+    examples = (digits[0][:4], digits[1][:4], None)
+    watch = RunWatch(model, score, MeasuredGate(), 4, examples, cost_ratio=0.1)
+    calls = []
+    for step in range(8, 129, 8):
+        calls.append(step)
+        try:
+            watch.before_step(step, None)
+        except RuntimeError:
+            assert step == 64
+    (mean,) = averaged
+    for w, now in zip(start, mean, strict=True):
+        np.testing.assert_allclose(now, w, rtol=1e-5)
+
+
+def test_other_variables_after_compiling_again_are_averaged(digits):
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(8) for _ in range(3)]
+    model = keras.Sequential([keras.Input((8,)), *layers])
+    averaged = []
+
+    def score(data, values):
+        if values is not None:
+            averaged.append([keras.ops.convert_to_numpy(w) for part in values for w in part])
+        return np.ones(4), np.ones(4)
+
+    examples = (np.zeros((4, 8)), np.zeros((4, 8)), None)
+    for frozen in (0, 1):
+        for number, layer in enumerate(layers):
+            layer.trainable = number != frozen
+        model.compile("sgd", "mse")
+        watch = RunWatch(model, score, MeasuredGate(), 4, examples, cost_ratio=0.1)
+        for step in range(8, 65, 8):
+            watch.before_step(step, None)
+        now = [*model.trainable_variables, *model.non_trainable_variables]
+        for variable, mean in zip(now, averaged[-1], strict=True):
+            np.testing.assert_allclose(mean, keras.ops.convert_to_numpy(variable), rtol=1e-5)
+
+
+def test_the_sum_of_bfloat16_weights_can_be_saved(digits, tmp_path):
+    keras.config.set_dtype_policy("bfloat16")
+    try:
+        model = classifier()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    examples = (digits[0][:4], digits[1][:4], None)
+
+    def score(data, values):
+        return np.ones(4), np.ones(4)
+
+    watch = RunWatch(model, score, MeasuredGate(), 4, examples, cost_ratio=0.1)
+    for step in range(8, 41, 8):
+        watch.before_step(step, None)
+    resume.write_state(tmp_path / "state.npz", watch.state())
+    other = RunWatch(model, score, MeasuredGate(), 4, examples, cost_ratio=0.1)
+    other.restore(resume.read_state(tmp_path / "state.npz"))
+    for step in range(48, 57, 8):
+        watch.before_step(step, None)
+        other.before_step(step, None)
+    for ours, theirs in zip(watch._total[0], other._total[0], strict=True):
+        assert keras.backend.standardize_dtype(theirs.dtype) == "bfloat16"
+        np.testing.assert_array_equal(
+            *(keras.ops.convert_to_numpy(keras.ops.cast(v, "float32")) for v in (ours, theirs))
+        )
