@@ -96,7 +96,9 @@ class ImportanceDataset(keras.utils.PyDataset):
             probabilities; it bounds the weights by `1 / floor`. Defaults to
             0.1.
         seed: int, `np.random.Generator` or `None` (fresh entropy, the
-            default). A seed fixes the permutations and the draws.
+            default). A seed fixes the permutations and the draws; the clock
+            has no part in them where `cost_ratio` is given, or a number for
+            `presample` and a `scoring_dtype`.
         shuffle: bool, whether the data are permuted (of a `PyDataset` the
             order of its batches; other sources keep theirs). Defaults to
             `True`.
@@ -104,8 +106,8 @@ class ImportanceDataset(keras.utils.PyDataset):
             Defaults to `None`.
         steps_per_epoch: int, the number of items. Defaults to `None`,
             `ceil(n / b)`, or the number of batches of the source.
-        on_draw: callable that gets every `Batch` when it is drawn, before it
-            is trained on. Defaults to `None`.
+        on_draw: callable that gets every `Batch` before it is trained on.
+            Defaults to `None`.
         scoring_dtype: the type that scores are computed in, whatever training
             uses: `"float32"`, `"bfloat16"`, `"float16"`, or `None`, that of
             the layers. Weights are exact for the scores that were computed,

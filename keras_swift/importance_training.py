@@ -65,12 +65,15 @@ class ImportanceTraining:
             probabilities; it bounds the weights by `1 / floor`. Defaults to
             0.1.
         seed: int or `None`, fixes permutations and draws; calls of `fit`
-            go on from one another. Defaults to `None`, fresh entropy
-            (`keras.utils.set_random_seed` does not reach it).
+            go on from one another. To repeat a run to the last bit, give a
+            `cost_ratio` too, or with a number for `presample` a
+            `scoring_dtype`: nothing is then left to the clock. Defaults to
+            `None`, fresh entropy (`keras.utils.set_random_seed` does not
+            reach it).
         scoring_dtype: the type that scores are computed in: `"float32"`,
             `"bfloat16"`, `"float16"`, or `None`, that of the layers. Defaults
             to `"auto"`: bfloat16 where a short timing in the first `fit` finds
-            it clearly faster. To repeat a run to the last bit, name one.
+            it clearly faster.
         cost_ratio: float above 0, the cost of scoring an example over that of
             training on it, for `presample="auto"` in place of the clock: a
             seed then repeats a run to the last bit. Defaults to `None`,
@@ -157,7 +160,7 @@ class ImportanceTraining:
         again never run out.
 
         A callback with a method `on_batch_drawn(batch)` gets each
-        `Batch` of training when it is drawn: its indices, scores and weights.
+        `Batch` before it is trained on: its indices, scores and weights.
 
         Returns:
             The `keras.callbacks.History` of `model.fit`, with `tau`,

@@ -96,8 +96,9 @@ def uniform_noise_share(share, reduction):
 class MeasuredGate:
     """Opens while importance sampling is predicted to pay, at the ratio that pays most.
 
-    Shut until `observe` has seen three looks, and until two in a row agree;
-    what cannot be measured (a loss that is not above 0, say) keeps it shut.
+    Shut until `observe` has seen three looks, and until two in a row agree,
+    so it opens at the fourth at the earliest; what cannot be measured (a loss
+    that is not above 0, say) keeps it shut.
 
     Args:
         ratios: tuple of ascending floats above 1, the presample ratios to
