@@ -386,7 +386,7 @@ def test_a_cost_is_measured_in_short_epochs(digits, told):
 
 
 def test_large_batches_are_not_drawn_together(digits):
-    source = ArraySource(np.repeat(digits[0][:256], 40, axis=1), digits[1][:256])
+    source = ArraySource(np.repeat(digits[0][:800], 40, axis=1), digits[1][:800])
     generators = [np.random.default_rng(0), np.random.default_rng(1)]
     # 10,248 bytes an example.
     for size, count in ((32, 8), (64, 6), (256, 1)):
