@@ -8,6 +8,7 @@ import warnings
 
 import keras
 
+from keras_swift import backends
 from keras_swift.checks import (
     check_targets,
     check_weights,
@@ -41,7 +42,9 @@ def build(model, x, y):
             "`model.compile(optimizer=..., loss=...)`."
         )
     try:
-        model._symbolic_build(data_batch=(x, y, None))
+        # Variables of the optimizer may be made here, which have to be where the model's are.
+        with backends.active().scope_of(model):
+            model._symbolic_build(data_batch=(x, y, None))
     except Exception:
         if model.built:
             # It may be the structure of the targets, which Keras does not name.

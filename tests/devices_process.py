@@ -15,6 +15,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import keras_swift as ks
+from keras_swift import run_watch
 
 rows, drawn, devices = set(), [], set()
 place = keras.distribution.distribute_tensor
@@ -53,10 +54,7 @@ def placed(tensor, layout):
     return tensor
 
 
-def train():
-    """An epoch or two with the gate shut, and with it open."""
-    x, y = load_digits(return_X_y=True)
-    x = (x / 16).astype("float32")[:320]
+def build():
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
@@ -66,9 +64,16 @@ def train():
             keras.layers.Dense(10, activation="softmax"),
         ]
     )
-    model.compile(
-        keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", metrics=["accuracy"]
-    )
+    # An optimizer with variables for each weight.
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.5)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def train(model):
+    """An epoch or two with the gate shut, and with it open; some with looks at the run."""
+    x, y = load_digits(return_X_y=True)
+    x = (x / 16).astype("float32")[:320]
     histories = []
     for tau in (1e9, 0):
         rows.clear()
@@ -78,15 +83,24 @@ def train():
         )
         history = trainer.fit(x, y[:320], epochs=2, verbose=0, callbacks=[Draws()])
         histories.append(history.history)
-    return model, histories
+    # The first look after 64 steps.
+    run_watch.STEPS_A_BATCH = 1
+    trainer = ks.ImportanceTraining(model, cost_ratio=0.3, seed=0)
+    return histories, trainer.fit(x, y[:320], epochs=7, verbose=0).history
 
 
 if __name__ == "__main__":
     keras.distribution.distribute_tensor = placed
     with scope(int(sys.argv[1])):
-        model, histories = train()
+        model = build()
+        # `tf.distribute` has to be entered for building alone.
+        if keras.backend.backend() == "jax":
+            histories, watched = train(model)
+    if keras.backend.backend() != "jax":
+        histories, watched = train(model)
     found = {
         "histories": histories,
+        "watched": watched,
         "drawn": drawn,
         "weights": [float(np.abs(weight).sum()) for weight in model.get_weights()],
         "rows": sorted(size for size in rows if size is not None),

@@ -14,6 +14,8 @@ loaded on first use, so that no other framework is imported.
     `(values, *inputs)` that gives NumPy arrays with one row for each row of
     the inputs; `values=None` are the model's own. The rows are then shared out
     over the devices that the model trains on.
+`scope_of(model)`
+    a context in which variables are made on the devices that the model trains on.
 `check_devices(model)`
     raises where the model is trained by several processes.
 `capture_values(model)`

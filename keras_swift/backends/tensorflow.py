@@ -56,6 +56,10 @@ def compile_scoring(function, model):
     return score
 
 
+def scope_of(model):
+    return model.distribute_strategy.scope()
+
+
 def check_devices(model):
     strategy = model.distribute_strategy
     if isinstance(

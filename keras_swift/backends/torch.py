@@ -1,5 +1,7 @@
 """PyTorch: scoring reads the model as it is, without gradient bookkeeping."""
 
+import contextlib
+
 import keras
 import torch
 
@@ -21,6 +23,10 @@ def compile_scoring(function, model):
         return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
 
     return score
+
+
+def scope_of(model):
+    return contextlib.nullcontext()
 
 
 def check_devices(model):
