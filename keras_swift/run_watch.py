@@ -27,10 +27,11 @@ EXAMPLES = 256
 # two passes, at a third of a step a batch, are then 0.8 % of the time.
 STEPS_A_BATCH = 80
 # A look comes after another eighth of the run, but not more than this many
-# first intervals later, nor after more than this share of what is left: near
-# its end there is most to decide.
+# first intervals later, nor after more than this share of what is left, down to
+# some steps: near its end there is most to decide, and few looks to be paid.
 LONGEST = 4
 SHARE_LEFT = 0.25
+SHORTEST = 64
 # A look's `tau` counts as much as that of this many steps.
 TAU_STEPS = 5
 # Steps timed after each snapshot; an epoch has to be longer.
@@ -79,8 +80,8 @@ class Schedule:
         if self._taken < SNAPSHOTS:
             return False
         self._began, self._taken = step, 0
-        wanted = min(step / 8, LONGEST * self._first, steps_left * SHARE_LEFT)
-        self._length = max(self._first, int(wanted))
+        length = max(self._first, min(step // 8, LONGEST * self._first))
+        self._length = int(min(length, max(SHORTEST, SHARE_LEFT * steps_left)))
         return True
 
 
@@ -202,7 +203,7 @@ class RunWatch:
         self._model, self._score, self._gate = model, score, gate
         self._examples = examples
         self._count = len(keras.tree.flatten(examples)[0])
-        self._schedule = Schedule(max(64, STEPS_A_BATCH * self._count // batch_size))
+        self._schedule = Schedule(max(SHORTEST, STEPS_A_BATCH * self._count // batch_size))
         self._meter = CostMeter(batch_size)
         self._rate = RateWatch(lambda: backends.active().learning_rate(model))
         self._fall = FallWatch()

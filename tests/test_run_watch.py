@@ -47,6 +47,18 @@ def test_schedule_looks_more_often_towards_the_end():
     assert all(lengths[look] == max(64, (6000 - look) // 4) for look in late)
 
 
+def test_schedule_of_long_intervals_still_looks_often_at_the_end():
+    schedule = Schedule(200)
+    looks = []
+    for step in range(1, 6001):
+        if schedule.is_due(step) and schedule.is_complete(step, 6000 - step):
+            looks.append(step)
+    assert looks[:2] == [200, 400]
+    assert max(np.diff(looks)) > 400
+    assert looks[-1] > 6000 - 64
+    assert set(np.diff(looks)[-3:]) == {64}
+
+
 def test_cost_ratio_by_the_clock(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(run_watch.time, "perf_counter", lambda: now[0])
