@@ -99,6 +99,25 @@ def test_every_source(tmp_path, source):
     check(cases.Setting(), source, tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:`presample='auto'` cannot draw by importance:UserWarning")
+@pytest.mark.parametrize("source", cases.SOURCES)
+def test_every_source_by_default(tmp_path, source):
+    """With `presample="auto"`, which such a short run never opens."""
+    setting = cases.Setting()
+    (tmp_path / "plain").mkdir()
+    plain, arguments = build(setting, cases.PLAIN.get(source, source), tmp_path / "plain")
+    expected = plain.fit(**arguments).history
+    (tmp_path / "ours").mkdir()
+    model, arguments = build(setting, source, tmp_path / "ours")
+    history = ks.ImportanceTraining(model, seed=0).fit(**arguments).history
+    assert set(history["importance"]) == {0.0}
+    close = {"rtol": setting.tolerance, "atol": setting.tolerance / 4}
+    for name, values in expected.items():
+        np.testing.assert_allclose(history[name], values, err_msg=name, **close)
+    for ours, theirs in zip(model.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, **close)
+
+
 @pytest.mark.parametrize("name", cases.SETTINGS)
 def test_every_setting(tmp_path, name):
     setting = cases.SETTINGS[name]
