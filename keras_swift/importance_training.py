@@ -281,14 +281,27 @@ class _Feed(keras.utils.PyDataset):
             self.error = error
             raise
 
+    def peek(self, count):
+        """The next items, fewer at the end of a generator; leaves the state as it is."""
+        items = []
+        with self._dataset.unchanged():
+            while len(items) < count:
+                try:
+                    items.append(self._packed(self._dataset.next_batch()))
+                except ValueError:
+                    if not items:
+                        raise
+                    break
+        return items
+
     def _item(self, index):
-        if self._dataset.within_epoch:
-            if self._turns is not None:
-                self._turns.wait(index)
-            batch = self._dataset.next_batch()
-        else:
-            with self._dataset.unchanged():
-                batch = self._dataset.next_batch()
+        if not self._dataset.within_epoch:
+            return self.peek(1)[0]
+        if self._turns is not None:
+            self._turns.wait(index)
+        return self._packed(self._dataset.next_batch())
+
+    def _packed(self, batch):
         weights = {"importance": batch.importance, "weights": batch.weights}
         if self._scales_rate:
             # One for each example, because the parts of a batch are of one length.

@@ -153,8 +153,20 @@ def fetches_ahead(model):
 def feed(dataset, model):
     """A `tf.data` dataset without a prefetch, which would run steps ahead."""
     # `tf.data` takes a list for one tensor to be stacked.
-    example = keras.tree.lists_to_tuples(dataset[0])
+    example, *others = [keras.tree.lists_to_tuples(item) for item in dataset.peek(2)]
     leaves = [tf.convert_to_tensor(leaf) for leaf in keras.tree.flatten(example)]
+    # Axes that differ between two batches are of any length, as in Keras' own data sets.
+    shapes = [np.shape(leaf) for leaf in keras.tree.flatten(others[-1] if others else example)]
+    shapes = [
+        [
+            None,
+            *(
+                size if size == other else None
+                for size, other in zip(leaf.shape[1:], shape[1:], strict=True)
+            ),
+        ]
+        for leaf, shape in zip(leaves, shapes, strict=True)
+    ]
     dtypes = [leaf.dtype for leaf in leaves]
 
     def item(index):
@@ -165,8 +177,8 @@ def feed(dataset, model):
 
     def load(index):
         tensors = tf.numpy_function(item, [index], dtypes)
-        for tensor, leaf in zip(tensors, leaves, strict=True):
-            tensor.set_shape([None, *leaf.shape[1:]])
+        for tensor, shape in zip(tensors, shapes, strict=True):
+            tensor.set_shape(shape)
         return keras.tree.pack_sequence_as(example, tensors)
 
     options = tf.data.Options()
