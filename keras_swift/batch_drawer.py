@@ -96,7 +96,7 @@ class BatchDrawer:
         self._supply.take_back(sum(len(batch.importance) for batch in batches))
         self.step -= len(batches)
         if self.watch is None:
-            self._unprobed -= len(batches)
+            self._unprobed = (self._unprobed or 0) - len(batches)
 
     def state(self) -> dict[str, Any]:
         """What `restore` brings back; where the supply is, it knows itself."""
@@ -147,7 +147,7 @@ class BatchDrawer:
             with self._timing("load", size):
                 presample = self._supply.presample(size)
         except ValueError as error:
-            if self.watch is None:
+            if not isinstance(self.gate, MeasuredGate):
                 raise
             # Nobody has asked for presamples: only the batches that `fit` would have are needed.
             self.gate.stay_shut()

@@ -228,6 +228,9 @@ class StreamSupply:
         """The next batch."""
         return Examples(_padded(self._uniform.next_batch()), None)
 
+    def take_back(self, count: int) -> None:
+        """Nothing is drawn before it is needed."""
+
     def presample(self, size: int) -> Examples:
         """The next batches, joined.
 

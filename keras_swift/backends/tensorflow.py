@@ -88,7 +88,7 @@ def compile_sum(function, model):
 
 
 # So that a further `fit` does not compile it again.
-_SUMS = weakref.WeakKeyDictionary()
+_SUMS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def is_in_sync(model):
