@@ -83,10 +83,12 @@ def train(model):
         )
         history = trainer.fit(x, y[:320], epochs=2, verbose=0, callbacks=[Draws()])
         histories.append(history.history)
+    weights = [float(np.abs(weight).sum()) for weight in model.get_weights()]
     # The first look after 64 steps.
     run_watch.STEPS_A_BATCH = 1
     trainer = ks.ImportanceTraining(model, cost_ratio=0.3, seed=0)
-    return histories, trainer.fit(x, y[:320], epochs=7, verbose=0).history
+    watched = trainer.fit(x, y[:320], epochs=7, verbose=0).history
+    return {"histories": histories, "weights": weights, "watched": watched}
 
 
 if __name__ == "__main__":
@@ -95,14 +97,12 @@ if __name__ == "__main__":
         model = build()
         # `tf.distribute` has to be entered for building alone.
         if keras.backend.backend() == "jax":
-            histories, watched = train(model)
+            measured = train(model)
     if keras.backend.backend() != "jax":
-        histories, watched = train(model)
+        measured = train(model)
     found = {
-        "histories": histories,
-        "watched": watched,
+        **measured,
         "drawn": drawn,
-        "weights": [float(np.abs(weight).sum()) for weight in model.get_weights()],
         "rows": sorted(size for size in rows if size is not None),
         "devices": sorted(devices),
     }

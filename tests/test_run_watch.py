@@ -16,6 +16,15 @@ def first_look_after_64_steps(monkeypatch):
     monkeypatch.setattr(run_watch, "STEPS_A_BATCH", 1)
 
 
+def looks_of(schedule, steps):
+    """The steps at which a run that is told its end is looked at."""
+    return [
+        step
+        for step in range(1, steps + 1)
+        if schedule.is_due(step) and schedule.is_complete(step, steps - step)
+    ]
+
+
 def test_schedule_spreads_snapshots_and_slows_down():
     schedule = Schedule(64)
     snapshots, looks = [], []
@@ -34,11 +43,7 @@ def test_schedule_spreads_snapshots_and_slows_down():
 
 
 def test_schedule_looks_more_often_towards_the_end():
-    schedule = Schedule(64)
-    looks = []
-    for step in range(1, 6001):
-        if schedule.is_due(step) and schedule.is_complete(step, 6000 - step):
-            looks.append(step)
+    looks = looks_of(Schedule(64), 6000)
     lengths = dict(zip(looks, np.diff(looks), strict=False))
     # As without an end while a quarter of what is left is more; then that; then the shortest.
     assert lengths[1037] == 1037 // 8
@@ -48,11 +53,7 @@ def test_schedule_looks_more_often_towards_the_end():
 
 
 def test_schedule_of_long_intervals_still_looks_often_at_the_end():
-    schedule = Schedule(200)
-    looks = []
-    for step in range(1, 6001):
-        if schedule.is_due(step) and schedule.is_complete(step, 6000 - step):
-            looks.append(step)
+    looks = looks_of(Schedule(200), 6000)
     assert looks[:2] == [200, 400]
     assert max(np.diff(looks)) > 400
     assert looks[-1] > 6000 - 64
