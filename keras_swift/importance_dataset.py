@@ -425,8 +425,8 @@ class ImportanceDataset(keras.utils.PyDataset):
         if self._highest_scale is not None:
             drawer.gate.highest_scale = self._highest_scale()
         if drawer.watch is not None:
-            if not self._totals[0]:
+            if drawer.values is None and not self._totals[0]:
                 # So that values out of reach show now and not at the first look.
-                backends.active().current_values(self.model, drawer.values)
+                backends.active().capture_values(self.model)
             steps_left = self._epochs_left * self.num_batches - self._totals[0]
             drawer.watch.before_step(drawer.step, drawer.values, steps_left)
