@@ -5,8 +5,8 @@
     python benchmarks/time_to_loss.py --quick
 
 Every run gets the same CPU seconds of the process (`--clock wall`: wall-clock seconds) for its
-training steps, with all that a method does between them; a step that takes ten times the median has
-compiled something and counts as a median one. The learning rate follows the schedule over the
+training steps, with all that a method does between them; a step that takes more than ten times the
+median has compiled something and counts as ten. The learning rate follows the schedule over the
 spent share of the budget. `fit` is asked for the epochs that uniform training had time for, because
 `presample="auto"` looks at how much of a run is left; the budget ends a run that needs longer. Each
 run appends a JSON line to `--out`.
@@ -22,8 +22,8 @@ ours averaged     the same with use_ema=True
 ours capped       presample="auto", scale_learning_rate="capped"
 
 Seconds are those of a machine as fast as it was when the task began: every 40 steps a fixed
-training step is timed, and what steps take is divided by what that takes. Evaluation and
-compilation are not counted.
+training step is timed, and what steps take is divided by what that takes. Evaluation is not
+counted.
 
 Train loss and test error are of the weights at the end, over all training and test examples. Time
 is when a method's mean curve (over seeds, on 1,000 training examples) first is as low as uniform
