@@ -36,6 +36,19 @@ def test_memory_mapped_arrays_stay_on_disk(tmp_path):
     assert source.take(np.array([5]))[0].tolist() == [[10, 11]]
 
 
+def test_rows_strewn_over_the_memory_are_put_together_once(tmp_path):
+    x = np.arange(12.0, dtype="float32").reshape(6, 2)
+    by_columns = np.asfortranarray(x)
+    source = ArraySource({"a": x, "b": by_columns, "c": x[:, ::-1]}, np.arange(6))
+    assert source.x["a"] is x
+    assert source.x["b"].flags.c_contiguous
+    assert np.shares_memory(source.x["c"], x)
+    assert source.take(np.array([4, 1]))[0]["b"].tolist() == [[8, 9], [2, 3]]
+    np.save(tmp_path / "x.npy", by_columns)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    assert ArraySource(mapped, np.arange(6)).x is mapped
+
+
 @pytest.mark.parametrize(
     ("x", "y", "error", "message"),
     [
