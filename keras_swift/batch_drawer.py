@@ -8,16 +8,17 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from keras_swift.batch import Batch, mask_correction
 from keras_swift.checks import explained
+from keras_swift.compiled import build_for
 from keras_swift.gate import Gate
-from keras_swift.measured_gate import MeasuredGate
+from keras_swift.measured_gate import RATIOS, MeasuredGate
 from keras_swift.resampling import check_scores, draw, sampling_probability, variance_reduction
-from keras_swift.run_watch import RunWatch
+from keras_swift.run_watch import RunWatch, examples_to_watch
 from keras_swift.scoring import Scorer, explain_non_finite
 from keras_swift.sources import select
 from keras_swift.supply import ArraySupply, StreamSupply
@@ -196,3 +197,60 @@ class BatchDrawer:
         explain_non_finite(scores, x, y, sample_weight, self.step)
         check_scores(scores)
         return scores, quantities["valid"]
+
+
+def drawer_for(
+    model: Any,
+    supply: ArraySupply | StreamSupply,
+    generator: np.random.Generator,
+    *,
+    presample: float | Literal["auto"],
+    tau_threshold: float | None,
+    score: Any,
+    floor: float,
+    scoring_dtype: str | None,
+    cost_ratio: float | None,
+) -> BatchDrawer:
+    """The `BatchDrawer` for a model and settings that have been checked.
+
+    Args:
+        model: a compiled `keras.Model`; is built if it is not.
+        score: as for `ImportanceDataset`, or a `Scorer`, so that a further
+            `fit` does not compile it again.
+
+    Raises:
+        ValueError: if the data and the model do not go together.
+    """
+    gate: Gate | MeasuredGate
+    if isinstance(presample, str):
+        ratios = tuple(ratio for ratio in RATIOS if ratio <= supply.largest_ratio)
+        size = supply.presample_size(max((1, *ratios[:1])))
+        gate = MeasuredGate(ratios)
+    else:
+        size = supply.presample_size(presample)
+        gate = Gate(size, supply.batch_size, tau_threshold)
+    first = supply.first(supply.batch_size)
+    with explained(*first[:2]):
+        check_labels = build_for(model, supply)
+    if not isinstance(score, Scorer):
+        # With a given cost nothing is to depend on the clock.
+        settled = scoring_dtype == "auto" and cost_ratio is not None
+        score = Scorer(model, (score,), None if settled else scoring_dtype)
+    drawer = BatchDrawer(supply, score, gate, floor, generator, check_labels)
+    with explained(*first[:2]):
+        # So that a wrong score shows before training starts.
+        scores, _ = drawer.scores(*first)
+        # What scoring costs is measured on a presample.
+        score.settle(*supply.first(size))
+    if isinstance(gate, MeasuredGate):
+        gate.update(variance_reduction(sampling_probability(scores)))
+        try:
+            examples = examples_to_watch(supply)
+        except ValueError as error:
+            gate.stay_shut()
+            warnings.warn(NO_PRESAMPLE.format(error), stacklevel=4)
+            examples = first
+        drawer.watch = RunWatch(
+            model, drawer.scores_and_losses, gate, supply.batch_size, examples, cost_ratio
+        )
+    return drawer

@@ -7,29 +7,21 @@ ones some steps before where nothing can come between.
 import collections
 import contextlib
 import math
-import warnings
 
 import keras
 import numpy as np
 
 from keras_swift import backends
 from keras_swift.batch import Promise
-from keras_swift.batch_drawer import NO_PRESAMPLE, BatchDrawer
+from keras_swift.batch_drawer import drawer_for
 from keras_swift.checks import (
     check_model,
     check_positive_integer,
     check_scoring_dtype,
     check_settings,
     chosen_presample,
-    explained,
 )
-from keras_swift.compiled import build_for
-from keras_swift.gate import Gate
-from keras_swift.measured_gate import RATIOS, MeasuredGate
-from keras_swift.resampling import sampling_probability, variance_reduction
-from keras_swift.run_watch import RunWatch, examples_to_watch
 from keras_swift.sampling_callback import SamplingCallback
-from keras_swift.scoring import Scorer
 from keras_swift.sources import ArraySource, class_weights
 from keras_swift.streams import check_stream_arguments, is_stream
 from keras_swift.supply import ArraySupply, StreamSupply
@@ -171,55 +163,35 @@ class ImportanceDataset(keras.utils.PyDataset):
             source = ArraySource(x, y, sample_weight)
             self._supply = ArraySupply(source, batch_size or 32, generators[:2], shuffle)
         self.batch_size = self._supply.batch_size
-        ratios = tuple(ratio for ratio in RATIOS if ratio <= self._supply.largest_ratio)
-        measured = presample == "auto"
-        self.presample_size = self._supply.presample_size(
-            max((1, *ratios[:1])) if measured else presample
-        )
         self._steps = steps_per_epoch
         self._on_draw = on_draw
-        first = self._supply.first(self.batch_size)
-        with explained(*first[:2]):
-            check_labels = build_for(model, self._supply)
-        if measured:
-            gate = MeasuredGate(ratios)
-        else:
-            gate = Gate(self.presample_size, self.batch_size, tau_threshold)
-        # `ImportanceTraining` brings a scorer, so that a further `fit` does not
-        # compile it again.
-        if not isinstance(score, Scorer):
-            # With a given cost nothing is to depend on the clock.
-            settled = scoring_dtype == "auto" and cost_ratio is not None
-            score = Scorer(model, (score,), None if settled else scoring_dtype)
-        self._drawer = BatchDrawer(self._supply, score, gate, floor, generators[2], check_labels)
+        self._drawer = drawer_for(
+            model,
+            self._supply,
+            generators[2],
+            presample=presample,
+            tau_threshold=tau_threshold,
+            score=score,
+            floor=floor,
+            scoring_dtype=scoring_dtype,
+            cost_ratio=cost_ratio,
+        )
         self._drawn = collections.deque()
         self.within_epoch = False
         self._totals = (0, 0, 0.0)
         self._highest_scale = None
         self._may_watch = True
         self._epochs_left = math.inf
-        with explained(*first[:2]):
-            # So that a wrong score shows before training starts.
-            scores, _ = self._drawer.scores(*first)
-            # What scoring costs is measured on a presample.
-            score.settle(*self._supply.first(self.presample_size))
-        if measured:
-            gate.update(variance_reduction(sampling_probability(scores)))
-            look, examples = self._drawer.scores_and_losses, self._examples_to_watch(first)
-            self._drawer.watch = RunWatch(model, look, gate, self.batch_size, examples, cost_ratio)
-
-    def _examples_to_watch(self, first):
-        try:
-            return examples_to_watch(self._supply)
-        except ValueError as error:
-            self._drawer.gate.stay_shut()
-            warnings.warn(NO_PRESAMPLE.format(error), stacklevel=4)
-            return first
 
     @property
     def num_batches(self):
         """int, the number of items in an epoch."""
         return self._steps or self._supply.num_batches
+
+    @property
+    def fixed_size(self):
+        """int, how many examples every item has, or `None` where they may differ."""
+        return self._supply.fixed_size
 
     def __len__(self):
         return self.num_batches

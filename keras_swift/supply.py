@@ -81,9 +81,14 @@ class ArraySupply:
             warnings.warn(
                 f"`presample` asks for {wanted} examples a step, the data have "
                 f"{self._source.size}: every step scores all of them.",
-                stacklevel=4,
+                stacklevel=5,
             )
         return min(wanted, self._source.size)
+
+    @property
+    def fixed_size(self) -> int | None:
+        """How many examples every batch has; `None` where the last of an epoch is smaller."""
+        return None if self._source.size % self.batch_size else self.batch_size
 
     @property
     def largest_ratio(self) -> float:
@@ -187,6 +192,8 @@ class StreamSupply:
         self.num_batches = steps_per_epoch or self._uniform.length or self._counted(source)
         # What is read from a stream, others may miss.
         self.together = 1
+        # Known of some streams, but a batch may come smaller all the same.
+        self.fixed_size = None
 
     def _counted(self, source: Any) -> int:
         cardinality = getattr(source, "cardinality", None)
