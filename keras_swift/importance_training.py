@@ -274,6 +274,10 @@ class _Feed(keras.utils.PyDataset):
     def num_batches(self):
         return self._dataset.num_batches
 
+    @property
+    def fixed_size(self):
+        return self._dataset.fixed_size
+
     def __getitem__(self, index):
         try:
             return self._item(index)

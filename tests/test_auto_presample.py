@@ -6,7 +6,7 @@ import pytest
 from conftest import assert_same_weights, classifier
 
 import keras_swift as ks
-from keras_swift import importance_dataset, measured_gate, run_watch, supply
+from keras_swift import batch_drawer, measured_gate, run_watch, supply
 from keras_swift.batch_drawer import BatchDrawer
 from keras_swift.measured_gate import FALL_COUNTS, MeasuredGate
 from keras_swift.sources import ArraySource
@@ -109,11 +109,11 @@ class Rates(keras.callbacks.Callback):
 def steps_of(digits, monkeypatch):
     """The changes of the weights in epochs of one step drawn by importance at a given tau."""
 
-    class Fixed(importance_dataset.Gate):
+    class Fixed(batch_drawer.Gate):
         def update(self, tau, steps=1):
             self.tau = 3.0
 
-    monkeypatch.setattr(importance_dataset, "Gate", Fixed)
+    monkeypatch.setattr(batch_drawer, "Gate", Fixed)
 
     def steps(scale, rates, epochs=1, optimizer="sgd"):
         model = classifier(metrics=None)

@@ -66,6 +66,26 @@ def test_shut_gate_gives_the_weights_of_plain_fit(digits):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.parametrize("batch_size", [8, 12])
+def test_steps_know_the_size_of_their_batch_where_it_is_fixed(digits, batch_size):
+    seen = set()
+
+    class Watched(keras.Sequential):
+        def train_step(self, *arguments):
+            seen.add(arguments[-1][0].shape[0])
+            return super().train_step(*arguments)
+
+    model = Watched([keras.Input((64,)), keras.layers.Dense(10, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    fit(model, digits, size=64, batch_size=batch_size, trainer={"tau_threshold": None}, epochs=2)
+    fit(model, digits, size=64, batch_size=batch_size)
+    # As with `fit`: recurrent layers on TensorFlow are faster for it.
+    if batch_size == 8:
+        assert seen == {8}
+    else:
+        assert seen == ({None} if keras.backend.backend() == "tensorflow" else {12, 4})
+
+
 def test_rate_zero_changes_nothing(digits):
     model, untouched = classifier(0.0), classifier(0.0)
     fit(model, digits, epochs=2)

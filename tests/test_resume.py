@@ -13,7 +13,7 @@ from conftest import classifier
 from resume_process import train
 
 import keras_swift as ks
-from keras_swift import importance_dataset
+from keras_swift import batch_drawer
 from keras_swift.resume import read_state, write_state
 
 SCRIPT = pathlib.Path(__file__).parent / "resume_process.py"
@@ -81,11 +81,11 @@ def test_backup_of_other_settings_is_taken_up_with_a_warning(digits, tmp_path):
 
 
 def test_the_cap_of_a_scaled_rate_is_resumed(digits, tmp_path, monkeypatch):
-    class Fixed(importance_dataset.Gate):
+    class Fixed(batch_drawer.Gate):
         def update(self, tau, steps=1):
             self.tau = 3.0
 
-    monkeypatch.setattr(importance_dataset, "Gate", Fixed)
+    monkeypatch.setattr(batch_drawer, "Gate", Fixed)
     x, y = digits[0][:96], digits[1][:96]
     rates = []
 
