@@ -10,7 +10,8 @@ class Batch:
     """One batch and how it was drawn.
 
     Attributes:
-        x, y: NumPy structures, first axis `b`.
+        x, y: NumPy structures, first axis `b`; `None` where the rows are
+            gathered elsewhere and no callback gets the batch.
         weights: what the loss is to be weighted with, the importance weights
             times the user's; float32, shape `(b,)` or `(b, 1, ...)` to fit
             the loss values, or a structure of them, one for each output.

@@ -6,6 +6,7 @@ This file decides which examples the next batch holds and what they weigh.
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Callable, Collection
 from typing import Any, Literal
@@ -75,6 +76,14 @@ class BatchDrawer:
         self._unprobed: int | None = None
         self.values: Any = None
         self.watch: RunWatch | None = None
+        self._by_index = False
+
+    def draw_by_index(self) -> None:
+        """From here on a batch needs no `x` and `y` besides its indices; they may be `None`."""
+        self._by_index = True
+        if self.watch is not None:
+            # Loading a batch tells nothing any more of what loading a presample costs.
+            self.watch.load = functools.partial(examples_to_watch, self._supply)
 
     def draw(self) -> Batch:
         """The next batch; moves on."""
@@ -115,20 +124,25 @@ class BatchDrawer:
         self._unprobed = state["unprobed"]
 
     def _uniform_batch(self) -> Batch:
-        with self._timing("load", self._supply.batch_size):
-            examples = self._supply.uniform()
+        unprobed = PROBE_INTERVAL if self._unprobed is None else self._unprobed
+        probes = self.watch is None and unprobed + 1 >= PROBE_INTERVAL
+        if self._by_index and not probes:
+            examples = self._supply.uniform(by_index=True)
+        else:
+            with self._timing("load", self._supply.batch_size):
+                examples = self._supply.uniform()
         x, y, sample_weight = examples.data
         self._check_labels(y)
         scores = None
         if self.watch is not None:
             self._unprobed = 0
-        elif self._unprobed is None or self._unprobed + 1 >= PROBE_INTERVAL:
+        elif probes:
             scores, _ = self.scores(x, y, sample_weight)
             tau = variance_reduction(sampling_probability(scores))
             self.gate.update(tau, steps=1 if self._unprobed is None else PROBE_INTERVAL)
             self._unprobed = 0
         else:
-            self._unprobed += 1
+            self._unprobed = unprobed + 1
         count = len(examples)
         ones = np.ones(count, np.float32)
         return Batch(
@@ -160,7 +174,8 @@ class BatchDrawer:
         drawn = draw(scores, self._supply.batch_size, self._generator, self._floor)
         self.gate.update(drawn.tau)
         self._unprobed = 0
-        x, y, sample_weight = select(presample.data, drawn.positions)
+        parts = (None, None, presample.data[2]) if self._by_index else presample.data
+        x, y, sample_weight = select(parts, drawn.positions)
         indices = presample.indices
         return Batch(
             x=x,

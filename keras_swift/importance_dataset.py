@@ -176,7 +176,8 @@ class ImportanceDataset(keras.utils.PyDataset):
             scoring_dtype=scoring_dtype,
             cost_ratio=cost_ratio,
         )
-        self._drawn = collections.deque()
+        # Batches that nobody has yet, and those handed over together whose step has not begun.
+        self._drawn, self._handed = collections.deque(), collections.deque()
         self.within_epoch = False
         self._totals = (0, 0, 0.0)
         self._highest_scale = None
@@ -297,8 +298,13 @@ class ImportanceDataset(keras.utils.PyDataset):
     def follow_rate(self):
         """Called before a step, to read the learning rate where its batch is not drawn yet."""
         early = self._drawn and self.model.steps_per_execution == 1
-        if self._drawer.watch is not None and not early:
+        if self._drawer.watch is not None and not early and not self._handed:
             self._drawer.watch.follow_rate(self._drawer.step)
+
+    def on_step_begin(self):
+        """Called before a step, of which the batch may have been handed over before."""
+        if self._handed:
+            self._handed.popleft()
 
     def callback(self):
         """The callback that goes with this dataset in `model.fit`.
@@ -319,6 +325,7 @@ class ImportanceDataset(keras.utils.PyDataset):
             self._drawer.watch.pause()
         self._totals = (0, 0, 0.0)
         self._drawn.clear()
+        self._handed.clear()
         self._supply.begin_epoch()
         if self._steps is None:
             # A uniform epoch is one whole permutation, as in `model.fit`.
@@ -327,10 +334,14 @@ class ImportanceDataset(keras.utils.PyDataset):
     def on_epoch_end(self):
         if self.within_epoch:
             self.within_epoch = False
-            if self._drawn and self.model.steps_per_execution == 1:
-                # Of an epoch that was ended early.
-                self._drawer.take_back(self._drawn)
+            if self.model.steps_per_execution == 1:
+                # Of an epoch that was ended early; those drawn early are uniform.
+                steps, by_importance, ratio = self._totals
+                unused = len(self._handed)
+                self._totals = (steps - unused, by_importance, ratio - unused)
+                self._drawer.take_back([*self._handed, *self._drawn])
                 self._drawn.clear()
+                self._handed.clear()
             self._supply.end_epoch()
 
     def close(self):
@@ -379,6 +390,34 @@ class ImportanceDataset(keras.utils.PyDataset):
         if self._on_draw is not None:
             self._on_draw(batch)
         return batch
+
+    def arrays_to_gather_from(self):
+        """Lets batches be told by their indices, where the data may be copied.
+
+        Returns:
+            A tuple `(x, y)` of structures of NumPy arrays, to gather the rows
+            from; or `None`: then nothing has changed.
+        """
+        arrays = None if self._on_draw is not None else self._supply.arrays()
+        if arrays is not None:
+            self._drawer.draw_by_index()
+        return arrays
+
+    def next_batches(self):
+        """Draws as many batches as can be drawn together, and moves on.
+
+        For whoever says with `on_step_begin` which of them are trained on.
+
+        Returns:
+            A list of `Batch`, all of one length.
+        """
+        batches = [self.next_batch()]
+        while self._drawn and len(self._drawn[0].importance) == len(batches[0].importance):
+            batches.append(self.next_batch())
+        if self.within_epoch:
+            # The first is for the step that has begun.
+            self._handed.extend(batches[1:])
+        return batches
 
     def _count(self):
         """How many batches to draw now."""

@@ -1,5 +1,7 @@
 """`model.fit` with one line changed."""
 
+import contextlib
+
 import keras
 import numpy as np
 
@@ -279,8 +281,31 @@ class _Feed(keras.utils.PyDataset):
         return self._dataset.fixed_size
 
     def __getitem__(self, index):
-        try:
+        with self._keeping_errors():
             return self._item(index)
+
+    def arrays_to_gather_from(self):
+        """`(x, y)` where `next_batches` may be used in place of items, else `None`."""
+        return None if self._turns is not None else self._dataset.arrays_to_gather_from()
+
+    def next_batches(self):
+        """The next items, as many as are drawn together, told by the indices of their examples.
+
+        Returns:
+            A list of tuples `(indices, weights)`, all of one length.
+        """
+        with self._keeping_errors():
+            if not self._dataset.within_epoch:
+                with self._dataset.unchanged():
+                    batches = self._dataset.next_batches()
+            else:
+                batches = self._dataset.next_batches()
+            return [(batch.indices, self._packed(batch)[2]) for batch in batches]
+
+    @contextlib.contextmanager
+    def _keeping_errors(self):
+        try:
+            yield
         except Exception as error:
             self.error = error
             raise

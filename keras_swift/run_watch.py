@@ -197,11 +197,16 @@ class RunWatch:
         examples: tuple `(x, y, sample_weight)` of NumPy structures.
         cost_ratio: float, `f` where it is not to be measured. Defaults to
             `None`.
+
+    Attributes:
+        load: function that loads as many examples, to be timed at every look;
+            `None`, the default, where whoever loads batches has that timed.
     """
 
     def __init__(self, model, score, gate, batch_size, examples, cost_ratio=None):
         self._model, self._score, self._gate = model, score, gate
         self._examples = examples
+        self.load = None
         self._count = len(keras.tree.flatten(examples)[0])
         self._schedule = Schedule(max(SHORTEST, STEPS_A_BATCH * self._count // batch_size))
         self._meter = CostMeter(batch_size)
@@ -290,6 +295,9 @@ class RunWatch:
             scores, losses = self._score(self._examples, captured)
         explain_non_finite(scores, *self._examples, step)
         _, averaged = self._score(self._examples, mean)
+        if self.load is not None:
+            with self.timing("load", self._count):
+                self.load()
         if not self._gate.is_open:
             tau = variance_reduction(sampling_probability(scores))
             self._gate.update(tau, steps=TAU_STEPS)

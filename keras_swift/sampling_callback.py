@@ -35,6 +35,7 @@ class SamplingCallback(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         if self._reads_rate:
             self._dataset.follow_rate()
+        self._dataset.on_step_begin()
         # Not `self.model`, which would make Keras put JAX' state back into the
         # model before every step.
         backend, model = backends.active(), self._dataset.model

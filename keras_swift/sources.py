@@ -78,18 +78,34 @@ class ArraySource:
             raise ValueError("`x` must hold at least one example. Received: an empty array.")
         return lengths["x"][0]
 
-    def take(self, indices):
+    def arrays(self, most_bytes):
+        """The arrays of `x` and `y`, or `None` where they lie elsewhere or take more bytes.
+
+        Returns:
+            A tuple `(x, y)` of structures of NumPy arrays.
+        """
+        leaves = keras.tree.flatten((self.x, self.y))
+        if not all(isinstance(leaf, np.ndarray) for leaf in leaves):
+            return None
+        if any(isinstance(leaf, np.memmap) for leaf in leaves):
+            return None
+        return (self.x, self.y) if sum(leaf.nbytes for leaf in leaves) <= most_bytes else None
+
+    def take(self, indices, only_weights=False):
         """The examples at `indices`.
 
         Args:
             indices: int array, shape `(k,)`.
+            only_weights: bool, whether to leave `x` and `y` where they are:
+                then they are `None`. Defaults to `False`.
 
         Returns:
             A tuple `(x, y, sample_weight)` of NumPy structures with first
             axis `k`; float64 comes as `keras.config.floatx()`, as in
             `model.fit`; `sample_weight` is `None` where there is none.
         """
-        return select((self.x, self.y, self.sample_weight), indices)
+        x, y = (None, None) if only_weights else (self.x, self.y)
+        return select((x, y, self.sample_weight), indices)
 
 
 def select(data, indices):

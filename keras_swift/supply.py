@@ -24,6 +24,9 @@ from keras_swift.streams import Stream
 # times what it costs right after another. They should not take the caches themselves.
 TOGETHER = 8
 TOGETHER_BYTES = 4_000_000
+# Arrays up to this size are copied for a backend that can gather from its own, as `model.fit` does
+# with arrays of any size.
+COPIED_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Examples:
 
     Attributes:
         data: tuple `(x, y, sample_weight)` of NumPy structures with one first
-            axis; `sample_weight` may be `None`.
+            axis; `sample_weight` may be `None`, and `x` and `y` where they
+            are to be found by their indices.
         indices: int64 array, which examples they are; `None` from a stream.
     """
 
@@ -40,7 +44,8 @@ class Examples:
     indices: np.ndarray | None
 
     def __len__(self) -> int:
-        return len(keras.tree.flatten(self.data[0])[0])
+        rows = self.data[0] if self.indices is None else self.indices
+        return len(keras.tree.flatten(rows)[0])
 
 
 class ArraySupply:
@@ -103,9 +108,13 @@ class ArraySupply:
         """All targets, or `None` where they would have to be read from a disk."""
         return self._source.y if self._source.is_in_memory else None
 
-    def uniform(self) -> Examples:
-        """The next uniform batch, smaller at the end of an epoch."""
-        return self._take(self._uniform.take(self.batch_size, across=False))
+    def arrays(self) -> tuple[Any, Any] | None:
+        """`(x, y)` where they may be copied, else `None`."""
+        return self._source.arrays(COPIED_BYTES)
+
+    def uniform(self, by_index: bool = False) -> Examples:
+        """The next uniform batch, smaller at the end of an epoch; its weights alone `by_index`."""
+        return self._take(self._uniform.take(self.batch_size, across=False), by_index)
 
     def presample(self, size: int) -> Examples:
         """The next presample."""
@@ -120,8 +129,8 @@ class ArraySupply:
         """Lets the last `count` uniform examples come again; no more than were drawn together."""
         self._uniform.step_back(count)
 
-    def _take(self, indices: np.ndarray) -> Examples:
-        return Examples(self._source.take(indices), indices)
+    def _take(self, indices: np.ndarray, by_index: bool = False) -> Examples:
+        return Examples(self._source.take(indices, only_weights=by_index), indices)
 
     def begin_epoch(self) -> None:
         """Called when an epoch begins."""
@@ -231,7 +240,10 @@ class StreamSupply:
     def targets(self) -> None:
         """`None`: they come with the batches."""
 
-    def uniform(self) -> Examples:
+    def arrays(self) -> None:
+        """`None`: there are batches only."""
+
+    def uniform(self, by_index: bool = False) -> Examples:
         """The next batch."""
         return Examples(_padded(self._uniform.next_batch()), None)
 

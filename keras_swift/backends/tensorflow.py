@@ -152,6 +152,8 @@ def fetches_ahead(model):
 
 def feed(dataset, model):
     """A `tf.data` dataset without a prefetch, which would run steps ahead."""
+    strategy = model.distribute_strategy
+    several = strategy.num_replicas_in_sync > 1
     # `tf.data` takes a list for one tensor to be stacked.
     example, *others = [keras.tree.lists_to_tuples(item) for item in dataset.peek(2)]
     leaves = [tf.convert_to_tensor(leaf) for leaf in keras.tree.flatten(example)]
@@ -169,26 +171,75 @@ def feed(dataset, model):
         for leaf, shape in zip(leaves, shapes, strict=True)
     ]
     dtypes = [leaf.dtype for leaf in leaves]
-
-    def item(index):
-        return [
-            np.asarray(leaf, dtype.as_numpy_dtype)
-            for leaf, dtype in zip(keras.tree.flatten(dataset[int(index)]), dtypes, strict=True)
-        ]
-
-    def load(index):
-        tensors = tf.numpy_function(item, [index], dtypes)
-        for tensor, shape in zip(tensors, shapes, strict=True):
-            tensor.set_shape(shape)
-        return keras.tree.pack_sequence_as(example, tensors)
-
+    together = not several and model.steps_per_execution == 1
+    arrays = dataset.arrays_to_gather_from() if together else None
+    if arrays is not None:
+        data = _gathered(dataset, keras.tree.lists_to_tuples(arrays), example, dtypes, shapes)
+    else:
+        data = _items(dataset, example, dtypes, shapes)
     options = tf.data.Options()
     options.autotune.enabled = False
     options.experimental_optimization.inject_prefetch = False
     # Nothing in the pipeline can be serialised to another worker.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    data = tf.data.Dataset.range(dataset.num_batches).map(load).with_options(options)
-    strategy = model.distribute_strategy
-    if strategy.num_replicas_in_sync == 1:
-        return data
-    return strategy.experimental_distribute_dataset(data)
+    data = data.with_options(options)
+    return strategy.experimental_distribute_dataset(data) if several else data
+
+
+def _items(dataset, example, dtypes, shapes):
+    """The items of a dataset, each made when it is asked for."""
+
+    def item(index):
+        return _of_types(keras.tree.flatten(dataset[int(index)]), dtypes)
+
+    def load(index):
+        return keras.tree.pack_sequence_as(example, _called(item, index, dtypes, shapes))
+
+    return tf.data.Dataset.range(dataset.num_batches).map(load)
+
+
+def _gathered(dataset, arrays, example, dtypes, shapes):
+    """The same from copies of the arrays, by way of their indices.
+
+    Python is then called once for all batches drawn together, and TensorFlow
+    gathers the rows, as `model.fit` has it.
+    """
+    count = len(keras.tree.flatten(arrays))
+    with tf.device("CPU:0"):
+        arrays = [
+            tf.convert_to_tensor(array, dtype)
+            for array, dtype in zip(keras.tree.flatten(arrays), dtypes, strict=False)
+        ]
+    dtypes = [tf.int64, *dtypes[count:]]
+    shapes = [[None, shape[0], *shape[1:]] for shape in ([dataset.fixed_size], *shapes[count:])]
+
+    def batches(_):
+        rows = [keras.tree.flatten(batch) for batch in dataset.next_batches()]
+        return _of_types([np.stack(parts) for parts in zip(*rows, strict=True)], dtypes)
+
+    def gather(indices, *weights):
+        rows = [tf.gather(array, indices) for array in arrays]
+        return keras.tree.pack_sequence_as(example, [*rows, *weights])
+
+    number = dataset.num_batches
+    return (
+        tf.data.Dataset.range(number)
+        .map(lambda index: tuple(_called(batches, index, dtypes, shapes)))
+        .unbatch()
+        .take(number)
+        .map(gather)
+        .apply(tf.data.experimental.assert_cardinality(number))
+    )
+
+
+def _of_types(arrays, dtypes):
+    return [
+        np.asarray(array, dtype.as_numpy_dtype) for array, dtype in zip(arrays, dtypes, strict=True)
+    ]
+
+
+def _called(function, index, dtypes, shapes):
+    tensors = tf.numpy_function(function, [index], dtypes)
+    for tensor, shape in zip(tensors, shapes, strict=True):
+        tensor.set_shape(shape)
+    return tensors

@@ -1,0 +1,148 @@
+"""Batches of arrays that are told by their indices, where the backend gathers the rows."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import assert_same_weights, classifier
+
+import keras_swift as ks
+from keras_swift import importance_training, measured_gate, run_watch, supply
+from keras_swift.sources import ArraySource
+
+
+@pytest.fixture
+def datasets(monkeypatch):
+    """The datasets that `fit` makes."""
+    made = []
+
+    class Kept(ks.ImportanceDataset):
+        def __init__(self, *arguments, **settings):
+            super().__init__(*arguments, **settings)
+            made.append(self)
+
+    monkeypatch.setattr(importance_training, "ImportanceDataset", Kept)
+    return made
+
+
+class Hook(keras.callbacks.Callback):
+    """Asks for the batches, which then have to hold their rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.batches = []
+
+    def on_batch_drawn(self, batch):
+        self.batches.append(batch)
+
+
+def of_two_inputs():
+    keras.utils.set_random_seed(0)
+    left, right = keras.Input((32,), name="left"), keras.Input((32,), name="right")
+    joined = keras.layers.Concatenate()([left, keras.layers.Rescaling(1 / 16)(right)])
+    hidden = keras.layers.Dense(32, activation="relu")(joined)
+    outputs = [
+        keras.layers.Dense(10, activation="softmax", name="digit")(hidden),
+        keras.layers.Dense(1, name="mean")(hidden),
+    ]
+    model = keras.Model({"left": left, "right": right}, outputs)
+    model.compile(keras.optimizers.SGD(0.3), ["sparse_categorical_crossentropy", "mse"])
+    return model
+
+
+@pytest.mark.parametrize("batch_size", [25, 32])
+@pytest.mark.parametrize("settings", [{"cost_ratio": 0.05}, {"tau_threshold": 1.05}])
+def test_they_train_as_batches_that_hold_their_rows(
+    digits, datasets, monkeypatch, settings, batch_size
+):
+    monkeypatch.setattr(run_watch, "STEPS_A_BATCH", 1)
+    # So that the gate opens in the course of the run.
+    for name, value in {"OPENS_ABOVE": 0.5, "LOOKS": 1, "AGREEING": 1}.items():
+        monkeypatch.setattr(measured_gate, name, value)
+    pixels, labels = digits[0][:500], digits[1][:500]
+    x = {"left": pixels[:, :32].astype("float64"), "right": (pixels[:, 32:] * 16).astype("uint8")}
+    y = [labels, pixels.mean(axis=1)]
+    weights = 0.5 + np.arange(500) / 500
+
+    def run(callbacks):
+        model = of_two_inputs()
+        trainer = ks.ImportanceTraining(model, seed=0, scoring_dtype=None, **settings)
+        history = trainer.fit(
+            x,
+            y,
+            batch_size=batch_size,
+            epochs=8,
+            sample_weight=[weights, weights],
+            callbacks=callbacks,
+            verbose=0,
+        )
+        return model, history.history
+
+    hook = Hook()
+    (ours, history), (theirs, its_history) = run([]), run([hook])
+    by_index, by_rows = (dataset._drawer._by_index for dataset in datasets)
+    assert by_index == (keras.backend.backend() == "tensorflow")
+    assert not by_rows
+    for batch in hook.batches:
+        np.testing.assert_array_equal(batch.x["right"], x["right"][batch.indices])
+    assert 0 < sum(batch.by_importance for batch in hook.batches) < len(hook.batches)
+    np.testing.assert_equal(history, its_history)
+    assert_same_weights(ours, theirs)
+
+
+class StopAfter(keras.callbacks.Callback):
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.stop_training = batch + 1 == self.steps
+
+
+@pytest.mark.parametrize("steps", [3, 8, 11])
+@pytest.mark.parametrize("settings", [{"cost_ratio": 0.3}, {"tau_threshold": 1e9}])
+def test_what_an_epoch_that_ends_early_leaves_comes_next(
+    digits, datasets, monkeypatch, settings, steps
+):
+    x, y = digits[0][:500], digits[1][:500]
+
+    def run():
+        trainer = ks.ImportanceTraining(classifier(), seed=0, **settings)
+        history = trainer.fit(x, y, callbacks=[StopAfter(steps)], verbose=0).history
+        dataset = datasets.pop()
+        assert dataset._totals == (steps, 0, steps)
+        dataset.on_epoch_begin()
+        return history, dataset.state(), dataset.next_batch().indices
+
+    history, state, indices = run()
+    monkeypatch.setattr(supply, "TOGETHER", 1)
+    its_history, its_state, its_indices = run()
+    np.testing.assert_equal(history, its_history)
+    assert state["step"] == its_state["step"] == steps
+    assert state["unprobed"] == its_state["unprobed"]
+    np.testing.assert_array_equal(indices, its_indices)
+
+
+def test_arrays_on_a_disk_or_too_large_to_copy_stay_where_they_are(digits, datasets, tmp_path):
+    x, y = digits[0][:64], digits[1][:64]
+    source = ArraySource({"a": x}, y)
+    size = x.nbytes + y.nbytes
+    assert source.arrays(size)[0]["a"] is x
+    assert source.arrays(size - 1) is None
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    assert ArraySource(mapped, y).arrays(size) is None
+    ks.ImportanceTraining(classifier(), seed=0).fit(mapped, y, verbose=0)
+    assert not datasets[0]._drawer._by_index
+
+
+def test_loading_is_timed_at_the_looks(digits, datasets, monkeypatch):
+    monkeypatch.setattr(run_watch, "STEPS_A_BATCH", 1)
+    ks.ImportanceTraining(classifier(), seed=0).fit(
+        digits[0][:500], digits[1][:500], epochs=9, verbose=0
+    )
+    dataset = datasets[0]
+    meter = dataset._drawer.watch._meter
+    assert meter.ratio > 0
+    if dataset._drawer._by_index:
+        # Two batches were drawn before, to see what they look like.
+        assert len(meter._parts["load"]) - 2 == len(meter._parts["score"]) == 2
