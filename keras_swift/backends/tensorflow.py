@@ -206,10 +206,14 @@ def _gathered(dataset, arrays, example, dtypes, shapes):
     """
     count = len(keras.tree.flatten(arrays))
     with tf.device("CPU:0"):
-        arrays = [
-            tf.convert_to_tensor(array, dtype)
-            for array, dtype in zip(keras.tree.flatten(arrays), dtypes, strict=False)
-        ]
+        # A data set of their own and not captured by `gather`, whose graph would keep them in
+        # memory until Python looks for cycles.
+        arrays = tf.data.Dataset.from_tensors(
+            tuple(
+                tf.convert_to_tensor(array, dtype)
+                for array, dtype in zip(keras.tree.flatten(arrays), dtypes, strict=False)
+            )
+        )
     dtypes = [tf.int64, *dtypes[count:]]
     shapes = [[None, shape[0], *shape[1:]] for shape in ([dataset.fixed_size], *shapes[count:])]
 
@@ -217,19 +221,20 @@ def _gathered(dataset, arrays, example, dtypes, shapes):
         rows = [keras.tree.flatten(batch) for batch in dataset.next_batches()]
         return _of_types([np.stack(parts) for parts in zip(*rows, strict=True)], dtypes)
 
-    def gather(indices, *weights):
+    def gather(told, arrays):
+        indices, *weights = told
         rows = [tf.gather(array, indices) for array in arrays]
         return keras.tree.pack_sequence_as(example, [*rows, *weights])
 
     number = dataset.num_batches
-    return (
+    told = (
         tf.data.Dataset.range(number)
         .map(lambda index: tuple(_called(batches, index, dtypes, shapes)))
         .unbatch()
         .take(number)
-        .map(gather)
-        .apply(tf.data.experimental.assert_cardinality(number))
     )
+    data = tf.data.Dataset.zip((told, arrays.repeat())).map(gather)
+    return data.apply(tf.data.experimental.assert_cardinality(number))
 
 
 def _of_types(arrays, dtypes):
