@@ -6,10 +6,10 @@
 
 Every run gets the same CPU seconds of the process (`--clock wall`: wall-clock seconds) for its
 training steps, with all that a method does between them; a step that takes more than ten times the
-median has compiled something and counts as ten. The learning rate follows the schedule over the
-spent share of the budget. `fit` is asked for the epochs that uniform training had time for, because
-`presample="auto"` looks at how much of a run is left; the budget ends a run that needs longer. Each
-run appends a JSON line to `--out`.
+median has compiled something and counts as ten. The budget is the end of a run to the learning
+rate, which follows the schedule over the spent share of it, and to `presample="auto"`, which looks
+at how much of a run is left: after each epoch the number of epochs is set to those that there is
+time for at the pace of that epoch. Each run appends a JSON line to `--out`.
 
 uniform           model.fit
 uniform seeded    the same after keras.utils.set_random_seed: one order for all epochs on TensorFlow
@@ -35,7 +35,6 @@ import argparse
 import collections
 import functools
 import json
-import math
 import os
 import time
 
@@ -120,7 +119,12 @@ class Budget(keras.callbacks.Callback):
         self.scorer(self.x, self.y)
 
     def on_epoch_begin(self, epoch, logs=None):
+        self.spent_before = self.spent
         self.start = self.now()
+
+    def on_epoch_end(self, epoch, logs=None):
+        pace = self.spent - self.spent_before
+        self.params["epochs"] = epoch + 1 + max(0.0, self.seconds - self.spent) / pace
 
     def on_train_batch_begin(self, batch, logs=None):
         paused = self.now()
@@ -146,28 +150,12 @@ class Budget(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-def steps_in_time(name, arguments):
-    """How many steps uniform training has time for, by a short run."""
-    task = TASKS[name]
-    x, y, _, _ = task.load(arguments.data, arguments.examples or task.examples, 0)
-    speed = speed_of(name, arguments.batch_size, arguments.clock, arguments.data)
-    model = task.build()
-    model.compile(task.optimizer(0.0), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    seconds = min(2.0, 0.1 * arguments.seconds)
-    now = CLOCKS[arguments.clock]
-    budget = Budget(seconds, 0.0, "constant", now, speed, x[:1000], y[:1000])
-    model.fit(x, y, batch_size=arguments.batch_size, epochs=100_000, verbose=0, callbacks=[budget])
-    return arguments.seconds / np.median(budget.steps[len(budget.steps) // 2 :])
-
-
-def run(name, method, schedule, rate, seed, steps, arguments):
+def run(name, method, schedule, rate, seed, arguments):
     task = TASKS[name]
     data = task.load(arguments.data, arguments.examples or task.examples, seed)
     x, y, x_test, y_test = data
     # Before the seed is set.
     speed = speed_of(name, arguments.batch_size, arguments.clock, arguments.data)
-    # The budget ends uniform training; the others are told of the end.
-    epochs = math.ceil(steps / math.ceil(len(x) / arguments.batch_size))
     if method == "uniform seeded":
         keras.utils.set_random_seed(seed)
     else:
@@ -187,8 +175,9 @@ def run(name, method, schedule, rate, seed, steps, arguments):
         fit = model.fit
     else:
         fit = ks.ImportanceTraining(model, seed=seed, **settings).fit
+    # More than there is time for.
     history = fit(
-        x, y, batch_size=arguments.batch_size, epochs=epochs, verbose=0, callbacks=[budget]
+        x, y, batch_size=arguments.batch_size, epochs=100_000, verbose=0, callbacks=[budget]
     ).history
     loss = model.evaluate(x, y, batch_size=1000, verbose=0, return_dict=True)["loss"]
     test = model.evaluate(x_test, y_test, batch_size=1000, verbose=0, return_dict=True)
@@ -205,7 +194,6 @@ def run(name, method, schedule, rate, seed, steps, arguments):
         "method": method,
         "seed": seed,
         "steps": len(budget.steps),
-        "steps asked for": epochs * math.ceil(len(x) / arguments.batch_size),
         "spent": float(budget.spent / arguments.seconds),
         "speed": float(np.mean(budget.speeds)),
         "loss": loss,
@@ -390,15 +378,8 @@ def train_all(arguments):
         for seed in arguments.seeds:
             for schedule in arguments.schedules:
                 for rate in arguments.rates or TASKS[task].rates:
-                    steps = None
                     for method in sorted(arguments.methods, key=list(METHODS).index):
-                        if method == "uniform":
-                            # As many as there is time for.
-                            rows.append(run(task, method, schedule, rate, seed, 1e7, arguments))
-                            steps = rows[-1]["steps"]
-                        else:
-                            steps = steps or steps_in_time(task, arguments)
-                            rows.append(run(task, method, schedule, rate, seed, steps, arguments))
+                        rows.append(run(task, method, schedule, rate, seed, arguments))
                         if arguments.out:
                             with open(arguments.out, "a") as file:
                                 file.write(json.dumps(rows[-1]) + "\n")
