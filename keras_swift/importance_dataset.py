@@ -1,10 +1,8 @@
 """Algorithm 1 of the paper as a `PyDataset`: presample, score, resample.
 
-This file decides when a batch is drawn: in step with training, whatever Keras asks for, and uniform
-ones some steps before where nothing can come between.
+This file decides when a batch is drawn: in step with training, whatever Keras asks for.
 """
 
-import collections
 import contextlib
 import math
 
@@ -14,6 +12,7 @@ import numpy as np
 from keras_swift import backends
 from keras_swift.batch import Promise
 from keras_swift.batch_drawer import drawer_for
+from keras_swift.batch_queue import BatchQueue
 from keras_swift.checks import (
     check_model,
     check_positive_integer,
@@ -176,10 +175,8 @@ class ImportanceDataset(keras.utils.PyDataset):
             scoring_dtype=scoring_dtype,
             cost_ratio=cost_ratio,
         )
-        # Batches that nobody has yet, and those handed over together whose step has not begun.
-        self._drawn, self._handed = collections.deque(), collections.deque()
+        self._queue = BatchQueue(self._drawer, model)
         self.within_epoch = False
-        self._totals = (0, 0, 0.0)
         self._highest_scale = None
         self._may_watch = True
         self._epochs_left = math.inf
@@ -228,15 +225,13 @@ class ImportanceDataset(keras.utils.PyDataset):
     def unchanged(self):
         """A context after which permutations, draws, gate and counts are as before."""
         state, on_draw = self._drawer.state(), self._on_draw
-        totals, drawn = self._totals, self._drawn.copy()
         self._on_draw, self._may_watch = None, False
         try:
-            with self._supply.unchanged():
+            with self._supply.unchanged(), self._queue.unchanged():
                 yield
         finally:
             self._on_draw, self._may_watch = on_draw, True
             self._drawer.restore(state)
-            self._totals, self._drawn = totals, drawn
 
     def state(self):
         """Where permutations, draws and gate are, between two epochs.
@@ -297,14 +292,12 @@ class ImportanceDataset(keras.utils.PyDataset):
 
     def follow_rate(self):
         """Called before a step, to read the learning rate where its batch is not drawn yet."""
-        early = self._drawn and self.model.steps_per_execution == 1
-        if self._drawer.watch is not None and not early and not self._handed:
+        if self._drawer.watch is not None and not self._queue.is_early:
             self._drawer.watch.follow_rate(self._drawer.step)
 
     def on_step_begin(self):
         """Called before a step, of which the batch may have been handed over before."""
-        if self._handed:
-            self._handed.popleft()
+        self._queue.begin_step()
 
     def callback(self):
         """The callback that goes with this dataset in `model.fit`.
@@ -323,9 +316,7 @@ class ImportanceDataset(keras.utils.PyDataset):
         self.within_epoch = True
         if self._drawer.watch is not None:
             self._drawer.watch.pause()
-        self._totals = (0, 0, 0.0)
-        self._drawn.clear()
-        self._handed.clear()
+        self._queue.begin_epoch()
         self._supply.begin_epoch()
         if self._steps is None:
             # A uniform epoch is one whole permutation, as in `model.fit`.
@@ -334,14 +325,7 @@ class ImportanceDataset(keras.utils.PyDataset):
     def on_epoch_end(self):
         if self.within_epoch:
             self.within_epoch = False
-            if self.model.steps_per_execution == 1:
-                # Of an epoch that was ended early; those drawn early are uniform.
-                steps, by_importance, ratio = self._totals
-                unused = len(self._handed)
-                self._totals = (steps - unused, by_importance, ratio - unused)
-                self._drawer.take_back([*self._handed, *self._drawn])
-                self._drawn.clear()
-                self._handed.clear()
+            self._queue.end_epoch()
             self._supply.end_epoch()
 
     def close(self):
@@ -357,13 +341,7 @@ class ImportanceDataset(keras.utils.PyDataset):
             `presample`, the mean over steps of presample over batch size,
             where a uniform step counts as 1.
         """
-        steps, by_importance, ratio = self._totals
-        steps = max(steps, 1)
-        return {
-            **self._drawer.gate.measured(),
-            "importance": float(by_importance / steps),
-            "presample": float(ratio / steps),
-        }
+        return {**self._drawer.gate.measured(), **self._queue.shares()}
 
     def next_batch(self):
         """Draws the next batch and moves on.
@@ -374,19 +352,10 @@ class ImportanceDataset(keras.utils.PyDataset):
         Raises:
             ValueError: if scores are not finite, or negative.
         """
-        if not self._drawn:
-            # With `steps_per_execution` above 1 the batches of an execution
-            # are all drawn before it: during it the weights are in flux (and
-            # on JAX out of reach), so the last of k batches is scored k - 1
-            # steps early.
-            if self._may_watch:
-                self._before_step()
-            for _ in range(self._count()):
-                self._drawn.append(self._drawer.draw())
-        batch = self._drawn.popleft()
-        steps, by_importance, ratio = self._totals
-        ratio += batch.presample_size / len(batch.importance)
-        self._totals = (steps + 1, by_importance + batch.by_importance, ratio)
+        if self._queue.is_empty and self._may_watch:
+            self._before_step()
+        together = self._may_watch and self._highest_scale is None
+        batch = self._queue.next(self.num_batches - self._queue.steps, together)
         if self._on_draw is not None:
             self._on_draw(batch)
         return batch
@@ -412,32 +381,20 @@ class ImportanceDataset(keras.utils.PyDataset):
             A list of `Batch`, all of one length.
         """
         batches = [self.next_batch()]
-        while self._drawn and len(self._drawn[0].importance) == len(batches[0].importance):
+        while self._queue.follows(batches[0]):
             batches.append(self.next_batch())
         if self.within_epoch:
             # The first is for the step that has begun.
-            self._handed.extend(batches[1:])
+            self._queue.are_early(batches[1:])
         return batches
-
-    def _count(self):
-        """How many batches to draw now."""
-        left = self.num_batches - self._totals[0]
-        count = self.model.steps_per_execution
-        if count > 1 and left == self.num_batches:
-            # Where items are asked for one step early, so is that of the next execution, when
-            # the first step has taken the values that it could be scored by.
-            count += backends.active().asks_one_ahead()
-        elif count == 1 and self._may_watch and self._highest_scale is None:
-            count = self._drawer.count_ahead()
-        return max(1, min(count, left))
 
     def _before_step(self):
         drawer = self._drawer
         if self._highest_scale is not None:
             drawer.gate.highest_scale = self._highest_scale()
         if drawer.watch is not None:
-            if drawer.values is None and not self._totals[0]:
+            if drawer.values is None and not self._queue.steps:
                 # So that values out of reach show now and not at the first look.
                 backends.active().capture_values(self.model)
-            steps_left = self._epochs_left * self.num_batches - self._totals[0]
+            steps_left = self._epochs_left * self.num_batches - self._queue.steps
             drawer.watch.before_step(drawer.step, drawer.values, steps_left)
