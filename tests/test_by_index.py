@@ -89,6 +89,16 @@ def test_they_train_as_batches_that_hold_their_rows(
     assert_same_weights(ours, theirs)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="strategies of TensorFlow")
+def test_a_strategy_of_one_device_gets_rows(digits, datasets):
+    import tensorflow as tf
+
+    with tf.distribute.OneDeviceStrategy("CPU:0").scope():
+        model = classifier()
+    ks.ImportanceTraining(model, seed=0).fit(digits[0][:64], digits[1][:64], verbose=0)
+    assert not datasets[0]._drawer._by_index
+
+
 class StopAfter(keras.callbacks.Callback):
     def __init__(self, steps):
         super().__init__()

@@ -171,7 +171,9 @@ def feed(dataset, model):
         for leaf, shape in zip(leaves, shapes, strict=True)
     ]
     dtypes = [leaf.dtype for leaf in leaves]
-    together = not several and model.steps_per_execution == 1
+    # Those of one device fetch ahead, and then it is not known which step a batch is for.
+    fetching = tf.distribute.OneDeviceStrategy | tf.distribute.MirroredStrategy
+    together = model.steps_per_execution == 1 and not (several or isinstance(strategy, fetching))
     arrays = dataset.arrays_to_gather_from() if together else None
     if arrays is not None:
         data = _gathered(dataset, keras.tree.lists_to_tuples(arrays), example, dtypes, shapes)
