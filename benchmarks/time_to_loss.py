@@ -124,7 +124,9 @@ class Budget(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         pace = self.spent - self.spent_before
-        self.params["epochs"] = epoch + 1 + max(0.0, self.seconds - self.spent) / pace
+        # Not where what compiled has just been counted down.
+        if pace > 0:
+            self.params["epochs"] = epoch + 1 + max(0.0, self.seconds - self.spent) / pace
 
     def on_train_batch_begin(self, batch, logs=None):
         paused = self.now()

@@ -6,7 +6,6 @@ This file decides which examples the next batch holds and what they weigh.
 from __future__ import annotations
 
 import contextlib
-import functools
 import warnings
 from collections.abc import Callable, Collection
 from typing import Any, Literal
@@ -83,7 +82,7 @@ class BatchDrawer:
         self._by_index = True
         if self.watch is not None:
             # Loading a batch tells nothing any more of what loading a presample costs.
-            self.watch.load = functools.partial(examples_to_watch, self._supply)
+            self.watch.load = self._supply.load
 
     def draw(self) -> Batch:
         """The next batch; moves on."""

@@ -397,4 +397,5 @@ class ImportanceDataset(keras.utils.PyDataset):
                 # So that values out of reach show now and not at the first look.
                 backends.active().capture_values(self.model)
             steps_left = self._epochs_left * self.num_batches - self._queue.steps
-            drawer.watch.before_step(drawer.step, drawer.values, steps_left)
+            # Whoever reckons the number of epochs anew may be wrong by a part of one.
+            drawer.watch.before_step(drawer.step, drawer.values, max(0, steps_left))

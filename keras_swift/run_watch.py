@@ -199,8 +199,9 @@ class RunWatch:
             `None`.
 
     Attributes:
-        load: function that loads as many examples, to be timed at every look;
-            `None`, the default, where whoever loads batches has that timed.
+        load: function that loads a number of examples, to be timed at every
+            look; `None`, the default, where whoever loads batches has that
+            timed.
     """
 
     def __init__(self, model, score, gate, batch_size, examples, cost_ratio=None):
@@ -297,7 +298,7 @@ class RunWatch:
         _, averaged = self._score(self._examples, mean)
         if self.load is not None:
             with self.timing("load", self._count):
-                self.load()
+                self.load(self._count)
         if not self._gate.is_open:
             tau = variance_reduction(sampling_probability(scores))
             self._gate.update(tau, steps=TAU_STEPS)

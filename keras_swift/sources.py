@@ -51,7 +51,7 @@ class ArraySource:
     def is_in_memory(self):
         """bool, whether looking at all targets costs no reading from a disk."""
         return not any(
-            isinstance(leaf, np.memmap | RowsOnDisk) for leaf in keras.tree.flatten(self.y)
+            isinstance(leaf, RowsOnDisk) or _is_mapped(leaf) for leaf in keras.tree.flatten(self.y)
         )
 
     def _common_length(self):
@@ -85,9 +85,7 @@ class ArraySource:
             A tuple `(x, y)` of structures of NumPy arrays.
         """
         leaves = keras.tree.flatten((self.x, self.y))
-        if not all(isinstance(leaf, np.ndarray) for leaf in leaves):
-            return None
-        if any(isinstance(leaf, np.memmap) for leaf in leaves):
+        if any(not isinstance(leaf, np.ndarray) or _is_mapped(leaf) for leaf in leaves):
             return None
         return (self.x, self.y) if sum(leaf.nbytes for leaf in leaves) <= most_bytes else None
 
@@ -153,6 +151,13 @@ def _as_array(leaf, argument):
     return _by_rows(array)
 
 
+def _is_mapped(array):
+    """Whether an array lies on a disk, or is a view of one that does."""
+    while array is not None and not isinstance(array, np.memmap):
+        array = getattr(array, "base", None)
+    return array is not None
+
+
 def _by_rows(array):
     """The array with each row in one piece; a copy where they are strewn over the memory.
 
@@ -160,7 +165,7 @@ def _by_rows(array):
     from NumPy. Gathering a batch then misses the caches at every number, at
     every step.
     """
-    if not isinstance(array, np.ndarray) or isinstance(array, np.memmap):
+    if not isinstance(array, np.ndarray) or _is_mapped(array):
         return array
     rows, *others = map(abs, array.strides)
     return np.ascontiguousarray(array) if max(others, default=0) > rows > 0 else array

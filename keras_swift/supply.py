@@ -156,7 +156,14 @@ class ArraySupply:
 
     def restore(self, state: dict[str, Any]) -> None:
         self._uniform.restore(state["uniform"])
+        if self.fixed_size is not None and self._uniform.left % self.fixed_size:
+            # The place was that of batches of another size.
+            self._uniform.restart()
         self._presample.restore(state["presample"])
+
+    def load(self, count: int) -> None:
+        """Loads as many examples from all over the data, for whoever wants to know its cost."""
+        self._source.take(np.linspace(0, self._source.size - 1, count, dtype=np.int64))
 
     def close(self) -> None:
         """Nothing to end."""
@@ -242,6 +249,9 @@ class StreamSupply:
 
     def arrays(self) -> None:
         """`None`: there are batches only."""
+
+    def load(self, count: int) -> None:
+        """Nothing: batches are loaded as they come."""
 
     def uniform(self, by_index: bool = False) -> Examples:
         """The next batch."""

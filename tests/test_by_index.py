@@ -89,6 +89,26 @@ def test_they_train_as_batches_that_hold_their_rows(
     assert_same_weights(ours, theirs)
 
 
+def test_a_backup_of_other_batches_can_be_gone_on_from(digits, tmp_path):
+    x, y = digits[0][:60], digits[1][:60]
+
+    def fit(batch_size, *others):
+        callbacks = [keras.callbacks.BackupAndRestore(tmp_path), *others]
+        trainer = ks.ImportanceTraining(classifier(), seed=0, tau_threshold=1e9)
+        return trainer.fit(
+            x, y, batch_size, epochs=4, steps_per_epoch=2, callbacks=callbacks, verbose=0
+        )
+
+    def die(epoch, logs):
+        if epoch == 2:
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(10, keras.callbacks.LambdaCallback(on_epoch_begin=die))
+    # 40 of the 60 were drawn: 20 are left, not a whole number of batches of 12.
+    assert fit(12).epoch == [2, 3]
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="strategies of TensorFlow")
 def test_a_strategy_of_one_device_gets_rows(digits, datasets):
     import tensorflow as tf
@@ -142,6 +162,7 @@ def test_arrays_on_a_disk_or_too_large_to_copy_stay_where_they_are(digits, datas
     np.save(tmp_path / "x.npy", x)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     assert ArraySource(mapped, y).arrays(size) is None
+    assert ArraySource(np.asarray(mapped), y).arrays(size) is None
     ks.ImportanceTraining(classifier(), seed=0).fit(mapped, y, verbose=0)
     assert not datasets[0]._drawer._by_index
 
@@ -157,3 +178,14 @@ def test_loading_is_timed_at_the_looks(digits, datasets, monkeypatch):
     if dataset._drawer._by_index:
         # Two batches were drawn before, to see what they look like.
         assert len(meter._parts["load"]) - 2 == len(meter._parts["score"]) == 2
+
+
+def test_loading_for_the_clock_leaves_the_order_alone():
+    generators = [np.random.default_rng(0), np.random.default_rng(1)]
+    data = supply.ArraySupply(ArraySource(np.arange(9), np.arange(9)), 3, generators, shuffle=True)
+    before = data.state()
+    taken = []
+    data._source.take = taken.append
+    data.load(5)
+    np.testing.assert_equal(data.state(), before)
+    assert taken[0].tolist() == [0, 2, 4, 6, 8]
