@@ -161,7 +161,7 @@ def feed(dataset, model):
     shapes = [np.shape(leaf) for leaf in keras.tree.flatten(others[-1] if others else example)]
     shapes = [
         [
-            # Where it is known, recurrent layers take a seventh less time.
+            # Where it is known, the steps of recurrent layers are shorter.
             dataset.fixed_size,
             *(
                 size if size == other else None
