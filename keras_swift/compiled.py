@@ -78,7 +78,7 @@ def build_for(model, supply):
                 '(reduction="mean_with_sample_weight"): the estimate is then '
                 "self-normalised, with a bias of order 1/b. "
                 '`reduction="sum_over_batch_size"` has none.',
-                stacklevel=4,
+                stacklevel=5,
             )
     check = label_check(y_pred, losses, names)
     targets = supply.targets()
