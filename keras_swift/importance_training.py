@@ -295,10 +295,8 @@ class _Feed(keras.utils.PyDataset):
             A list of tuples `(indices, weights)`, all of one length.
         """
         with self._keeping_errors():
-            if not self._dataset.within_epoch:
-                with self._dataset.unchanged():
-                    batches = self._dataset.next_batches()
-            else:
+            within = self._dataset.within_epoch
+            with contextlib.nullcontext() if within else self._dataset.unchanged():
                 batches = self._dataset.next_batches()
             return [(batch.indices, self._packed(batch)[2]) for batch in batches]
 

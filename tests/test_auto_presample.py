@@ -393,6 +393,19 @@ def test_large_batches_are_not_drawn_together(digits):
         assert supply.ArraySupply(source, size, generators, shuffle=True).together == count
 
 
+def test_an_end_that_is_past_leaves_no_steps(digits, monkeypatch):
+    dataset = ks.ImportanceDataset(
+        classifier(), *(part[:96] for part in digits), cost_ratio=0.3, seed=0
+    )
+    left = []
+    watch = dataset._drawer.watch
+    monkeypatch.setattr(watch, "before_step", lambda step, values, steps: left.append(steps))
+    monkeypatch.setattr(watch, "steps_until_due", lambda step: 1)
+    dataset.expect(0.5)
+    assert len(list(dataset)) == 3
+    assert left == [1.5, 0.5, 0]
+
+
 def test_without_an_optimizer_the_rate_counts_as_constant(digits):
     model = classifier()
     model.compile(None, "sparse_categorical_crossentropy")

@@ -1,5 +1,7 @@
 """Batches of arrays that are told by their indices, where the backend gathers the rows."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -117,6 +119,26 @@ def test_a_strategy_of_one_device_gets_rows(digits, datasets):
         model = classifier()
     ks.ImportanceTraining(model, seed=0).fit(digits[0][:64], digits[1][:64], verbose=0)
     assert not datasets[0]._drawer._by_index
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="copies are TensorFlow's")
+def test_the_copy_of_the_arrays_ends_with_the_fit(digits, datasets):
+    # A size that nothing else has.
+    x, y = digits[0][:517], digits[1][:517]
+    gc.collect()
+    gc.disable()
+    try:
+        ks.ImportanceTraining(classifier(), seed=0).fit(x, y, verbose=0)
+        alive = [type(thing) for thing in gc.get_objects() if shape_of(thing) == x.shape]
+    finally:
+        gc.enable()
+    assert datasets[0]._drawer._by_index
+    assert alive == []
+
+
+def shape_of(thing):
+    """The shape of a tensor that holds values, `None` for everything else."""
+    return tuple(thing.shape) if type(thing).__name__ == "EagerTensor" else None
 
 
 class StopAfter(keras.callbacks.Callback):
