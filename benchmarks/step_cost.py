@@ -12,7 +12,8 @@ wall-clock seconds.
 `parts` is the sum of what an importance step cannot do without: a plain step
 and one call of the scoring function on the presample, in the float type that
 `scoring_dtype="auto"` chose. `auto` is `presample="auto"` with the gate shut,
-looks at the run included, of which the first comes after 160 steps of 128.
+looks at the run included, of which the first comes after 160 steps (at a batch size of 128): two
+epochs of `--steps` have to be longer.
 
 With `--sizes`, a step on data mapped from the disk, for each number of
 examples: what it costs to make the batch, and how much memory the process gained since before
