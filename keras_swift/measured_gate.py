@@ -19,6 +19,9 @@ OPENS_ABOVE = 1.05
 AGREEING = 2
 SHUTS_BELOW = 0.9
 QUIET = 0.05
+# Where the loss still falls by itself, this much of a run whose end is known is left to uniform
+# training: it may come to rest on its own, and the noise is removed within a few hundred steps.
+LATE = 0.25
 # Another ratio must be predicted to be this much better to be worth a change.
 CHANGES_ABOVE = 1.02
 # The exponent in `steps**-a`, what lost steps cost the part of the loss that is not noise, while
@@ -193,11 +196,16 @@ class MeasuredGate:
         self.gain = gains[best]
         if not self.is_open:
             self._agreeing = self._agreeing + 1 if self.gain > OPENS_ABOVE else 0
-            self.ratio = best if self._agreeing >= AGREEING else 0
+            self.ratio = best if self._agreeing >= AGREEING and not self._waits else 0
         elif self._gain_of_staying() < (1.0 if self._coming_share < QUIET else SHUTS_BELOW):
             self.ratio = self._agreeing = 0
         elif self.gain > CHANGES_ABOVE * gains[self.ratio]:
             self.ratio = best
+
+    @property
+    def _waits(self):
+        # A share of 1 is that of a run whose end is not known.
+        return self.exponent > LOST_STEPS and LATE < self._share_left < 1.0
 
     @property
     def _coming_share(self):

@@ -151,6 +151,21 @@ def test_where_the_loss_falls_by_itself_noise_is_removed_late():
     assert gate.exponent == 2.0
 
 
+def test_where_the_loss_falls_by_itself_the_last_quarter_is_soon_enough():
+    settings = {"share": 0.8, "fall": 0.8}
+    # A gain is predicted from the beginning.
+    early = MeasuredGate((3,))
+    assert set(run(early, **settings, share_left=0.3)) == {0}
+    assert early.gain > 1.5
+    # The looks that agreed count.
+    assert run(early, **settings, share_left=0.25, looks=1) == [3]
+    assert run(early, **settings, share_left=0.24) == 10 * [3]
+    # Nothing is known of the end.
+    assert run(MeasuredGate((3,)), **settings)[-1] == 3
+    # Nothing to wait for.
+    assert run(MeasuredGate((3,)), **{**settings, "fall": 0.1}, share_left=0.3)[-1] == 3
+
+
 def test_the_exponent_is_at_least_that_of_a_run_of_which_nothing_is_known():
     gate = MeasuredGate()
     assert gate.exponent == LOST_STEPS
