@@ -23,9 +23,10 @@ from keras_swift.scoring import Scorer, explain_non_finite
 from keras_swift.sources import select
 from keras_swift.supply import ArraySupply, StreamSupply
 
-# While the gate is shut, the batch is scored at every 16th step: at f = 0.3
-# (scoring an example over training one) that costs 2 % of a step.
-PROBE_INTERVAL = 16
+# While the gate is shut, every 16th batch is scored at first, later one after another eighth of the
+# run and at last every 64th: at f = 0.3 (scoring an example over training one) that costs 2 % of a
+# step at first, and 0.5 % at last.
+PROBE_INTERVALS = (16, 64)
 NO_PRESAMPLE = (
     "`presample='auto'` cannot draw by importance from `x`, so batches are uniform from here on. {}"
 )
@@ -97,8 +98,13 @@ class BatchDrawer:
         if self.watch is not None:
             unseen = self.watch.steps_until_due(self.step)
         else:
-            unseen = 0 if self._unprobed is None else PROBE_INTERVAL - 1 - self._unprobed
+            unseen = 0 if self._unprobed is None else self._probe_interval - 1 - self._unprobed
         return min(self._supply.together, unseen)
+
+    @property
+    def _probe_interval(self) -> int:
+        shortest, longest = PROBE_INTERVALS
+        return max(shortest, min(longest, self.step // 8))
 
     def take_back(self, batches: Collection[Batch]) -> None:
         """Undoes that these were drawn ahead, the last ones."""
@@ -123,8 +129,9 @@ class BatchDrawer:
         self._unprobed = state["unprobed"]
 
     def _uniform_batch(self) -> Batch:
-        unprobed = PROBE_INTERVAL if self._unprobed is None else self._unprobed
-        probes = self.watch is None and unprobed + 1 >= PROBE_INTERVAL
+        unprobed = self._unprobed or 0
+        due = self._unprobed is None or unprobed + 1 >= self._probe_interval
+        probes = self.watch is None and due
         if self._by_index and not probes:
             examples = self._supply.uniform(by_index=True)
         else:
@@ -138,7 +145,7 @@ class BatchDrawer:
         elif probes:
             scores, _ = self.scores(x, y, sample_weight)
             tau = variance_reduction(sampling_probability(scores))
-            self.gate.update(tau, steps=1 if self._unprobed is None else PROBE_INTERVAL)
+            self.gate.update(tau, steps=unprobed + 1)
             self._unprobed = 0
         else:
             self._unprobed = unprobed + 1

@@ -35,7 +35,7 @@ class ImportanceDataset(keras.utils.PyDataset):
     the scores; the weights keep the weighted mean over the batch an unbiased
     estimate of the mean over the data. While the gate is shut, an item is the
     next uniform batch with weights of 1; now and then the run is looked at,
-    or with a number for `presample` one batch in sixteen scored, to decide
+    or with a number for `presample` one batch in 16 to 64 scored, to decide
     whether it opens.
 
     `ImportanceTraining` builds and feeds this for you. Use it directly to call

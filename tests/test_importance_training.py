@@ -6,6 +6,7 @@ import pytest
 from conftest import assert_same_weights, classifier
 
 import keras_swift as ks
+from keras_swift.gate import Gate
 
 
 def fit(model, digits, *, size=500, trainer=None, **arguments):
@@ -646,6 +647,33 @@ def test_draws_of_a_shut_gate_have_scores_where_it_looked(digits):
     # 16 steps an epoch of 500 examples; the first is scored, then one in 16.
     assert (len(seen), scored) == (16, [0])
     assert sorted(np.concatenate([batch.indices for batch in seen])) == list(range(500))
+
+
+def test_a_shut_gate_looks_more_seldom_as_the_run_gets_longer(digits, monkeypatch):
+    updates, seen = [], []
+    update = Gate.update
+
+    def listening(self, tau, steps=1):
+        updates.append(steps)
+        update(self, tau, steps)
+
+    monkeypatch.setattr(Gate, "update", listening)
+    data = ks.ImportanceDataset(
+        classifier(),
+        *(part[:500] for part in digits),
+        tau_threshold=1e9,
+        seed=0,
+        steps_per_epoch=700,
+        on_draw=seen.append,
+    )
+    list(data)
+    scored = [step for step, batch in enumerate(seen) if batch.scores is not None]
+    intervals = np.diff(scored)
+    assert len(seen) == 700
+    assert list(intervals) == [max(16, min(64, step // 8)) for step in scored[1:]]
+    assert (intervals[0], intervals[-1]) == (16, 64)
+    # Each stands for the steps since the one before.
+    assert updates == [1, *intervals]
 
 
 @pytest.mark.parametrize("fails_at", [1, 3])
