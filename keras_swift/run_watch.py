@@ -34,8 +34,14 @@ SHARE_LEFT = 0.25
 SHORTEST = 64
 # A look's `tau` counts as much as that of this many steps.
 TAU_STEPS = 5
-# Steps timed after each snapshot; an epoch has to be longer.
+# What watching may cost, as a share of the time of the steps: of short steps the calls alone would
+# cost more at the intervals above. Twice that near the end.
+WATCH_SHARE = 0.01
+# Steps timed after each look and in the middle between two; an epoch has to be longer. Where steps
+# run asynchronously, timing them makes the host wait.
 STEPS_TIMED = 4
+# Steps from one reading of the learning rate to the next, but for that before a look, at least.
+RATE_STEPS = 32
 
 
 class Schedule:
@@ -56,13 +62,18 @@ class Schedule:
 
     def is_due(self, step):
         """Whether weights are to be averaged before this step; counts it if so."""
-        due = self.comes(step)
+        due = step >= self.next
         self._taken += due
         return due
 
-    def comes(self, step):
-        """What `is_due` will answer."""
-        return step >= self.next
+    def ends(self, step):
+        """Whether these weights, if they are due, are the last before a look."""
+        return self._taken == SNAPSHOTS - 1 and step >= self.next
+
+    @property
+    def is_at_half(self):
+        """bool, whether an interval begins or is at its middle."""
+        return self._taken % (SNAPSHOTS // 2) == 0
 
     @property
     def next(self):
@@ -75,13 +86,20 @@ class Schedule:
     def restore(self, state):
         self._began, self._taken, self._length = (state[n] for n in ("began", "taken", "length"))
 
-    def is_complete(self, step, steps_left=math.inf):
-        """Whether the run is to be looked at now; begins the next interval if so."""
+    def is_complete(self, step, steps_left=math.inf, least=0.0):
+        """Whether the run is to be looked at now; begins the next interval if so.
+
+        Args:
+            step: int, the present one.
+            steps_left: int, how many are to come. Defaults to infinity.
+            least: float, steps of an interval, at least, or half as many near
+                the end. Defaults to 0.0.
+        """
         if self._taken < SNAPSHOTS:
             return False
         self._began, self._taken = step, 0
-        length = max(self._first, min(step // 8, LONGEST * self._first))
-        self._length = int(min(length, max(SHORTEST, SHARE_LEFT * steps_left)))
+        length = max(self._first, min(step // 8, LONGEST * self._first), least)
+        self._length = int(min(length, max(SHORTEST, SHARE_LEFT * steps_left, least / 2)))
         return True
 
 
@@ -93,14 +111,19 @@ class CostMeter:
 
     Args:
         batch_size: int, `b`.
+
+    Attributes:
+        was_interrupted: bool, whether the last few steps could not be timed.
     """
 
     def __init__(self, batch_size):
         self._batch_size = batch_size
-        self._steps = collections.deque(maxlen=2 * SNAPSHOTS)
+        self.was_interrupted = False
+        self._steps = collections.deque(maxlen=8)
         self._parts = {name: collections.deque(maxlen=32) for name in ("score", "load")}
         self._began = None
-        self._aside = 0.0
+        self._aside = self._watched = 0.0
+        self._looks = None
 
     @contextlib.contextmanager
     def timing(self, part, count):
@@ -115,6 +138,7 @@ class CostMeter:
     def begin(self, step):
         """Between two steps, when the one before is known to be over: time the next few."""
         self._began, self._aside = (step, time.perf_counter()), 0.0
+        self.was_interrupted = False
 
     @property
     def over_at(self):
@@ -132,8 +156,33 @@ class CostMeter:
         self._steps.append(seconds / (step - first))
         self._began = None
 
+    @contextlib.contextmanager
+    def watching(self):
+        """A context of which the time counts as that of the present look."""
+        start = time.perf_counter()
+        yield
+        self._watched += time.perf_counter() - start
+
+    def look_ends(self):
+        """The present look is over."""
+        # The first compiles something.
+        if self._looks is None:
+            self._looks = collections.deque(maxlen=4)
+        else:
+            self._looks.append(self._watched)
+        self._watched = 0.0
+
+    @property
+    def look(self):
+        """float, what a look costs, in steps; 0.0 before it is known."""
+        if not self._looks or not self._steps:
+            return 0.0
+        # The least, because others may have waited for another process.
+        return min(self._looks) / statistics.median(self._steps)
+
     def pause(self):
         """Something else than training comes next; it does not count."""
+        self.was_interrupted = self.was_interrupted or self._began is not None
         self._began = None
 
     @property
@@ -157,14 +206,19 @@ def examples_to_watch(supply):
 
 
 def _with_a_share(total, values):
-    """The sum so far and these values' share of the mean; nested lists of tensors."""
+    """The sum so far, `None` at first, and these values' share of the mean; nested lists."""
 
-    def joined(before, value):
+    def share(value):
         if not _is_float(value):
             # Random states are as they are last; a copy, because a step may take them.
             return ops.copy(value)
-        return ops.cast(before, value.dtype) + ops.stop_gradient(value) / SNAPSHOTS
+        return ops.stop_gradient(value) / SNAPSHOTS
 
+    def joined(before, value):
+        return ops.cast(before, value.dtype) + share(value) if _is_float(value) else share(value)
+
+    if total is None:
+        return [[share(value) for value in part] for part in values]
     return [
         [joined(*pair) for pair in zip(*parts, strict=True)]
         for parts in zip(total, values, strict=True)
@@ -173,6 +227,10 @@ def _with_a_share(total, values):
 
 def _is_float(value):
     return "float" in keras.backend.standardize_dtype(value.dtype)
+
+
+def _tensors(total):
+    return [[ops.convert_to_tensor(value) for value in part] for part in total]
 
 
 def _plain(value):
@@ -214,6 +272,7 @@ class RunWatch:
         self._rate = RateWatch(lambda: backends.active().learning_rate(model))
         self._fall = FallWatch()
         self._epoch_begins = True
+        self._next_rate = 0
         self._cost_ratio = cost_ratio
         # Compiled, because it comes often and its many small operations would each be dispatched.
         self._sum = backends.active().compile_sum(_with_a_share, model)
@@ -235,14 +294,15 @@ class RunWatch:
         self._epoch_begins = True
 
     def follow_rate(self, step):
-        """Reads the learning rate, at the first call in an epoch that can and before a look.
+        """Reads the learning rate before a look and once an epoch, in short ones more seldom.
 
         For a callback, which is called when the step before is over for good.
         `before_step` reads what was not read: on TensorFlow it is called while
         the count of steps, and with it a schedule, may have moved on.
         """
-        if self._epoch_begins or self._schedule.comes(step):
-            self._epoch_begins = not self._rate.follow(step) and self._epoch_begins
+        begins = self._epoch_begins and step >= self._next_rate
+        if (begins or self._schedule.ends(step)) and self._rate.follow(step):
+            self._epoch_begins, self._next_rate = False, step + RATE_STEPS
 
     def steps_until_due(self, step):
         """For how many steps from this one `before_step` has nothing to do."""
@@ -264,10 +324,17 @@ class RunWatch:
             self._meter.end(step)
         if not self._schedule.is_due(step):
             return
-        self._add(captured)
-        if self._schedule.is_complete(step, steps_left):
-            self._look(step, captured, steps_left)
-        if not self._fixed:
+        with self._meter.watching():
+            self._add(captured)
+        # Nothing is left to the clock where the cost is given.
+        least = 0.0 if self._fixed else self._meter.look / WATCH_SHARE
+        if self._schedule.is_complete(step, steps_left, least):
+            if not self._fixed:
+                self._wait(captured)
+            with self._meter.watching():
+                self._look(step, captured, steps_left)
+            self._meter.look_ends()
+        if not self._fixed and (self._schedule.is_at_half or self._meter.was_interrupted):
             self._wait(captured)
             self._meter.begin(step)
 
@@ -284,14 +351,11 @@ class RunWatch:
 
     def _add(self, captured):
         """Takes the present values into the mean that `_look` uses."""
-        if self._total is None:
-            values = backends.active().current_values(self._model, captured)
-            self._total = [[ops.zeros_like(value) for value in part] for part in values]
         self._total = self._sum(self._total, captured)
 
     def _look(self, step, captured, steps_left):
         # First, so that a look that fails leaves nothing for the next.
-        mean, self._total = tuple(self._total), None
+        mean, self._total = tuple(_tensors(self._total)), None
         with self.timing("score", self._count):
             scores, losses = self._score(self._examples, captured)
         explain_non_finite(scores, *self._examples, step)
@@ -329,7 +393,7 @@ class RunWatch:
 
     def state(self):
         """What `restore` brings back: where the interval is, and the sum so far."""
-        total = self._total and [[_plain(value) for value in part] for part in self._total]
+        total = self._total and [[_plain(v) for v in part] for part in _tensors(self._total)]
         return {
             "schedule": self._schedule.state(),
             "rate": self._rate.state(),
@@ -342,5 +406,5 @@ class RunWatch:
         self._rate.restore(state["rate"])
         self._fall.restore(state["fall"])
         total = state["total"]
-        self._total = total and [[ops.convert_to_tensor(v) for v in part] for part in total]
+        self._total = total and _tensors(total)
         self.pause()

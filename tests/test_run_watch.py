@@ -1,5 +1,8 @@
 """What is measured of a run, against numbers known beforehand."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -58,6 +61,71 @@ def test_schedule_of_long_intervals_still_looks_often_at_the_end():
     assert max(np.diff(looks)) > 400
     assert looks[-1] > 6000 - 64
     assert set(np.diff(looks)[-3:]) == {64}
+
+
+def test_schedule_of_looks_that_cost_many_steps():
+    def length(step, **known):
+        schedule = Schedule(64)
+        schedule.restore({"began": step - 64, "taken": run_watch.SNAPSHOTS, "length": 64})
+        assert schedule.is_complete(step, **known)
+        return schedule.state()["length"]
+
+    assert length(64, least=800) == 800
+    # No longer than needed, and a quarter of what is left, but for half of it near the end.
+    assert length(9000, least=80) == 256
+    assert length(9000, least=800, steps_left=2000) == 500
+    assert length(9000, least=800, steps_left=400) == 400
+    assert length(9000, steps_left=400) == 100
+
+
+@pytest.mark.parametrize("cost_ratio", [None, 0.3])
+def test_what_looks_cost_in_steps_keeps_them_apart(digits, monkeypatch, cost_ratio):
+    monkeypatch.setattr(CostMeter, "look", 5.0)
+    looks = []
+    monkeypatch.setattr(RunWatch, "_look", lambda self, step, *_: looks.append(step))
+    monkeypatch.setattr(RunWatch, "_add", lambda self, captured: None)
+    examples = (digits[0][:4], digits[1][:4], None)
+    watch = RunWatch(classifier(), None, MeasuredGate(), 4, examples, cost_ratio)
+    for step in range(1, 1100):
+        watch.before_step(step, None)
+    # 1 % of the steps; where nothing is to depend on the clock, as without it.
+    assert list(np.diff(looks)[:2]) == ([500, 500] if cost_ratio is None else [64, 64])
+
+
+def test_what_a_look_costs_by_the_clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(run_watch.time, "perf_counter", lambda: now[0])
+    meter = CostMeter(batch_size=10)
+    # The first compiles, another waits for somebody else.
+    for number, seconds in enumerate((100.0, 3.0, 50.0, 4.0)):
+        with meter.watching():
+            now[0] += seconds / 2
+        now[0] += 1.0
+        with meter.watching():
+            now[0] += seconds / 2
+        meter.look_ends()
+        assert meter.look == 0.0 if number == 0 else meter.look in (0.0, 6.0)
+        meter.begin(8 * number)
+        now[0] += 4 * 0.5
+        meter.end(8 * number + 4)
+    assert meter.look == 6.0
+
+
+@pytest.mark.parametrize("epoch", [50, 5])
+def test_the_rate_is_read_before_looks_and_once_an_epoch(digits, monkeypatch, epoch):
+    read = []
+    monkeypatch.setattr(RunWatch, "_add", lambda self, captured: None)
+    monkeypatch.setattr(RunWatch, "_look", lambda self, *_: None)
+    examples = (digits[0][:4], digits[1][:4], None)
+    watch = RunWatch(classifier(), None, MeasuredGate(), 4, examples, cost_ratio=0.3)
+    monkeypatch.setattr(watch._rate, "follow", lambda step: read.append(step) or True)
+    for step in range(200):
+        if step % epoch == 0:
+            watch.pause()
+        watch.before_step(step, None)
+    # A look after every 64 steps. In short epochs more seldom than in each.
+    expected = [0, 50, 64, 100, 128, 160, 192] if epoch == 50 else [0, 32, 64, 96, 128, 160, 192]
+    assert read == expected
 
 
 def test_cost_ratio_by_the_clock(monkeypatch):
@@ -194,6 +262,18 @@ def test_a_look_that_fails_leaves_nothing_for_the_next(digits):
     (mean,) = averaged
     for w, now in zip(start, mean, strict=True):
         np.testing.assert_allclose(now, w, rtol=1e-5)
+
+
+def test_the_average_ends_with_the_watch(digits):
+    model = classifier()
+    examples = (digits[0][:4], digits[1][:4], None)
+    watch = RunWatch(model, None, MeasuredGate(), 4, examples, cost_ratio=0.1)
+    for step in range(8, 33, 8):
+        watch.before_step(step, None)
+    kept = weakref.ref(watch._total[0][0])
+    del watch
+    gc.collect()
+    assert kept() is None
 
 
 def test_other_variables_after_compiling_again_are_averaged(digits):

@@ -1,7 +1,5 @@
 """TensorFlow: scoring is a `tf.function` over the model's own variables."""
 
-import weakref
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -80,15 +78,57 @@ def current_values(model, captured):
 
 
 def compile_sum(function, model):
-    # The variables are inputs, because `compile` may change which ones are trained.
-    if model not in _SUMS:
-        _SUMS[model] = tf.function(function, autograph=False)
-    compiled = _SUMS[model]
+    if model.distribute_strategy.num_replicas_in_sync == 1:
+        return _SumInPlace(function, model)
+    # The variables are inputs, because a replica's cannot be captured.
+    compiled = tf.function(function, autograph=False)
     return lambda total, captured: compiled(total, list(current_values(model, captured)))
 
 
-# So that a further `fit` does not compile it again.
-_SUMS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+class _SumInPlace:
+    """Keeps the sum in variables of its own.
+
+    A call then passes no tensors, each of which costs more than its arithmetic.
+
+    Args:
+        function: function `(total, values) -> total` of nested lists; the
+            total is `None` at first.
+        model: `keras.Model`.
+    """
+
+    def __init__(self, function, model):
+        self._function, self._model = function, model
+        self._total = None
+
+    def __call__(self, total, captured):
+        if self._total is None:
+            # Not before, because the model may be compiled anew.
+            values = current_values(self._model, None)
+            self._total = keras.tree.map_structure(_variable_like, list(values))
+            self._begin, self._add = (
+                tf.function(step, autograph=False).get_concrete_function()
+                for step in (lambda: self._take(None), lambda: self._take(self._total))
+            )
+        if total is None:
+            self._begin()
+            return self._total
+        if total is not self._total:
+            self._assign(total)
+        self._add()
+        return self._total
+
+    def _take(self, total):
+        self._assign(self._function(total, list(current_values(self._model, None))))
+
+    def _assign(self, values):
+        for variable, value in zip(
+            keras.tree.flatten(self._total), keras.tree.flatten(values), strict=True
+        ):
+            variable.assign(tf.cast(value, variable.dtype))
+
+
+def _variable_like(value):
+    return tf.Variable(tf.zeros_like(value), trainable=False)
 
 
 def is_in_sync(model):
