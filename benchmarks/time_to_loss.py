@@ -6,10 +6,11 @@
 
 Every run gets the same CPU seconds of the process (`--clock wall`: wall-clock seconds) for its
 training steps, with all that a method does between them; a step that takes more than ten times the
-median has compiled something and counts as ten. The budget is the end of a run to the learning
-rate, which follows the schedule over the spent share of it, and to `presample="auto"`, which looks
-at how much of a run is left: after each epoch the number of epochs is set to those that there is
-time for at the pace of that epoch. Each run appends a JSON line to `--out`.
+median has compiled something and counts as ten. The first steps of epochs, in which Keras sets up
+the feeding of the data, are compared with one another. The budget is the end of a run to the
+learning rate, which follows the schedule over the spent share of it, and to `presample="auto"`,
+which looks at how much of a run is left: after each epoch the number of epochs is set to those that
+there is time for at the pace of that epoch. Each run appends a JSON line to `--out`.
 
 uniform           model.fit
 uniform seeded    the same after keras.utils.set_random_seed: one order for all epochs on TensorFlow
@@ -103,6 +104,21 @@ def speed_of(name, batch_size, clock, data):
     return Speed(task, x[:batch_size], y[:batch_size], CLOCKS[clock])
 
 
+class Seconds:
+    """Seconds of steps of one kind; those far above the median count as ten times the median."""
+
+    def __init__(self):
+        self.each, self.total, self.most = [], 0.0, np.inf
+
+    def add(self, seconds):
+        self.each.append(seconds)
+        if len(self.each) in (3, 20, 100) or len(self.each) % 500 == 0:
+            self.most = 10 * np.median(self.each)
+            self.total = np.minimum(self.each, self.most).sum()
+        else:
+            self.total += min(seconds, self.most)
+
+
 class Budget(keras.callbacks.Callback):
     """Ends a run when its seconds are spent, sets the rate, and follows the loss."""
 
@@ -110,9 +126,17 @@ class Budget(keras.callbacks.Callback):
         super().__init__()
         self.seconds, self.rate, self.schedule, self.now = seconds, rate, schedule, now
         self.speed, self.speeds = speed, []
-        self.steps, self.curve = [], []
-        self.spent, self.median = 0.0, np.inf
+        self.steps, self.curve = 0, []
+        # Of the first steps of epochs, and of the others.
+        self.first, self.others = Seconds(), Seconds()
         self.x, self.y = x, y
+
+    @property
+    def spent(self):
+        first = self.first
+        if len(first.each) < 3:
+            return self.others.total + sum(min(each, self.others.most) for each in first.each)
+        return self.others.total + first.total
 
     def on_train_begin(self, logs=None):
         self.scorer = Scorer(self.model, ("loss",))
@@ -130,10 +154,10 @@ class Budget(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         paused = self.now()
-        if len(self.steps) % 40 == 0:
+        if self.steps % 40 == 0:
             self.speeds.append(self.speed())
         done = min(1.0, self.spent / self.seconds)
-        if len(self.steps) % 8 == 0:
+        if self.steps % 8 == 0:
             self.model.optimizer.learning_rate = self.rate * SCHEDULES[self.schedule](done)
         if done * POINTS >= len(self.curve) + 1:
             self.curve.append((done, float(self.scorer(self.x, self.y)["loss"].mean())))
@@ -141,14 +165,10 @@ class Budget(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         now = self.now()
-        self.steps.append((now - self.start) * self.speeds[-1])
+        (self.others if batch else self.first).add((now - self.start) * self.speeds[-1])
+        self.steps += 1
         self.start = now
-        if len(self.steps) in (20, 100) or len(self.steps) % 500 == 0:
-            self.median = np.median(self.steps)
-            self.spent = np.minimum(self.steps, 10 * self.median).sum()
-        else:
-            self.spent += min(self.steps[-1], 10 * self.median)
-        if len(self.steps) > 20 and self.spent >= self.seconds:
+        if self.steps > 20 and self.spent >= self.seconds:
             self.model.stop_training = True
 
 
@@ -195,7 +215,7 @@ def run(name, method, schedule, rate, seed, arguments):
         "rate": rate,
         "method": method,
         "seed": seed,
-        "steps": len(budget.steps),
+        "steps": budget.steps,
         "spent": float(budget.spent / arguments.seconds),
         "speed": float(np.mean(budget.speeds)),
         "loss": loss,
