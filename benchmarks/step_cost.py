@@ -11,7 +11,8 @@ wall-clock seconds.
 
 `parts` is the sum of what an importance step cannot do without: a plain step
 and one call of the scoring function on the presample, in the float type that
-`scoring_dtype="auto"` chose. `auto` is `presample="auto"` with the gate shut,
+`scoring_dtype="auto"` chose. `with weights` is `fit` with a `sample_weight` of ones, which every
+batch of importance training carries. `auto` is `presample="auto"` with the gate shut,
 looks at the run included, of which the first comes after 160 steps (at a batch size of 128): two
 epochs of `--steps` have to be longer.
 
@@ -47,6 +48,17 @@ def mlp():
     )
 
 
+def small_mlp():
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(32, activation="relu"),
+            keras.layers.Dense(10, activation="softmax"),
+        ]
+    )
+
+
 def cnn():
     return keras.Sequential(
         [
@@ -73,7 +85,12 @@ def lstm():
     )
 
 
-MODELS = {"MLP 784-512-512-10": mlp, "small CNN": cnn, "LSTM, 28 steps of time": lstm}
+MODELS = {
+    "MLP 784-32-10": small_mlp,
+    "MLP 784-512-512-10": mlp,
+    "small CNN": cnn,
+    "LSTM, 28 steps of time": lstm,
+}
 CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
 
 
@@ -91,9 +108,9 @@ class LastEpoch(keras.callbacks.Callback):
         self.seconds = (self.now() - self.start) / self.params["steps"]
 
 
-def timed(fit, x, y, batch_size, now):
+def timed(fit, x, y, batch_size, now, **settings):
     clock = LastEpoch(now)
-    fit(x, y, batch_size=batch_size, epochs=2, verbose=0, callbacks=[clock])
+    fit(x, y, batch_size=batch_size, epochs=2, verbose=0, callbacks=[clock], **settings)
     return clock.seconds
 
 
@@ -104,6 +121,7 @@ def measure(build, batch_size, presample, steps, rounds, now):
     y = generator.integers(0, 10, size)
     model = build()
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy")
+    ones = np.ones(size, np.float32)
     settings = {"presample": presample, "seed": 0}
     shut = ks.ImportanceTraining(model, tau_threshold=1e9, scoring_dtype=None, **settings)
     auto = ks.ImportanceTraining(model, presample="auto", seed=0)
@@ -115,6 +133,7 @@ def measure(build, batch_size, presample, steps, rounds, now):
     table = []
     for _ in range(rounds + 1):
         plain = timed(model.fit, x, y, batch_size, now)
+        with_weights = timed(model.fit, x, y, batch_size, now, sample_weight=ones)
         closed = timed(shut.fit, x, y, batch_size, now)
         watched = timed(auto.fit, x, y, batch_size, now)
         in_float32 = timed(exact.fit, x, y, batch_size, now)
@@ -125,7 +144,7 @@ def measure(build, batch_size, presample, steps, rounds, now):
             first = step * batch_size % (size - rows + 1)
             scorer(x[first : first + rows], y[first : first + rows])
         scoring = (now() - start) / steps
-        table.append((plain, closed, watched, in_float32, importance, scoring))
+        table.append((plain, with_weights, closed, watched, in_float32, importance, scoring))
     # The first round warms caches up.
     return np.array(table[1:]), scorer.dtype or "own type"
 
@@ -199,6 +218,7 @@ def main():
     )
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--presample", type=float, default=3.0)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--clock", choices=CLOCKS, default="cpu")
     parser.add_argument("--steps", type=int, default=200, help="steps an epoch")
     parser.add_argument("--rounds", type=int, default=7)
@@ -214,23 +234,24 @@ def main():
         f"presample {arguments.presample:g}, {arguments.rounds} rounds, "
         f"medians of {arguments.clock} time\n"
     )
-    head = ("model", "fit, ms", "shut / fit", "auto, shut / fit", "importance in float32 / fit")
-    head += ("importance / fit", "importance / parts", "f", "scores in")
+    head = ("model", "fit, ms", "with weights / fit", "shut / fit", "auto, shut / fit")
+    head += ("importance in float32 / fit", "importance / fit", "importance / parts")
+    head += ("f", "scores in")
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    for name, build in MODELS.items():
+    for name in arguments.models:
         table, dtype = measure(
-            build,
+            MODELS[name],
             arguments.batch_size,
             arguments.presample,
             arguments.steps,
             arguments.rounds,
             CLOCKS[arguments.clock],
         )
-        plain, closed, watched, in_float32, importance, scoring = table.T
+        plain, with_weights, closed, watched, in_float32, importance, scoring = table.T
         print(
-            f"| {name} | {np.median(plain) * 1e3:.1f} | {np.median(closed / plain):.3f} "
-            f"| {np.median(watched / plain):.3f} | {np.median(in_float32 / plain):.2f} "
-            f"| {np.median(importance / plain):.2f} "
+            f"| {name} | {np.median(plain) * 1e3:.1f} | {np.median(with_weights / plain):.3f} "
+            f"| {np.median(closed / plain):.3f} | {np.median(watched / plain):.3f} "
+            f"| {np.median(in_float32 / plain):.2f} | {np.median(importance / plain):.2f} "
             f"| {np.median(importance / (plain + scoring)):.3f} "
             f"| {np.median(scoring / plain) / arguments.presample:.2f} | {dtype} |",
             flush=True,
