@@ -10,8 +10,9 @@ class Batch:
     """One batch and how it was drawn.
 
     Attributes:
-        x, y: NumPy structures, first axis `b`; `None` where the rows are
-            gathered elsewhere and no callback gets the batch.
+        x, y: NumPy structures, first axis `b`; where no callback gets the
+            batch `None` if the rows are gathered elsewhere, and of tensors if
+            the data are kept on a device.
         weights: what the loss is to be weighted with, the importance weights
             times the user's; float32, shape `(b,)` or `(b, 1, ...)` to fit
             the loss values, or a structure of them, one for each output.

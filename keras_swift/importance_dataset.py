@@ -329,7 +329,7 @@ class ImportanceDataset(keras.utils.PyDataset):
             self._supply.end_epoch()
 
     def close(self):
-        """Ends the workers of the source of batches, if it has any."""
+        """Ends the workers of the source of batches, and copies on a device, if there are any."""
         self._supply.close()
 
     def epoch_summary(self):
@@ -371,6 +371,16 @@ class ImportanceDataset(keras.utils.PyDataset):
         if arrays is not None:
             self._drawer.draw_by_index()
         return arrays
+
+    def keep_on_device(self, free):
+        """Lets the data lie where the model computes, and be gathered there, where they fit.
+
+        Args:
+            free: int, bytes of memory that are free there.
+        """
+        # Hooks get NumPy arrays.
+        if self._on_draw is None:
+            self._supply.keep_on_device(free)
 
     def next_batches(self):
         """Draws as many batches as can be drawn together, and moves on.

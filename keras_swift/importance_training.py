@@ -288,6 +288,10 @@ class _Feed(keras.utils.PyDataset):
         """`(x, y)` where `next_batches` may be used in place of items, else `None`."""
         return None if self._turns is not None else self._dataset.arrays_to_gather_from()
 
+    def keep_on_device(self, free):
+        """As `ImportanceDataset.keep_on_device`."""
+        self._dataset.keep_on_device(free)
+
     def next_batches(self):
         """The next items, as many as are drawn together, told by the indices of their examples.
 

@@ -298,7 +298,7 @@ def explain_non_finite(scores, x, y, sample_weight, step):
 
     Args:
         scores: float array, shape `(n,)`.
-        x, y, sample_weight: the NumPy structures they were computed from.
+        x, y, sample_weight: the structures of arrays they were computed from.
         step: int, the training step, from 0.
 
     Raises:
@@ -310,6 +310,7 @@ def explain_non_finite(scores, x, y, sample_weight, step):
     count = f"{wrong.sum()} of {len(scores)} scores are not finite at step {step}"
     for name, data in (("x", x), ("y", y), ("sample_weight", sample_weight)):
         for leaf in [] if data is None else keras.tree.flatten(data):
+            leaf = ops.convert_to_numpy(leaf)
             if not np.issubdtype(leaf.dtype, np.floating):
                 continue
             bad = ~np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)

@@ -46,6 +46,7 @@ class ArraySource:
                 lambda leaf: _as_array(leaf, "sample_weight"), sample_weight
             )
         self.size = self._common_length()
+        self._in_memory = None
 
     @property
     def is_in_memory(self):
@@ -89,6 +90,23 @@ class ArraySource:
             return None
         return (self.x, self.y) if sum(leaf.nbytes for leaf in leaves) <= most_bytes else None
 
+    def keep_on_device(self, most_bytes):
+        """Copies `x` and `y` to where the model computes, unless they lie elsewhere or are larger.
+
+        From then on `take` gathers their rows there, and gives tensors.
+        """
+        arrays = self.arrays(most_bytes)
+        numbers = all(leaf.dtype.kind in "biuf" for leaf in keras.tree.flatten(arrays or ()))
+        if arrays is not None and numbers:
+            self._in_memory = arrays
+            self.x, self.y = keras.tree.map_structure(_on_device, arrays)
+
+    def leave_device(self):
+        """Lets go of the copies, if there are any."""
+        if self._in_memory is not None:
+            self.x, self.y = self._in_memory
+            self._in_memory = None
+
     def take(self, indices, only_weights=False):
         """The examples at `indices`.
 
@@ -98,7 +116,7 @@ class ArraySource:
                 then they are `None`. Defaults to `False`.
 
         Returns:
-            A tuple `(x, y, sample_weight)` of NumPy structures with first
+            A tuple `(x, y, sample_weight)` of structures of NumPy arrays (or tensors) with first
             axis `k`; float64 comes as `keras.config.floatx()`, as in
             `model.fit`; `sample_weight` is `None` where there is none.
         """
@@ -110,11 +128,22 @@ def select(data, indices):
     """Rows of every array in a structure; `None` stays `None`."""
 
     def rows(array):
+        if keras.ops.is_tensor(array):
+            # It lies where the model computes, and so do its rows.
+            return keras.ops.take(array, indices, axis=0)
         chosen = array[indices]
         chosen = chosen.toarray() if scipy.sparse.issparse(chosen) else np.asarray(chosen)
-        return chosen.astype(keras.config.floatx()) if chosen.dtype == np.float64 else chosen
+        return _standard(chosen)
 
     return tuple(None if part is None else keras.tree.map_structure(rows, part) for part in data)
+
+
+def _on_device(array):
+    return keras.ops.convert_to_tensor(_standard(array))
+
+
+def _standard(array):
+    return array.astype(keras.config.floatx()) if array.dtype == np.float64 else array
 
 
 def _as_array(leaf, argument):

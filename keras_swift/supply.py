@@ -27,6 +27,8 @@ TOGETHER_BYTES = 4_000_000
 # Arrays up to this size are copied for a backend that can gather from its own, as `model.fit` does
 # with arrays of any size.
 COPIED_BYTES = 2**30
+# And of an accelerator's free memory, no more than this share.
+FREE_SHARE = 1 / 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Examples:
 
     Attributes:
         data: tuple `(x, y, sample_weight)` of NumPy structures with one first
-            axis; `sample_weight` may be `None`, and `x` and `y` where they
+            axis (`x` and `y` of tensors where they are kept on a device);
+            `sample_weight` may be `None`, and `x` and `y` where they
             are to be found by their indices.
         indices: int64 array, which examples they are; `None` from a stream.
     """
@@ -112,6 +115,14 @@ class ArraySupply:
         """`(x, y)` where they may be copied, else `None`."""
         return self._source.arrays(COPIED_BYTES)
 
+    def keep_on_device(self, free: int) -> None:
+        """Copies the arrays to where the model computes, if they fit.
+
+        Args:
+            free: int, bytes of memory that are free there.
+        """
+        self._source.keep_on_device(min(COPIED_BYTES, int(FREE_SHARE * free)))
+
     def uniform(self, by_index: bool = False) -> Examples:
         """The next uniform batch, smaller at the end of an epoch; its weights alone `by_index`."""
         return self._take(self._uniform.take(self.batch_size, across=False), by_index)
@@ -166,7 +177,8 @@ class ArraySupply:
         self._source.take(np.linspace(0, self._source.size - 1, count, dtype=np.int64))
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Lets go of copies of the arrays."""
+        self._source.leave_device()
 
 
 class StreamSupply:
@@ -249,6 +261,9 @@ class StreamSupply:
 
     def arrays(self) -> None:
         """`None`: there are batches only."""
+
+    def keep_on_device(self, free: int) -> None:
+        """Nothing: batches come from the stream."""
 
     def load(self, count: int) -> None:
         """Nothing: batches are loaded as they come."""

@@ -8,7 +8,7 @@ import pytest
 from conftest import assert_same_weights, classifier
 
 import keras_swift as ks
-from keras_swift import importance_training, measured_gate, run_watch, supply
+from keras_swift import backends, importance_training, measured_gate, run_watch, supply
 from keras_swift.sources import ArraySource
 
 
@@ -89,6 +89,113 @@ def test_they_train_as_batches_that_hold_their_rows(
     assert 0 < sum(batch.by_importance for batch in hook.batches) < len(hook.batches)
     np.testing.assert_equal(history, its_history)
     assert_same_weights(ours, theirs)
+
+
+class Where(keras.callbacks.Callback):
+    """Notes whether the data are tensors of the backend's in the course of a fit."""
+
+    def __init__(self, datasets):
+        super().__init__()
+        self.datasets, self.found = datasets, set()
+
+    def on_train_batch_begin(self, batch, logs=None):
+        source = self.datasets[-1]._supply._source
+        leaves = keras.tree.flatten((source.x, source.y))
+        self.found |= {keras.ops.is_tensor(leaf) for leaf in leaves}
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """Says how much memory is free on an accelerator, which is the CPU."""
+    if keras.backend.backend() == "tensorflow":
+        pytest.skip("TensorFlow gathers in its pipeline")
+
+    def has(free):
+        monkeypatch.setattr(backends.active(), "free_memory", lambda model: free)
+
+    return has
+
+
+@pytest.mark.parametrize("settings", [{"cost_ratio": 0.05}, {"tau_threshold": 1.05}])
+def test_data_kept_on_an_accelerator_train_as_others(
+    digits, datasets, monkeypatch, accelerator, settings
+):
+    monkeypatch.setattr(run_watch, "STEPS_A_BATCH", 1)
+    for name, value in {"OPENS_ABOVE": 0.5, "LOOKS": 1, "AGREEING": 1}.items():
+        monkeypatch.setattr(measured_gate, name, value)
+    pixels, labels = digits[0][:500], digits[1][:500]
+    x = {"left": pixels[:, :32].astype("float64"), "right": (pixels[:, 32:] * 16).astype("uint8")}
+    y = [labels, pixels.mean(axis=1)]
+    weights = 0.5 + np.arange(500) / 500
+
+    def run():
+        model, where = of_two_inputs(), Where(datasets)
+        trainer = ks.ImportanceTraining(model, seed=0, scoring_dtype=None, **settings)
+        history = trainer.fit(
+            x, y, 25, epochs=8, sample_weight=[weights, weights], callbacks=[where], verbose=0
+        )
+        return model, history.history, where.found
+
+    theirs, its_history, elsewhere = run()
+    accelerator(10**9)
+    ours, history, there = run()
+    assert (elsewhere, there) == ({False}, {True})
+    assert 0 < sum(history["importance"]) < 8
+    np.testing.assert_equal(history, its_history)
+    assert_same_weights(ours, theirs)
+    # The copies end with the fit.
+    assert datasets[-1]._supply._source.x["left"].dtype == np.float64
+
+
+@pytest.mark.parametrize("floatx", ["float32", "float16"])
+def test_copies_give_rows_of_the_same_types(digits, floatx):
+    x = {"float64": digits[0].astype("float64"), "uint8": (digits[0] * 16).astype("uint8")}
+    source = ArraySource(x, digits[1])
+    rows, before = np.array([5, 3, 5]), keras.config.floatx()
+    keras.config.set_floatx(floatx)
+    try:
+        expected = source.take(rows)
+        source.keep_on_device(10**9)
+        found = source.take(rows)
+    finally:
+        keras.config.set_floatx(before)
+    for theirs, ours in zip(keras.tree.flatten(expected), keras.tree.flatten(found), strict=True):
+        if theirs is not None:
+            assert keras.ops.is_tensor(ours)
+            type_there = keras.backend.standardize_dtype(ours.dtype)
+            # JAX has no int64.
+            assert type_there == theirs.dtype.name or theirs.dtype == np.int64
+            np.testing.assert_array_equal(keras.ops.convert_to_numpy(ours), theirs)
+    assert found[0]["float64"].shape == (3, 64)
+
+
+def test_data_on_an_accelerator_that_fail_are_named_and_let_go(digits, datasets, accelerator):
+    accelerator(10**9)
+    x, y = digits[0][:96].copy(), digits[1][:96]
+    x[50] = np.nan
+    with pytest.raises(ValueError, match="`x` must be finite.*1 of the 96"):
+        ks.ImportanceTraining(classifier(), tau_threshold=0, seed=0).fit(x, y, verbose=0)
+    assert isinstance(datasets[0]._supply._source.x, np.ndarray)
+
+
+def test_data_stay_in_memory_where_they_do_not_fit_or_callbacks_get_them(
+    digits, datasets, accelerator
+):
+    x, y = digits[0][:64], digits[1][:64]
+    size = 8 * (x.nbytes + y.nbytes)
+    hook = Hook()
+    for free, callbacks, expected in (
+        (size, [], True),
+        (size - 8, [], False),
+        (size, [hook], False),
+    ):
+        accelerator(free)
+        where = Where(datasets)
+        ks.ImportanceTraining(classifier(), seed=0).fit(
+            x, y, callbacks=[where, *callbacks], verbose=0
+        )
+        assert where.found == {expected}
+    assert isinstance(hook.batches[0].x, np.ndarray)
 
 
 def test_a_backup_of_other_batches_can_be_gone_on_from(digits, tmp_path):

@@ -45,7 +45,8 @@ loaded on first use, so that no other framework is imported.
 `fetches_ahead(model)`
     whether items of that feed are fetched before training asks for them.
 `feed(dataset, model)`
-    what `model.fit` is to be given so that items are made in step with it.
+    what `model.fit` is to be given so that items are made in step with it; lets the data be kept
+    where they can be gathered without a detour.
 """
 
 import functools

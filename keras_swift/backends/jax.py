@@ -158,4 +158,15 @@ def fetches_ahead(model):
 
 
 def feed(dataset, model):
+    free = free_memory(model)
+    if free is not None:
+        dataset.keep_on_device(free)
     return dataset
+
+
+def free_memory(model):
+    """int, bytes that are free where the model computes; `None` on the CPU, or if not known."""
+    if jax.default_backend() == "cpu" or keras.distribution.distribution() is not None:
+        return None
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None

@@ -120,4 +120,15 @@ def fetches_ahead(model):
 
 
 def feed(dataset, model):
+    free = free_memory(model)
+    if free is not None:
+        dataset.keep_on_device(free)
     return dataset
+
+
+def free_memory(model):
+    """int, bytes that are free where the model computes; `None` on the CPU, or if not known."""
+    devices = [variable.value.device for variable in model.variables[:1]]
+    if not devices or devices[0].type != "cuda":
+        return None
+    return torch.cuda.mem_get_info(devices[0])[0]
