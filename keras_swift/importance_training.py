@@ -52,7 +52,8 @@ class ImportanceTraining:
             run (the cost of scoring, the variance reduction, the share of the
             loss that is noise, how fast the loss falls, a falling learning
             rate) and by how many of the `epochs` are left; uniform batches
-            where none is 5 % ahead. Mostly that is late in a run, so `epochs`
+            where none is 5 % ahead. Mostly that is late in a run (in its last
+            quarter, unless the loss stops falling before), so `epochs`
             should be where it ends. The history then has `cost_ratio`,
             `noise_share`, `loss_exponent` and `predicted_gain` too. A number
             is the paper's rule. Defaults to `None`: `"auto"`, or 3.0 where a
