@@ -265,6 +265,13 @@ def grouped(rows):
 
 
 def summarise(rows):
+    """Tables for each backend and float type by itself."""
+    settings = [(row["backend"], row["policy"]) for row in rows]
+    for setting in dict.fromkeys(settings):
+        summarise_alike([r for r, its in zip(rows, settings, strict=True) if its == setting])
+
+
+def summarise_alike(rows):
     cells = grouped(rows)
     best = collections.defaultdict(dict)
     for task in dict.fromkeys(row["task"] for row in rows):
@@ -294,7 +301,7 @@ def summarise(rows):
                 steps = np.mean([r["steps"] for r in runs])
                 print(
                     f"| {schedule}, {rate:g} | {method} | {steps:.0f} "
-                    f"| {share:.2f} | {loss[0]:.4f} ± {loss[1]:.4f} "
+                    f"| {share:.2f} | {loss[0]:.5f} ± {loss[1]:.5f} "
                     f"| {error[0]:.4f} ± {error[1]:.4f} | {when} |"
                 )
                 key = task, method
@@ -305,7 +312,8 @@ def summarise(rows):
                         "cell": f"{schedule}, {rate:g}",
                         "curves": [r["curve"] for r in runs],
                     }
-    print("\n### Each method with its own best schedule and rate, by train loss\n")
+    setting = f"{rows[0]['backend']}, {rows[0]['policy']}"
+    print(f"\n### {setting}: each method with its own best schedule and rate, by train loss\n")
     print("| task | method | schedule, rate | train loss | test error | time to uniform's best |")
     print("|---|---|---|---|---|---|")
     for (task, method), found in best.items():
@@ -315,7 +323,7 @@ def summarise(rows):
             ends = [curve[-1][1] for curve in best[task, "uniform"]["curves"]]
             when = f"{time_to(found['curves'], np.mean(np.log(ends))):.2f}"
         print(
-            f"| {task} | {method} | {found['cell']} | {loss:.4f} ± {loss_error:.4f} "
+            f"| {task} | {method} | {found['cell']} | {loss:.5f} ± {loss_error:.5f} "
             f"| {error:.4f} ± {error_error:.4f} | {when} |"
         )
 
@@ -324,6 +332,9 @@ def plot(rows, file):
     """One panel for each task: the curves of the cell where uniform training ends lowest."""
     from matplotlib.figure import Figure
 
+    # Of several backends or float types, the first.
+    first = rows[0]["backend"], rows[0]["policy"]
+    rows = [row for row in rows if (row["backend"], row["policy"]) == first]
     cells = grouped(rows)
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     figure = Figure(figsize=(4 * min(3, len(tasks)), 3.2 * -(-len(tasks) // 3)))
