@@ -23,8 +23,8 @@ ours averaged     the same with use_ema=True
 ours capped       presample="auto", scale_learning_rate="capped"
 
 Seconds are those of a machine as fast as it was when the task began: every 40 steps a fixed
-training step is timed, and what steps take is divided by what that takes. Evaluation is not
-counted.
+training step is timed, and what steps take is divided by what that takes. With `--step-ms` several
+commands mean the same seconds, and their rows can be compared. Evaluation is not counted.
 
 Train loss and test error are of the weights at the end, over all training and test examples. Time
 is when a method's mean curve (over seeds, on 1,000 training examples) first is as low as uniform
@@ -76,13 +76,13 @@ class Speed:
     worth by a fifth and more, within a run and between two.
     """
 
-    def __init__(self, task, x, y, now):
+    def __init__(self, task, x, y, now, first=None):
         self.model = task.build()
         self.model.compile(task.optimizer(0.0), "sparse_categorical_crossentropy")
         self.batch, self.now = (x, y), now
         for _ in range(3):
             self.seconds()
-        self.first = np.median([self.seconds() for _ in range(15)])
+        self.first = first or np.median([self.seconds() for _ in range(15)])
         self.last = collections.deque(maxlen=3)
 
     def seconds(self):
@@ -97,11 +97,12 @@ class Speed:
 
 
 @functools.cache
-def speed_of(name, batch_size, clock, data):
+def speed_of(name, batch_size, clock, data, milliseconds):
     """One for all runs of a task, so that they are measured alike."""
     task = TASKS[name]
     x, y, _, _ = task.load(data, task.examples, 0)
-    return Speed(task, x[:batch_size], y[:batch_size], CLOCKS[clock])
+    first = None if milliseconds is None else milliseconds / 1000
+    return Speed(task, x[:batch_size], y[:batch_size], CLOCKS[clock], first)
 
 
 class Seconds:
@@ -177,7 +178,8 @@ def run(name, method, schedule, rate, seed, arguments):
     data = task.load(arguments.data, arguments.examples or task.examples, seed)
     x, y, x_test, y_test = data
     # Before the seed is set.
-    speed = speed_of(name, arguments.batch_size, arguments.clock, arguments.data)
+    known = arguments.batch_size, arguments.clock, arguments.data, arguments.step_ms
+    speed = speed_of(name, *known)
     if method == "uniform seeded":
         keras.utils.set_random_seed(seed)
     else:
@@ -218,6 +220,7 @@ def run(name, method, schedule, rate, seed, arguments):
         "steps": budget.steps,
         "spent": float(budget.spent / arguments.seconds),
         "speed": float(np.mean(budget.speeds)),
+        "step_ms": 1000 * float(speed.first),
         "loss": loss,
         "error": 1 - test["accuracy"],
         "curve": budget.curve,
@@ -374,6 +377,12 @@ def main():
     parser.add_argument("--rates", nargs="+", type=float, help="default: the task's three")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--seconds", type=float, default=60.0, help="of each run")
+    parser.add_argument(
+        "--step-ms",
+        type=float,
+        help="what the fixed training step took where the seconds are those of, as another run of "
+        "this script has written it; default: when the task begins",
+    )
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--examples", type=int, help="training examples; default: the task's")
     parser.add_argument("--clock", choices=CLOCKS, default="cpu")
