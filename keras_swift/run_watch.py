@@ -60,6 +60,10 @@ class Schedule:
         self._first = self._length = first
         self._began = self._taken = 0
 
+    def begin(self, step):
+        """Begins the present interval anew."""
+        self._began, self._taken = step, 0
+
     def is_due(self, step):
         """Whether weights are to be averaged before this step; counts it if so."""
         due = step >= self.next
@@ -97,7 +101,7 @@ class Schedule:
         """
         if self._taken < SNAPSHOTS:
             return False
-        self._began, self._taken = step, 0
+        self.begin(step)
         length = max(self._first, min(step // 8, LONGEST * self._first), least)
         self._length = int(min(length, max(SHORTEST, SHARE_LEFT * steps_left, least / 2)))
         return True
@@ -274,11 +278,15 @@ class RunWatch:
         self._epoch_begins = True
         self._next_rate = 0
         self._cost_ratio = cost_ratio
+        self._compile_sum()
+        self._warned = False
+
+    def _compile_sum(self):
         # Compiled, because it comes often and its many small operations would each be dispatched.
-        self._sum = backends.active().compile_sum(_with_a_share, model)
+        self._sum = backends.active().compile_sum(_with_a_share, self._model)
+        self._compiled_for = self._model._compile_loss
         self._total = None
         self._smallest = None
-        self._warned = False
 
     def timing(self, part, count):
         """A context whose time counts as scoring or loading `count` examples."""
@@ -322,6 +330,10 @@ class RunWatch:
         if self._meter.is_over(step):
             self._wait(captured)
             self._meter.end(step)
+        if self._compiled_for is not self._model._compile_loss:
+            # Compiled anew, perhaps with other variables to train.
+            self._compile_sum()
+            self._schedule.begin(step)
         if not self._schedule.is_due(step):
             return
         with self._meter.watching():
@@ -405,6 +417,7 @@ class RunWatch:
         self._schedule.restore(state["schedule"])
         self._rate.restore(state["rate"])
         self._fall.restore(state["fall"])
+        self._next_rate = 0
         total = state["total"]
         self._total = total and _tensors(total)
         self.pause()

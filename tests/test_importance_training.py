@@ -1,4 +1,6 @@
+import gc
 import inspect
+import weakref
 
 import keras
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 from conftest import assert_same_weights, classifier
 
 import keras_swift as ks
+from keras_swift import importance_training
 from keras_swift.gate import Gate
 
 
@@ -674,6 +677,32 @@ def test_a_shut_gate_looks_more_seldom_as_the_run_gets_longer(digits, monkeypatc
     assert (intervals[0], intervals[-1]) == (16, 64)
     # Each stands for the steps since the one before.
     assert updates == [1, *intervals]
+
+
+@pytest.mark.parametrize("hook", [False, True])
+def test_nothing_of_a_fit_stays_in_memory(digits, monkeypatch, hook):
+    kept = []
+
+    class Kept(ks.ImportanceDataset):
+        def __init__(self, *arguments, **settings):
+            super().__init__(*arguments, **settings)
+            kept.append(weakref.ref(self))
+
+    class Hook(keras.callbacks.Callback):
+        def on_batch_drawn(self, batch):
+            pass
+
+    monkeypatch.setattr(importance_training, "ImportanceDataset", Kept)
+    model = classifier()
+    trainer = ks.ImportanceTraining(model, seed=0)
+    trainer.fit(*(part[:96] for part in digits), callbacks=[Hook()] if hook else [], verbose=0)
+    gc.collect()
+    assert [dataset() for dataset in kept] == [None]
+    kept.append(weakref.ref(model))
+    del model, trainer
+    keras.utils.clear_session()
+    gc.collect()
+    assert kept[1]() is None
 
 
 @pytest.mark.parametrize("fails_at", [1, 3])

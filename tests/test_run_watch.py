@@ -288,13 +288,19 @@ def test_other_variables_after_compiling_again_are_averaged(digits):
         return np.ones(4), np.ones(4)
 
     examples = (np.zeros((4, 8)), np.zeros((4, 8)), None)
-    for frozen in (0, 1):
+    model.compile("sgd", "mse")
+    watch = RunWatch(model, score, MeasuredGate(), 4, examples, cost_ratio=0.1)
+    for step in range(1, 33):
+        watch.before_step(step, None)
+    # In the middle of an interval: as many variables to train as before, and fewer.
+    for begin, frozen in ((32, [0]), (128, [1]), (256, [0, 1])):
         for number, layer in enumerate(layers):
-            layer.trainable = number != frozen
+            layer.trainable = number not in frozen
         model.compile("sgd", "mse")
-        watch = RunWatch(model, score, MeasuredGate(), 4, examples, cost_ratio=0.1)
-        for step in range(8, 65, 8):
+        found = len(averaged)
+        for step in range(begin + 1, begin + 66):
             watch.before_step(step, None)
+        assert len(averaged) == found + 1
         now = [*model.trainable_variables, *model.non_trainable_variables]
         for variable, mean in zip(now, averaged[-1], strict=True):
             np.testing.assert_allclose(mean, keras.ops.convert_to_numpy(variable), rtol=1e-5)

@@ -1,5 +1,7 @@
 """TensorFlow: scoring is a `tf.function` over the model's own variables."""
 
+import weakref
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -192,6 +194,9 @@ def fetches_ahead(model):
 
 def feed(dataset, model):
     """A `tf.data` dataset without a prefetch, which would run steps ahead."""
+    # TensorFlow keeps the functions that a pipeline calls for good, and with them all they hold.
+    # Whoever calls `fit` holds the dataset meanwhile.
+    dataset = weakref.proxy(dataset)
     strategy = model.distribute_strategy
     several = strategy.num_replicas_in_sync > 1
     # `tf.data` takes a list for one tensor to be stacked.
