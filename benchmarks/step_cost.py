@@ -36,27 +36,10 @@ import keras_swift as ks
 from keras_swift.scoring import Scorer
 
 
-def mlp():
-    return keras.Sequential(
-        [
-            keras.Input((28, 28, 1)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(512, activation="relu"),
-            keras.layers.Dense(512, activation="relu"),
-            keras.layers.Dense(10, activation="softmax"),
-        ]
-    )
-
-
-def small_mlp():
-    return keras.Sequential(
-        [
-            keras.Input((28, 28, 1)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(32, activation="relu"),
-            keras.layers.Dense(10, activation="softmax"),
-        ]
-    )
+def mlp(*widths):
+    hidden = [keras.layers.Dense(width, activation="relu") for width in widths]
+    output = keras.layers.Dense(10, activation="softmax")
+    return keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten(), *hidden, output])
 
 
 def cnn():
@@ -86,8 +69,8 @@ def lstm():
 
 
 MODELS = {
-    "MLP 784-32-10": small_mlp,
-    "MLP 784-512-512-10": mlp,
+    "MLP 784-32-10": lambda: mlp(32),
+    "MLP 784-512-512-10": lambda: mlp(512, 512),
     "small CNN": cnn,
     "LSTM, 28 steps of time": lstm,
 }

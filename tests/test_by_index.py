@@ -51,19 +51,21 @@ def of_two_inputs():
     return model
 
 
-@pytest.mark.parametrize("batch_size", [25, 32])
-@pytest.mark.parametrize("settings", [{"cost_ratio": 0.05}, {"tau_threshold": 1.05}])
-def test_they_train_as_batches_that_hold_their_rows(
-    digits, datasets, monkeypatch, settings, batch_size
-):
+@pytest.fixture
+def for_two_inputs(digits, monkeypatch):
+    """Data of several types, and a gate that opens in the course of a run."""
     monkeypatch.setattr(run_watch, "STEPS_A_BATCH", 1)
-    # So that the gate opens in the course of the run.
     for name, value in {"OPENS_ABOVE": 0.5, "LOOKS": 1, "AGREEING": 1}.items():
         monkeypatch.setattr(measured_gate, name, value)
     pixels, labels = digits[0][:500], digits[1][:500]
     x = {"left": pixels[:, :32].astype("float64"), "right": (pixels[:, 32:] * 16).astype("uint8")}
-    y = [labels, pixels.mean(axis=1)]
-    weights = 0.5 + np.arange(500) / 500
+    return x, [labels, pixels.mean(axis=1)], 0.5 + np.arange(500) / 500
+
+
+@pytest.mark.parametrize("batch_size", [25, 32])
+@pytest.mark.parametrize("settings", [{"cost_ratio": 0.05}, {"tau_threshold": 1.05}])
+def test_they_train_as_batches_that_hold_their_rows(for_two_inputs, datasets, settings, batch_size):
+    x, y, weights = for_two_inputs
 
     def run(callbacks):
         model = of_two_inputs()
@@ -118,15 +120,9 @@ def accelerator(monkeypatch):
 
 @pytest.mark.parametrize("settings", [{"cost_ratio": 0.05}, {"tau_threshold": 1.05}])
 def test_data_kept_on_an_accelerator_train_as_others(
-    digits, datasets, monkeypatch, accelerator, settings
+    for_two_inputs, datasets, accelerator, settings
 ):
-    monkeypatch.setattr(run_watch, "STEPS_A_BATCH", 1)
-    for name, value in {"OPENS_ABOVE": 0.5, "LOOKS": 1, "AGREEING": 1}.items():
-        monkeypatch.setattr(measured_gate, name, value)
-    pixels, labels = digits[0][:500], digits[1][:500]
-    x = {"left": pixels[:, :32].astype("float64"), "right": (pixels[:, 32:] * 16).astype("uint8")}
-    y = [labels, pixels.mean(axis=1)]
-    weights = 0.5 + np.arange(500) / 500
+    x, y, weights = for_two_inputs
 
     def run():
         model, where = of_two_inputs(), Where(datasets)
