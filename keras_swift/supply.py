@@ -16,7 +16,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_swift.sources import ArraySource, Permutations
+from keras_swift.permutations import Permutations
+from keras_swift.sources import ArraySource
 from keras_swift.streams import Stream
 
 # Batches that are drawn together where nothing speaks against it, and how large they may be: after
