@@ -20,8 +20,8 @@ from keras_swift.measured_gate import RATIOS, MeasuredGate
 from keras_swift.resampling import check_scores, draw, sampling_probability, variance_reduction
 from keras_swift.run_watch import RunWatch, examples_to_watch
 from keras_swift.scoring import Scorer, explain_non_finite
-from keras_swift.sources import select
-from keras_swift.supply import ArraySupply, StreamSupply
+from keras_swift.data.arrays import select
+from keras_swift.data.reader import ArraySupply, StreamSupply
 
 # While the gate is shut, every 16th batch is scored at first, later one after another eighth of the
 # run and at last every 64th: at f = 0.3 (scoring an example over training one) that costs 2 % of a

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_swift import sources
+from keras_swift.data import arrays as sources
 from keras_swift.checks import check_model
 from keras_swift.compiled import build, compiled_losses
 from keras_swift.gradient_norm import OutputLoss

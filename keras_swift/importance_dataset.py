@@ -21,9 +21,9 @@ from keras_swift.checks import (
     chosen_presample,
 )
 from keras_swift.sampling_callback import SamplingCallback
-from keras_swift.sources import ArraySource, class_weights
-from keras_swift.streams import check_stream_arguments, is_stream
-from keras_swift.supply import ArraySupply, StreamSupply
+from keras_swift.data.arrays import ArraySource, class_weights
+from keras_swift.data.streams import check_stream_arguments, is_stream
+from keras_swift.data.reader import ArraySupply, StreamSupply
 
 
 class ImportanceDataset(keras.utils.PyDataset):

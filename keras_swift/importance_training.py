@@ -5,7 +5,8 @@ import contextlib
 import keras
 import numpy as np
 
-from keras_swift import backends, sources
+from keras_swift import backends
+from keras_swift.data import arrays as sources
 from keras_swift.checks import (
     check_model,
     check_positive_integer,
@@ -17,7 +18,7 @@ from keras_swift.rate_limit import RateLimit
 from keras_swift.resume import resuming
 from keras_swift.sampling_callback import TakingTurns, with_callbacks
 from keras_swift.scoring import Scorer
-from keras_swift.streams import check_stream_arguments, is_stream
+from keras_swift.data.streams import check_stream_arguments, is_stream
 from keras_swift.train_step import WeightedStep
 
 

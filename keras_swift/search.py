@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_swift import sources
+from keras_swift.data import arrays as sources
 from keras_swift.checks import check_model, check_positive_integer
 from keras_swift.compiled import build
 from keras_swift.features import named_features

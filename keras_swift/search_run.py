@@ -20,7 +20,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_swift import fingerprint, sources
+from keras_swift import fingerprint
+from keras_swift.data import arrays as sources
 from keras_swift.features import compute_features
 from keras_swift.model_state import read_variables, write_variables
 from keras_swift.sampler_space import SamplerSpace

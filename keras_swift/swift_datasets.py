@@ -10,10 +10,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_swift import sources
+from keras_swift.data import arrays as sources
 from keras_swift.draws import inclusion_probability, systematic_draw
 from keras_swift.features import FeatureScorer
-from keras_swift.supply import StreamSupply
+from keras_swift.data.reader import StreamSupply
 from keras_swift.swift_sampler import SwiftSampler
 
 

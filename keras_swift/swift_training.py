@@ -11,13 +11,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_swift import sources
+from keras_swift.data import arrays as sources
 from keras_swift.checks import check_model, check_positive_integer
 from keras_swift.features import compute_features, named_features
 from keras_swift.resume import resuming
 from keras_swift.sampling_callback import with_callbacks
-from keras_swift.streams import check_stream_arguments, is_stream
-from keras_swift.supply import StreamSupply
+from keras_swift.data.streams import check_stream_arguments, is_stream
+from keras_swift.data.reader import StreamSupply
 from keras_swift.swift_datasets import DrawnDataset, EpochCallback, PresampledDataset
 from keras_swift.swift_sampler import GRADIENT_NORM, SwiftSampler
 

@@ -8,8 +8,9 @@ import pytest
 from conftest import assert_same_weights, classifier
 
 import keras_swift as ks
-from keras_swift import backends, importance_training, measured_gate, run_watch, supply
-from keras_swift.sources import ArraySource
+from keras_swift import backends, importance_training, measured_gate, run_watch
+from keras_swift.data import reader as supply
+from keras_swift.data.arrays import ArraySource
 
 
 @pytest.fixture

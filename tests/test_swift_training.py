@@ -6,7 +6,7 @@ import pytest
 from conftest import assert_same_weights, classifier
 
 import keras_swift as ks
-from keras_swift.sources import ArraySource
+from keras_swift.data.arrays import ArraySource
 from keras_swift.swift_training import DrawnDataset, SwiftTraining
 
 # Nothing above the median loss is drawn.

@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_swift.streams import Stream, is_stream
-from keras_swift.supply import ArraySupply, StreamSupply
+from keras_swift.data.streams import Stream, is_stream
+from keras_swift.data.reader import ArraySupply, StreamSupply
 
 
 class Numbered(keras.utils.PyDataset):
@@ -282,7 +282,7 @@ def test_batches_of_different_widths_cannot_be_presampled_together():
 
 
 def test_array_supply_looks_like_a_stream_supply():
-    from keras_swift.sources import ArraySource
+    from keras_swift.data.arrays import ArraySource
 
     source = ArraySource(np.arange(7)[:, None], np.arange(7))
     found = ArraySupply(source, 3, generators(), False)

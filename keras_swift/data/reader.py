@@ -16,9 +16,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_swift.permutations import Permutations
-from keras_swift.sources import ArraySource
-from keras_swift.streams import Stream
+from keras_swift.data.permutations import Permutations
+from keras_swift.data.arrays import ArraySource
+from keras_swift.data.streams import Stream
 
 # Batches that are drawn together where nothing speaks against it, and how large they may be: after
 # a training step Python's code has left the processor's caches, and drawing one batch costs several

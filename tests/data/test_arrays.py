@@ -4,7 +4,7 @@ import pytest
 import scipy.sparse
 
 from keras_swift.fingerprint import of_arrays
-from keras_swift.sources import ArraySource, class_weights, split
+from keras_swift.data.arrays import ArraySource, class_weights, split
 
 
 def test_takes_rows_of_every_array():
