@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from keras_swift.batch import Batch, mask_correction
-from keras_swift.checks import explained
+from keras_swift.validation import explained
 from keras_swift.compiled import build_for
 from keras_swift.gate import Gate
 from keras_swift.measured_gate import RATIOS, MeasuredGate

@@ -9,7 +9,7 @@ import warnings
 import keras
 
 from keras_swift import backends
-from keras_swift.checks import (
+from keras_swift.validation import (
     check_targets,
     check_weights,
     label_check,

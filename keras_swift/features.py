@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_swift.data import arrays as sources
-from keras_swift.checks import check_model
+from keras_swift.validation import check_model
 from keras_swift.compiled import build, compiled_losses
 from keras_swift.gradient_norm import OutputLoss
 from keras_swift.scoring import Scorer

@@ -13,7 +13,7 @@ from keras_swift import backends
 from keras_swift.batch import Promise
 from keras_swift.batch_drawer import drawer_for
 from keras_swift.batch_queue import BatchQueue
-from keras_swift.checks import (
+from keras_swift.validation import (
     check_model,
     check_positive_integer,
     check_scoring_dtype,

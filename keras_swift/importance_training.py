@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_swift import backends
 from keras_swift.data import arrays as sources
-from keras_swift.checks import (
+from keras_swift.validation import (
     check_model,
     check_positive_integer,
     check_rate_scaling,

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_swift import backends
-from keras_swift.checks import (
+from keras_swift.validation import (
     align_targets,
     check_score,
     check_scoring_dtype,

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_swift.data import arrays as sources
-from keras_swift.checks import check_model, check_positive_integer
+from keras_swift.validation import check_model, check_positive_integer
 from keras_swift.compiled import build
 from keras_swift.features import named_features
 from keras_swift.model_state import Unchanged

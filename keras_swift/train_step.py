@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from keras_swift._keras import mask_of, scaled_rate
-from keras_swift.checks import align_targets
+from keras_swift.validation import align_targets
 from keras_swift.compiled import accepts_training, compiled_losses
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_swift as ks
-from keras_swift.checks import align_targets, explained
+from keras_swift.validation import align_targets, explained
 
 LOSS = "sparse_categorical_crossentropy"
 X = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")
