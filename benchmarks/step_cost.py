@@ -33,7 +33,7 @@ import keras
 import numpy as np
 
 import keras_swift as ks
-from keras_swift.scoring import Scorer
+from keras_swift.scoring.scorer import Scorer
 
 
 def mlp(*widths):

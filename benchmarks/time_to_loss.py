@@ -46,7 +46,7 @@ import numpy as np
 from tasks import TASKS, set_seed
 
 import keras_swift as ks
-from keras_swift.scoring import Scorer
+from keras_swift.scoring.scorer import Scorer
 
 SCHEDULES = {
     "constant": lambda done: 1.0,

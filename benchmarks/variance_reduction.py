@@ -27,7 +27,7 @@ from scipy.stats import spearmanr
 from tasks import TASKS
 
 from keras_swift.resampling import sampling_probability
-from keras_swift.scoring import Scorer
+from keras_swift.scoring.scorer import Scorer
 
 SCORES = ("loss", "bound", "bound, bfloat16", "true norm")
 FLOOR, PRESAMPLES = 0.1, 4

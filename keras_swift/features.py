@@ -15,9 +15,9 @@ from keras import ops
 
 from keras_swift.data import arrays as sources
 from keras_swift.validation import check_model
-from keras_swift.compiled import build, compiled_losses
-from keras_swift.gradient_norm import OutputLoss
-from keras_swift.scoring import Scorer
+from keras_swift.scoring.compiled import build, compiled_losses
+from keras_swift.scoring.gradient_norm import OutputLoss
+from keras_swift.scoring.scorer import Scorer
 
 NAMES = ("loss", "renormed_entropy", "gradient_norm")
 # Far enough below any logit that the softmax is exactly 0, near enough that 0 * log(0) is 0.

@@ -14,7 +14,7 @@ from keras import ops
 from keras_swift import backends
 from keras_swift.cost_meter import CostMeter
 from keras_swift.resampling import sampling_probability, variance_reduction
-from keras_swift.scoring import explain_non_finite
+from keras_swift.scoring.scorer import explain_non_finite
 from keras_swift.trends import FallWatch, RateWatch
 
 # Weights averaged for one look.

@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_swift.data import arrays as sources
 from keras_swift.validation import check_model, check_positive_integer
-from keras_swift.compiled import build
+from keras_swift.scoring.compiled import build
 from keras_swift.features import named_features
 from keras_swift.model_state import Unchanged
 from keras_swift.search_checks import check_classes, find_objective

@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_swift._keras import mask_of, scaled_rate
 from keras_swift.validation import align_targets
-from keras_swift.compiled import accepts_training, compiled_losses
+from keras_swift.scoring.compiled import accepts_training, compiled_losses
 
 
 class WeightedStep:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from keras_swift import scoring_dtype
+from keras_swift.scoring import precision as scoring_dtype
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ from conftest import assert_same_weights, classifier
 from scipy.stats import spearmanr
 
 import keras_swift as ks
-from keras_swift import scoring_dtype
+from keras_swift.scoring import precision as scoring_dtype
 from keras_swift.resampling import importance_weights, sampling_probability
-from keras_swift.scoring import Scorer
+from keras_swift.scoring.scorer import Scorer
 
 
 def layered():

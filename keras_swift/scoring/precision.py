@@ -10,7 +10,7 @@ import time
 import keras
 import numpy as np
 
-from keras_swift.gradient_norm import output_layers
+from keras_swift.scoring.gradient_norm import output_layers
 
 # A scoring pass faster than this (seconds) is not worth a second compilation.
 WORTH_TIMING = 1e-3

@@ -17,9 +17,9 @@ from keras_swift.validation import (
     check_score,
     check_scoring_dtype,
 )
-from keras_swift.compiled import accepts_training, build, compiled_losses, follow, paths
-from keras_swift.gradient_norm import loss_sum, pre_activation_gradient, row_norms
-from keras_swift.scoring_dtype import computing_in, faster, layers_to_change
+from keras_swift.scoring.compiled import accepts_training, build, compiled_losses, follow, paths
+from keras_swift.scoring.gradient_norm import loss_sum, pre_activation_gradient, row_norms
+from keras_swift.scoring.precision import computing_in, faster, layers_to_change
 
 
 class Scorer:

@@ -16,7 +16,7 @@ from keras_swift.validation import (
     symbolic_outputs,
     without_list_of_one,
 )
-from keras_swift.gradient_norm import OutputLoss, output_activation
+from keras_swift.scoring.gradient_norm import OutputLoss, output_activation
 
 
 def accepts_training(model):

@@ -7,7 +7,7 @@ from conftest import classifier
 from keras import layers
 
 import keras_swift as ks
-from keras_swift.scoring import Scorer
+from keras_swift.scoring.scorer import Scorer
 
 N = 5
 GENERATOR = np.random.default_rng(0)
