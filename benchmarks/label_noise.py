@@ -34,7 +34,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 import keras_swift as ks
-from keras_swift.weight_average import WeightAverage
+from keras_swift.fitting.weight_average import WeightAverage
 
 Data = collections.namedtuple("Data", "x y wrong x_validation y_validation x_test y_test")
 

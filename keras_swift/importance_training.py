@@ -15,7 +15,7 @@ from keras_swift.validation import (
 )
 from keras_swift.importance_dataset import ImportanceDataset
 from keras_swift.rate_limit import RateLimit
-from keras_swift.resume import resuming
+from keras_swift.fitting.resume import resuming
 from keras_swift.sampling_callback import TakingTurns, with_callbacks
 from keras_swift.scoring.scorer import Scorer
 from keras_swift.data.streams import check_stream_arguments, is_stream

@@ -16,7 +16,7 @@ from keras_swift.data import arrays as sources
 from keras_swift.validation import check_model, check_positive_integer
 from keras_swift.scoring.compiled import build
 from keras_swift.features import named_features
-from keras_swift.model_state import Unchanged
+from keras_swift.fitting.model_state import Unchanged
 from keras_swift.search_checks import check_classes, find_objective
 from keras_swift.search_result import SearchResult
 from keras_swift.search_run import SearchRun, is_distributed

@@ -23,14 +23,14 @@ import numpy as np
 from keras_swift import fingerprint
 from keras_swift.data import arrays as sources
 from keras_swift.features import compute_features
-from keras_swift.model_state import read_variables, write_variables
+from keras_swift.fitting.model_state import read_variables, write_variables
 from keras_swift.sampler_space import SamplerSpace
 from keras_swift.search_checks import validation_size
 from keras_swift.search_result import SearchResult, SearchTrial
 from keras_swift.search_start import Start, read_start, write_start
 from keras_swift.swift_datasets import DrawnDataset
 from keras_swift.swift_sampler import GRADIENT_NORM, SwiftSampler
-from keras_swift.weight_average import WeightAverage
+from keras_swift.fitting.weight_average import WeightAverage
 
 START = "start.npz"
 

@@ -9,7 +9,8 @@ import pytest
 from conftest import classifier
 
 import keras_swift as ks
-from keras_swift import cost_meter, resume, run_watch
+from keras_swift import cost_meter, run_watch
+from keras_swift.fitting import resume
 from keras_swift.cost_meter import CostMeter
 from keras_swift.measured_gate import MeasuredGate
 from keras_swift.run_watch import RunWatch, Schedule
