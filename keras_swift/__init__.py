@@ -4,14 +4,14 @@ from keras_swift._keras import check_backend
 
 check_backend()
 
-from keras_swift.features import compute_features  # noqa: E402
+from keras_swift.swift.features import compute_features  # noqa: E402
 from keras_swift.importance_dataset import ImportanceDataset  # noqa: E402
 from keras_swift.importance_training import ImportanceTraining  # noqa: E402
 from keras_swift.plots import plot_training  # noqa: E402
-from keras_swift.search import search  # noqa: E402
-from keras_swift.search_result import SearchResult  # noqa: E402
-from keras_swift.swift_sampler import SwiftSampler  # noqa: E402
-from keras_swift.swift_training import SwiftTraining  # noqa: E402
+from keras_swift.swift.search.search import search  # noqa: E402
+from keras_swift.swift.search.result import SearchResult  # noqa: E402
+from keras_swift.swift.sampler import SwiftSampler  # noqa: E402
+from keras_swift.swift.training import SwiftTraining  # noqa: E402
 
 __version__ = "0.1.0"
 

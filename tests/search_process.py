@@ -16,7 +16,7 @@ from conftest import classifier
 from sklearn.datasets import load_digits
 
 import keras_swift as ks
-from keras_swift.search_run import SearchRun
+from keras_swift.swift.search.run import SearchRun
 
 
 def run_search(directory, **arguments):

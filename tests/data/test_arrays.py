@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from keras_swift.fingerprint import of_arrays
+from keras_swift.swift.search.fingerprint import of_arrays
 from keras_swift.data.arrays import ArraySource, class_weights, split
 
 

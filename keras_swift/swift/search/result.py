@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_swift.swift_sampler import SwiftSampler
+from keras_swift.swift.sampler import SwiftSampler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +152,7 @@ class SearchResult:
         return np.argsort(-self.suspicion, kind="stable")[:count]
 
     def plot(self, file: Any = None) -> Any:
-        """Draws what was found: see `keras_swift.search_plots.plot_search`.
+        """Draws what was found: see `keras_swift.swift.search.plot.plot_search`.
 
         Args:
             file: path to write the figure to. Defaults to `None`, not written.
@@ -160,7 +160,7 @@ class SearchResult:
         Returns:
             A `matplotlib.figure.Figure`.
         """
-        from keras_swift.search_plots import plot_search
+        from keras_swift.swift.search.plot import plot_search
 
         return plot_search(self, file)
 

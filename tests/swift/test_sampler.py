@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from keras_swift.swift_sampler import SwiftSampler, cumulative_rank
+from keras_swift.swift.sampler import SwiftSampler, cumulative_rank
 
 
 def features(n=60, seed=0):

@@ -13,13 +13,13 @@ import numpy as np
 
 from keras_swift.data import arrays as sources
 from keras_swift.validation import check_model, check_positive_integer
-from keras_swift.features import compute_features, named_features
+from keras_swift.swift.features import compute_features, named_features
 from keras_swift.fitting.resume import resuming
 from keras_swift.sampling_callback import with_callbacks
 from keras_swift.data.streams import check_stream_arguments, is_stream
 from keras_swift.data.reader import StreamSupply
-from keras_swift.swift_datasets import DrawnDataset, EpochCallback, PresampledDataset
-from keras_swift.swift_sampler import GRADIENT_NORM, SwiftSampler
+from keras_swift.swift.datasets import DrawnDataset, EpochCallback, PresampledDataset
+from keras_swift.swift.sampler import GRADIENT_NORM, SwiftSampler
 
 
 class SwiftTraining:
@@ -267,6 +267,6 @@ def named_or_explained(wanted: dict[str, Any]) -> dict[str, Any]:
 
 def sources_fingerprint(source: sources.ArraySource) -> str:
     """A hash of every value of the inputs and targets, in order."""
-    from keras_swift.fingerprint import of_arrays
+    from keras_swift.swift.search.fingerprint import of_arrays
 
     return of_arrays((source.x, source.y))

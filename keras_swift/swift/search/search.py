@@ -15,12 +15,12 @@ import numpy as np
 from keras_swift.data import arrays as sources
 from keras_swift.validation import check_model, check_positive_integer
 from keras_swift.scoring.compiled import build
-from keras_swift.features import named_features
+from keras_swift.swift.features import named_features
 from keras_swift.fitting.model_state import Unchanged
-from keras_swift.search_checks import check_classes, find_objective
-from keras_swift.search_result import SearchResult
-from keras_swift.search_run import SearchRun, is_distributed
-from keras_swift.swift_sampler import DEFAULT_FEATURES, TRANSFORMS
+from keras_swift.swift.search.objective import check_classes, find_objective
+from keras_swift.swift.search.result import SearchResult
+from keras_swift.swift.search.run import SearchRun, is_distributed
+from keras_swift.swift.sampler import DEFAULT_FEATURES, TRANSFORMS
 
 METHODS = ("bayesian", "random")
 

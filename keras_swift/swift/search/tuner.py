@@ -12,8 +12,8 @@ from typing import Any
 
 import keras_tuner
 
-from keras_swift.oracle import write_json
-from keras_swift.swift_sampler import SwiftSampler
+from keras_swift.swift.search.oracle import write_json
+from keras_swift.swift.sampler import SwiftSampler
 
 
 class SwiftTuner(keras_tuner.Tuner):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from keras_swift import gaussian_process
-from keras_swift.gaussian_process import GaussianProcess
-from keras_swift.oracle import steadied
+from keras_swift.swift.search import gaussian_process
+from keras_swift.swift.search.gaussian_process import GaussianProcess
+from keras_swift.swift.search.oracle import steadied
 
 
 def test_one_setting_is_the_textbook_formula(monkeypatch):

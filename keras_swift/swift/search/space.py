@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import scipy.stats.qmc
 
-from keras_swift.swift_sampler import DEFAULT_FEATURES, SwiftSampler, cumulative_rank
+from keras_swift.swift.sampler import DEFAULT_FEATURES, SwiftSampler, cumulative_rank
 
 # Examples on which two samplers are compared. Their distance then has a standard error of a few
 # percent, and 4,000 candidates take a tenth of a second.

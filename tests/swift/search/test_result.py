@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_swift import SwiftSampler
-from keras_swift.search_result import SearchResult, SearchTrial
+from keras_swift.swift.search.result import SearchResult, SearchTrial
 
 RANKS = np.arange(100.0)
 

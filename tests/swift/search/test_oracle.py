@@ -9,8 +9,8 @@ import keras_tuner
 import numpy as np
 import pytest
 
-from keras_swift.oracle import SwiftOracle
-from keras_swift.sampler_space import SamplerSpace
+from keras_swift.swift.search.oracle import SwiftOracle
+from keras_swift.swift.search.space import SamplerSpace
 
 N = 500
 

@@ -11,10 +11,10 @@ import keras
 import numpy as np
 
 from keras_swift.data import arrays as sources
-from keras_swift.draws import inclusion_probability, systematic_draw
-from keras_swift.features import FeatureScorer
+from keras_swift.swift.drawing import inclusion_probability, systematic_draw
+from keras_swift.swift.features import FeatureScorer
 from keras_swift.data.reader import StreamSupply
-from keras_swift.swift_sampler import SwiftSampler
+from keras_swift.swift.sampler import SwiftSampler
 
 
 class DrawnDataset(keras.utils.PyDataset):

@@ -20,16 +20,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_swift import fingerprint
+from keras_swift.swift.search import fingerprint
 from keras_swift.data import arrays as sources
-from keras_swift.features import compute_features
+from keras_swift.swift.features import compute_features
 from keras_swift.fitting.model_state import read_variables, write_variables
-from keras_swift.sampler_space import SamplerSpace
-from keras_swift.search_checks import validation_size
-from keras_swift.search_result import SearchResult, SearchTrial
-from keras_swift.search_start import Start, read_start, write_start
-from keras_swift.swift_datasets import DrawnDataset
-from keras_swift.swift_sampler import GRADIENT_NORM, SwiftSampler
+from keras_swift.swift.search.space import SamplerSpace
+from keras_swift.swift.search.objective import validation_size
+from keras_swift.swift.search.result import SearchResult, SearchTrial
+from keras_swift.swift.search.start import Start, read_start, write_start
+from keras_swift.swift.datasets import DrawnDataset
+from keras_swift.swift.sampler import GRADIENT_NORM, SwiftSampler
 from keras_swift.fitting.weight_average import WeightAverage
 
 START = "start.npz"
@@ -58,8 +58,8 @@ class SearchRun:
 
     def result(self, overwrite: bool) -> SearchResult:
         """Runs what is left of the search and reads what came of it."""
-        from keras_swift.oracle import SwiftOracle
-        from keras_swift.tuner import SwiftTuner
+        from keras_swift.swift.search.oracle import SwiftOracle
+        from keras_swift.swift.search.tuner import SwiftTuner
 
         data_fingerprint = fingerprint.of_arrays((self.source.x, self.source.y))
         start = self._start(overwrite, data_fingerprint)

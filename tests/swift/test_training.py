@@ -7,7 +7,7 @@ from conftest import assert_same_weights, classifier
 
 import keras_swift as ks
 from keras_swift.data.arrays import ArraySource
-from keras_swift.swift_training import DrawnDataset, SwiftTraining
+from keras_swift.swift.training import DrawnDataset, SwiftTraining
 
 # Nothing above the median loss is drawn.
 EASY = ks.SwiftSampler([0.5], [1.0, 1.0, 0.0], [1.0], ["loss"], "cdf")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_swift.plots import import_figure, save
-from keras_swift.swift_sampler import cumulative_rank
+from keras_swift.swift.sampler import cumulative_rank
 
 
 def plot_search(result: Any, file: Any = None) -> Any:

@@ -17,7 +17,7 @@ from conftest import classifier
 from search_process import describe, run_search
 
 import keras_swift as ks
-from keras_swift.search_run import SearchRun
+from keras_swift.swift.search.run import SearchRun
 
 SCRIPT = pathlib.Path(__file__).parent / "search_process.py"
 
@@ -161,7 +161,7 @@ def test_model_leaves_as_it_came_when_interrupted(digits, error, monkeypatch):
 
 
 def test_every_trial_starts_from_the_same_state(digits, monkeypatch):
-    module = sys.modules["keras_swift.search_run"]
+    module = sys.modules["keras_swift.swift.search.run"]
     seen = []
 
     class Spy(module.DrawnDataset):
@@ -181,7 +181,7 @@ def test_every_trial_starts_from_the_same_state(digits, monkeypatch):
 
 
 def test_trials_are_judged_by_the_mean_of_their_second_half(digits, monkeypatch):
-    module = sys.modules["keras_swift.search_run"]
+    module = sys.modules["keras_swift.swift.search.run"]
     asked, judged = [], []
 
     class Spy(module.WeightAverage):
@@ -305,7 +305,7 @@ def test_regression_searches_by_loss_and_gradient(digits):
 
 
 def test_a_diverging_sampler_is_a_failure_and_never_the_best(digits, monkeypatch):
-    module = sys.modules["keras_swift.search_run"]
+    module = sys.modules["keras_swift.swift.search.run"]
     train = module.SearchRun._train
     judged = []
 
@@ -509,7 +509,7 @@ def test_broken_connection_is_an_error_only_before_the_end(digits, tmp_path, mon
     # The chief may leave between a worker's look at the trials and its next request.
     answers = iter([False, over])
     monkeypatch.setattr(SearchRun, "_is_over", lambda self, space: next(answers))
-    monkeypatch.setattr("keras_swift.tuner.SwiftTuner", broken)
+    monkeypatch.setattr("keras_swift.swift.search.tuner.SwiftTuner", broken)
     monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
     monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker0")
     if over:
