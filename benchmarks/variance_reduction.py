@@ -26,7 +26,7 @@ import numpy as np
 from scipy.stats import spearmanr
 from tasks import TASKS
 
-from keras_swift.resampling import sampling_probability
+from keras_swift.importance.resampling import sampling_probability
 from keras_swift.scoring.scorer import Scorer
 
 SCORES = ("loss", "bound", "bound, bfloat16", "true norm")

@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import keras_swift as ks
-from keras_swift import run_watch
+from keras_swift.importance.gate import run_watch
 
 rows, drawn, devices = set(), [], set()
 place = keras.distribution.distribute_tensor

@@ -15,7 +15,7 @@ from keras_swift.data import arrays as sources
 from keras_swift.validation import check_model, check_positive_integer
 from keras_swift.swift.features import compute_features, named_features
 from keras_swift.fitting.resume import resuming
-from keras_swift.sampling_callback import with_callbacks
+from keras_swift.importance.callback import with_callbacks
 from keras_swift.data.streams import check_stream_arguments, is_stream
 from keras_swift.data.reader import StreamSupply
 from keras_swift.swift.datasets import DrawnDataset, EpochCallback, PresampledDataset

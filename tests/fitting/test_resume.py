@@ -13,7 +13,7 @@ from conftest import classifier
 from resume_process import train
 
 import keras_swift as ks
-from keras_swift import batch_drawer
+from keras_swift.importance import sampler as batch_drawer
 from keras_swift.fitting.resume import read_state, write_state
 
 SCRIPT = pathlib.Path(__file__).parent / "resume_process.py"

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 
 import keras_swift as ks
 from keras_swift.scoring import precision as scoring_dtype
-from keras_swift.resampling import importance_weights, sampling_probability
+from keras_swift.importance.resampling import importance_weights, sampling_probability
 from keras_swift.scoring.scorer import Scorer
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from keras_swift.trends import FallWatch, RateWatch
+from keras_swift.importance.gate.trends import FallWatch, RateWatch
 
 
 def follow(rates, at=None):

@@ -4,7 +4,7 @@ import pytest
 from conftest import assert_same_weights, classifier
 
 import keras_swift as ks
-from keras_swift.resampling import importance_weights, sampling_probability
+from keras_swift.importance.resampling import importance_weights, sampling_probability
 
 STEP_TRACING = keras.backend.backend() != "torch"
 

@@ -9,11 +9,12 @@ import pytest
 from conftest import classifier
 
 import keras_swift as ks
-from keras_swift import cost_meter, run_watch
+from keras_swift.importance.gate import cost_meter
+from keras_swift.importance.gate import run_watch
 from keras_swift.fitting import resume
-from keras_swift.cost_meter import CostMeter
-from keras_swift.measured_gate import MeasuredGate
-from keras_swift.run_watch import RunWatch, Schedule
+from keras_swift.importance.gate.cost_meter import CostMeter
+from keras_swift.importance.gate.measured import MeasuredGate
+from keras_swift.importance.gate.run_watch import RunWatch, Schedule
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import pytest
 from conftest import assert_same_weights, classifier
 
 import keras_swift as ks
-from keras_swift import importance_training
-from keras_swift.gate import Gate
+from keras_swift.importance import training as importance_training
+from keras_swift.importance.gate.published import Gate
 
 
 def fit(model, digits, *, size=500, trainer=None, **arguments):

@@ -6,10 +6,12 @@ import pytest
 from conftest import assert_same_weights, classifier
 
 import keras_swift as ks
-from keras_swift import batch_drawer, measured_gate, run_watch
+from keras_swift.importance import sampler as batch_drawer
+from keras_swift.importance.gate import measured as measured_gate
+from keras_swift.importance.gate import run_watch
 from keras_swift.data import reader as supply
-from keras_swift.batch_drawer import BatchDrawer
-from keras_swift.measured_gate import FALL_COUNTS, MeasuredGate
+from keras_swift.importance.sampler import BatchDrawer
+from keras_swift.importance.gate.measured import FALL_COUNTS, MeasuredGate
 from keras_swift.data.arrays import ArraySource
 
 MEASURED = {"tau", "cost_ratio", "noise_share", "loss_exponent", "predicted_gain"}

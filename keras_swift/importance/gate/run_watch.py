@@ -12,10 +12,10 @@ import keras
 from keras import ops
 
 from keras_swift import backends
-from keras_swift.cost_meter import CostMeter
-from keras_swift.resampling import sampling_probability, variance_reduction
+from keras_swift.importance.gate.cost_meter import CostMeter
+from keras_swift.importance.resampling import sampling_probability, variance_reduction
 from keras_swift.scoring.scorer import explain_non_finite
-from keras_swift.trends import FallWatch, RateWatch
+from keras_swift.importance.gate.trends import FallWatch, RateWatch
 
 # Weights averaged for one look.
 SNAPSHOTS = 8

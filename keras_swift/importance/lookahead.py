@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from keras_swift import backends
-from keras_swift.batch import Batch
-from keras_swift.batch_drawer import BatchDrawer
+from keras_swift.importance.batch import Batch
+from keras_swift.importance.sampler import BatchDrawer
 
 
 class BatchQueue:

@@ -13,13 +13,13 @@ from keras_swift.validation import (
     check_rate_scaling,
     check_settings,
 )
-from keras_swift.importance_dataset import ImportanceDataset
-from keras_swift.rate_limit import RateLimit
+from keras_swift.importance.dataset import ImportanceDataset
+from keras_swift.importance.rate_limit import RateLimit
 from keras_swift.fitting.resume import resuming
-from keras_swift.sampling_callback import TakingTurns, with_callbacks
+from keras_swift.importance.callback import TakingTurns, with_callbacks
 from keras_swift.scoring.scorer import Scorer
 from keras_swift.data.streams import check_stream_arguments, is_stream
-from keras_swift.train_step import WeightedStep
+from keras_swift.importance.train_step import WeightedStep
 
 
 class ImportanceTraining:

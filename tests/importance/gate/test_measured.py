@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from keras_swift.gate import Gate, variance_gain
-from keras_swift.measured_gate import (
+from keras_swift.importance.gate.published import Gate, variance_gain
+from keras_swift.importance.gate.measured import (
     LOST_STEPS,
     MeasuredGate,
     predicted_gain,

@@ -6,7 +6,7 @@ how large a presample. It is arithmetic alone: `run_watch` measures.
 
 import math
 
-from keras_swift.gate import MOMENTUM, variance_gain
+from keras_swift.importance.gate.published import MOMENTUM, variance_gain
 
 # Few, because where the backend compiles each size is compiled on its own.
 RATIOS = (2, 3, 5)

@@ -1,6 +1,6 @@
 import pytest
 
-from keras_swift.gate import Gate
+from keras_swift.importance.gate.published import Gate
 
 
 def test_default_threshold_is_the_papers():
