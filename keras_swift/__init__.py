@@ -4,13 +4,13 @@ from keras_swift._keras import check_backend
 
 check_backend()
 
-from keras_swift.swift.features import compute_features  # noqa: E402
 from keras_swift.importance.dataset import ImportanceDataset  # noqa: E402
-from keras_swift.importance.training import ImportanceTraining  # noqa: E402
 from keras_swift.importance.plot import plot_training  # noqa: E402
-from keras_swift.swift.search.search import search  # noqa: E402
-from keras_swift.swift.search.result import SearchResult  # noqa: E402
+from keras_swift.importance.training import ImportanceTraining  # noqa: E402
+from keras_swift.swift.features import compute_features  # noqa: E402
 from keras_swift.swift.sampler import SwiftSampler  # noqa: E402
+from keras_swift.swift.search.result import SearchResult  # noqa: E402
+from keras_swift.swift.search.search import search  # noqa: E402
 from keras_swift.swift.training import SwiftTraining  # noqa: E402
 
 __version__ = "0.1.0"

@@ -19,11 +19,15 @@ def check_backend():
 
 # What is read or called without a public name, and where it hangs.
 _OF_MODEL = ("_compile_loss", "_compile_metrics", "_flatten_layers", "_symbolic_build")
+_OF_LOSS = ("_flat_losses",)
 _OF_METRICS = ("_flatten_y",)
+# There once the metrics are built.
+_OF_BUILT_METRICS = ("_flat_metrics",)
+_OF_OPTIMIZER = ("_get_current_learning_rate", "_learning_rate")
 
 
 def check_release(model):
-    """Raises, with the cure, where this Keras lacks what keras_swift relies on.
+    """Raises, with the cure, if this Keras lacks what keras_swift relies on.
 
     Args:
         model: a compiled `keras.Model`.
@@ -31,12 +35,29 @@ def check_release(model):
     Raises:
         ImportError: naming what is missing.
     """
-    missing = [name for name in _OF_MODEL if not hasattr(model, name)]
+    import keras
+
+    optimizer = innermost(getattr(model, "optimizer", None))
     metrics = getattr(model, "_compile_metrics", None)
-    if metrics is not None:
-        missing += [name for name in _OF_METRICS if not hasattr(metrics, name)]
+    missing = []
+    for owner, names in (
+        (model, _OF_MODEL),
+        (getattr(model, "_compile_loss", None), _OF_LOSS),
+        (metrics, _OF_METRICS),
+        (metrics if getattr(metrics, "built", False) else None, _OF_BUILT_METRICS),
+        (optimizer if isinstance(optimizer, keras.optimizers.Optimizer) else None, _OF_OPTIMIZER),
+    ):
+        if owner is not None:
+            missing += [name for name in names if not hasattr(owner, name)]
     if missing:
         raise _other_release(missing)
+
+
+def innermost(optimizer):
+    """The optimizer that makes the step: loss scaling wraps it."""
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return optimizer
 
 
 def _other_release(missing):
@@ -46,6 +67,83 @@ def _other_release(missing):
         f"keras_swift knows Keras 3.15. Received: Keras {keras.__version__}, without {missing}. "
         "Install keras 3.15, or a newer keras-swift."
     )
+
+
+def flatten_layers(model):
+    """All layers of a model, those inside of others included."""
+    return model._flatten_layers()
+
+
+def compile_loss(model):
+    """The container of the compiled losses, or `None`."""
+    return model._compile_loss
+
+
+def flat_losses(model):
+    """The compiled losses, `(path, loss, weight, name)` for each."""
+    return model._compile_loss._flat_losses
+
+
+def compile_metrics(model):
+    """The container of the compiled metrics, or `None`."""
+    return model._compile_metrics
+
+
+def plain_metrics(container):
+    """The lists of plain metrics in a built container, one for each output; `None` for none."""
+    return container._flat_metrics
+
+
+@contextlib.contextmanager
+def without_plain_metrics(container):
+    """A context in which the container updates its weighted metrics alone."""
+    plain = container._flat_metrics
+    container._flat_metrics = [None] * len(plain)
+    try:
+        yield
+    finally:
+        container._flat_metrics = plain
+
+
+def flatten_targets(container, y):
+    """Targets or outputs in the order of the container's metrics."""
+    return container._flatten_y(y)
+
+
+def symbolic_build(model, x, y):
+    """Builds model, losses, metrics and optimizer without computing anything."""
+    model._symbolic_build(data_batch=(x, y, None))
+
+
+def history_of(tensor):
+    """What made a symbolic tensor: `(layer, node index, tensor index)`."""
+    return tensor._keras_history
+
+
+def number_of_calls(layer):
+    """int, how often a layer has been called symbolically."""
+    return len(layer._inbound_nodes)
+
+
+def loss_settings(loss):
+    """The keyword arguments that a loss made of a function passes to it, a dict."""
+    return loss._fn_kwargs
+
+
+def value_or_none(variable):
+    """A variable's value; `None` if Keras has emptied it for a compiled step (JAX)."""
+    return variable._value
+
+
+def jax_state(model):
+    """The trainer's state while the variables are not in sync with it (JAX), else `None`."""
+    synced = getattr(model, "_jax_state_synced", True)
+    return None if synced else getattr(model, "_jax_state", None)
+
+
+def is_jax_synced(model):
+    """bool, whether the variables hold the state (JAX)."""
+    return getattr(model, "_jax_state_synced", True)
 
 
 def mask_of(tensor):
@@ -77,8 +175,7 @@ def rate_and_iterations(optimizer):
 
     The rate is a variable, a schedule of that count or a function of nothing.
     """
-    while hasattr(optimizer, "inner_optimizer"):
-        optimizer = optimizer.inner_optimizer
+    optimizer = innermost(optimizer)
     return getattr(optimizer, "_learning_rate", None), optimizer.iterations
 
 
@@ -93,9 +190,7 @@ def scaled_rate(optimizer, scale):
         optimizer: `keras.optimizers.Optimizer`.
         scale: float scalar tensor, or a float.
     """
-    while hasattr(optimizer, "inner_optimizer"):
-        # Loss scaling wraps the optimizer that makes the step.
-        optimizer = optimizer.inner_optimizer
+    optimizer = innermost(optimizer)
     own = getattr(optimizer, "_get_current_learning_rate", None)
     if own is None:
         raise _other_release(["optimizer._get_current_learning_rate"])

@@ -6,7 +6,7 @@ import math
 import keras
 import numpy as np
 
-from keras_swift._keras import check_release
+from keras_swift._keras import check_release, flatten_layers
 
 SCORES = ("gradient_norm", "loss", "full_gradient_norm")
 # The presample ratio where the paper's gate is asked for by its threshold alone.
@@ -27,7 +27,7 @@ def check_model(model):
             "`model.compile(optimizer=..., loss=...)` first."
         )
     check_release(model)
-    stateful = [layer.name for layer in model._flatten_layers() if getattr(layer, "stateful", 0)]
+    stateful = [layer.name for layer in flatten_layers(model) if getattr(layer, "stateful", 0)]
     if stateful:
         raise ValueError(
             "`model` must not carry state from one batch to the next: the batches that are scored "

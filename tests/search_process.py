@@ -12,8 +12,8 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-from conftest import classifier
 from sklearn.datasets import load_digits
+from small_models import classifier
 
 import keras_swift as ks
 from keras_swift.swift.search.run import SearchRun

@@ -1,12 +1,15 @@
 """The package as a whole: its names, its imports, its figures."""
 
+import ast
 import os
+import pathlib
+import re
 import subprocess
 import sys
 
 import keras
 import pytest
-from conftest import classifier
+from small_models import classifier
 
 import keras_swift as ks
 
@@ -85,3 +88,23 @@ def test_a_keras_that_keeps_things_elsewhere_is_named(monkeypatch):
     monkeypatch.delattr(type(model._compile_metrics), "_flatten_y")
     with pytest.raises(ImportError, match=r"knows Keras 3.15. Received.*without \['_flatten_y'\]"):
         ks.ImportanceTraining(model)
+
+
+def private_names(tree):
+    """Lines at which a private attribute of anything but `self` or `cls` is used."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute) or not re.match(r"_[a-z]", node.attr):
+            continue
+        if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+            yield node.lineno
+
+
+PACKAGE = pathlib.Path(ks.__file__).parent
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
+def test_private_names_of_keras_are_used_in_one_file(path):
+    if path.name != "_keras.py":
+        text = path.read_text(encoding="utf-8")
+        assert not list(private_names(ast.parse(text)))
+        assert "keras.src" not in text

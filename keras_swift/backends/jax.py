@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from keras_swift._keras import rate_and_iterations
+from keras_swift._keras import (
+    innermost,
+    is_jax_synced,
+    jax_state,
+    rate_and_iterations,
+    value_or_none,
+)
 from keras_swift.backends import padded, rate_of, several_processes
 
 # Whether Keras asks a `PyDataset` for items several steps ahead of training.
@@ -51,10 +57,10 @@ def capture_values(model):
     """References to the current values, valid until the next step is dispatched.
 
     Inside `fit` Keras empties the variables and keeps the state in the loop;
-    `_jax_state` is where it puts the state for callbacks.
+    the trainer's state is where it puts it for callbacks.
     """
-    state = getattr(model, "_jax_state", None)
-    if getattr(model, "_jax_state_synced", True) or not state:
+    state = jax_state(model)
+    if not state:
         trainable = [_value(variable) for variable in model.trainable_variables]
         non_trainable = [_value(variable) for variable in model.non_trainable_variables]
         return trainable, non_trainable
@@ -73,9 +79,10 @@ def compile_sum(function, model):
 
 def _value(variable):
     # `variable.value` would answer with freshly initialised numbers here.
-    if variable._value is None:
+    value = value_or_none(variable)
+    if value is None:
         raise RuntimeError(_MISSING)
-    return variable._value
+    return value
 
 
 _MISSING = (
@@ -86,16 +93,17 @@ _MISSING = (
 
 
 def is_in_sync(model):
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    synced = getattr(model, "_jax_state_synced", True)
-    return synced and (optimizer is None or optimizer.iterations._value is not None)
+    optimizer = innermost(model.optimizer)
+    if not is_jax_synced(model):
+        return False
+    return optimizer is None or value_or_none(optimizer.iterations) is not None
 
 
 def learning_rate(model):
     if is_in_sync(model):
         return rate_of(model.optimizer)
-    state = getattr(model, "_jax_state", None)
-    if getattr(model, "_jax_state_synced", True) or not state:
+    state = jax_state(model)
+    if not state:
         return None
     rate, iterations = rate_and_iterations(model.optimizer)
     schedule = isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
@@ -128,18 +136,18 @@ def restore_random_state(state):
 
 
 def keep(model):
-    if not getattr(model, "_jax_state_synced", True):
+    if not is_jax_synced(model):
         return None
     optimizer = getattr(model.optimizer, "variables", [])
     variables = [*model.variables, *optimizer, *model.metrics_variables]
-    return [(variable, variable._value) for variable in variables]
+    return [(variable, value_or_none(variable)) for variable in variables]
 
 
 def give_back(kept):
     # Keras empties the variables before it asks for the first batch of an epoch, and loses their
     # values if that fails.
     for variable, value in kept or ():
-        if variable._value is None and value is not None and not value.is_deleted():
+        if value_or_none(variable) is None and value is not None and not value.is_deleted():
             variable.assign(value)
 
 

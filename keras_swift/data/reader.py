@@ -16,8 +16,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_swift.data.permutations import Permutations
 from keras_swift.data.arrays import ArraySource
+from keras_swift.data.permutations import Permutations
 from keras_swift.data.streams import Stream
 
 # Batches that are drawn together where nothing speaks against it, and how large they may be: after

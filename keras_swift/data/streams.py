@@ -17,8 +17,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_swift.data.permutations import Permutations
 from keras_swift.data.arrays import class_weights
+from keras_swift.data.permutations import Permutations
 
 
 def is_stream(x: Any) -> bool:

@@ -10,9 +10,13 @@ import keras
 import numpy as np
 
 from keras_swift import backends
+from keras_swift.data.arrays import ArraySource, class_weights
+from keras_swift.data.reader import ArraySupply, StreamSupply
+from keras_swift.data.streams import check_stream_arguments, is_stream
 from keras_swift.importance.batch import Promise
-from keras_swift.importance.sampler import drawer_for
+from keras_swift.importance.callback import SamplingCallback
 from keras_swift.importance.lookahead import BatchQueue
+from keras_swift.importance.sampler import drawer_for
 from keras_swift.validation import (
     check_model,
     check_positive_integer,
@@ -20,10 +24,6 @@ from keras_swift.validation import (
     check_settings,
     chosen_presample,
 )
-from keras_swift.importance.callback import SamplingCallback
-from keras_swift.data.arrays import ArraySource, class_weights
-from keras_swift.data.streams import check_stream_arguments, is_stream
-from keras_swift.data.reader import ArraySupply, StreamSupply
 
 
 class ImportanceDataset(keras.utils.PyDataset):

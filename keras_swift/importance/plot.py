@@ -1,5 +1,7 @@
 """Figures of a training run; matplotlib is imported when one is drawn."""
 
+from keras_swift._plotting import import_figure, save
+
 
 def plot_training(history, file=None):
     """Draws a run of `ImportanceTraining`: loss, and what the sampler did.
@@ -77,21 +79,3 @@ def _plot_measured(panel, epochs, values):
     panel.set_ylim(bottom=0)
     panel.set_ylabel("gate")
     panel.legend(loc="best", fontsize="small")
-
-
-def import_figure():
-    """`matplotlib.figure.Figure`, which draws without a window and without global state."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "Figures need matplotlib. Install it with `pip install 'keras-swift[plot]'`."
-        ) from error
-    return Figure
-
-
-def save(figure, file):
-    """Writes the figure where a file is given; returns it."""
-    if file is not None:
-        figure.savefig(file, dpi=120)
-    return figure

@@ -12,16 +12,21 @@ from typing import Any, Literal
 
 import numpy as np
 
-from keras_swift.importance.batch import Batch, mask_correction
-from keras_swift.validation import explained
-from keras_swift.scoring.compiled import build_for
-from keras_swift.importance.gate.published import Gate
-from keras_swift.importance.gate.measured import RATIOS, MeasuredGate
-from keras_swift.importance.resampling import check_scores, draw, sampling_probability, variance_reduction
-from keras_swift.importance.gate.run_watch import RunWatch, examples_to_watch
-from keras_swift.scoring.scorer import Scorer, explain_non_finite
 from keras_swift.data.arrays import select
 from keras_swift.data.reader import ArraySupply, StreamSupply
+from keras_swift.importance.batch import Batch, mask_correction
+from keras_swift.importance.gate.measured import RATIOS, MeasuredGate
+from keras_swift.importance.gate.published import Gate
+from keras_swift.importance.gate.run_watch import RunWatch, examples_to_watch
+from keras_swift.importance.resampling import (
+    check_scores,
+    draw,
+    sampling_probability,
+    variance_reduction,
+)
+from keras_swift.scoring.compiled import build_for
+from keras_swift.scoring.scorer import Scorer, explain_non_finite
+from keras_swift.validation import explained
 
 # While the gate is shut, every 16th batch is scored at first, later one after another eighth of the
 # run and at last every 64th: at f = 0.3 (scoring an example over training one) that costs 2 % of a

@@ -14,9 +14,16 @@ import warnings
 import keras
 import numpy as np
 
-from keras_swift._keras import mask_of, scaled_rate
-from keras_swift.validation import align_targets
+from keras_swift._keras import (
+    compile_metrics,
+    flatten_targets,
+    mask_of,
+    plain_metrics,
+    scaled_rate,
+    without_plain_metrics,
+)
 from keras_swift.scoring.compiled import accepts_training, compiled_losses
+from keras_swift.validation import align_targets
 
 
 class WeightedStep:
@@ -57,7 +64,7 @@ class WeightedStep:
         model = self._model
         before = model.train_function
         own_step = model.__dict__.get("train_step")
-        metrics = model._compile_metrics
+        metrics = compile_metrics(model)
         if before is None or before is not self._left:
             self._function = None
         self._step = model.train_step
@@ -103,19 +110,15 @@ class WeightedStep:
             self._current.importance = None
 
     def _update_state(self, y_true, y_pred, sample_weight=None):
-        metrics = self._model._compile_metrics
+        metrics = compile_metrics(self._model)
         importance = getattr(self._current, "importance", None)
         if not metrics.built:
             metrics.build(y_true, y_pred)
-        plain = metrics._flat_metrics
-        try:
-            # Keras' own update for the weighted metrics, ours for the plain.
-            metrics._flat_metrics = [None] * len(plain)
+        # Keras' own update for the weighted metrics, ours for the plain.
+        with without_plain_metrics(metrics):
             type(metrics).update_state(metrics, y_true, y_pred, sample_weight)
-        finally:
-            metrics._flat_metrics = plain
-        targets, outputs = metrics._flatten_y(y_true), metrics._flatten_y(y_pred)
-        for group, target, output in zip(plain, targets, outputs, strict=False):
+        targets, outputs = flatten_targets(metrics, y_true), flatten_targets(metrics, y_pred)
+        for group, target, output in zip(plain_metrics(metrics), targets, outputs, strict=False):
             for metric in group.metrics if group else ():
                 weights = None
                 # There is none in validation, where Keras gives none either.
@@ -153,15 +156,15 @@ class WeightedStep:
         aligned = align_targets(y, y_pred, getattr(model, "output_names", None), losses)
         for output in losses:
             _warn_of_comparisons(output.loss, output.of(aligned), output.of(y_pred))
-        metrics = model._compile_metrics
+        metrics = compile_metrics(model)
         if metrics is None:
             return
         if not metrics.built:
             metrics.build(y, y_pred)
         self._shapes = {}
         y = keras.tree.map_structure(keras.ops.convert_to_tensor, y)
-        targets, outputs = metrics._flatten_y(y), metrics._flatten_y(y_pred)
-        for group, target, output in zip(metrics._flat_metrics, targets, outputs, strict=False):
+        targets, outputs = flatten_targets(metrics, y), flatten_targets(metrics, y_pred)
+        for group, target, output in zip(plain_metrics(metrics), targets, outputs, strict=False):
             for metric in group.metrics if group else ():
                 shape = _weights_shape(metric, target, output)
                 if shape is not None:

@@ -6,20 +6,20 @@ import keras
 import numpy as np
 
 from keras_swift import backends
-from keras_swift.data import arrays as sources
+from keras_swift.data import arrays
+from keras_swift.data.streams import check_stream_arguments, is_stream
+from keras_swift.fitting.callbacks import TakingTurns, with_callbacks
+from keras_swift.fitting.resume import resuming
+from keras_swift.importance.dataset import ImportanceDataset
+from keras_swift.importance.rate_limit import RateLimit
+from keras_swift.importance.train_step import WeightedStep
+from keras_swift.scoring.scorer import Scorer
 from keras_swift.validation import (
     check_model,
     check_positive_integer,
     check_rate_scaling,
     check_settings,
 )
-from keras_swift.importance.dataset import ImportanceDataset
-from keras_swift.importance.rate_limit import RateLimit
-from keras_swift.fitting.resume import resuming
-from keras_swift.importance.callback import TakingTurns, with_callbacks
-from keras_swift.scoring.scorer import Scorer
-from keras_swift.data.streams import check_stream_arguments, is_stream
-from keras_swift.importance.train_step import WeightedStep
 
 
 class ImportanceTraining:
@@ -192,7 +192,7 @@ class ImportanceTraining:
             data = {"x": x, "class_weight": class_weight}
         else:
             validation_batch_size = validation_batch_size or batch_size
-            source, validation_data, batch_size = sources.from_fit(
+            source, validation_data, batch_size = arrays.from_fit(
                 x,
                 y,
                 sample_weight,

@@ -9,6 +9,8 @@ import warnings
 import keras
 
 from keras_swift import backends
+from keras_swift._keras import compile_loss, flat_losses, symbolic_build
+from keras_swift.scoring.gradient_norm import OutputLoss, output_activation
 from keras_swift.validation import (
     check_targets,
     check_weights,
@@ -16,7 +18,6 @@ from keras_swift.validation import (
     symbolic_outputs,
     without_list_of_one,
 )
-from keras_swift.scoring.gradient_norm import OutputLoss, output_activation
 
 
 def accepts_training(model):
@@ -35,7 +36,7 @@ def build(model, x, y):
     Raises:
         ValueError: if the model was compiled without a loss.
     """
-    if model._compile_loss is None:
+    if compile_loss(model) is None:
         raise ValueError(
             "The model must be compiled with a loss: an example's importance is read off it. "
             "Received: a model compiled without `loss`. Call "
@@ -44,7 +45,7 @@ def build(model, x, y):
     try:
         # Variables of the optimizer may be made here, which have to be where the model's are.
         with backends.active().scope_of(model):
-            model._symbolic_build(data_batch=(x, y, None))
+            symbolic_build(model, x, y)
     except Exception:
         if model.built:
             # It may be the structure of the targets, which Keras does not name.
@@ -58,7 +59,7 @@ def build_for(model, supply):
 
     Args:
         model: a compiled `keras.Model`.
-        supply: where batches come from, as in `keras_swift.supply`.
+        supply: where batches come from, as in `keras_swift.data.reader`.
 
     Returns:
         A function that raises for targets that do not fit, to be called with
@@ -106,7 +107,7 @@ def compiled_losses(model):
             weight=1.0 if weight is None else float(weight),
             activation=activations.get(tuple(path)),
         )
-        for path, loss, weight, _ in model._compile_loss._flat_losses
+        for path, loss, weight, _ in flat_losses(model)
     ]
 
 

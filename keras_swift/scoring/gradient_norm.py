@@ -13,7 +13,7 @@ import keras
 from keras import ops
 
 from keras_swift import backends
-from keras_swift._keras import mask_of
+from keras_swift._keras import history_of, loss_settings, mask_of, number_of_calls
 
 # The activations that a gradient in the output is pulled back through.
 PULLED_BACK = ("linear", "softmax", "sigmoid", "tanh", "relu")
@@ -105,14 +105,14 @@ def output_layers(model):
 
 def _last_layers(tensor):
     """The layer that made an output, last, after the layers that only pass its values on."""
-    layer, _, index = tensor._keras_history
+    layer, _, index = history_of(tensor)
     passed = []
     while True:
         if isinstance(layer, keras.Model) and getattr(layer, "outputs", None):
-            layer, _, index = layer.outputs[index]._keras_history
-        elif isinstance(layer, (*_MOVING, keras.layers.Dropout)) and len(layer._inbound_nodes) == 1:
+            layer, _, index = history_of(layer.outputs[index])
+        elif isinstance(layer, (*_MOVING, keras.layers.Dropout)) and number_of_calls(layer) == 1:
             passed.append(layer)
-            layer, _, index = layer.input._keras_history
+            layer, _, index = history_of(layer.input)
         else:
             return [*passed, layer]
 
@@ -323,7 +323,7 @@ def _cross_entropy_settings(loss):
     # A subclass may override `call`, and then anything goes.
     if type(loss).call is not keras.losses.MeanSquaredError.call:
         return None
-    settings = {"axis": -1, "ignore_class": None, **loss._fn_kwargs}
+    settings = {"axis": -1, "ignore_class": None, **loss_settings(loss)}
     if loss.fn not in _CROSS_ENTROPIES or settings["axis"] != -1:
         return None
     if settings["ignore_class"] is not None:

@@ -10,6 +10,7 @@ import time
 import keras
 import numpy as np
 
+from keras_swift._keras import flatten_layers
 from keras_swift.scoring.gradient_norm import output_layers
 
 # A scoring pass faster than this (seconds) is not worth a second compilation.
@@ -55,7 +56,7 @@ def layers_to_change(model, dtype):
     last = output_layers(model)
     return [
         layer
-        for layer in model._flatten_layers()
+        for layer in flatten_layers(model)
         if layer.dtype_policy.name in _POLICIES.values()
         and layer.dtype_policy.name != _POLICIES[dtype]
         and not isinstance(layer, _KEPT)

@@ -12,14 +12,15 @@ import numpy as np
 from keras import ops
 
 from keras_swift import backends
+from keras_swift._keras import compile_loss
+from keras_swift.scoring.compiled import accepts_training, build, compiled_losses, follow, paths
+from keras_swift.scoring.gradient_norm import loss_sum, pre_activation_gradient, row_norms
+from keras_swift.scoring.precision import computing_in, faster, layers_to_change
 from keras_swift.validation import (
     align_targets,
     check_score,
     check_scoring_dtype,
 )
-from keras_swift.scoring.compiled import accepts_training, build, compiled_losses, follow, paths
-from keras_swift.scoring.gradient_norm import loss_sum, pre_activation_gradient, row_norms
-from keras_swift.scoring.precision import computing_in, faster, layers_to_change
 
 
 class Scorer:
@@ -101,12 +102,12 @@ class Scorer:
             `"valid"` is the
             share of unmasked entries, shape `(n, outputs)`.
         """
-        if self._built_for is None or self._built_for is not self.model._compile_loss:
+        if self._built_for is None or self._built_for is not compile_loss(self.model):
             # The first batch, or the model has been compiled anew.
             build(self.model, x, y)
             self.outputs = compiled_losses(self.model)
             self._compiled = self._compile(self.dtype)
-            self._built_for = self.model._compile_loss
+            self._built_for = compile_loss(self.model)
         inputs = (x, y) if sample_weight is None else (x, y, sample_weight)
         if self.dtype is None or self._tried:
             return self._compiled(values, *inputs)

@@ -10,10 +10,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_swift.data import arrays as sources
+from keras_swift.data import arrays
+from keras_swift.data.reader import StreamSupply
 from keras_swift.swift.drawing import inclusion_probability, systematic_draw
 from keras_swift.swift.features import FeatureScorer
-from keras_swift.data.reader import StreamSupply
 from keras_swift.swift.sampler import SwiftSampler
 
 
@@ -24,7 +24,7 @@ class DrawnDataset(keras.utils.PyDataset):
     may be fetched ahead of training or twice.
 
     Args:
-        source: a `sources.ArraySource`.
+        source: a `arrays.ArraySource`.
         probability: float array, shape `(n,)`, sums to 1.
         batch_size: int.
         seed: int.
@@ -35,7 +35,7 @@ class DrawnDataset(keras.utils.PyDataset):
 
     def __init__(
         self,
-        source: sources.ArraySource,
+        source: arrays.ArraySource,
         probability: np.ndarray,
         batch_size: int,
         *,
@@ -169,7 +169,7 @@ class PresampledDataset(keras.utils.PyDataset):
         probability = self._sampler.probabilities(self._scorer(*data[:2]))
         kept = inclusion_probability(probability, len(probability) // 2)
         indices = systematic_draw(kept, self._generator)
-        x, y, sample_weight = sources.select(data, indices)
+        x, y, sample_weight = arrays.select(data, indices)
         return (x, y) if sample_weight is None else (x, y, sample_weight)
 
 

@@ -13,11 +13,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_swift.data import arrays as sources
-from keras_swift.validation import check_model
+from keras_swift._keras import compile_loss, mask_of
+from keras_swift.data import arrays
 from keras_swift.scoring.compiled import build, compiled_losses
 from keras_swift.scoring.gradient_norm import OutputLoss
 from keras_swift.scoring.scorer import Scorer
+from keras_swift.validation import check_model
 
 NAMES = ("loss", "renormed_entropy", "gradient_norm")
 # Far enough below any logit that the softmax is exactly 0, near enough that 0 * log(0) is 0.
@@ -73,7 +74,7 @@ def compute_features(
         hardest = np.argsort(features["loss"])[::-1]
     """
     named = named_features(features)
-    source = sources.ArraySource(x, y)
+    source = arrays.ArraySource(x, y)
     columns: dict[str, np.ndarray] = {}
     scored = {}
     for name, feature in named.items():
@@ -106,7 +107,7 @@ class FeatureScorer:
 
     def __init__(self, model: keras.Model, features: Mapping[str, Any], x: Any, y: Any) -> None:
         check_model(model)
-        if not model.built or not getattr(model._compile_loss, "built", True):
+        if not model.built or not getattr(compile_loss(model), "built", True):
             build(model, x, y)
         outputs = compiled_losses(model)
         quantities: list[Any] = []
@@ -176,7 +177,7 @@ def renormed_entropy(model: keras.Model, outputs: Sequence[OutputLoss], y: Any) 
         classes = y_pred.shape[-1]
         if classes < 3:
             raise refuse(f"a model with {classes} output units")
-        mask = getattr(y_pred, "_keras_mask", None)
+        mask = mask_of(y_pred)
         y_pred = ops.cast(y_pred, "float32")
         y_true = ops.convert_to_tensor(y_true)
         if len(y_true.shape) == len(y_pred.shape) and y_true.shape[-1] == classes:
@@ -267,7 +268,7 @@ def _check_column(name: str, feature: Any, size: int) -> np.ndarray:
 
 
 def _score_all(
-    scorer: FeatureScorer, source: sources.ArraySource, batch_size: int, verbose: Any
+    scorer: FeatureScorer, source: arrays.ArraySource, batch_size: int, verbose: Any
 ) -> dict[str, np.ndarray]:
     """Features of every example, one batch after another."""
     batches = -(-source.size // batch_size)

@@ -11,15 +11,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_swift.data import arrays as sources
-from keras_swift.validation import check_model, check_positive_integer
-from keras_swift.swift.features import compute_features, named_features
-from keras_swift.fitting.resume import resuming
-from keras_swift.importance.callback import with_callbacks
-from keras_swift.data.streams import check_stream_arguments, is_stream
+from keras_swift.data import arrays
 from keras_swift.data.reader import StreamSupply
+from keras_swift.data.streams import check_stream_arguments, is_stream
+from keras_swift.fitting.callbacks import with_callbacks
+from keras_swift.fitting.resume import resuming
 from keras_swift.swift.datasets import DrawnDataset, EpochCallback, PresampledDataset
+from keras_swift.swift.features import compute_features, named_features
 from keras_swift.swift.sampler import GRADIENT_NORM, SwiftSampler
+from keras_swift.validation import check_model, check_positive_integer
 
 
 class SwiftTraining:
@@ -141,7 +141,7 @@ class SwiftTraining:
             dataset: Any = self._stream_dataset(x, class_weight, shuffle, steps_per_epoch, seed)
         else:
             validation_batch_size = validation_batch_size or batch_size
-            source, validation_data, batch_size = sources.from_fit(
+            source, validation_data, batch_size = arrays.from_fit(
                 x,
                 y,
                 sample_weight,
@@ -194,7 +194,7 @@ class SwiftTraining:
         return named_or_explained(wanted)
 
     def _probabilities(
-        self, source: sources.ArraySource, batch_size: int, verbose: Any
+        self, source: arrays.ArraySource, batch_size: int, verbose: Any
     ) -> np.ndarray:
         """The sampling probability of each example of the source."""
         if self._result is not None and self.reference is None and self.features is None:
@@ -265,7 +265,7 @@ def named_or_explained(wanted: dict[str, Any]) -> dict[str, Any]:
         ) from error
 
 
-def sources_fingerprint(source: sources.ArraySource) -> str:
+def sources_fingerprint(source: arrays.ArraySource) -> str:
     """A hash of every value of the inputs and targets, in order."""
     from keras_swift.swift.search.fingerprint import of_arrays
 

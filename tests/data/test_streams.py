@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_swift.data.streams import Stream, is_stream
 from keras_swift.data.reader import ArraySupply, StreamSupply
+from keras_swift.data.streams import Stream, is_stream
 
 
 class Numbered(keras.utils.PyDataset):

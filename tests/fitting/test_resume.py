@@ -9,14 +9,14 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import classifier
 from resume_process import train
+from small_models import classifier
 
 import keras_swift as ks
-from keras_swift.importance import sampler as batch_drawer
 from keras_swift.fitting.resume import read_state, write_state
+from keras_swift.importance import sampler as batch_drawer
 
-SCRIPT = pathlib.Path(__file__).parent / "resume_process.py"
+SCRIPT = pathlib.Path(__file__).parents[1] / "resume_process.py"
 
 
 @pytest.mark.parametrize("kind", ["arrays", "batches", "swift"])

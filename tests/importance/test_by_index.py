@@ -5,15 +5,15 @@ import gc
 import keras
 import numpy as np
 import pytest
-from conftest import assert_same_weights, classifier
+from small_models import assert_same_weights, classifier
 
 import keras_swift as ks
 from keras_swift import backends
+from keras_swift.data import reader as supply
+from keras_swift.data.arrays import ArraySource
 from keras_swift.importance import training as importance_training
 from keras_swift.importance.gate import measured as measured_gate
 from keras_swift.importance.gate import run_watch
-from keras_swift.data import reader as supply
-from keras_swift.data.arrays import ArraySource
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import classifier
+from small_models import classifier
 
 import keras_swift as ks
 from keras_swift import backends
 
-SCRIPT = pathlib.Path(__file__).parent / "devices_process.py"
+SCRIPT = pathlib.Path(__file__).parents[1] / "devices_process.py"
 BACKEND = keras.backend.backend()
 
 

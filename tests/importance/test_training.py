@@ -5,7 +5,7 @@ import weakref
 import keras
 import numpy as np
 import pytest
-from conftest import assert_same_weights, classifier
+from small_models import assert_same_weights, classifier
 
 import keras_swift as ks
 from keras_swift.importance import training as importance_training

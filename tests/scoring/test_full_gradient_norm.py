@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 import pytest
-from conftest import classifier
 from keras import layers
+from small_models import classifier
 
 import keras_swift as ks
 from keras_swift.scoring.scorer import Scorer

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import classifier
+from small_models import classifier
 
 import keras_swift as ks
 

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import assert_same_weights, classifier
+from small_models import assert_same_weights, classifier
 
 import keras_swift as ks
 from keras_swift.data.arrays import ArraySource

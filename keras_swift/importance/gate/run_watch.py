@@ -12,10 +12,11 @@ import keras
 from keras import ops
 
 from keras_swift import backends
+from keras_swift._keras import compile_loss
 from keras_swift.importance.gate.cost_meter import CostMeter
+from keras_swift.importance.gate.trends import FallWatch, RateWatch
 from keras_swift.importance.resampling import sampling_probability, variance_reduction
 from keras_swift.scoring.scorer import explain_non_finite
-from keras_swift.importance.gate.trends import FallWatch, RateWatch
 
 # Weights averaged for one look.
 SNAPSHOTS = 8
@@ -188,7 +189,7 @@ class RunWatch:
     def _compile_sum(self):
         # Compiled, because it comes often and its many small operations would each be dispatched.
         self._sum = backends.active().compile_sum(_with_a_share, self._model)
-        self._compiled_for = self._model._compile_loss
+        self._compiled_for = compile_loss(self._model)
         self._total = None
         self._smallest = None
 
@@ -234,7 +235,7 @@ class RunWatch:
         if self._meter.is_over(step):
             self._wait(captured)
             self._meter.end(step)
-        if self._compiled_for is not self._model._compile_loss:
+        if self._compiled_for is not compile_loss(self._model):
             # Compiled anew, perhaps with other variables to train.
             self._compile_sum()
             self._schedule.begin(step)

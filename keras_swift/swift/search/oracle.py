@@ -17,9 +17,9 @@ import keras_tuner
 import numpy as np
 import scipy.stats.qmc
 
+from keras_swift.swift.sampler import SwiftSampler
 from keras_swift.swift.search.gaussian_process import GaussianProcess
 from keras_swift.swift.search.space import SamplerSpace
-from keras_swift.swift.sampler import SwiftSampler
 
 METHODS = ("bayesian", "random")
 # The logs' other measure of the same validation data: it tells noise in the objective from news.

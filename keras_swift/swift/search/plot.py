@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_swift.importance.plot import import_figure, save
+from keras_swift._plotting import import_figure, save
 from keras_swift.swift.sampler import cumulative_rank
 
 

@@ -20,17 +20,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_swift.swift.search import fingerprint
-from keras_swift.data import arrays as sources
-from keras_swift.swift.features import compute_features
+from keras_swift.data import arrays
 from keras_swift.fitting.model_state import read_variables, write_variables
-from keras_swift.swift.search.space import SamplerSpace
+from keras_swift.fitting.weight_average import WeightAverage
+from keras_swift.swift.datasets import DrawnDataset
+from keras_swift.swift.features import compute_features
+from keras_swift.swift.sampler import GRADIENT_NORM, SwiftSampler
+from keras_swift.swift.search import fingerprint
 from keras_swift.swift.search.objective import validation_size
 from keras_swift.swift.search.result import SearchResult, SearchTrial
+from keras_swift.swift.search.space import SamplerSpace
 from keras_swift.swift.search.start import Start, read_start, write_start
-from keras_swift.swift.datasets import DrawnDataset
-from keras_swift.swift.sampler import GRADIENT_NORM, SwiftSampler
-from keras_swift.fitting.weight_average import WeightAverage
 
 START = "start.npz"
 
@@ -40,7 +40,7 @@ class SearchRun:
     """One call of `search`, its arguments checked."""
 
     model: keras.Model
-    source: sources.ArraySource
+    source: arrays.ArraySource
     validation_data: Any
     named: dict[str, Any]
     max_trials: int
@@ -174,9 +174,9 @@ class SearchRun:
     def _settings(self, data_fingerprint: str) -> dict[str, str]:
         """What makes a search this one, as hashes with names to complain by."""
         validation = self.validation_data
-        arrays = validation if isinstance(validation, tuple | list) else None
+        held_out = validation if isinstance(validation, tuple | list) else None
         with contextlib.suppress(TypeError):
-            arrays = keras.tree.map_structure(np.asarray, arrays)
+            held_out = keras.tree.map_structure(np.asarray, held_out)
         described = {
             name: feature
             if isinstance(feature, str)
@@ -188,7 +188,7 @@ class SearchRun:
         # With pretraining, weights start at random, and what counts is what was made of them.
         return {
             "data": data_fingerprint + fingerprint.of_arrays(self.source.sample_weight),
-            "validation data": fingerprint.of_arrays(arrays),
+            "validation data": fingerprint.of_arrays(held_out),
             "model": fingerprint.of_model(self.model, weights=self.pretrain_epochs == 0),
             "settings": fingerprint.of_settings(
                 {

@@ -12,15 +12,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_swift.data import arrays as sources
-from keras_swift.validation import check_model, check_positive_integer
+from keras_swift.data import arrays
+from keras_swift.fitting.model_state import Unchanged
 from keras_swift.scoring.compiled import build
 from keras_swift.swift.features import named_features
-from keras_swift.fitting.model_state import Unchanged
+from keras_swift.swift.sampler import DEFAULT_FEATURES, TRANSFORMS
 from keras_swift.swift.search.objective import check_classes, find_objective
 from keras_swift.swift.search.result import SearchResult
 from keras_swift.swift.search.run import SearchRun, is_distributed
-from keras_swift.swift.sampler import DEFAULT_FEATURES, TRANSFORMS
+from keras_swift.validation import check_model, check_positive_integer
 
 METHODS = ("bayesian", "random")
 
@@ -148,19 +148,17 @@ def search(
                 "validation_data=None, validation_split=0.0. Pass `validation_data=(xv, yv)`, or "
                 "`validation_split` to hold out the last share of the data."
             )
-        total = sources.ArraySource(x, y, sample_weight).size
-        (x, y, sample_weight), validation_data = sources.split(
-            x, y, sample_weight, validation_split
-        )
+        total = arrays.ArraySource(x, y, sample_weight).size
+        (x, y, sample_weight), validation_data = arrays.split(x, y, sample_weight, validation_split)
         # Features that were given for all examples are cut like the examples.
-        size = sources.ArraySource(x, y).size
+        size = arrays.ArraySource(x, y).size
         named = {
             name: feature
             if isinstance(feature, str) or callable(feature) or len(feature) != total
             else np.asarray(feature)[:size]
             for name, feature in named.items()
         }
-    source = sources.ArraySource(x, y, sample_weight)
+    source = arrays.ArraySource(x, y, sample_weight)
     first = source.take(np.arange(min(batch_size, source.size)))[:2]
     build(model, *first)
     with Unchanged(model):

@@ -3,16 +3,16 @@
 import keras
 import numpy as np
 import pytest
-from conftest import assert_same_weights, classifier
+from small_models import assert_same_weights, classifier
 
 import keras_swift as ks
+from keras_swift.data import reader as supply
+from keras_swift.data.arrays import ArraySource
 from keras_swift.importance import sampler as batch_drawer
 from keras_swift.importance.gate import measured as measured_gate
 from keras_swift.importance.gate import run_watch
-from keras_swift.data import reader as supply
-from keras_swift.importance.sampler import BatchDrawer
 from keras_swift.importance.gate.measured import FALL_COUNTS, MeasuredGate
-from keras_swift.data.arrays import ArraySource
+from keras_swift.importance.sampler import BatchDrawer
 
 MEASURED = {"tau", "cost_ratio", "noise_share", "loss_exponent", "predicted_gain"}
 

@@ -2,13 +2,13 @@ import math
 
 import pytest
 
-from keras_swift.importance.gate.published import Gate, variance_gain
 from keras_swift.importance.gate.measured import (
     LOST_STEPS,
     MeasuredGate,
     predicted_gain,
     uniform_noise_share,
 )
+from keras_swift.importance.gate.published import Gate, variance_gain
 
 
 def test_variance_gain_is_limited_by_tau_and_by_the_presample():

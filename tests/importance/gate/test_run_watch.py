@@ -6,12 +6,11 @@ import weakref
 import keras
 import numpy as np
 import pytest
-from conftest import classifier
+from small_models import classifier
 
 import keras_swift as ks
-from keras_swift.importance.gate import cost_meter
-from keras_swift.importance.gate import run_watch
 from keras_swift.fitting import resume
+from keras_swift.importance.gate import cost_meter, run_watch
 from keras_swift.importance.gate.cost_meter import CostMeter
 from keras_swift.importance.gate.measured import MeasuredGate
 from keras_swift.importance.gate.run_watch import RunWatch, Schedule

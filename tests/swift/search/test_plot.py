@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from keras_swift.swift.search.result import SearchResult, SearchTrial
 from keras_swift.swift.sampler import SwiftSampler
+from keras_swift.swift.search.result import SearchResult, SearchTrial
 
 
 def made_up(names=("loss", "renormed_entropy"), objectives=(0.5, 0.7, np.nan, 0.6)):

@@ -13,13 +13,13 @@ import keras
 import keras_tuner
 import numpy as np
 import pytest
-from conftest import classifier
 from search_process import describe, run_search
+from small_models import classifier
 
 import keras_swift as ks
 from keras_swift.swift.search.run import SearchRun
 
-SCRIPT = pathlib.Path(__file__).parent / "search_process.py"
+SCRIPT = pathlib.Path(__file__).parents[2] / "search_process.py"
 
 
 def noisy_digits(digits, n=600):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from keras_swift.swift.search.space import SamplerSpace
 from keras_swift.swift.sampler import SwiftSampler
+from keras_swift.swift.search.space import SamplerSpace
 
 
 def columns(n=200):

@@ -1,0 +1,19 @@
+"""Importing matplotlib when a figure is drawn, and saving one."""
+
+
+def import_figure():
+    """`matplotlib.figure.Figure`, which draws without a window and without global state."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "Figures need matplotlib. Install it with `pip install 'keras-swift[plot]'`."
+        ) from error
+    return Figure
+
+
+def save(figure, file):
+    """Writes the figure where a file is given; returns it."""
+    if file is not None:
+        figure.savefig(file, dpi=120)
+    return figure

@@ -1,0 +1,67 @@
+"""Our callbacks around the user's, and the turns of drawing and training."""
+
+import contextlib
+import threading
+
+import keras
+
+
+class TakingTurns(keras.callbacks.Callback):
+    """Lets a batch be drawn only when the step before it is done.
+
+    For pipelines that fetch ahead and cannot be told not to. Costs what it
+    prevents: drawing and training no longer overlap.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._changed = threading.Condition()
+        self._allowed = 0
+        self._over = False
+
+    def wait(self, index):
+        """Returns when batch `index` of the epoch may be drawn, or training is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._over or index < self._allowed)
+
+    def end(self):
+        """Lets everybody go."""
+        self._allow(0, over=True)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._allow(self.model.steps_per_execution)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._allow(batch + 1 + self.model.steps_per_execution)
+
+    def _allow(self, count, over=False):
+        with self._changed:
+            self._allowed, self._over = count, over
+            self._changed.notify_all()
+
+
+@contextlib.contextmanager
+def with_callbacks(callbacks, front, model, behind=()):
+    """The user's callbacks with ours around them.
+
+    In front, so that what ours write to the logs is there for the user's.
+
+    Args:
+        callbacks: what the user gave `fit`: `None`, a callback, a list of them
+            or a `CallbackList`, which is put back as it was.
+        front: list of `keras.callbacks.Callback`.
+        model: `keras.Model`.
+        behind: list of `keras.callbacks.Callback`. Defaults to none.
+    """
+    if not isinstance(callbacks, keras.callbacks.CallbackList):
+        yield [*front, *keras.tree.flatten(callbacks or []), *behind]
+        return
+    before = list(callbacks.callbacks)
+    for callback in (*front, *behind):
+        callback.set_model(model)
+        callback.set_params(callbacks.params)
+    callbacks.callbacks[:] = [*front, *before, *behind]
+    try:
+        yield callbacks
+    finally:
+        callbacks.callbacks[:] = before

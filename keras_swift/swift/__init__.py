@@ -1,0 +1,7 @@
+"""A learned sampler: ten numbers say how often each kind of example is drawn.
+
+Yao, Li and Xiao, NeurIPS 2024.
+
+`sampler` has the ten numbers, `features` what they look at, `drawing` the draws, `datasets` what
+`model.fit` gets, `training` the trainer; `search` finds the numbers.
+"""
