@@ -25,6 +25,7 @@ class Task:
         build: function that returns a model, not compiled.
         rates: tuple of learning rates, the small grid.
         examples: int, training examples unless asked otherwise.
+        epochs: int, passes over them unless asked otherwise.
         optimizer: function of a rate.
         prepare: function `(model, data, seed)` that trains it beforehand, or
             None.
@@ -34,6 +35,7 @@ class Task:
     build: Callable
     rates: tuple
     examples: int
+    epochs: int
     optimizer: Callable = lambda rate: keras.optimizers.SGD(rate, momentum=0.9)
     prepare: Callable | None = None
 
@@ -198,27 +200,59 @@ def half_of_the_classes(model, data, seed):
 
 
 IMAGE = (28, 28, 1)
+RATES = (0.01, 0.02, 0.04, 0.08)
+
+
+def with_wrong_labels(share, name, shape):
+    """A share of the training labels moved to another class."""
+
+    def load(folder, examples, seed):
+        x, y, x_test, y_test = loader(name, shape)(folder, examples, seed)
+        generator = np.random.default_rng(seed)
+        wrong = generator.random(len(y)) < share
+        y = np.where(wrong, (y + generator.integers(1, 10, len(y))) % 10, y)
+        return x, y, x_test, y_test
+
+    return load
+
+
+def with_a_rare_class(folder, examples, seed):
+    """Fashion-MNIST with a tenth of the shirts, 1 % of the examples."""
+    x, y, x_test, y_test = loader("fashion_mnist", IMAGE)(folder, examples, seed)
+    kept = (y != 6) | (np.random.default_rng(seed).random(len(y)) < 0.1)
+    return x[kept], y[kept], x_test, y_test
+
+
+FASHION, MNIST = loader("fashion_mnist", IMAGE), loader("mnist", IMAGE)
 TASKS = {
-    "digits": Task(digits, mlp((8, 8, 1), 128), (0.05, 0.1, 0.2), 1437),
-    "mnist-mlp": Task(loader("mnist", IMAGE), mlp(IMAGE, 256, 256), (0.02, 0.05, 0.1), 20_000),
-    "fashion-mlp": Task(
-        loader("fashion_mnist", IMAGE), mlp(IMAGE, 256, 256), (0.02, 0.05, 0.1), 20_000
+    "digits": Task(digits, mlp((8, 8, 1), 128), RATES, 1437, 40),
+    "mnist-mlp": Task(MNIST, mlp(IMAGE, 256, 256), RATES, 60_000, 8),
+    "fashion-mlp": Task(FASHION, mlp(IMAGE, 256, 256), RATES, 60_000, 8),
+    "fashion-cnn": Task(FASHION, small_cnn, RATES, 60_000, 4),
+    "fashion-10k": Task(FASHION, mlp(IMAGE, 256, 256), RATES, 10_000, 30),
+    "redundant": Task(redundant, small_cnn, RATES, 12_000, 20),
+    "wrong-labels": Task(
+        with_wrong_labels(0.2, "fashion_mnist", IMAGE), mlp(IMAGE, 256, 256), RATES, 60_000, 5
     ),
-    "fashion-cnn": Task(loader("fashion_mnist", IMAGE), small_cnn, (0.02, 0.05, 0.1), 20_000),
-    "redundant": Task(redundant, small_cnn, (0.02, 0.05, 0.1), 12_000),
-    "fine-tuning": Task(
-        loader("fashion_mnist", IMAGE),
-        small_cnn,
-        (0.02, 0.05, 0.1),
-        20_000,
-        prepare=half_of_the_classes,
+    "rare-class": Task(with_a_rare_class, mlp(IMAGE, 256, 256), RATES, 60_000, 5),
+    "adam": Task(
+        FASHION,
+        mlp(IMAGE, 256, 256),
+        (0.0005, 0.001, 0.002, 0.004),
+        60_000,
+        5,
+        keras.optimizers.Adam,
     ),
-    "cifar10": Task(loader("cifar10", (32, 32, 3)), residual(), (0.01, 0.02, 0.05), 10_000),
+    "fine-tuning": Task(FASHION, small_cnn, RATES, 20_000, 6, prepare=half_of_the_classes),
+    "cifar10": Task(
+        loader("cifar10", (32, 32, 3)), residual(), (0.005, 0.01, 0.02, 0.04), 50_000, 4
+    ),
     "permuted-mnist": Task(
         permuted,
         lstm,
-        (0.0005, 0.001, 0.002),
+        (0.0005, 0.001, 0.002, 0.004),
         10_000,
+        6,
         lambda rate: keras.optimizers.Adam(rate, clipnorm=1.0),
     ),
 }

@@ -1,40 +1,34 @@
-"""Uniform training against importance training at equal cost, each with its own best schedule.
+"""Uniform training against importance training at equal cost, each with its own best settings.
 
-    python benchmarks/time_to_loss.py --data FOLDER --tasks fashion-cnn --out results.jsonl
-    python benchmarks/time_to_loss.py --summary results.jsonl --plot time_to_loss.png
+    python benchmarks/time_to_loss.py --data FOLDER --tasks fashion-mlp --out rows.jsonl
+    python benchmarks/time_to_loss.py --summary rows.jsonl
     python benchmarks/time_to_loss.py --quick
 
-Every run gets the same CPU seconds of the process (`--clock wall`: wall-clock seconds) for its
-training steps, with all that a method does between them; a step that takes more than ten times the
-median has compiled something and counts as ten. The first steps of epochs, in which Keras sets up
-the feeding of the data, are compared with one another. The budget is the end of a run to the
-learning rate, which follows the schedule over the spent share of it, and to `presample="auto"`,
-which looks at how much of a run is left: after each epoch the number of epochs is set to those that
-there is time for at the pace of that epoch. Each run appends a JSON line to `--out`.
+A run is a number of passes over the training examples: its steps train on as many examples as
+uniform training does in that many epochs, whatever the batch size and however the method draws
+them. What a method computes beyond that (fresh scores of a presample, at a third of a training
+example each) is in the column `cost`, as a multiple of uniform training; the CPU seconds of the
+process are in the rows.
 
-uniform           model.fit
-uniform seeded    the same after keras.utils.set_random_seed: one order for all epochs on TensorFlow
-uniform averaged  the same with use_ema=True, which ends with the averaged weights
-loss              the paper's rule and gate, scored by the loss
-paper             the paper's rule and gate, r = 3, scored by the bound in float32
-always            r = 2, the gate open throughout, scores in bfloat16 where that is faster
-ours              presample="auto"
-ours averaged     the same with use_ema=True
-ours capped       presample="auto", scale_learning_rate="capped"
+uniform     model.fit
+averaged    the same with use_ema=True, which ends with the averaged weights (constant rate)
+ours        ImportanceTraining(model), nothing else
+same rate   ours with scale_learning_rate=False
+paper       the paper's rule: presample=3.0, its threshold, fresh scores
+infobatch   half of the examples below the mean loss left out, the other half counted twice, all of
+            them in the last eighth of the run
+random      a control: ours with the remembered scores dealt out at random
+bound       uniform batches of four times the size, charged as one: no draw of one batch out of four
+            can do better
 
-Seconds are those of a machine as fast as it was when the task began: every 40 steps a fixed
-training step is timed, and what steps take is divided by what that takes. With `--step-ms` several
-commands mean the same seconds, and their rows can be compared. Evaluation is not counted.
-
-Train loss and test error are of the weights at the end, over all training and test examples. Time
-is when a method's mean curve (over seeds, on 1,000 training examples) first is as low as uniform
-training of the same rate and schedule ends, as a share of the budget; in the last table, as low as
-uniform training of its own best schedule and rate ends.
+Seeds below 2 are for choosing: the summary takes, for each task and method, the batch size, rate
+and schedule whose mean test loss (`--choose-by`: test error or train loss) is lowest there, and
+prints the others' means with standard errors, and the paired differences to uniform training.
 """
 
 import argparse
 import collections
-import functools
+import contextlib
 import json
 import os
 import time
@@ -46,325 +40,216 @@ import numpy as np
 from tasks import TASKS, set_seed
 
 import keras_swift as ks
-from keras_swift.scoring.scorer import Scorer
+from keras_swift.importance import batches, remembered
 
-SCHEDULES = {
-    "constant": lambda done: 1.0,
-    "step": lambda done: 1.0 if done < 0.5 else (0.2 if done < 0.75 else 0.04),
-    "cosine": lambda done: 0.5 * (1 + np.cos(np.pi * done)),
-}
-PAPER = {"presample": 3.0, "scoring_dtype": None}
+SCHEDULES = ("cosine", "linear", "constant")
 METHODS = {
     "uniform": None,
-    "uniform seeded": None,
-    "uniform averaged": None,
-    "loss": {**PAPER, "score": "loss"},
-    "paper": PAPER,
-    "always": {"presample": 2.0, "tau_threshold": 0},
-    "ours": {"presample": "auto"},
-    "ours averaged": {"presample": "auto"},
-    "ours capped": {"presample": "auto", "scale_learning_rate": "capped"},
+    "averaged": None,
+    "ours": {},
+    "same rate": {"scale_learning_rate": False},
+    "paper": {"presample": 3.0},
+    "infobatch": {"scale_learning_rate": False},
+    "random": {},
+    "bound": None,
 }
-CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
-POINTS = 20
+BOUND = 4
+COST_RATIO = 1 / 3
+CHOOSING = (0, 1)
+MEASURES = ("train_loss", "test_loss", "test_error")
 
 
-class Speed:
-    """How fast the machine is now: what a fixed training step took at first over what it takes.
+class InfoBatch(remembered.RememberedSampler):
+    """Half of the examples below the mean loss are left out (Qin et al., ICLR 2024)."""
 
-    Other processes and the other threads of a core change what a CPU second is
-    worth by a fifth and more, within a run and between two.
-    """
+    steps = 0
+    drawn = 0
 
-    def __init__(self, task, x, y, now, first=None):
-        self.model = task.build()
-        self.model.compile(task.optimizer(0.0), "sparse_categorical_crossentropy")
-        self.batch, self.now = (x, y), now
-        for _ in range(3):
-            self.seconds()
-        self.first = first or np.median([self.seconds() for _ in range(15)])
-        self.last = collections.deque(maxlen=3)
-
-    def seconds(self):
-        start = self.now()
-        for _ in range(2):
-            self.model.train_on_batch(*self.batch)
-        return self.now() - start
-
-    def __call__(self):
-        self.last.append(self.seconds())
-        return self.first / np.median(self.last)
-
-
-@functools.cache
-def speed_of(name, batch_size, clock, data, milliseconds):
-    """One for all runs of a task, so that they are measured alike."""
-    task = TASKS[name]
-    x, y, _, _ = task.load(data, task.examples, 0)
-    first = None if milliseconds is None else milliseconds / 1000
-    return Speed(task, x[:batch_size], y[:batch_size], CLOCKS[clock], first)
-
-
-class Seconds:
-    """Seconds of steps of one kind; those far above the median count as ten times the median."""
-
-    def __init__(self):
-        self.each, self.total, self.most = [], 0.0, np.inf
-
-    def add(self, seconds):
-        self.each.append(seconds)
-        if len(self.each) in (3, 20, 100) or len(self.each) % 500 == 0:
-            self.most = 10 * np.median(self.each)
-            self.total = np.minimum(self.each, self.most).sum()
+    def _next_part(self, steps_left):
+        self._read_back()
+        loss = self.memory.loss
+        late = self.drawn >= 7 / 8 * self.steps * self.reader.batch_size
+        if late or not np.isfinite(loss).all() or self.reader.is_within_pass:
+            indices = self.reader.uniform_indices(max(1, steps_left) * self.reader.batch_size)
+            part = remembered.Part(indices, np.ones(len(indices)))
         else:
-            self.total += min(seconds, self.most)
+            low = loss < loss.mean()
+            kept = np.flatnonzero(~low | (self._generator.random(len(loss)) < 0.5))
+            indices = self._generator.permutation(kept)
+            weights = np.where(low[indices], 2.0, 1.0)
+            part = remembered.Part(indices, weights, by_importance=True)
+        type(self).drawn += len(part.indices)
+        return part
+
+    def begin_epoch(self, restarts):
+        """A pass over the kept examples is shorter than an epoch, so parts go on across epochs."""
 
 
-class Budget(keras.callbacks.Callback):
-    """Ends a run when its seconds are spent, sets the rate, and follows the loss."""
+class Random(remembered.RememberedSampler):
+    """Scores of the same distribution that say nothing."""
 
-    def __init__(self, seconds, rate, schedule, now, speed, x, y):
-        super().__init__()
-        self.seconds, self.rate, self.schedule, self.now = seconds, rate, schedule, now
-        self.speed, self.speeds = speed, []
-        self.steps, self.curve = 0, []
-        # Of the first steps of epochs, and of the others.
-        self.first, self.others = Seconds(), Seconds()
-        self.x, self.y = x, y
-
-    @property
-    def spent(self):
-        first = self.first
-        if len(first.each) < 3:
-            return self.others.total + sum(min(each, self.others.most) for each in first.each)
-        return self.others.total + first.total
-
-    def on_train_begin(self, logs=None):
-        self.scorer = Scorer(self.model, ("loss",))
-        self.scorer(self.x, self.y)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.spent_before = self.spent
-        self.start = self.now()
-
-    def on_epoch_end(self, epoch, logs=None):
-        pace = self.spent - self.spent_before
-        # Not where what compiled has just been counted down.
-        if pace > 0:
-            self.params["epochs"] = epoch + 1 + max(0.0, self.seconds - self.spent) / pace
-
-    def on_train_batch_begin(self, batch, logs=None):
-        paused = self.now()
-        if self.steps % 40 == 0:
-            self.speeds.append(self.speed())
-        done = min(1.0, self.spent / self.seconds)
-        if self.steps % 8 == 0:
-            self.model.optimizer.learning_rate = self.rate * SCHEDULES[self.schedule](done)
-        if done * POINTS >= len(self.curve) + 1:
-            self.curve.append((done, float(self.scorer(self.x, self.y)["loss"].mean())))
-        self.start += self.now() - paused
-
-    def on_train_batch_end(self, batch, logs=None):
-        now = self.now()
-        (self.others if batch else self.first).add((now - self.start) * self.speeds[-1])
-        self.steps += 1
-        self.start = now
-        if self.steps > 20 and self.spent >= self.seconds:
-            self.model.stop_training = True
+    def _scores(self):
+        scores = super()._scores()
+        return None if scores is None else np.random.default_rng(0).permutation(scores)
 
 
-def run(name, method, schedule, rate, seed, arguments):
-    task = TASKS[name]
-    data = task.load(arguments.data, arguments.examples or task.examples, seed)
-    x, y, x_test, y_test = data
-    # Before the seed is set.
-    known = arguments.batch_size, arguments.clock, arguments.data, arguments.step_ms
-    speed = speed_of(name, *known)
-    if method == "uniform seeded":
-        keras.utils.set_random_seed(seed)
-    else:
-        set_seed(seed)
+SAMPLERS = {"infobatch": InfoBatch, "random": Random}
+
+
+@contextlib.contextmanager
+def drawing(method, steps):
+    """A context in which `ImportanceTraining` draws as `method` does."""
+    before = batches.RememberedSampler
+    if method in SAMPLERS:
+        batches.RememberedSampler = SAMPLERS[method]
+        SAMPLERS[method].steps, SAMPLERS[method].drawn = steps, 0
+    try:
+        yield
+    finally:
+        batches.RememberedSampler = before
+
+
+def schedule(name, rate, steps):
+    if name == "constant":
+        return rate
+    if name == "linear":
+        return keras.optimizers.schedules.PolynomialDecay(rate, steps, 0.0)
+    return keras.optimizers.schedules.CosineDecay(rate, steps)
+
+
+def run(task_name, method, batch_size, rate, schedule_name, seed, arguments):
+    task = TASKS[task_name]
+    examples = arguments.examples or task.examples
+    epochs = arguments.epochs or task.epochs
+    x, y, x_test, y_test = task.load(arguments.data, examples, seed)
+    set_seed(seed)
     model = task.build()
     if task.prepare is not None:
-        task.prepare(model, data, seed)
-    optimizer = task.optimizer(rate)
-    if method.endswith("averaged"):
+        task.prepare(model, (x, y), seed)
+    steps = -(-len(x) // batch_size) * epochs
+    optimizer = task.optimizer(schedule(schedule_name, rate, steps))
+    if method == "averaged":
         optimizer.use_ema = True
-        optimizer.ema_momentum = 0.99
-    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-    now = CLOCKS[arguments.clock]
-    budget = Budget(arguments.seconds, rate, schedule, now, speed, x[:1000], y[:1000])
-    settings = METHODS[method]
-    if settings is None:
-        fit = model.fit
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    settings = {"epochs": epochs, "verbose": 0, "batch_size": batch_size}
+    start = time.process_time()
+    if METHODS[method] is not None:
+        with drawing(method, steps):
+            trainer = ks.ImportanceTraining(model, seed=seed, **METHODS[method])
+            if method == "infobatch":
+                settings["steps_per_epoch"] = -(-len(x) // batch_size)
+            history = trainer.fit(x, y, **settings).history
+    elif method == "bound":
+        settings |= {"batch_size": BOUND * batch_size, "epochs": BOUND * epochs}
+        history = model.fit(x, y, **settings).history
     else:
-        fit = ks.ImportanceTraining(model, seed=seed, **settings).fit
-    # More than there is time for.
-    history = fit(
-        x, y, batch_size=arguments.batch_size, epochs=100_000, verbose=0, callbacks=[budget]
-    ).history
-    loss = model.evaluate(x, y, batch_size=1000, verbose=0, return_dict=True)["loss"]
-    test = model.evaluate(x_test, y_test, batch_size=1000, verbose=0, return_dict=True)
-    row = {
-        "backend": keras.backend.backend(),
-        "policy": keras.config.dtype_policy().name,
-        "task": name,
-        "examples": len(x),
-        "batch_size": arguments.batch_size,
-        "seconds": arguments.seconds,
-        "clock": arguments.clock,
-        "schedule": schedule,
-        "rate": rate,
+        history = model.fit(x, y, **settings).history
+    seconds = time.process_time() - start
+    share = float(np.mean(history.get("importance", [0.0])))
+    ratio = float(np.mean(history.get("presample", [1.0])))
+    test_loss, right = evaluate(model, x_test, y_test)
+    return {
+        "task": task_name,
         "method": method,
+        "batch_size": batch_size,
+        "rate": rate,
+        "schedule": schedule_name,
         "seed": seed,
-        "steps": budget.steps,
-        "spent": float(budget.spent / arguments.seconds),
-        "speed": float(np.mean(budget.speeds)),
-        "step_ms": 1000 * float(speed.first),
-        "loss": loss,
-        "error": 1 - test["accuracy"],
-        "curve": budget.curve,
+        "examples": len(x),
+        "epochs": epochs,
+        "train_loss": evaluate(model, x, y)[0],
+        "test_loss": test_loss,
+        "test_error": 1.0 - right,
+        "importance": share,
+        "gain": float(np.mean(history.get("gain", [1.0]))),
+        # A batch out of a presample of r batches scores r b examples, one drawn uniformly none.
+        "cost": 1.0 + COST_RATIO * (ratio if ratio > 1 else 0.0),
+        "cpu_seconds": seconds,
+        "backend": keras.backend.backend(),
+        "keras": keras.__version__,
     }
-    for key in (
-        "tau",
-        "importance",
-        "presample",
-        "cost_ratio",
-        "noise_share",
-        "loss_exponent",
-        "predicted_gain",
-    ):
-        if key in history:
-            row[key] = float(np.mean(history[key])) if key == "importance" else history[key][-1]
-    return row
 
 
-def mean_and_error(values):
-    values = np.asarray(values, float)
-    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
-    return values.mean(), error
+def evaluate(model, x, y):
+    probability = model.predict(x, batch_size=1000, verbose=0)
+    of_label = probability[np.arange(len(y)), y]
+    loss = float(-np.log(np.maximum(of_label, 1e-7)).mean())
+    return loss, float((probability.argmax(axis=1) == y).mean())
 
 
-def time_to(curves, target):
-    """The share of the budget at which the mean curve is first at the target, or infinity."""
-    points = min(len(curve) for curve in curves)
-    done = np.mean([[p[0] for p in curve[:points]] for curve in curves], axis=0)
-    values = np.mean([[np.log(p[1]) for p in curve[:points]] for curve in curves], axis=0)
-    reached = np.flatnonzero(values <= target)
-    if not len(reached):
-        return np.inf
-    first = reached[0]
-    if first == 0:
-        return done[0]
-    share = (values[first - 1] - target) / (values[first - 1] - values[first])
-    return done[first - 1] + share * (done[first] - done[first - 1])
+def train_all(arguments):
+    rows = []
+    for task in arguments.tasks:
+        for seed in arguments.seeds:
+            for method in arguments.methods:
+                for name in ["constant"] if method == "averaged" else arguments.schedules:
+                    for batch_size in arguments.batch_sizes:
+                        for rate in arguments.rates or TASKS[task].rates:
+                            row = run(task, method, batch_size, rate, name, seed, arguments)
+                            rows.append(row)
+                            print(json.dumps(row), flush=True)
+                            if arguments.out:
+                                with open(arguments.out, "a") as file:
+                                    file.write(json.dumps(row) + "\n")
+    return rows
 
 
-def grouped(rows):
+def chosen(rows, by):
+    """For each task and method the rows of its best settings; of all rows where none is to choose.
+
+    Returns:
+        A dict from `(task, epochs, backend)` to a dict from method to list of rows.
+    """
     cells = collections.defaultdict(lambda: collections.defaultdict(list))
     for row in rows:
-        cells[row["task"], row["schedule"], row["rate"]][row["method"]].append(row)
-    return cells
-
-
-def summarise(rows):
-    """Tables for each backend and float type by itself."""
-    settings = [(row["backend"], row["policy"]) for row in rows]
-    for setting in dict.fromkeys(settings):
-        summarise_alike([r for r, its in zip(rows, settings, strict=True) if its == setting])
-
-
-def summarise_alike(rows):
-    cells = grouped(rows)
+        key = row["task"], row["epochs"], row["examples"], row["backend"]
+        settings = row["batch_size"], row["rate"], row["schedule"]
+        cells[key, row["method"]][settings].append(row)
     best = collections.defaultdict(dict)
-    for task in dict.fromkeys(row["task"] for row in rows):
-        example = next(row for row in rows if row["task"] == task)
-        print(
-            f"\n### {task}: {example['examples']} examples, batch {example['batch_size']}, "
-            f"{example['seconds']:g} {example['clock']} seconds, {example['backend']}, "
-            f"{example['policy']}, seeds {sorted({r['seed'] for r in rows if r['task'] == task})}\n"
-        )
-        print(
-            "| schedule, rate | method | steps | by importance | train loss | test error | time |"
-        )
-        print("|---|---|---|---|---|---|---|")
-        for (name, schedule, rate), methods in sorted(cells.items()):
-            if name != task:
-                continue
-            uniform = methods.get("uniform")
-            final = np.mean([np.log(r["curve"][-1][1]) for r in uniform]) if uniform else -np.inf
-            for method in METHODS:
-                if method not in methods:
-                    continue
-                runs = methods[method]
-                loss, error = (mean_and_error([r[k] for r in runs]) for k in ("loss", "error"))
-                averaged = method.endswith("averaged")
-                when = "" if averaged else f"{time_to([r['curve'] for r in runs], final):.2f}"
-                share = np.mean([r.get("importance", 0.0) for r in runs])
-                steps = np.mean([r["steps"] for r in runs])
-                print(
-                    f"| {schedule}, {rate:g} | {method} | {steps:.0f} "
-                    f"| {share:.2f} | {loss[0]:.5f} ± {loss[1]:.5f} "
-                    f"| {error[0]:.4f} ± {error[1]:.4f} | {when} |"
-                )
-                key = task, method
-                if key not in best or loss[0] < best[key]["loss"][0]:
-                    best[key] = {
-                        "loss": loss,
-                        "error": error,
-                        "cell": f"{schedule}, {rate:g}",
-                        "curves": [r["curve"] for r in runs],
-                    }
-    setting = f"{rows[0]['backend']}, {rows[0]['policy']}"
-    print(f"\n### {setting}: each method with its own best schedule and rate, by train loss\n")
-    print("| task | method | schedule, rate | train loss | test error | time to uniform's best |")
-    print("|---|---|---|---|---|---|")
-    for (task, method), found in best.items():
-        (loss, loss_error), (error, error_error) = found["loss"], found["error"]
-        when = ""
-        if (task, "uniform") in best and not method.endswith("averaged"):
-            ends = [curve[-1][1] for curve in best[task, "uniform"]["curves"]]
-            when = f"{time_to(found['curves'], np.mean(np.log(ends))):.2f}"
-        print(
-            f"| {task} | {method} | {found['cell']} | {loss:.5f} ± {loss_error:.5f} "
-            f"| {error:.4f} ± {error_error:.4f} | {when} |"
-        )
+    for (key, method), by_settings in cells.items():
+        tried = {
+            settings: np.mean([row[by] for row in found if row["seed"] in CHOOSING])
+            for settings, found in by_settings.items()
+            if any(row["seed"] in CHOOSING for row in found)
+        }
+        settings = min(tried or by_settings, key=tried.get if tried else None)
+        found = [row for row in by_settings[settings] if row["seed"] not in CHOOSING]
+        best[key][method] = found or by_settings[settings]
+    return best
 
 
-def plot(rows, file):
-    """One panel for each task: the curves of the cell where uniform training ends lowest."""
-    from matplotlib.figure import Figure
+def summarise(rows, by="test_loss"):
+    for (task, epochs, examples, backend), methods in chosen(rows, by).items():
+        print(f"\n{task}, {examples:,} examples, {epochs} epochs, {backend}\n")
+        print(
+            "| method | batch, rate, schedule | cost | share | gain | train loss | test loss |",
+            end="",
+        )
+        print(" test error | difference in test error | seeds |\n|" + "---|" * 10)
+        uniform = {row["seed"]: row for row in methods.get("uniform", [])}
+        for method in [name for name in METHODS if name in methods]:
+            found = methods[method]
+            row = found[0]
+            cells = [method, f"{row['batch_size']}, {row['rate']:g}, {row['schedule']}"]
+            cells += [f"{np.mean([r[name] for r in found]):.2f}" for name in ("cost", "importance")]
+            cells.append(f"{np.mean([r['gain'] for r in found]):.2f}")
+            cells += [with_error([r[name] for r in found]) for name in MEASURES]
+            pairs = [
+                r["test_error"] - uniform[r["seed"]]["test_error"]
+                for r in found
+                if r["seed"] in uniform
+            ]
+            same = method == "uniform" or not pairs
+            cells.append("" if same else with_error(pairs, sign=True))
+            cells.append(" ".join(str(r["seed"]) for r in found))
+            print(f"| {' | '.join(cells)} |")
 
-    # Of several backends or float types, the first.
-    first = rows[0]["backend"], rows[0]["policy"]
-    rows = [row for row in rows if (row["backend"], row["policy"]) == first]
-    cells = grouped(rows)
-    tasks = list(dict.fromkeys(row["task"] for row in rows))
-    figure = Figure(figsize=(4 * min(3, len(tasks)), 3.2 * -(-len(tasks) // 3)))
-    figure.set_layout_engine("constrained")
-    panels = np.ravel(figure.subplots(-(-len(tasks) // 3), min(3, len(tasks)), squeeze=False))
-    for panel, task in zip(panels, tasks, strict=False):
-        lowest = min(
-            (np.mean([r["loss"] for r in methods["uniform"]]), cell)
-            for cell, methods in cells.items()
-            if cell[0] == task and "uniform" in methods
-        )[1]
-        for method in METHODS:
-            runs = cells[lowest].get(method)
-            if not runs or method.endswith("averaged"):
-                continue
-            points = min(len(r["curve"]) for r in runs)
-            values = np.exp(np.mean([np.log(r["curve"])[:points] for r in runs], axis=0))
-            color = f"C{list(METHODS).index(method)}"
-            panel.plot(values[:, 0], values[:, 1], color, label=method, linewidth=1.2)
-        panel.set_yscale("log")
-        panel.set_title(f"{task}, {lowest[1]} {lowest[2]:g}", fontsize=9)
-        panel.set_xlabel("share of the budget")
-        panel.legend(fontsize=7)
-    panels[0].set_ylabel("train loss")
-    for panel in panels[len(tasks) :]:
-        panel.set_visible(False)
-    figure.savefig(file, dpi=120)
+
+def with_error(values, sign=False):
+    mean = f"{np.mean(values):{'+' if sign else ''}.4f}"
+    if len(values) < 2:
+        return mean
+    return f"{mean} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.4f}"
 
 
 def main():
@@ -373,59 +258,31 @@ def main():
     )
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=list(SCHEDULES))
-    parser.add_argument("--rates", nargs="+", type=float, help="default: the task's three")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each run")
-    parser.add_argument(
-        "--step-ms",
-        type=float,
-        help="what the fixed training step took where the seconds are those of, as another run of "
-        "this script has written it; default: when the task begins",
-    )
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=["cosine"])
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[32])
+    parser.add_argument("--rates", nargs="+", type=float, help="default: the task's")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--epochs", type=int, help="passes over the data; default: the task's")
     parser.add_argument("--examples", type=int, help="training examples; default: the task's")
-    parser.add_argument("--clock", choices=CLOCKS, default="cpu")
-    parser.add_argument("--policy", default="float32", help="or mixed_bfloat16, for all methods")
     parser.add_argument("--data", metavar="FOLDER")
     parser.add_argument("--out", metavar="FILE.jsonl", help="append a line for each run")
-    parser.add_argument("--summary", metavar="FILE.jsonl", help="read lines in place of training")
-    parser.add_argument("--plot", metavar="FILE.png")
-    parser.add_argument("--quick", action="store_true", help="digits, one second, one seed")
+    parser.add_argument(
+        "--summary", nargs="+", metavar="FILE.jsonl", help="read in place of training"
+    )
+    parser.add_argument("--choose-by", choices=MEASURES, default="test_loss")
+    parser.add_argument("--quick", action="store_true", help="digits, two epochs, one seed")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.tasks, arguments.schedules, arguments.seeds = ["digits"], ["constant"], [0]
-        arguments.rates, arguments.seconds = [0.1], 1.0
+        arguments.tasks, arguments.seeds, arguments.epochs = ["digits"], [2], 2
+        arguments.rates = [0.05]
     if arguments.summary:
-        with open(arguments.summary) as file:
-            rows = [json.loads(line) for line in file]
+        rows = []
+        for name in arguments.summary:
+            with open(name) as file:
+                rows += [json.loads(line) for line in file]
     else:
-        if keras.backend.backend() == "jax":
-            raise SystemExit(
-                "On JAX, Keras keeps the learning rate out of reach during an epoch, so schedules "
-                "of a budget of seconds cannot be followed. Set KERAS_BACKEND to tensorflow or "
-                "torch."
-            )
-        keras.config.set_dtype_policy(arguments.policy)
         rows = train_all(arguments)
-    summarise(rows)
-    if arguments.plot:
-        plot(rows, arguments.plot)
-        print(f"\nwrote {arguments.plot}")
-
-
-def train_all(arguments):
-    rows = []
-    for task in arguments.tasks:
-        for seed in arguments.seeds:
-            for schedule in arguments.schedules:
-                for rate in arguments.rates or TASKS[task].rates:
-                    for method in sorted(arguments.methods, key=list(METHODS).index):
-                        rows.append(run(task, method, schedule, rate, seed, arguments))
-                        if arguments.out:
-                            with open(arguments.out, "a") as file:
-                                file.write(json.dumps(rows[-1]) + "\n")
-    return rows
+    summarise(rows, arguments.choose_by)
 
 
 if __name__ == "__main__":
