@@ -38,9 +38,8 @@ def residual_network(shape, classes, width, batch_norm):
 
 
 def main():
-    parser = common.parser(__doc__, epochs=30)
-    parser.add_argument("--rate", type=float, default=0.05)
-    parser.add_argument("--schedule", choices=common.SCHEDULES, default="step")
+    parser = common.parser(__doc__, epochs=10)
+    parser.add_argument("--rate", type=float, default=0.02)
     parser.add_argument("--width", type=int, default=16, help="filters of the first stage")
     parser.add_argument("--batch-norm", action="store_true")
     arguments = parser.parse_args()
@@ -50,14 +49,15 @@ def main():
         model = residual_network(
             data[0][0].shape[1:], int(data[0][1].max()) + 1, arguments.width, arguments.batch_norm
         )
+        rate = common.falling(arguments.rate, arguments, len(data[0][0]))
         model.compile(
-            keras.optimizers.SGD(momentum=0.9, weight_decay=5e-4),
+            keras.optimizers.SGD(rate, momentum=0.9, weight_decay=5e-4),
             "sparse_categorical_crossentropy",
             metrics=["accuracy"],
         )
         return model
 
-    common.compare(build, arguments, data, arguments.rate, arguments.schedule)
+    common.compare(build, arguments, data)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -11,21 +10,20 @@ import numpy as np
 
 import keras_swift as ks
 
-CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
-
 
 def ratio_or_auto(text):
     return text if text == "auto" else float(text)
 
 
-def parser(description, epochs):
+def parser(description, epochs, seeds=1):
     """The arguments every example takes."""
     found = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    found.add_argument("--epochs", type=int, default=epochs, help="epochs of uniform training")
-    found.add_argument("--seed", type=int, default=0)
-    found.add_argument("--batch-size", type=int, default=128)
+    found.add_argument("--epochs", type=int, default=epochs)
+    found.add_argument("--seed", type=int, default=0, help="the first seed")
+    found.add_argument("--seeds", type=int, default=seeds, help="how many, from the first one on")
+    found.add_argument("--batch-size", type=int, default=32)
     found.add_argument(
         "--presample",
         type=ratio_or_auto,
@@ -39,13 +37,7 @@ def parser(description, epochs):
         help="arrays x_train, y_train, x_test, y_test; default: Keras downloads them, and without "
         "a network scikit-learn's digits are used",
     )
-    found.add_argument(
-        "--clock",
-        choices=CLOCKS,
-        default="cpu",
-        help="what equal cost means: the process' CPU seconds, or (on a GPU) wall-clock seconds",
-    )
-    found.add_argument("--plot", metavar="FILE.png", help="write a figure of the run")
+    found.add_argument("--plot", metavar="FILE.png", help="write a figure of the last run")
     return found
 
 
@@ -98,104 +90,65 @@ def as_images(x):
     return x if x.ndim == 4 else x[..., None]
 
 
-class Clock(keras.callbacks.Callback):
-    """Counts the seconds of training steps, and ends the run when they are spent.
-
-    A step that takes ten times the median has compiled something; it counts as
-    a median one, because the comparison is about training. The learning rate
-    follows `schedule`, a function of the spent share of the run, at the start
-    of each epoch.
-    """
-
-    def __init__(self, clock, rate, schedule, epochs, seconds=None):
-        super().__init__()
-        self.now = CLOCKS[clock]
-        self.rate, self.schedule, self.epochs, self.budget = rate, schedule, epochs, seconds
-        self.steps = []
-
-    def spent(self):
-        if not self.steps:
-            return 0.0
-        return float(np.minimum(self.steps, 10 * np.median(self.steps)).sum())
-
-    def on_epoch_begin(self, epoch, logs=None):
-        done = epoch / self.epochs if self.budget is None else min(1.0, self.spent() / self.budget)
-        self.model.optimizer.learning_rate = self.rate * self.schedule(done)
-        self.start = self.now()
-
-    def on_train_batch_end(self, batch, logs=None):
-        now = self.now()
-        self.steps.append(now - self.start)
-        self.start = now
-        # The median over a long list is taken now and then.
-        if self.budget is not None and len(self.steps) % 8 == 0 and self.spent() >= self.budget:
-            self.model.stop_training = True
+def falling(rate, arguments, examples):
+    """The rate falls along a cosine to zero: a schedule under which uniform training is strong."""
+    steps = -(-examples // arguments.batch_size) * arguments.epochs
+    return keras.optimizers.schedules.CosineDecay(rate, steps)
 
 
-SCHEDULES = {
-    "constant": lambda done: 1.0,
-    "step": lambda done: 1.0 if done < 0.5 else (0.2 if done < 0.75 else 0.04),
-    "cosine": lambda done: 0.5 * (1 + np.cos(np.pi * done)),
-}
+def compare(build, arguments, data):
+    """Trains with `model.fit` and by importance, on the same seeds; prints a table.
 
-
-def compare(build, arguments, data, rate, schedule="constant"):
-    """Trains uniformly, then by importance for the same seconds; prints a table.
+    Both sides pass over the data equally often. Remembered scores cost nothing beyond that; with a
+    number for `--presample` the scoring of presamples comes on top, and the table says how much.
 
     Args:
         build: function of no arguments that returns a compiled model.
         arguments: what `parser` read.
         data: what `load` returned.
-        rate: float, the initial learning rate.
-        schedule: a name of `SCHEDULES`. Defaults to `"constant"`.
     """
     (x, y), (x_test, y_test) = data
     print(f"{len(x)} training examples of shape {x.shape[1:]}, {len(x_test)} test examples")
-    print(f"backend {keras.backend.backend()}, seed {arguments.seed}, {schedule} rate {rate:g}")
-    rows, seconds = [], None
-    for name in ("uniform", "importance"):
-        set_seed(arguments.seed)
-        model = build()
-        clock = Clock(arguments.clock, rate, SCHEDULES[schedule], arguments.epochs, seconds)
-        print(f"\n{name}")
-        if name == "uniform":
-            model.fit(
-                x, y, batch_size=arguments.batch_size, epochs=arguments.epochs, callbacks=[clock]
-            )
-            seconds = clock.spent()
-        else:
-            # An example may come with the paper's threshold.
-            threshold = None if arguments.presample == "auto" else arguments.tau_threshold
-            measured = arguments.presample in ("auto", None) and threshold is None
-            trainer = ks.ImportanceTraining(
-                model,
-                presample=arguments.presample,
-                tau_threshold=threshold,
-                seed=arguments.seed,
-            )
-            history = trainer.fit(
-                x,
-                y,
-                batch_size=arguments.batch_size,
-                # The clock ends the run. "auto" is told of the end; the paper's gate may make
-                # epochs cheap.
-                epochs=arguments.epochs if measured else 10 * arguments.epochs,
-                callbacks=[clock],
-            )
-        loss = model.evaluate(x, y, batch_size=512, verbose=0, return_dict=True)["loss"]
-        test = model.evaluate(x_test, y_test, batch_size=512, verbose=0, return_dict=True)
-        rows.append((name, len(clock.steps), clock.spent(), loss, 1 - test["accuracy"]))
+    print(f"backend {keras.backend.backend()}, batch {arguments.batch_size}, ", end="")
+    print(f"{arguments.epochs} epochs, {arguments.seeds} seeds", flush=True)
+    rows, history = {}, None
+    seeds = range(arguments.seed, arguments.seed + arguments.seeds)
+    settings = {"batch_size": arguments.batch_size, "epochs": arguments.epochs, "verbose": 0}
+    for name in ("fit", "importance"):
+        rows[name] = []
+        for seed in seeds:
+            set_seed(seed)
+            model = build()
+            cost = 1.0
+            if name == "fit":
+                model.fit(x, y, **settings)
+            else:
+                trainer = ks.ImportanceTraining(
+                    model,
+                    presample=arguments.presample,
+                    tau_threshold=arguments.tau_threshold,
+                    seed=seed,
+                )
+                history = trainer.fit(x, y, **settings).history
+                ratio = np.mean(history["presample"])
+                # A forward pass is about a third of training on an example.
+                cost += ratio / 3 if ratio > 1 else 0.0
+            loss = model.evaluate(x, y, batch_size=512, verbose=0, return_dict=True)["loss"]
+            test = model.evaluate(x_test, y_test, batch_size=512, verbose=0, return_dict=True)
+            rows[name].append((cost, loss, test["loss"], 1 - test["accuracy"]))
+    print("\n| training | cost | train loss | test loss | test error |\n|---|---|---|---|---|")
+    for name, found in rows.items():
+        cost, *measured = np.mean(found, axis=0)
+        print(f"| {name} | {cost:.2f} | {' | '.join(f'{value:.4f}' for value in measured)} |")
+    print(
+        f"\nDrawn by importance: {np.mean(history['importance']):.0%} of the steps; a step worth "
+        f"{history['gain'][-1]:.2f} uniform ones at the end."
+    )
+    change = np.mean(rows["importance"], axis=0) / np.mean(rows["fit"], axis=0) - 1
+    print(
+        f"Against `model.fit`: train loss {change[1]:+.0%}, test loss {change[2]:+.0%}, test error "
+        f"{change[3]:+.0%}."
+    )
     if arguments.plot:
         ks.plot_training(history, arguments.plot)
-        print(f"\nwrote {arguments.plot}")
-    print(
-        f"\n| training | steps | {arguments.clock} seconds | train loss | test error |\n"
-        "|---|---|---|---|---|"
-    )
-    for name, steps, spent, loss, error in rows:
-        print(f"| {name} | {steps} | {spent:.1f} | {loss:.4f} | {error:.4f} |")
-    print(
-        f"\nSteps drawn by importance, by epoch: first "
-        f"{history.history['importance'][0]:.0%}, last {history.history['importance'][-1]:.0%}; "
-        f"variance reduction tau at the end {history.history['tau'][-1]:.2f}."
-    )
+        print(f"wrote {arguments.plot}")
