@@ -159,6 +159,35 @@ def mask_of(tensor):
     return get_keras_mask(tensor)
 
 
+@contextlib.contextmanager
+def wrapping_train_step(model, wrap):
+    """A context in which the train function that Keras makes calls `wrap(step)` for its step.
+
+    For JAX, where the function is a Python loop around a jitted step. Leaves no trace in the model.
+
+    Args:
+        model: `keras.Model`.
+        wrap: function from `step(state, data) -> (logs, state)` to another of its kind.
+    """
+    make_train_function, make_function = model.make_train_function, model._make_function
+
+    def wrapped(step_function, *arguments, **named):
+        return make_function(wrap(step_function), *arguments, **named)
+
+    def make(force=False):
+        model._make_function = wrapped
+        try:
+            return make_train_function(force)
+        finally:
+            del model._make_function
+
+    model.make_train_function = make
+    try:
+        yield
+    finally:
+        del model.make_train_function
+
+
 def resumed_epoch(model):
     """The epoch that `BackupAndRestore` lets this `fit` begin with, or `None`."""
     return getattr(model, "_initial_epoch", None)

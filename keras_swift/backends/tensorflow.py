@@ -6,231 +6,162 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_swift.backends import padded, rate_of, several_processes
-
-# Whether Keras asks a `PyDataset` for items several steps ahead of training.
-PULLS_AHEAD = True
-# Whether an item is made in the course of its step, after `on_train_batch_begin`.
-MADE_IN_STEP = True
+from keras_swift.backends.base import Backend, Tap, padded, several_processes
 
 
-def compile_scoring(function, model):
-    strategy = model.distribute_strategy
-    replicas = strategy.num_replicas_in_sync
+class TensorFlowBackend(Backend):
+    """TensorFlow."""
 
-    def on_a_replica(*inputs):
-        return function(current_values(model, None), *inputs)
+    PULLS_AHEAD = True
 
-    # Given values are plain tensors, so one device computes with them.
-    compiled_for = tf.function(function, autograph=False)
+    def compile_scoring(self, function, model):
+        strategy = model.distribute_strategy
+        replicas = strategy.num_replicas_in_sync
 
-    @tf.function(autograph=False)
-    def compiled(*inputs):
-        return on_a_replica(*inputs) if replicas == 1 else strategy.run(on_a_replica, args=inputs)
+        def on_a_replica(*inputs):
+            return function(self.current_values(model, None), *inputs)
 
-    def score(values, *inputs):
-        if replicas > 1 and values is None:
-            return shared(inputs)
-        # Tensors rather than arrays: a traced Python object would mean a new
-        # trace at every call.
-        inputs = keras.tree.map_structure(tf.convert_to_tensor, inputs)
-        outputs = compiled(*inputs) if values is None else compiled_for(values, *inputs)
-        return keras.tree.map_structure(lambda tensor: tensor.numpy(), outputs)
+        # Given values are plain tensors, so one device computes with them.
+        compiled_for = tf.function(function, autograph=False)
+        concrete = {}
 
-    def shared(inputs):
-        count = len(keras.tree.flatten(inputs)[0])
+        def called(traced, *inputs):
+            # By way of concrete functions: TensorFlow takes a function made for each model for one
+            # that is traced again and again, and warns.
+            leaves = keras.tree.flatten(inputs)
+            key = traced is compiled, *((leaf.shape, leaf.dtype) for leaf in leaves)
+            if key not in concrete:
+                specs = keras.tree.map_structure(tf.TensorSpec.from_tensor, inputs)
+                concrete[key] = traced.get_concrete_function(*specs)
+            return concrete[key](*inputs)
 
-        def per_replica(array):
-            parts = np.split(padded(np.asarray(array), replicas), replicas)
-            return strategy.experimental_distribute_values_from_function(
-                lambda context: tf.convert_to_tensor(parts[context.replica_id_in_sync_group])
+        @tf.function(autograph=False)
+        def compiled(*inputs):
+            return (
+                on_a_replica(*inputs) if replicas == 1 else strategy.run(on_a_replica, args=inputs)
             )
 
-        def joined(values):
-            local = strategy.experimental_local_results(values)
-            return np.concatenate([tensor.numpy() for tensor in local])[:count]
+        def score(values, *inputs):
+            if replicas > 1 and values is None:
+                return shared(inputs)
+            # Tensors rather than arrays: a traced Python object would mean a new
+            # trace at every call.
+            inputs = keras.tree.map_structure(tf.convert_to_tensor, inputs)
+            if values is None:
+                outputs = called(compiled, *inputs)
+            else:
+                values = keras.tree.map_structure(tf.convert_to_tensor, values)
+                outputs = called(compiled_for, values, *inputs)
+            return keras.tree.map_structure(lambda tensor: tensor.numpy(), outputs)
 
-        scores = compiled(*keras.tree.map_structure(per_replica, inputs))
-        return {name: joined(values) for name, values in scores.items()}
+        def shared(inputs):
+            count = len(keras.tree.flatten(inputs)[0])
 
-    return score
+            def per_replica(array):
+                parts = np.split(padded(np.asarray(array), replicas), replicas)
+                return strategy.experimental_distribute_values_from_function(
+                    lambda context: tf.convert_to_tensor(parts[context.replica_id_in_sync_group])
+                )
 
+            def joined(values):
+                local = strategy.experimental_local_results(values)
+                return np.concatenate([tensor.numpy() for tensor in local])[:count]
 
-def scope_of(model):
-    return model.distribute_strategy.scope()
+            scores = compiled(*keras.tree.map_structure(per_replica, inputs))
+            return {name: joined(values) for name, values in scores.items()}
 
+        return score
 
-def check_devices(model):
-    strategy = model.distribute_strategy
-    if isinstance(
-        strategy,
-        tf.distribute.MultiWorkerMirroredStrategy
-        | tf.distribute.experimental.ParameterServerStrategy,
-    ):
-        raise several_processes(type(strategy).__name__)
+    def scope_of(self, model):
+        return model.distribute_strategy.scope()
 
-
-def capture_values(model):
-    return None
-
-
-def current_values(model, captured):
-    trainable = [variable.value for variable in model.trainable_variables]
-    return trainable, [variable.value for variable in model.non_trainable_variables]
-
-
-def compile_sum(function, model):
-    if model.distribute_strategy.num_replicas_in_sync == 1:
-        return _SumInPlace(function, model)
-    # The variables are inputs, because a replica's cannot be captured.
-    compiled = tf.function(function, autograph=False)
-    return lambda total, captured: compiled(total, list(current_values(model, captured)))
-
-
-class _SumInPlace:
-    """Keeps the sum in variables of its own.
-
-    A call then passes no tensors, each of which costs more than its arithmetic.
-
-    Args:
-        function: function `(total, values) -> total` of nested lists; the
-            total is `None` at first.
-        model: `keras.Model`.
-    """
-
-    def __init__(self, function, model):
-        self._function, self._model = function, model
-        self._total = None
-
-    def __call__(self, total, captured):
-        if self._total is None:
-            # Not before, because the model may be compiled anew.
-            values = current_values(self._model, None)
-            self._total = keras.tree.map_structure(_variable_like, list(values))
-            self._begin, self._add = (
-                tf.function(step, autograph=False).get_concrete_function()
-                for step in (lambda: self._take(None), lambda: self._take(self._total))
-            )
-        if total is None:
-            self._begin()
-            return self._total
-        if total is not self._total:
-            self._assign(total)
-        self._add()
-        return self._total
-
-    def _take(self, total):
-        self._assign(self._function(total, list(current_values(self._model, None))))
-
-    def _assign(self, values):
-        for variable, value in zip(
-            keras.tree.flatten(self._total), keras.tree.flatten(values), strict=True
+    def check_devices(self, model):
+        strategy = model.distribute_strategy
+        if isinstance(
+            strategy,
+            tf.distribute.MultiWorkerMirroredStrategy
+            | tf.distribute.experimental.ParameterServerStrategy,
         ):
-            variable.assign(tf.cast(value, variable.dtype))
+            raise several_processes(type(strategy).__name__)
 
-
-def _variable_like(value):
-    return tf.Variable(tf.zeros_like(value), trainable=False)
-
-
-def is_in_sync(model):
-    return True
-
-
-def learning_rate(model):
-    return rate_of(model.optimizer)
-
-
-def asks_one_ahead():
-    return False
-
-
-def gradient(function, tensor):
-    tensor = tf.stop_gradient(tensor)
-    with tf.GradientTape() as tape:
-        tape.watch(tensor)
-        value, rest = function(tensor)
-    return (value, rest), tape.gradient(
-        value, tensor, unconnected_gradients=tf.UnconnectedGradients.ZERO
-    )
-
-
-def random_state():
-    # Layers draw from variables of their own.
-    return []
-
-
-def restore_random_state(state):
-    pass
-
-
-def keep(model):
-    return []
-
-
-def give_back(kept):
-    pass
-
-
-def example_gradient_norms(function, trainable, inputs):
-    trainable = [tf.convert_to_tensor(value) for value in trainable]
-    inputs = keras.tree.map_structure(tf.convert_to_tensor, inputs)
-
-    def norm(position):
-        row = keras.tree.map_structure(lambda leaf: leaf[position : position + 1], inputs)
+    def gradient(self, function, tensor):
+        tensor = tf.stop_gradient(tensor)
         with tf.GradientTape() as tape:
-            tape.watch(trainable)
-            value = function(trainable, *row)
-        slopes = tape.gradient(value, trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return tf.sqrt(sum(tf.reduce_sum(tf.square(tf.convert_to_tensor(s))) for s in slopes))
+            tape.watch(tensor)
+            value, rest = function(tensor)
+        return (value, rest), tape.gradient(
+            value, tensor, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
 
-    count = tf.shape(keras.tree.flatten(inputs)[0])[0]
-    return tf.map_fn(norm, tf.range(count), fn_output_signature=tf.float32)
+    def example_gradient_norms(self, function, trainable, inputs):
+        trainable = [tf.convert_to_tensor(value) for value in trainable]
+        inputs = keras.tree.map_structure(tf.convert_to_tensor, inputs)
 
+        def norm(position):
+            row = keras.tree.map_structure(lambda leaf: leaf[position : position + 1], inputs)
+            with tf.GradientTape() as tape:
+                tape.watch(trainable)
+                value = function(trainable, *row)
+            slopes = tape.gradient(
+                value, trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            )
+            return tf.sqrt(sum(tf.reduce_sum(tf.square(tf.convert_to_tensor(s))) for s in slopes))
 
-def fetches_ahead(model):
-    return model.distribute_strategy.num_replicas_in_sync > 1
+        count = tf.shape(keras.tree.flatten(inputs)[0])[0]
+        return tf.map_fn(norm, tf.range(count), fn_output_signature=tf.float32)
 
+    def has_replicas(self, model):
+        return model.distribute_strategy.num_replicas_in_sync > 1
 
-def feed(dataset, model):
-    """A `tf.data` dataset without a prefetch, which would run steps ahead."""
-    # TensorFlow keeps the functions that a pipeline calls for good, and with them all they hold.
-    # Whoever calls `fit` holds the dataset meanwhile.
-    dataset = weakref.proxy(dataset)
-    strategy = model.distribute_strategy
-    several = strategy.num_replicas_in_sync > 1
-    # `tf.data` takes a list for one tensor to be stacked.
-    example, *others = [keras.tree.lists_to_tuples(item) for item in dataset.peek(2)]
-    leaves = [tf.convert_to_tensor(leaf) for leaf in keras.tree.flatten(example)]
-    # Axes that differ between two batches are of any length, as in Keras' own data sets.
-    shapes = [np.shape(leaf) for leaf in keras.tree.flatten(others[-1] if others else example)]
-    shapes = [
-        [
-            # Where it is known, the steps of recurrent layers are shorter.
-            dataset.fixed_size,
-            *(
-                size if size == other else None
-                for size, other in zip(leaf.shape[1:], shape[1:], strict=True)
-            ),
+    def tap_obstacle(self, model):
+        # These fetch batches ahead, so that it is not known which step a batch is for.
+        fetching = tf.distribute.OneDeviceStrategy | tf.distribute.MirroredStrategy
+        return "" if isinstance(model.distribute_strategy, fetching) else None
+
+    def make_tap(self, columns, rows):
+        return _TensorFlowTap(columns, rows)
+
+    def feed(self, dataset, model):
+        """A `tf.data` dataset without a prefetch, which would run steps ahead."""
+        # TensorFlow keeps the functions that a pipeline calls for good, and with them all they
+        # hold. Whoever calls `fit` holds the dataset meanwhile.
+        dataset = weakref.proxy(dataset)
+        strategy = model.distribute_strategy
+        several = strategy.num_replicas_in_sync > 1
+        # `tf.data` takes a list for one tensor to be stacked.
+        example, *others = [keras.tree.lists_to_tuples(item) for item in dataset.peek(2)]
+        leaves = [tf.convert_to_tensor(leaf) for leaf in keras.tree.flatten(example)]
+        # Axes that differ between two batches are of any length, as in Keras' own data sets.
+        shapes = [np.shape(leaf) for leaf in keras.tree.flatten(others[-1] if others else example)]
+        shapes = [
+            [
+                # Where it is known, the steps of recurrent layers are shorter.
+                dataset.fixed_size,
+                *(
+                    size if size == other else None
+                    for size, other in zip(leaf.shape[1:], shape[1:], strict=True)
+                ),
+            ]
+            for leaf, shape in zip(leaves, shapes, strict=True)
         ]
-        for leaf, shape in zip(leaves, shapes, strict=True)
-    ]
-    dtypes = [leaf.dtype for leaf in leaves]
-    # Those of one device fetch ahead, and then it is not known which step a batch is for.
-    fetching = tf.distribute.OneDeviceStrategy | tf.distribute.MirroredStrategy
-    together = model.steps_per_execution == 1 and not (several or isinstance(strategy, fetching))
-    arrays = dataset.arrays_to_gather_from() if together else None
-    if arrays is not None:
-        data = _gathered(dataset, keras.tree.lists_to_tuples(arrays), example, dtypes, shapes)
-    else:
-        data = _items(dataset, example, dtypes, shapes)
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    options.experimental_optimization.inject_prefetch = False
-    # Nothing in the pipeline can be serialised to another worker.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    data = data.with_options(options)
-    return strategy.experimental_distribute_dataset(data) if several else data
+        dtypes = [leaf.dtype for leaf in leaves]
+        # Those of one device fetch ahead, and then it is not known which step a batch is for.
+        fetching = tf.distribute.OneDeviceStrategy | tf.distribute.MirroredStrategy
+        together = model.steps_per_execution == 1 and not (
+            several or isinstance(strategy, fetching)
+        )
+        arrays = dataset.arrays_to_gather_from() if together else None
+        if arrays is not None:
+            data = _gathered(dataset, keras.tree.lists_to_tuples(arrays), example, dtypes, shapes)
+        else:
+            data = _items(dataset, example, dtypes, shapes)
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        options.experimental_optimization.inject_prefetch = False
+        # Nothing in the pipeline can be serialised to another worker.
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        data = data.with_options(options)
+        return strategy.experimental_distribute_dataset(data) if several else data
 
 
 def _items(dataset, example, dtypes, shapes):
@@ -295,3 +226,34 @@ def _called(function, index, dtypes, shapes):
     for tensor, shape in zip(tensors, shapes, strict=True):
         tensor.set_shape(shape)
     return tensors
+
+
+class _TensorFlowTap(Tap):
+    """Keeps the rows in a variable, which steps inside of a compiled loop can write to.
+
+    Whoever draws reads before it is full.
+    """
+
+    def __init__(self, columns, rows):
+        super().__init__(columns)
+        self._rows_held = rows
+        self._taken = 0
+        self._buffer = tf.Variable(tf.zeros((rows, columns)), trainable=False)
+        self._written = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+    def write(self, values):
+        # Of a batch of fixed size the count is known before the batch is drawn. It must not change
+        # before, because whoever draws reads what the steps before have left.
+        with tf.control_dependencies([values]):
+            count = tf.shape(values, out_type=tf.int64)[0]
+            places = (self._written.read_value() + tf.range(count)) % self._rows_held
+            self._buffer.scatter_nd_update(places[:, None], values)
+            self._written.assign_add(count)
+
+    def read(self):
+        written = int(self._written.numpy())
+        unread = np.arange(self._taken, written) % self._rows_held
+        # Of more rows than it holds it is not known whose the last ones are.
+        fits = written - self._taken <= self._rows_held
+        self._taken = written
+        return tf.gather(self._buffer, unread if fits else unread[:0]).numpy()

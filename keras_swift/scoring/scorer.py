@@ -77,12 +77,20 @@ class Scorer:
         self.quantities = tuple(quantities)
         self.outputs = None
         self.traces = 0
+        # Whether an output carries a mask, once the first batch has been scored.
+        self.has_masks = False
         # Known once the first batch has been scored.
         self._weight_axes = None
         self._structure = None
         self._training_argument = accepts_training(model)
         self._compiled = None
         self._built_for = None
+
+    @property
+    def score_name(self):
+        """str, under which the first quantity stands among the results."""
+        name = self.quantities[0]
+        return name if isinstance(name, str) else "custom_0"
 
     def __call__(self, x, y, sample_weight=None, values=None):
         """Scores one batch.
@@ -162,9 +170,31 @@ class Scorer:
         self.traces += 1
         trainable, non_trainable = values
         with computing_in(dtype, changed):
-            given, (y_pred, y) = y, self._predicted(trainable, non_trainable, x, y)
+            y_pred, aligned = self._predicted(trainable, non_trainable, x, y)
+        results = self.of_outputs(aligned, y_pred, sample_weight)
+        if "full_gradient_norm" in self.quantities:
+            with computing_in(dtype, changed):
+                results["full_gradient_norm"] = backends.active().example_gradient_norms(
+                    functools.partial(self._loss_sum, non_trainable),
+                    trainable,
+                    (x, y) if sample_weight is None else (x, y, sample_weight),
+                )
+        return results
+
+    def of_outputs(self, y, y_pred, sample_weight=None):
+        """The quantities that follow from the outputs alone, all but `"full_gradient_norm"`.
+
+        Args:
+            y: structure of targets, as that of `y_pred`.
+            y_pred: structure of outputs of the model.
+            sample_weight: as for a call.
+
+        Returns:
+            A dict from quantity to tensor, as of a call.
+        """
         self._structure = keras.tree.map_structure(lambda leaf: 0, y_pred)
         self._weight_axes = []
+        self.has_masks = False
         losses, square, valid = 0.0, 0.0, []
         for position, output in enumerate(self.outputs):
             found = pre_activation_gradient(
@@ -176,6 +206,7 @@ class Scorer:
             # Keras multiplies mask and weights in place on PyTorch, so there
             # the weights need all the axes; elsewhere they broadcast.
             self._weight_axes.append(found.axes if found.masked else (1,) * len(found.axes))
+            self.has_masks = self.has_masks or found.masked
             losses = losses + found.losses * output.weight
             square = square + ops.square(row_norms(found.gradient))
             valid.append(found.valid)
@@ -183,14 +214,7 @@ class Scorer:
         for position, quantity in enumerate(self.quantities):
             if quantity == "gradient_norm":
                 results[quantity] = ops.sqrt(square)
-            elif quantity == "full_gradient_norm":
-                with computing_in(dtype, changed):
-                    results[quantity] = backends.active().example_gradient_norms(
-                        functools.partial(self._loss_sum, non_trainable),
-                        trainable,
-                        (x, given) if sample_weight is None else (x, given, sample_weight),
-                    )
-            elif quantity != "loss":
+            elif callable(quantity):
                 score = ops.convert_to_tensor(quantity(y, y_pred))
                 check_score_shape(score, quantity, valid[0])
                 if sample_weight is not None:
@@ -198,12 +222,16 @@ class Scorer:
                 results[f"custom_{position}"] = score
         return results
 
+    def aligned(self, y, y_pred):
+        """The targets in the structure of the outputs."""
+        names = getattr(self.model, "output_names", None)
+        return align_targets(y, y_pred, names, self.outputs)
+
     def _predicted(self, trainable, non_trainable, x, y):
         """The outputs for `x`, and `y` in their structure."""
         arguments = {"training": False} if self._training_argument else {}
         y_pred, _ = self.model.stateless_call(trainable, non_trainable, x, **arguments)
-        names = getattr(self.model, "output_names", None)
-        return y_pred, align_targets(y, y_pred, names, self.outputs)
+        return y_pred, self.aligned(y, y_pred)
 
     def _loss_sum(self, non_trainable, trainable, x, y, sample_weight=None):
         """The sum of the examples' losses, as a function of the trainable values."""
@@ -294,20 +322,20 @@ def _row_weights(sample_weight, dtype):
     return sum(weights) / len(weights)
 
 
-def explain_non_finite(scores, x, y, sample_weight, step):
-    """Raises for scores that are not finite, naming where that comes from.
+def non_finite_scores(scores, x, y, sample_weight, step):
+    """What to say of scores that are not finite, naming where that comes from.
 
     Args:
         scores: float array, shape `(n,)`.
         x, y, sample_weight: the structures of arrays they were computed from.
         step: int, the training step, from 0.
 
-    Raises:
-        ValueError: if any score is NaN or infinite.
+    Returns:
+        A str; `None` if all scores are finite.
     """
     wrong = ~np.isfinite(scores)
     if not wrong.any():
-        return
+        return None
     count = f"{wrong.sum()} of {len(scores)} scores are not finite at step {step}"
     for name, data in (("x", x), ("y", y), ("sample_weight", sample_weight)):
         for leaf in [] if data is None else keras.tree.flatten(data):
@@ -316,12 +344,12 @@ def explain_non_finite(scores, x, y, sample_weight, step):
                 continue
             bad = ~np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
             if bad.any():
-                raise ValueError(
+                return (
                     f"`{name}` must be finite. Received: NaN or infinity in {bad.sum()} of the "
                     f"{len(leaf)} examples presampled, so {count}, the first at position "
                     f"{int(np.argmax(bad))}. Find them with `np.isnan` and drop or mend them."
                 )
-    raise ValueError(
+    return (
         f"Scores must be finite. Received: {count}, the first at position "
         f"{int(np.argmax(wrong))}, from finite data. The model's weights have probably "
         "diverged: lower the learning rate or clip the gradient "

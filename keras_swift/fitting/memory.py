@@ -1,0 +1,151 @@
+"""What training has told of each example: score, loss, margin and probability of its label.
+
+A training step computes the outputs from which all of these follow, so remembering them costs no
+forward pass. This file is the store; `fitting.recording` fills it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from keras_swift._types import FloatArray
+
+COLUMNS = ("score", "loss", "margin", "probability")
+
+
+class ExampleMemory:
+    """The latest numbers of every example, by its index in the data.
+
+    Takes 16 bytes an example, and with `averages` 24 more.
+
+    Args:
+        size: int, `n`, the number of examples.
+        averages: bool, whether means over all that was recorded are kept too. Defaults to `False`.
+
+    Example:
+        >>> memory = ExampleMemory(3)
+        >>> memory.record(np.array([2, 0]), np.array([[0.5, 1.0, -1.0, 0.3], [0.1, 0.2, 2.0, 0.9]]))
+        >>> memory.wrong.tolist()
+        [0.0, nan, 1.0]
+    """
+
+    def __init__(self, size: int, averages: bool = False) -> None:
+        self._latest = np.full((size, len(COLUMNS)), np.nan, np.float32)
+        # Sums of loss, margin, probability and of how often an example was predicted wrong.
+        self._sums = np.zeros((size if averages else 0, 4), np.float32)
+        self._counts = np.zeros(size if averages else 0, np.int32)
+        self._averages = averages
+
+    def __len__(self) -> int:
+        return len(self._latest)
+
+    def __repr__(self) -> str:
+        return f"<ExampleMemory of {len(self)} examples, {self.known_share:.0%} seen>"
+
+    @property
+    def score(self) -> FloatArray:
+        """float32 array, shape `(n,)`: the score when the example was last trained on.
+
+        NaN for examples that have not been seen, here and below.
+        """
+        return self._latest[:, 0]
+
+    @property
+    def loss(self) -> FloatArray:
+        """float32 array, shape `(n,)`: the loss at that time, without regularisation."""
+        return self._latest[:, 1]
+
+    @property
+    def margin(self) -> FloatArray:
+        """float32 array, shape `(n,)`: log probability of the label less that of the best other.
+
+        NaN for models that are not classifiers.
+        """
+        return self._latest[:, 2]
+
+    @property
+    def probability(self) -> FloatArray:
+        """float32 array, shape `(n,)`: the predicted probability of the label; NaN likewise."""
+        return self._latest[:, 3]
+
+    @property
+    def wrong(self) -> FloatArray:
+        """float32 array, shape `(n,)`: 1 where another class than the label was predicted."""
+        wrong = (self.margin <= 0).astype(np.float32)
+        wrong[np.isnan(self.margin)] = np.nan
+        return wrong
+
+    @property
+    def seen(self) -> np.ndarray:
+        """bool array, shape `(n,)`: which examples have a score."""
+        return np.isfinite(self.score)
+
+    @property
+    def known_share(self) -> float:
+        """float, 0 to 1, the share of examples that have a score."""
+        return float(self.seen.mean()) if len(self) else 0.0
+
+    @property
+    def mean_loss(self) -> FloatArray:
+        """float32 array, shape `(n,)`: the mean loss over all times the example was trained on."""
+        return self._mean(0)
+
+    @property
+    def mean_margin(self) -> FloatArray:
+        """float32 array, shape `(n,)`: the mean margin likewise."""
+        return self._mean(1)
+
+    @property
+    def mean_probability(self) -> FloatArray:
+        """float32 array, shape `(n,)`: the mean probability of the label likewise."""
+        return self._mean(2)
+
+    @property
+    def share_wrong(self) -> FloatArray:
+        """float32 array, shape `(n,)`: how often another class was predicted, 0 to 1."""
+        return self._mean(3)
+
+    def record(self, indices: np.ndarray, values: np.ndarray) -> None:
+        """Takes in what a step said of its examples.
+
+        Args:
+            indices: int array, shape `(k,)`; of an example that comes twice the last row stays.
+            values: float array, shape `(k, 4)`, in the order of `COLUMNS`, or `(k, 2)`, score and
+                loss alone. Rows with a score that is not finite are left out.
+        """
+        finite = np.isfinite(values[:, 0])
+        if not finite.all():
+            indices, values = indices[finite], values[finite]
+        columns = values.shape[1]
+        self._latest[indices, :columns] = values
+        if not self._averages:
+            return
+        np.add.at(self._counts, indices, 1)
+        rows = np.full((len(indices), 4), np.nan, np.float32)
+        rows[:, : columns - 1] = values[:, 1:]
+        rows[:, 3] = np.where(np.isnan(rows[:, 1]), np.nan, rows[:, 1] <= 0)
+        np.add.at(self._sums, indices, rows)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` brings back, to the last bit."""
+        return {
+            "latest": self._latest.copy(),
+            "sums": self._sums.copy(),
+            "counts": self._counts.copy(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._latest[:] = state["latest"]
+        self._sums[:], self._counts[:] = state["sums"], state["counts"]
+
+    def _mean(self, column: int) -> FloatArray:
+        if not self._averages:
+            raise ValueError(
+                "Means over training are kept by `ExampleMemory(size, averages=True)`. Received: "
+                "a memory of the latest numbers alone."
+            )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = self._sums[:, column] / self._counts
+        return mean.astype(np.float32)

@@ -1,0 +1,63 @@
+"""Numbers for the examples of a training step, from outputs that it has computed anyway."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+from keras_swift._types import Tensor
+from keras_swift.scoring.compiled import follow
+from keras_swift.scoring.labels import label_kind, label_margin
+from keras_swift.scoring.scorer import Scorer
+
+
+class StepScores:
+    """Score, loss, margin and probability of the label of each example of a batch.
+
+    The columns are those of `fitting.memory.COLUMNS`; the last two are there if all compiled losses
+    are those of a classifier (means over several). Where an output carries a mask, the unmasked
+    share of the entries of each output follows.
+
+    Args:
+        scorer: `Scorer` that has scored a batch; its first quantity is the score.
+    """
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self.has_labels = all(label_kind(output.loss) is not None for output in scorer.outputs)
+        self.numbers = 4 if self.has_labels else 2
+        self.columns = self.numbers + (len(scorer.outputs) if scorer.has_masks else 0)
+
+    def __call__(self, y: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
+        """The numbers of one batch.
+
+        Args:
+            y: structure of targets, as `compute_loss` gets it.
+            y_pred: structure of outputs.
+            sample_weight: the user's weights, which multiply the score and not the loss. Defaults
+                to `None`.
+
+        Returns:
+            A float32 tensor, shape `(b, columns)`.
+        """
+        scorer = self._scorer
+        y = scorer.aligned(y, y_pred)
+        found = scorer.of_outputs(y, y_pred, sample_weight)
+        score, loss = found[scorer.score_name], found["loss"]
+        if sample_weight is not None:
+            loss = scorer.of_outputs(y, y_pred)["loss"]
+        numbers = [score, loss]
+        if self.has_labels:
+            labels = [
+                label_margin(output, follow(output.path, y), follow(output.path, y_pred))
+                for output in scorer.outputs
+            ]
+            numbers += [
+                sum(margin for _, margin in labels) / len(labels),
+                sum(probability for probability, _ in labels) / len(labels),
+            ]
+        columns = ops.stack([ops.cast(number, "float32") for number in numbers], axis=1)
+        if self.columns > self.numbers:
+            columns = ops.concatenate([columns, ops.cast(found["valid"], "float32")], axis=1)
+        return ops.stop_gradient(columns)
