@@ -66,7 +66,7 @@ def check_settings(presample, tau_threshold, score, floor, cost_ratio=None):
             )
     elif cost_ratio is not None:
         raise ValueError(
-            '`cost_ratio` is what `presample="auto"` would measure. Received: '
+            '`cost_ratio` is for the gate of `presample="auto"`. Received: '
             f"cost_ratio={cost_ratio!r} with presample={presample!r} and "
             f"tau_threshold={tau_threshold!r}. Leave it out, or the others."
         )
@@ -167,10 +167,10 @@ def check_scoring_dtype(dtype):
 
 def check_rate_scaling(scale_learning_rate, model):
     """Raises unless the model's learning rate can be scaled in this way."""
-    if scale_learning_rate not in (False, True, "plain", "capped"):
+    if scale_learning_rate not in (False, True, None):
         raise ValueError(
-            "`scale_learning_rate` must be False, True, 'plain' or 'capped'. Received: "
-            f"scale_learning_rate={scale_learning_rate!r}. 'capped' suits schedules that decay."
+            "`scale_learning_rate` must be True, False, or None for what suits `presample`. "
+            f"Received: scale_learning_rate={scale_learning_rate!r}."
         )
     if scale_learning_rate and getattr(model, "optimizer", None) is None:
         raise ValueError(

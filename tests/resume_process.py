@@ -48,7 +48,7 @@ class Kill(keras.callbacks.Callback):
 
 
 def train(kind, directory, kill_in=None):
-    """Five epochs whose gate opens on the way; the weights and the history."""
+    """Five epochs, uniform at first and then not; the weights and the history."""
     x, y = load_digits(return_X_y=True)
     x = (x / 16).astype("float32")
     keras.utils.set_random_seed(0)
@@ -69,6 +69,8 @@ def train(kind, directory, kill_in=None):
     if kind == "swift":
         sampler = ks.SwiftSampler([0.5, 0.5], [1, 1, 0.2, 0.2], [1.0], ["order"], "cdf")
         training = ks.SwiftTraining(model, sampler, features={"order": np.arange(300.0)}, seed=0)
+    elif kind == "remembered":
+        training = ks.ImportanceTraining(model, seed=0)
     else:
         training = ks.ImportanceTraining(model, tau_threshold=0.8, seed=0, scoring_dtype=None)
     if kind == "batches":

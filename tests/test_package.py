@@ -74,12 +74,12 @@ def test_plot_training_draws_the_history(digits, tmp_path):
     above, below, share = figure.axes
     assert [line.get_label() for line in above.get_lines()] == ["training", "validation"]
     assert list(above.get_lines()[0].get_ydata()) == history.history["loss"]
-    assert list(below.get_lines()[0].get_ydata()) == history.history["tau"]
+    assert list(below.get_lines()[0].get_ydata()) == history.history["gain"]
     assert (below.get_xlabel(), share.get_ylabel()) == ("epoch", "share of steps")
 
 
 def test_plot_training_refuses_another_history():
-    with pytest.raises(ValueError, match=r"must come from `ImportanceTraining.fit`.*\['tau'"):
+    with pytest.raises(ValueError, match=r"must come from `ImportanceTraining.fit`.*\['gain'"):
         ks.plot_training({"loss": [1.0]})
 
 

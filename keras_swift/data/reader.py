@@ -72,7 +72,7 @@ class ArraySupply:
         generators: list[np.random.Generator],
         shuffle: bool,
     ) -> None:
-        self._source = source
+        self.source = source
         self.batch_size = min(batch_size, source.size)
         self.num_batches = math.ceil(source.size / self.batch_size)
         leaves = keras.tree.flatten(self.first(self.batch_size))
@@ -86,35 +86,35 @@ class ArraySupply:
         """The presample size `B` for a presample ratio."""
         # Rounded first, so that 1.1 * 10 makes 11 and not 12.
         wanted = math.ceil(round(ratio * self.batch_size, 6))
-        if wanted > self._source.size:
+        if wanted > self.source.size:
             warnings.warn(
                 f"`presample` asks for {wanted} examples a step, the data have "
-                f"{self._source.size}: every step scores all of them.",
+                f"{self.source.size}: every step scores all of them.",
                 stacklevel=5,
             )
-        return min(wanted, self._source.size)
+        return min(wanted, self.source.size)
 
     @property
     def fixed_size(self) -> int | None:
         """How many examples every batch has; `None` where the last of an epoch is smaller."""
-        return None if self._source.size % self.batch_size else self.batch_size
+        return None if self.source.size % self.batch_size else self.batch_size
 
     @property
     def largest_ratio(self) -> float:
         """The largest presample ratio that the data have examples for."""
-        return self._source.size / self.batch_size
+        return self.source.size / self.batch_size
 
     def first(self, count: int) -> tuple:
         """The first examples, over and over where there are fewer; changes nothing."""
-        return self._source.take(np.arange(count) % self._source.size)
+        return self.source.take(np.arange(count) % self.source.size)
 
     def targets(self) -> Any:
         """All targets, or `None` where they would have to be read from a disk."""
-        return self._source.y if self._source.is_in_memory else None
+        return self.source.y if self.source.is_in_memory else None
 
     def arrays(self) -> tuple[Any, Any] | None:
         """`(x, y)` where they may be copied, else `None`."""
-        return self._source.arrays(COPIED_BYTES)
+        return self.source.arrays(COPIED_BYTES)
 
     def keep_on_device(self, free: int) -> None:
         """Copies the arrays to where the model computes, if they fit.
@@ -122,11 +122,43 @@ class ArraySupply:
         Args:
             free: int, bytes of memory that are free there.
         """
-        self._source.keep_on_device(min(COPIED_BYTES, int(FREE_SHARE * free)))
+        self.source.keep_on_device(min(COPIED_BYTES, int(FREE_SHARE * free)))
 
     def uniform(self, by_index: bool = False) -> Examples:
         """The next uniform batch, smaller at the end of an epoch; its weights alone `by_index`."""
         return self._take(self._uniform.take(self.batch_size, across=False), by_index)
+
+    @property
+    def size(self) -> int:
+        """The number of examples."""
+        return self.source.size
+
+    def identity(self) -> Any:
+        """What is equal if and, but for chance, only if the arrays are the same ones."""
+        return self.source.identity()
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the user weights the examples."""
+        return self.source.sample_weight is not None
+
+    @property
+    def is_within_pass(self) -> bool:
+        """Whether a permutation of uniform batches has begun and not ended."""
+        return self._uniform.left < self.size
+
+    @property
+    def most_together(self) -> int:
+        """How many batches may be drawn before they are needed, for the memory they take."""
+        return self._together
+
+    def examples(self, indices: np.ndarray, by_index: bool = False) -> Examples:
+        """The examples at these indices; their weights alone `by_index`."""
+        return self._take(indices, by_index)
+
+    def uniform_indices(self, count: int) -> np.ndarray:
+        """The next `count` indices of the permutation, fewer at its end."""
+        return self._uniform.take(count, across=False)
 
     def presample(self, size: int) -> Examples:
         """The next presample."""
@@ -142,7 +174,7 @@ class ArraySupply:
         self._uniform.step_back(count)
 
     def _take(self, indices: np.ndarray, by_index: bool = False) -> Examples:
-        return Examples(self._source.take(indices, only_weights=by_index), indices)
+        return Examples(self.source.take(indices, only_weights=by_index), indices)
 
     def begin_epoch(self) -> None:
         """Called when an epoch begins."""
@@ -175,11 +207,11 @@ class ArraySupply:
 
     def load(self, count: int) -> None:
         """Loads as many examples from all over the data, for whoever wants to know its cost."""
-        self._source.take(np.linspace(0, self._source.size - 1, count, dtype=np.int64))
+        self.source.take(np.linspace(0, self.source.size - 1, count, dtype=np.int64))
 
     def close(self) -> None:
         """Lets go of copies of the arrays."""
-        self._source.leave_device()
+        self.source.leave_device()
 
 
 class StreamSupply:

@@ -6,7 +6,7 @@ import threading
 import keras
 
 
-class TakingTurns(keras.callbacks.Callback):
+class StepBarrier(keras.callbacks.Callback):
     """Lets a batch be drawn only when the step before it is done.
 
     For pipelines that fetch ahead and cannot be told not to. Costs what it

@@ -20,11 +20,15 @@ class Batch:
             all ones where the batch is uniform.
         indices: int64 array, shape `(b,)`, into the data; `None` where they
             come from a stream.
+        sample_weight: the user's weights of these examples, as they were given; `None` without.
         scores: float64 array, shape `(b,)`, the scores of these examples;
+            remembered ones if nothing was scored for the draw;
             `None` for a uniform batch that was not scored.
         presample_size: int, how many examples the batch was drawn from.
         by_importance: bool, whether the batch was drawn by importance.
         rate_scale: float, what the learning rate is to be multiplied by.
+        gain: float, the variance gain that the batch is drawn with, as far as it is measured; 1 for
+            a uniform batch.
     """
 
     x: object
@@ -32,13 +36,15 @@ class Batch:
     weights: object
     importance: np.ndarray
     indices: np.ndarray | None
+    sample_weight: object
     scores: np.ndarray | None
     presample_size: int
     by_importance: bool
     rate_scale: float = 1.0
+    gain: float = 1.0
 
 
-class Promise(list):
+class LazyItem(list):
     """An item that is drawn when it is unpacked, not when it is fetched."""
 
     def __init__(self, make):
@@ -52,13 +58,13 @@ class Promise(list):
         return self
 
     def __iter__(self):
-        return super(Promise, self._kept()).__iter__()
+        return super(LazyItem, self._kept()).__iter__()
 
     def __getitem__(self, position):
-        return super(Promise, self._kept()).__getitem__(position)
+        return super(LazyItem, self._kept()).__getitem__(position)
 
     def __len__(self):
-        return super(Promise, self._kept()).__len__()
+        return super(LazyItem, self._kept()).__len__()
 
 
 def mask_correction(valid, positions):

@@ -1,16 +1,23 @@
-"""Figures of a training run; matplotlib is imported when one is drawn."""
+"""A figure of a training run; matplotlib is imported when one is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from keras_swift._plotting import import_figure, save
 
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
 
-def plot_training(history, file=None):
-    """Draws a run of `ImportanceTraining`: loss, and what the sampler did.
+
+def plot_training(history: Any, file: Any = None) -> Any:
+    """Draws a run of `ImportanceTraining`: the loss, and what drawing by importance gained.
 
     The upper panel has the training loss, and the validation loss if there is
-    one, over epochs; the lower one the variance reduction `tau` with the share
-    of steps drawn by importance. With `presample="auto"` a third panel has
-    what the gate decided by: the predicted gain, the share of noise in the
-    loss and the cost of scoring.
+    one, over epochs. The lower one has the realised variance gain, by which
+    steps were made larger, above 1 where importance sampling pays; and, as an
+    area, the share of steps drawn by importance.
 
     Args:
         history: the `keras.callbacks.History` of `ImportanceTraining.fit`, or
@@ -23,59 +30,44 @@ def plot_training(history, file=None):
 
     Raises:
         ImportError: if matplotlib is not installed.
-        ValueError: if the history has no `tau`.
+        ValueError: if the history is not one of `ImportanceTraining`.
     """
-    values = getattr(history, "history", history)
-    missing = [name for name in ("loss", "tau", "importance") if name not in values]
+    values: Mapping[str, Sequence[float]] = getattr(history, "history", history)
+    missing = [name for name in ("loss", "gain", "importance") if name not in values]
     if missing:
         raise ValueError(
             f"`history` must come from `ImportanceTraining.fit`. Received: one without {missing}, "
             f"with {sorted(values)}."
         )
-    figure_class = import_figure()
     epochs = range(1, len(values["loss"]) + 1)
-    measured = "predicted_gain" in values
-    figure = figure_class(figsize=(7, 7.5 if measured else 5), layout="constrained")
-    above, below, *rest = figure.subplots(3 if measured else 2, 1, sharex=True)
-    above.plot(epochs, values["loss"], marker=".", label="training")
+    figure = import_figure()(figsize=(7, 5.4), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    above.plot(epochs, values["loss"], marker=".", color=BLUE, label="training")
     if "val_loss" in values:
-        above.plot(
-            range(1, len(values["val_loss"]) + 1),
-            values["val_loss"],
-            marker=".",
-            label="validation",
-        )
+        # With `validation_freq` above 1 there are fewer.
+        validated = range(1, len(values["val_loss"]) + 1)
+        above.plot(validated, values["val_loss"], marker=".", color=ORANGE, label="validation")
     above.set_ylabel("loss")
     if min(values["loss"]) > 0:
         above.set_yscale("log")
     above.legend()
-    below.plot(epochs, values["tau"], marker=".", color="tab:green", label="variance reduction τ")
-    below.set_ylabel("τ")
-    (rest or [below])[0].set_xlabel("epoch")
+    drawn = sum(values["importance"]) / len(values["importance"])
+    above.set_title(
+        f"{drawn:.0%} of the steps drawn by importance, worth "
+        f"{max(values['gain']):.2f} uniform steps each at most",
+        fontsize=10,
+    )
+    below.plot(epochs, values["gain"], marker=".", color=GREEN, label="realised variance gain")
+    below.axhline(1.0, color="grey", linewidth=0.8, linestyle="--", label="uniform draws")
+    below.set_ylabel("variance gain")
+    below.set_xlabel("epoch")
     below.set_ylim(bottom=0)
     share = below.twinx()
-    share.fill_between(
-        epochs, values["importance"], step="mid", alpha=0.25, color="tab:orange", linewidth=0
-    )
-    share.plot([], [], color="tab:orange", alpha=0.5, linewidth=6, label="steps by importance")
+    share.fill_between(epochs, values["importance"], step="mid", alpha=0.2, color=BLUE, linewidth=0)
+    share.plot([], [], color=BLUE, alpha=0.4, linewidth=6, label="steps by importance")
     share.set_ylim(0, 1.02)
     share.set_ylabel("share of steps")
     lines = [*below.get_lines(), *share.get_lines()]
-    below.legend(lines, [line.get_label() for line in lines], loc="lower right")
+    below.legend(lines, [line.get_label() for line in lines], loc="lower right", fontsize="small")
     below.xaxis.get_major_locator().set_params(integer=True)
-    if measured:
-        _plot_measured(rest[0], epochs, values)
     return save(figure, file)
-
-
-def _plot_measured(panel, epochs, values):
-    for name, label in (
-        ("predicted_gain", "predicted gain"),
-        ("noise_share", "share of noise in the loss"),
-        ("cost_ratio", "scoring over training, f"),
-    ):
-        panel.plot(epochs, values[name], marker=".", label=label)
-    panel.axhline(1.0, color="grey", linewidth=0.8, linestyle="--")
-    panel.set_ylim(bottom=0)
-    panel.set_ylabel("gate")
-    panel.legend(loc="best", fontsize="small")

@@ -171,9 +171,9 @@ def draw(scores, batch_size, generator, floor=0.0):
     )
 
 
-def check_scores(scores):
-    """Raises unless `scores` is a non-empty vector of finite numbers >= 0."""
-    if scores.ndim != 1 or len(scores) == 0:
+def check_scores(scores, empty=False):
+    """Raises unless `scores` is a vector of finite numbers >= 0, not empty unless it may be."""
+    if scores.ndim != 1 or (len(scores) == 0 and not empty):
         raise ValueError(
             f"`scores` must be a non-empty vector. Received: shape={tuple(scores.shape)}."
         )

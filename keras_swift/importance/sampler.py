@@ -1,31 +1,24 @@
-"""Draws batch after batch, uniformly or by importance, as the gate says.
+"""Algorithm 1 of the paper, a batch at a time: presample, score, resample.
 
-This file decides which examples the next batch holds and what they weigh.
+This file decides which examples the next batch holds and what they weigh, where scores are computed
+afresh; `remembered` does so from the scores of earlier steps.
 """
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Callable, Collection
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from keras_swift._types import FloatArray
 from keras_swift.data.arrays import select
-from keras_swift.data.reader import ArraySupply, StreamSupply
+from keras_swift.data.reader import ArraySupply, Examples, StreamSupply
+from keras_swift.importance import resampling
 from keras_swift.importance.batch import Batch, mask_correction
-from keras_swift.importance.gate.measured import RATIOS, MeasuredGate
-from keras_swift.importance.gate.published import Gate
-from keras_swift.importance.gate.run_watch import RunWatch, examples_to_watch
-from keras_swift.importance.resampling import (
-    check_scores,
-    draw,
-    sampling_probability,
-    variance_reduction,
-)
-from keras_swift.scoring.compiled import build_for
-from keras_swift.scoring.scorer import Scorer, explain_non_finite
+from keras_swift.importance.gate import CostGate, Gate
+from keras_swift.scoring.scorer import Scorer, non_finite_scores
 from keras_swift.validation import explained
 
 # While the gate is shut, every 16th batch is scored at first, later one after another eighth of the
@@ -37,22 +30,22 @@ NO_PRESAMPLE = (
 )
 
 
-class BatchDrawer:
-    """Algorithm 1 of the paper, a batch at a time.
+class ImportanceSampler:
+    """Draws batches by the scores of a presample, or uniformly while the gate is shut.
 
     Args:
-        supply: where uniform batches and presamples come from.
+        reader: where uniform batches and presamples come from.
         scorer: `Scorer`, whose first quantity is the score.
-        gate: `Gate` or `MeasuredGate`, which has the presample ratio.
+        gate: `Gate`, which has the presample ratio.
         floor: float in [0, 1), the uniform share of the probabilities.
         generator: `np.random.Generator`, for the draws.
         check_labels: function that raises for targets that do not fit.
+        scale_steps: bool, whether batches ask for a learning rate times the variance gain.
+            Defaults to `False`.
 
     Attributes:
-        step: int, batches drawn so far.
         values: the model's values as `backends` captured them, to score by;
             `None` for those that it has.
-        watch: `RunWatch` that looks at the run for the gate, or `None`.
 
     Reference:
         Katharopoulos and Fleuret, "Not All Samples Are Created Equal: Deep
@@ -61,129 +54,123 @@ class BatchDrawer:
 
     def __init__(
         self,
-        supply: ArraySupply | StreamSupply,
+        reader: ArraySupply | StreamSupply,
         scorer: Scorer,
-        gate: Gate | MeasuredGate,
+        gate: Gate,
         floor: float,
         generator: np.random.Generator,
         check_labels: Callable[[Any], None],
+        scale_steps: bool = False,
     ) -> None:
-        self._supply = supply
-        self._scorer = scorer
+        self.reader = reader
+        self.scorer = scorer
         self.gate = gate
-        self._floor = floor
-        self._generator = generator
-        self._check_labels = check_labels
-        name = scorer.quantities[0]
-        self._score_name = name if isinstance(name, str) else "custom_0"
-        self.step = 0
+        self.floor = floor
+        self.generator = generator
+        self.check_labels = check_labels
+        self._scale_steps = scale_steps
+        self._step = 0
         # Steps since a batch was scored.
         self._unprobed: int | None = None
         self.values: Any = None
-        self.watch: RunWatch | None = None
         self._by_index = False
+        self._has_warned = False
+
+    def next_batch(self, steps_left: int = 1) -> Batch:
+        """One iteration of Algorithm 1 (Katharopoulos and Fleuret 2018)."""
+        self._step += 1
+        presample = self._presample() if self.gate.is_open else None
+        if presample is None:
+            return self._uniform_batch()
+        scores, valid = self.score(presample)
+        if not self._are_finite(scores, presample):
+            return self._uniform_batch(probes=False)
+        drawn = resampling.draw(scores, self.reader.batch_size, self.generator, self.floor)
+        self.gate.update(drawn.tau)
+        return self._drawn_batch(presample, scores, valid, drawn)
+
+    def score(self, examples: Examples) -> tuple[FloatArray, FloatArray]:
+        """Scores of some examples, shape `(k,)`, and their unmasked shares, `(k, outputs)`.
+
+        Raises:
+            ValueError: if scores are negative.
+        """
+        x, y, sample_weight = examples.data
+        with explained(x, y):
+            quantities = self.scorer(x, y, sample_weight, values=self.values)
+        scores = quantities[self.scorer.score_name].astype(np.float64)
+        resampling.check_scores(scores[np.isfinite(scores)], empty=True)
+        return scores, quantities["valid"]
+
+    def batches_ready(self, steps_left: int) -> int:
+        """How many batches can be drawn now without another look at the model; 1 or more."""
+        if self.gate.is_open or self._unprobed is None:
+            return 1
+        unseen = self._probe_interval - 1 - self._unprobed
+        return max(1, min(self.reader.together, unseen, steps_left))
 
     def draw_by_index(self) -> None:
         """From here on a batch needs no `x` and `y` besides its indices; they may be `None`."""
         self._by_index = True
-        if self.watch is not None:
-            # Loading a batch tells nothing any more of what loading a presample costs.
-            self.watch.load = self._supply.load
 
-    def draw(self) -> Batch:
-        """The next batch; moves on."""
-        batch = self._importance_batch() if self.gate.is_open else self._uniform_batch()
-        self.step += 1
-        return batch
+    def take_back(self, batches: list[Batch]) -> None:
+        """Undoes that these uniform batches were drawn ahead, the last ones."""
+        self.reader.take_back(sum(len(batch.importance) for batch in batches))
+        self._step -= len(batches)
+        self._unprobed = (self._unprobed or 0) - len(batches)
 
-    def count_ahead(self) -> int:
-        """How many batches can be drawn now for which the model is not looked at; 0 if none."""
-        if self.gate.is_open:
-            return 0
-        if self.watch is not None:
-            unseen = self.watch.steps_until_due(self.step)
-        else:
-            unseen = 0 if self._unprobed is None else self._probe_interval - 1 - self._unprobed
-        return min(self._supply.together, unseen)
+    def begin_epoch(self, restarts: bool) -> None:
+        """Called when an epoch begins; `restarts` if it is to be a whole permutation."""
+
+    def end_epoch(self) -> None:
+        """Called when an epoch ends."""
 
     @property
-    def _probe_interval(self) -> int:
-        shortest, longest = PROBE_INTERVALS
-        return max(shortest, min(longest, self.step // 8))
-
-    def take_back(self, batches: Collection[Batch]) -> None:
-        """Undoes that these were drawn ahead, the last ones."""
-        self._supply.take_back(sum(len(batch.importance) for batch in batches))
-        self.step -= len(batches)
-        if self.watch is None:
-            self._unprobed = (self._unprobed or 0) - len(batches)
+    def tau(self) -> float:
+        """float, the gate's running mean of the variance reduction."""
+        return self.gate.tau
 
     def state(self) -> dict[str, Any]:
-        """What `restore` brings back; where the supply is, it knows itself."""
+        """What `restore` brings back; where the reader is, it knows itself."""
         return {
-            "generator": self._generator.bit_generator.state,
+            "generator": self.generator.bit_generator.state,
             "gate": self.gate.state(),
-            "step": self.step,
+            "step": self._step,
             "unprobed": self._unprobed,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._generator.bit_generator.state = state["generator"]
+        """Goes on from what `state` returned."""
+        self.generator.bit_generator.state = state["generator"]
         self.gate.restore(state["gate"])
-        self.step = state["step"]
+        self._step = state["step"]
         self._unprobed = state["unprobed"]
 
-    def _uniform_batch(self) -> Batch:
-        unprobed = self._unprobed or 0
-        due = self._unprobed is None or unprobed + 1 >= self._probe_interval
-        probes = self.watch is None and due
-        if self._by_index and not probes:
-            examples = self._supply.uniform(by_index=True)
-        else:
-            with self._timing("load", self._supply.batch_size):
-                examples = self._supply.uniform()
-        x, y, sample_weight = examples.data
-        self._check_labels(y)
-        scores = None
-        if self.watch is not None:
-            self._unprobed = 0
-        elif probes:
-            scores, _ = self.scores(x, y, sample_weight)
-            tau = variance_reduction(sampling_probability(scores))
-            self.gate.update(tau, steps=unprobed + 1)
-            self._unprobed = 0
-        else:
-            self._unprobed = unprobed + 1
-        count = len(examples)
-        ones = np.ones(count, np.float32)
-        return Batch(
-            x=x,
-            y=y,
-            weights=self._scorer.loss_weights(ones, sample_weight),
-            importance=ones,
-            indices=examples.indices,
-            scores=scores,
-            presample_size=count,
-            by_importance=False,
-        )
+    @property
+    def _probe_interval(self) -> int:
+        shortest, longest = PROBE_INTERVALS
+        return max(shortest, min(longest, self._step // 8))
 
-    def _importance_batch(self) -> Batch:
-        size = self._supply.presample_size(self.gate.ratio)
+    def _presample(self) -> Examples | None:
+        """The next presample; `None` if nobody asked for one and the data have none."""
         try:
-            with self._timing("load", size):
-                presample = self._supply.presample(size)
+            presample = self.reader.presample(self.reader.presample_size(self.gate.ratio))
         except ValueError as error:
-            if not isinstance(self.gate, MeasuredGate):
+            if not isinstance(self.gate, CostGate):
                 raise
-            # Nobody has asked for presamples: only the batches that `fit` would have are needed.
             self.gate.stay_shut()
-            warnings.warn(NO_PRESAMPLE.format(error), stacklevel=2)
-            return self._uniform_batch()
-        self._check_labels(presample.data[1])
-        with self._timing("score", len(presample)), explained(*presample.data[:2]):
-            scores, valid = self.scores(*presample.data)
-        drawn = draw(scores, self._supply.batch_size, self._generator, self._floor)
-        self.gate.update(drawn.tau)
+            warnings.warn(NO_PRESAMPLE.format(error), stacklevel=3)
+            return None
+        self.check_labels(presample.data[1])
+        return presample
+
+    def _drawn_batch(
+        self,
+        presample: Examples,
+        scores: FloatArray,
+        valid: FloatArray,
+        drawn: resampling.Draw,
+    ) -> Batch:
         self._unprobed = 0
         parts = (None, None, presample.data[2]) if self._by_index else presample.data
         x, y, sample_weight = select(parts, drawn.positions)
@@ -191,92 +178,61 @@ class BatchDrawer:
         return Batch(
             x=x,
             y=y,
-            weights=self._scorer.loss_weights(
+            weights=self.scorer.loss_weights(
                 drawn.weights, sample_weight, mask_correction(valid, drawn.positions)
             ),
             importance=drawn.weights.astype(np.float32),
             indices=None if indices is None else indices[drawn.positions],
+            sample_weight=sample_weight,
             scores=scores[drawn.positions],
             presample_size=len(presample),
             by_importance=True,
-            rate_scale=self.gate.rate_scale,
+            rate_scale=self.gate.gain if self._scale_steps else 1.0,
+            gain=self.gate.gain,
         )
 
-    def _timing(self, part: str, count: int) -> contextlib.AbstractContextManager:
-        return contextlib.nullcontext() if self.watch is None else self.watch.timing(part, count)
+    def _are_finite(self, scores: FloatArray, examples: Examples) -> bool:
+        """Whether scores can be drawn by; what is wrong with them is said once.
 
-    def scores_and_losses(
-        self, data: tuple[Any, Any, Any], values: Any
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and losses of some examples under given values, for a `RunWatch`."""
-        quantities = self._scorer(*data, values=values)
-        return quantities[self._score_name].astype(np.float64), quantities["loss"]
-
-    def scores(self, x: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Scores of some examples, and their shares of unmasked entries.
-
-        Raises:
-            ValueError: if scores are not finite, or negative.
+        Training goes on with uniform batches, as `fit` would: what NaN means is for callbacks.
         """
-        quantities = self._scorer(x, y, sample_weight, values=self.values)
-        scores = quantities[self._score_name].astype(np.float64)
-        explain_non_finite(scores, x, y, sample_weight, self.step)
-        check_scores(scores)
-        return scores, quantities["valid"]
+        x, y, sample_weight = examples.data
+        message = non_finite_scores(scores, x, y, sample_weight, self._step - 1)
+        if message is not None and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(f"{message} Batches are uniform until then.", stacklevel=3)
+        return message is None
+
+    def _uniform_batch(self, probes: bool = True) -> Batch:
+        unprobed = self._unprobed or 0
+        probes = probes and (self._unprobed is None or unprobed + 1 >= self._probe_interval)
+        examples = self.reader.uniform(by_index=self._by_index and not probes)
+        x, y, sample_weight = examples.data
+        if y is not None:
+            self.check_labels(y)
+        scores = None
+        self._unprobed = 0 if probes else unprobed + 1
+        if probes:
+            scores, _ = self.score(examples)
+            if self._are_finite(scores, examples):
+                tau = resampling.variance_reduction(resampling.sampling_probability(scores))
+                self.gate.update(tau, steps=unprobed + 1)
+        return uniform_batch(self.scorer, examples, scores)
 
 
-def drawer_for(
-    model: Any,
-    supply: ArraySupply | StreamSupply,
-    generator: np.random.Generator,
-    *,
-    presample: float | Literal["auto"],
-    tau_threshold: float | None,
-    score: Any,
-    floor: float,
-    scoring_dtype: str | None,
-    cost_ratio: float | None,
-) -> BatchDrawer:
-    """The `BatchDrawer` for a model and settings that have been checked.
-
-    Args:
-        model: a compiled `keras.Model`; is built if it is not.
-        score: as for `ImportanceDataset`, or a `Scorer`, so that a further
-            `fit` does not compile it again.
-
-    Raises:
-        ValueError: if the data and the model do not go together.
-    """
-    gate: Gate | MeasuredGate
-    if isinstance(presample, str):
-        ratios = tuple(ratio for ratio in RATIOS if ratio <= supply.largest_ratio)
-        size = supply.presample_size(max((1, *ratios[:1])))
-        gate = MeasuredGate(ratios)
-    else:
-        size = supply.presample_size(presample)
-        gate = Gate(size, supply.batch_size, tau_threshold)
-    first = supply.first(supply.batch_size)
-    with explained(*first[:2]):
-        check_labels = build_for(model, supply)
-    if not isinstance(score, Scorer):
-        # With a given cost nothing is to depend on the clock.
-        settled = scoring_dtype == "auto" and cost_ratio is not None
-        score = Scorer(model, (score,), None if settled else scoring_dtype)
-    drawer = BatchDrawer(supply, score, gate, floor, generator, check_labels)
-    with explained(*first[:2]):
-        # So that a wrong score shows before training starts.
-        scores, _ = drawer.scores(*first)
-        # What scoring costs is measured on a presample.
-        score.settle(*supply.first(size))
-    if isinstance(gate, MeasuredGate):
-        gate.update(variance_reduction(sampling_probability(scores)))
-        try:
-            examples = examples_to_watch(supply)
-        except ValueError as error:
-            gate.stay_shut()
-            warnings.warn(NO_PRESAMPLE.format(error), stacklevel=4)
-            examples = first
-        drawer.watch = RunWatch(
-            model, drawer.scores_and_losses, gate, supply.batch_size, examples, cost_ratio
-        )
-    return drawer
+def uniform_batch(scorer: Scorer, examples: Examples, scores: FloatArray | None = None) -> Batch:
+    """A batch of these examples with importance weights of 1."""
+    x, y, sample_weight = examples.data
+    count = len(examples)
+    ones = np.ones(count, np.float32)
+    return Batch(
+        x=x,
+        y=y,
+        weights=scorer.loss_weights(ones, sample_weight),
+        importance=ones,
+        indices=examples.indices,
+        sample_weight=sample_weight,
+        scores=scores,
+        presample_size=count,
+        by_importance=False,
+    )

@@ -14,6 +14,7 @@ import warnings
 import keras
 import numpy as np
 
+from keras_swift import backends
 from keras_swift._keras import (
     compile_metrics,
     flatten_targets,
@@ -30,17 +31,25 @@ class WeightedStep:
     """Runs a model's own `train_step` on batches that carry both weights.
 
     The third part of a batch is a dict: `"weights"`, what the loss is weighted
-    with, `"importance"`, shape `(b,)`, and, where the learning rate of the step
-    is to be scaled, `"rate_scale"`, shape `(b,)`, all the same. The model's `train_step`, its own
+    with, `"importance"`, shape `(b,)`, where the learning rate of the step is to
+    be scaled `"rate_scale"`, shape `(b,)`, all the same, and where there are any
+    `"sample_weight"`, the user's own. The model's `train_step`, its own
     or the user's, gets `"weights"`; the compiled plain metrics, whoever calls
     them during the step, are updated with `"importance"`.
 
+    With a `StepScores`, each step also leaves what its outputs say of its examples in `tap`.
+
     Args:
         model: a compiled, built `keras.Model`.
+
+    Attributes:
+        tap: `Tap` of the steps, `None` unless scores are recorded.
     """
 
     def __init__(self, model):
         self._model = model
+        self.tap = None
+        self._step_scores = self._recorded = None
         # The train function traced with this step in it, and what was left in
         # the model when it was taken out: the same object there next time
         # means that the model was not compiled anew.
@@ -52,6 +61,27 @@ class WeightedStep:
         self._current = threading.local()
         # How the weights have to be shaped for each metric that takes any.
         self._shapes = {}
+
+    def record(self, step_scores, rows=0):
+        """Lets the steps to come be recorded.
+
+        Args:
+            step_scores: `StepScores`, or `None` for no record.
+            rows: int, how many examples are recorded before somebody reads them. Defaults to 0.
+        """
+        form = None if step_scores is None else (step_scores.columns, rows)
+        if form != self._recorded:
+            # Another step than the one that was traced.
+            self._left = self._function = None
+            self.tap = None if form is None else backends.active().make_tap(*form)
+        self._recorded = form
+        self._step_scores = step_scores
+
+    def _observe(self, y, y_pred):
+        """What a step's outputs say of its examples; `None` in validation."""
+        if getattr(self._current, "importance", None) is None:
+            return None
+        return self._step_scores(y, y_pred, self._current.sample_weight)
 
     @contextlib.contextmanager
     def entered(self):
@@ -72,8 +102,14 @@ class WeightedStep:
         model.train_function = self._function
         if metrics is not None:
             metrics.update_state = self._update_state
+        tapped = contextlib.nullcontext()
+        if self.tap is not None:
+            # Of a step that failed something may be left.
+            self.tap.read()
+            tapped = backends.active().tapped(model, self.tap, self._observe)
         try:
-            yield
+            with tapped:
+                yield
         finally:
             self._function = model.train_function
             del model.train_step
@@ -91,6 +127,7 @@ class WeightedStep:
         # `(data)` or, on JAX, `(state, data)`.
         *state, (x, y, weights) = arguments
         self._current.importance = weights["importance"]
+        self._current.sample_weight = weights.get("sample_weight")
         scaling = contextlib.nullcontext()
         if "rate_scale" in weights:
             scaling = scaled_rate(self._model.optimizer, weights["rate_scale"][0])

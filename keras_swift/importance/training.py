@@ -1,25 +1,43 @@
 """`model.fit` with one line changed."""
 
+from __future__ import annotations
+
 import contextlib
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import keras
 import numpy as np
 
 from keras_swift import backends
+from keras_swift._types import Seed
 from keras_swift.data import arrays
+from keras_swift.data.reader import ArraySupply
 from keras_swift.data.streams import check_stream_arguments, is_stream
-from keras_swift.fitting.callbacks import TakingTurns, with_callbacks
+from keras_swift.fitting.callbacks import StepBarrier, with_callbacks
+from keras_swift.fitting.memory import ExampleMemory
 from keras_swift.fitting.resume import resuming
-from keras_swift.importance.dataset import ImportanceDataset
-from keras_swift.importance.rate_limit import RateLimit
+from keras_swift.importance import batches as batches_module
+from keras_swift.importance import remembered
+from keras_swift.importance.batch import Batch
+from keras_swift.importance.batches import Batches
+from keras_swift.importance.callback import SamplingCallback
+from keras_swift.importance.gate import COST_RATIO
 from keras_swift.importance.train_step import WeightedStep
 from keras_swift.scoring.scorer import Scorer
+from keras_swift.scoring.step_scores import StepScores
 from keras_swift.validation import (
     check_model,
     check_positive_integer,
     check_rate_scaling,
     check_settings,
+    chosen_presample,
 )
+
+# The models that are being trained here: a model's own `fit` may call ours.
+_IN_TRAINING: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 
 
 class ImportanceTraining:
@@ -27,68 +45,74 @@ class ImportanceTraining:
 
     `ImportanceTraining(model).fit(...)` is `model.fit(...)`: the same
     arguments, callbacks, metrics and history, the same optimum, less noise in
-    the gradient of a step. Each step scores a uniform presample with one
-    forward pass and draws the batch from it in proportion to the scores;
-    importance weights keep the gradient unbiased. A gate draws uniform
-    batches instead while that is measured to be the better use of the time.
-    `ImportanceDataset` has the method.
+    the gradient of a step.
 
-    On several devices of one machine (`tf.distribute.MirroredStrategy`,
-    `keras.distribution`) scoring is shared out like training. Several
-    processes are refused.
+    By default the score of each example, an upper bound of the norm of its
+    gradient, is read off the training step and remembered, which costs no
+    forward pass. After the first epoch each quarter of an epoch is drawn by
+    these scores, half of it uniformly; importance weights keep the gradient
+    unbiased, however stale a score is. The learning rate of such a step is
+    multiplied by the variance gain that was realised in the steps before, as
+    a larger batch would allow; the optimizer's own rate, which schedules and
+    callbacks read and set, stays the user's. While nothing is gained, batches
+    are uniform.
+
+    Scores are remembered by the index of an example, so `x` must be arrays
+    (in memory or on disk). Of streams, and of models whose training step
+    cannot be read, a uniform presample of `r` batches is scored in one
+    forward pass while the variance gain is worth it, `k > 1 + f r`. A number
+    for `presample` is the paper's rule, with fresh scores of any data.
 
     The reported `loss` and the compiled metrics are weighted so that they
     estimate what uniform training would report; what takes no weights (losses
     that layers add, metrics over entries such as IoU) is warned of and
     describes the batches that were drawn. The history also holds, one
-    number an epoch, `tau` (the gate's running mean of the variance
-    reduction), `importance` (the share of steps drawn by importance) and
-    `presample` (the mean presample ratio; a uniform step counts as 1).
+    number an epoch: `importance`, the share of steps drawn by importance, 0
+    to 1; `gain`, the mean of their variance gain, as realised so far (1 for
+    uniform steps); `tau`, the variance reduction that the scores promise (0
+    while they are not known); `presample`, the mean presample ratio (a step
+    without a presample counts as 1).
+
+    On several devices of one machine (`tf.distribute.MirroredStrategy`,
+    `keras.distribution`) scoring is shared out like training. Several
+    processes are refused.
 
     Args:
         model: a compiled `keras.Model`.
-        presample: `"auto"`, or a float above 1, examples scored for each
-            example trained, `B / b`. `"auto"` is 2, 3 or 5, whichever is
-            predicted to end lowest at equal time by what is measured of the
-            run (the cost of scoring, the variance reduction, the share of the
-            loss that is noise, how fast the loss falls, a falling learning
-            rate) and by how many of the `epochs` are left; uniform batches
-            where none is 5 % ahead. Mostly that is late in a run (in its last
-            quarter, unless the loss stops falling before), so `epochs`
-            should be where it ends. The history then has `cost_ratio`,
-            `noise_share`, `loss_exponent` and `predicted_gain` too. A number
-            is the paper's rule. Defaults to `None`: `"auto"`, or 3.0 where a
-            `tau_threshold` is given.
-        tau_threshold: float, 0 or more; the gate opens above it, and 0 keeps
-            it open. Defaults to `None`: with a number for `presample`, the
-            paper's `(B + 3b) / (3b)`.
+        presample: `"auto"`, as above; or a float above 1, examples scored for
+            each example trained, `B / b`, by the paper's rule. Defaults to
+            `None`: `"auto"`, or 3.0 if a `tau_threshold` is given.
+        tau_threshold: float, 0 or more; the gate of the paper's rule opens
+            above it, and 0 keeps it open. Defaults to `None`:
+            `(B + 3b) / (3b)`.
         score: `"gradient_norm"`, `"loss"`, `"full_gradient_norm"` (exact and
-            many times slower), or a callable `(y_true, y_pred) -> (n,)` in
-            `keras.ops`. Defaults to `"gradient_norm"`.
+            many times slower; never remembered), or a callable
+            `(y_true, y_pred) -> (n,)` in `keras.ops`. Defaults to
+            `"gradient_norm"`.
         floor: float in [0, 1), the uniform share mixed into the
             probabilities; it bounds the weights by `1 / floor`. Defaults to
-            0.1.
-        seed: int or `None`, fixes permutations and draws; calls of `fit`
-            go on from one another. To repeat a run to the last bit, give a
-            `cost_ratio` too, or with a number for `presample` a
-            `scoring_dtype`: nothing is then left to the clock. Defaults to
-            `None`, fresh entropy (`keras.utils.set_random_seed` does not
-            reach it).
-        scoring_dtype: the type that scores are computed in: `"float32"`,
-            `"bfloat16"`, `"float16"`, or `None`, that of the layers. Defaults
-            to `"auto"`: bfloat16 where a short timing in the first `fit` finds
-            it clearly faster.
-        cost_ratio: float above 0, the cost of scoring an example over that of
-            training on it, for `presample="auto"` in place of the clock: a
-            seed then repeats a run to the last bit. Defaults to `None`,
-            measured.
-        scale_learning_rate: whether the learning rate of a step drawn by
-            importance is multiplied by the variance gain
-            `k = 1 / (1 / tau**2 + 1 / r)`: `True` or `"plain"`, whatever the
-            rate is; `"capped"`, never above the highest rate that the
-            schedule has had in this `fit`, for schedules that decay. The
-            optimizer's own rate, which callbacks read and set, stays the
-            user's. Defaults to `False`.
+            `None`: 0.5 for remembered scores, 0.1 for fresh ones.
+        seed: int or `None`, fixes permutations and draws and repeats a run to
+            the last bit; calls of `fit` go on from one another. Defaults to
+            `None`: what `keras.utils.set_random_seed` has fixed, else fresh
+            entropy.
+        scoring_dtype: the type that fresh scores are computed in:
+            `"float32"`, `"bfloat16"`, `"float16"`, `None`, that of the
+            layers, or `"auto"`: bfloat16 if a short timing in the first `fit`
+            finds it clearly faster, so that the clock has a part in the run.
+            Defaults to `None`.
+        cost_ratio: float above 0, `f`, the cost of scoring an example over
+            that of training on it, for fresh scores of `presample="auto"`.
+            Defaults to `None`, a third: one forward pass of three.
+        scale_learning_rate: bool, whether the learning rate of a step drawn
+            by importance is multiplied by the variance gain. Defaults to
+            `None`: if `presample` is `"auto"`.
+
+    Attributes:
+        memory: `ExampleMemory`, what the last `fit` has remembered of each
+            example: `score`, `loss`, `margin`, `probability` and `wrong`,
+            arrays of shape `(n,)`, NaN for examples not seen; `None` if
+            nothing was. A further `fit` on the same arrays goes on with it.
 
     Raises:
         TypeError: if `model` is not a Keras model.
@@ -107,57 +131,57 @@ class ImportanceTraining:
 
     def __init__(
         self,
-        model,
-        presample=None,
-        tau_threshold=None,
-        score="gradient_norm",
-        floor=0.1,
-        seed=None,
+        model: keras.Model,
+        presample: float | Literal["auto"] | None = None,
+        tau_threshold: float | None = None,
+        score: str | Callable[[Any, Any], Any] = "gradient_norm",
+        floor: float | None = None,
+        seed: Seed = None,
         *,
-        scoring_dtype="auto",
-        cost_ratio=None,
-        scale_learning_rate=False,
-    ):
+        scoring_dtype: str | None = None,
+        cost_ratio: float | None = None,
+        scale_learning_rate: bool | None = None,
+    ) -> None:
         check_model(model)
-        check_settings(presample, tau_threshold, score, floor, cost_ratio)
+        check_settings(presample, tau_threshold, score, 0.0 if floor is None else floor, cost_ratio)
         check_rate_scaling(scale_learning_rate, model)
         self.model = model
         self.presample = presample
         self.tau_threshold = tau_threshold
         self.score = score
         self.floor = floor
-        self._generator = np.random.default_rng(seed)
-        self._weighted_step = WeightedStep(model)
         self.cost_ratio = cost_ratio
         self.scale_learning_rate = scale_learning_rate
-        # With a given cost nothing is to depend on the clock.
-        settled = scoring_dtype == "auto" and cost_ratio is not None
-        self._scorer = Scorer(model, (score,), None if settled else scoring_dtype)
+        self.memory: ExampleMemory | None = None
+        self._memory_of: Any = None
+        self._generator = np.random.default_rng(_keras_seed() if seed is None else seed)
+        self._weighted_step = WeightedStep(model)
+        self._scorer = Scorer(model, (score,), scoring_dtype)
 
     def fit(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        epochs=1,
-        verbose="auto",
-        callbacks=None,
-        validation_split=0.0,
-        validation_data=None,
-        shuffle=True,
-        class_weight=None,
-        sample_weight=None,
-        initial_epoch=0,
-        steps_per_epoch=None,
-        validation_steps=None,
-        validation_batch_size=None,
-        validation_freq=1,
-    ):
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: dict[int, float] | None = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: Any = 1,
+    ) -> keras.callbacks.History:
         """Trains the model, as `keras.Model.fit` does.
 
         All arguments have the names, defaults and meaning they have there.
         `x` is whatever `model.fit` takes, `y` included or apart; see
-        `ImportanceDataset` for what a presample is where `x` gives batches.
+        `ImportanceDataset` for what a presample is if `x` gives batches.
         `sample_weight` and `class_weight` weight the objective: they multiply
         the scores and the weights. With `steps_per_epoch`, an epoch is that
         many steps and the next one goes on in the data; data that can be read
@@ -167,26 +191,44 @@ class ImportanceTraining:
         `Batch` before it is trained on: its indices, scores and weights.
 
         Returns:
-            The `keras.callbacks.History` of `model.fit`, with `tau`,
-            `importance` and `presample` added.
+            The `keras.callbacks.History` of `model.fit`, with `importance`,
+            `gain`, `tau` and `presample` added.
 
         Raises:
             TypeError: if `x` is neither arrays nor a source of batches.
             ValueError: for arguments that do not fit each other or the
-                model, and for scores that are not finite.
+                model.
         """
         check_model(self.model)
-        several = backends.active().fetches_ahead(self.model)
-        if several and self.scale_learning_rate:
-            raise ValueError(
-                "`scale_learning_rate` is for one device: replicas trace their steps side by side. "
-                f"Received: scale_learning_rate={self.scale_learning_rate!r} on a model of several "
-                "replicas. Leave it False."
+        rest = {
+            "epochs": epochs,
+            "verbose": verbose,
+            "initial_epoch": initial_epoch,
+            "validation_steps": validation_steps,
+            "validation_freq": validation_freq,
+        }
+        if self.model in _IN_TRAINING:
+            # The model's own `fit` calls this one, which has called it: what came are our batches.
+            return keras.Model.fit(
+                self.model,
+                x,
+                callbacks=callbacks,
+                shuffle=False,
+                validation_data=validation_data,
+                validation_batch_size=validation_batch_size,
+                **rest,
             )
         if batch_size is not None:
             check_positive_integer("batch_size", batch_size)
         if steps_per_epoch is not None:
             check_positive_integer("steps_per_epoch", steps_per_epoch)
+        replicas = backends.active().has_replicas(self.model)
+        if replicas and self.scale_learning_rate:
+            raise ValueError(
+                "`scale_learning_rate` is for one device: replicas trace their steps side by side. "
+                f"Received: scale_learning_rate={self.scale_learning_rate!r} on a model of several "
+                "replicas. Leave it out, or False."
+            )
         if is_stream(x):
             check_stream_arguments(x, y, sample_weight, batch_size, validation_split)
             data = {"x": x, "class_weight": class_weight}
@@ -207,48 +249,52 @@ class ImportanceTraining:
                 "y": source.y,
                 "sample_weight": source.sample_weight,
                 "batch_size": batch_size,
+                "class_weight": None,
             }
-        dataset = ImportanceDataset(
+        presample = chosen_presample(self.presample, self.tau_threshold)
+        scales = presample == "auto" and not replicas
+        if self.scale_learning_rate is not None:
+            scales = self.scale_learning_rate
+        batches = Batches(
             self.model,
-            presample=self.presample,
+            presample=presample,
             tau_threshold=self.tau_threshold,
-            score=self._scorer,
-            floor=self.floor,
+            scorer=self._scorer,
+            floor=batches_module.FLOOR if self.floor is None else self.floor,
             seed=self._generator,
             shuffle=bool(shuffle) and shuffle != "batch",
             steps_per_epoch=steps_per_epoch,
             on_draw=_hook(callbacks),
-            cost_ratio=self.cost_ratio,
+            cost_ratio=COST_RATIO if self.cost_ratio is None else self.cost_ratio,
+            scale_steps=scales,
             **data,
         )
-        turns = TakingTurns() if several else None
-        feed = _Feed(dataset, turns, bool(self.scale_learning_rate))
-        self._weighted_step.inspect(dataset)
-        saving, restoring = resuming(callbacks, dataset)
-        sampling = dataset.callback()
-        ours = [sampling, *saving, *([turns] if turns else [])]
-        if self.scale_learning_rate:
-            limit = RateLimit(self.model, capped=self.scale_learning_rate == "capped")
-            dataset.limit_rate_scale(limit)
-            ours.append(limit)
+        self._weighted_step.inspect(batches)
+        if presample == "auto":
+            self._remember(batches, scales)
+        else:
+            self.memory = None
+            self._weighted_step.record(None)
+        barrier = StepBarrier() if replicas else None
+        feed = _Feed(batches, barrier, scales, self._weighted_step.tap is not None)
+        saving, restoring = resuming(callbacks, batches)
+        sampling = SamplingCallback(batches)
+        ours = [sampling, *saving, *([barrier] if barrier else [])]
         with (
+            _in_training(self.model),
             self._weighted_step.entered(),
             with_callbacks(callbacks, ours, self.model, restoring) as callbacks,
         ):
             try:
                 return self.model.fit(
                     backends.active().feed(feed, self.model),
-                    epochs=epochs,
-                    verbose=verbose,
                     callbacks=callbacks,
                     validation_data=validation_data,
-                    # The dataset permutes; for Keras the order of its items
-                    # has no meaning.
-                    shuffle=False,
-                    initial_epoch=initial_epoch,
-                    validation_steps=validation_steps,
                     validation_batch_size=validation_batch_size,
-                    validation_freq=validation_freq,
+                    # Batches come in the order they are drawn in; for Keras the order of
+                    # items has no meaning.
+                    shuffle=False,
+                    **rest,
                 )
             except Exception:
                 if feed.error is not None:
@@ -257,92 +303,123 @@ class ImportanceTraining:
                     raise feed.error from None
                 raise
             finally:
-                if turns is not None:
-                    turns.end()
-                sampling.give_back()
-                dataset.on_epoch_end()
-                dataset.close()
+                if barrier is not None:
+                    barrier.end()
+                sampling.restore_lost()
+                batches.on_epoch_end()
+                batches.close()
+
+    def _remember(self, batches: Batches, scales: bool) -> None:
+        """Lets the steps be recorded and batches be drawn by what they leave, if that can be."""
+        reader = batches.reader
+        obstacle = backends.active().tap_obstacle(self.model)
+        if (
+            not isinstance(reader, ArraySupply)
+            or self.score == "full_gradient_norm"
+            or obstacle is not None
+        ):
+            if isinstance(reader, ArraySupply) and obstacle:
+                warnings.warn(
+                    f"{obstacle} Until then examples are drawn by fresh scores of a presample, "
+                    "while those pay.",
+                    stacklevel=3,
+                )
+            self.memory = None
+            self._weighted_step.record(None)
+            return
+        before, self._memory_of = self._memory_of, reader.identity()
+        if self.memory is None or before != self._memory_of:
+            # Scores of other data would only be wrong, which costs variance and no bias.
+            self.memory = ExampleMemory(reader.size)
+        rows = remembered.UNREAD + (remembered.TOGETHER + 2) * batches.batch_size
+        self._weighted_step.record(StepScores(self._scorer), rows)
+        floor = remembered.FLOOR if self.floor is None else self.floor
+        batches.remember(self.memory, self._weighted_step.tap, floor, scales)
+
+
+def _keras_seed() -> int:
+    """A seed as Keras' random layers get theirs: fixed by `keras.utils.set_random_seed`."""
+    state = keras.ops.convert_to_numpy(keras.random.SeedGenerator().state)
+    return int(np.asarray(state).flat[0])
+
+
+@contextlib.contextmanager
+def _in_training(model: keras.Model) -> Iterator[None]:
+    _IN_TRAINING.add(model)
+    try:
+        yield
+    finally:
+        _IN_TRAINING.discard(model)
 
 
 class _Feed(keras.utils.PyDataset):
-    """The dataset's batches with both kinds of weights, for a `WeightedStep`."""
+    """The batches with both kinds of weights, for a `WeightedStep`."""
 
-    def __init__(self, dataset, turns=None, scales_rate=False):
+    def __init__(
+        self, batches: Batches, barrier: StepBarrier | None, scales_rate: bool, records: bool
+    ) -> None:
         super().__init__()
-        self._dataset = dataset
-        self._turns = turns
+        self._batches = batches
+        self._barrier = barrier
         self._scales_rate = scales_rate
-        self.error = None
+        self._records = records
+        self.error: Exception | None = None
 
     @property
-    def num_batches(self):
-        return self._dataset.num_batches
+    def num_batches(self) -> int:
+        return self._batches.num_batches
 
     @property
-    def fixed_size(self):
-        return self._dataset.fixed_size
+    def fixed_size(self) -> int | None:
+        """int, how many examples every item has, or `None` if they may differ."""
+        return self._batches.fixed_size
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[Any, Any, Any]:
         with self._keeping_errors():
-            return self._item(index)
+            if not self._batches.within_epoch:
+                return self.peek(1)[0]
+            if self._barrier is not None:
+                self._barrier.wait(index)
+            return self._packed(self._batches.next_batch())
 
-    def arrays_to_gather_from(self):
-        """`(x, y)` where `next_batches` may be used in place of items, else `None`."""
-        return None if self._turns is not None else self._dataset.arrays_to_gather_from()
+    def arrays_to_gather_from(self) -> tuple[Any, Any] | None:
+        """`(x, y)` if `next_batches` may be used in place of items, else `None`."""
+        return None if self._barrier is not None else self._batches.arrays_to_gather_from()
 
-    def keep_on_device(self, free):
-        """As `ImportanceDataset.keep_on_device`."""
-        self._dataset.keep_on_device(free)
+    def keep_on_device(self, free: int) -> None:
+        """As `Batches.keep_on_device`."""
+        self._batches.keep_on_device(free)
 
-    def next_batches(self):
-        """The next items, as many as are drawn together, told by the indices of their examples.
-
-        Returns:
-            A list of tuples `(indices, weights)`, all of one length.
-        """
+    def next_batches(self) -> list[tuple[Any, dict[str, Any]]]:
+        """The next block of batches, as `(indices, weights)` pairs of one length."""
         with self._keeping_errors():
-            within = self._dataset.within_epoch
-            with contextlib.nullcontext() if within else self._dataset.unchanged():
-                batches = self._dataset.next_batches()
-            return [(batch.indices, self._packed(batch)[2]) for batch in batches]
+            within = self._batches.within_epoch
+            drawn = self._batches.next_batches() if within else self._batches.peek(1)
+            return [(batch.indices, self._packed(batch)[2]) for batch in drawn]
+
+    def peek(self, count: int) -> list[tuple[Any, Any, Any]]:
+        """The next items, fewer at the end of a generator; leaves the state as it is."""
+        return [self._packed(batch) for batch in self._batches.peek(count)]
 
     @contextlib.contextmanager
-    def _keeping_errors(self):
+    def _keeping_errors(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
             self.error = error
             raise
 
-    def peek(self, count):
-        """The next items, fewer at the end of a generator; leaves the state as it is."""
-        items = []
-        with self._dataset.unchanged():
-            while len(items) < count:
-                try:
-                    items.append(self._packed(self._dataset.next_batch()))
-                except ValueError:
-                    if not items:
-                        raise
-                    break
-        return items
-
-    def _item(self, index):
-        if not self._dataset.within_epoch:
-            return self.peek(1)[0]
-        if self._turns is not None:
-            self._turns.wait(index)
-        return self._packed(self._dataset.next_batch())
-
-    def _packed(self, batch):
+    def _packed(self, batch: Batch) -> tuple[Any, Any, Any]:
         weights = {"importance": batch.importance, "weights": batch.weights}
         if self._scales_rate:
             # One for each example, because the parts of a batch are of one length.
             weights["rate_scale"] = np.full(len(batch.importance), batch.rate_scale, np.float32)
+        if self._records and batch.sample_weight is not None:
+            weights["sample_weight"] = batch.sample_weight
         return batch.x, batch.y, weights
 
 
-def _hook(callbacks):
+def _hook(callbacks: Any) -> Callable[[Batch], None] | None:
     """A function that hands a batch to the callbacks that ask for it, or `None`."""
     listed = getattr(callbacks, "callbacks", callbacks)
     hooks = [
@@ -351,7 +428,7 @@ def _hook(callbacks):
         if hasattr(callback, "on_batch_drawn")
     ]
 
-    def on_draw(batch):
+    def on_draw(batch: Batch) -> None:
         for hook in hooks:
             hook(batch)
 

@@ -2,6 +2,6 @@
 
 Yao, Li and Xiao, NeurIPS 2024.
 
-`sampler` has the ten numbers, `features` what they look at, `drawing` the draws, `datasets` what
+`sampler` has the ten numbers, `features` what they look at, `datasets` what
 `model.fit` gets, `training` the trainer; `search` finds the numbers.
 """

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 
 from keras_swift.data import arrays
+from keras_swift.data.draws import inclusion_probability, systematic_draw
 from keras_swift.data.reader import StreamSupply
-from keras_swift.swift.drawing import inclusion_probability, systematic_draw
 from keras_swift.swift.features import FeatureScorer
 from keras_swift.swift.sampler import SwiftSampler
 

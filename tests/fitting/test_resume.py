@@ -14,12 +14,11 @@ from small_models import classifier
 
 import keras_swift as ks
 from keras_swift.fitting.resume import read_state, write_state
-from keras_swift.importance import sampler as batch_drawer
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "resume_process.py"
 
 
-@pytest.mark.parametrize("kind", ["arrays", "batches", "swift"])
+@pytest.mark.parametrize("kind", ["remembered", "arrays", "batches", "swift"])
 def test_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path, kind):
     arguments = [sys.executable, SCRIPT, kind, tmp_path / "backup", tmp_path / "out.npz", "3"]
     killed = subprocess.run(arguments, capture_output=True, text=True)
@@ -31,7 +30,10 @@ def test_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path, kind):
     for ours, theirs in zip(resumed, unbroken, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert history["loss"] == whole["loss"][3:]
-    if kind != "swift":
+    if kind == "remembered":
+        assert whole["importance"][0] == 0.0 < whole["importance"][2]
+        assert history["gain"] == whole["gain"][3:] and whole["gain"][-1] > 1
+    elif kind != "swift":
         # Where it was killed the gate was open, and had opened on the way.
         assert whole["importance"][0] == 0.0 < whole["importance"][2]
         assert history["tau"] == whole["tau"][3:]
@@ -71,48 +73,13 @@ def test_backup_of_other_settings_is_taken_up_with_a_warning(digits, tmp_path):
 
     def resumed(epochs, **settings):
         callback = keras.callbacks.BackupAndRestore(**backup)
-        trainer = ks.ImportanceTraining(classifier(), cost_ratio=0.3, seed=0, **settings)
+        trainer = ks.ImportanceTraining(classifier(), seed=0, **settings)
         return trainer.fit(x, y, epochs=epochs, verbose=0, callbacks=callback)
 
     resumed(2, presample="auto")
     with pytest.warns(UserWarning, match="a run with other settings: the draws.*begin anew"):
-        history = resumed(3, presample="auto", scale_learning_rate="capped")
+        history = resumed(3, presample=3.0)
     assert history.epoch == [2]
-
-
-def test_the_cap_of_a_scaled_rate_is_resumed(digits, tmp_path, monkeypatch):
-    class Fixed(batch_drawer.Gate):
-        def update(self, tau, steps=1):
-            self.tau = 3.0
-
-    monkeypatch.setattr(batch_drawer, "Gate", Fixed)
-    x, y = digits[0][:96], digits[1][:96]
-    rates = []
-
-    class Look(keras.callbacks.Callback):
-        def on_batch_drawn(self, batch):
-            rates.append(batch.rate_scale)
-
-    def train(epochs, directory):
-        rates.clear()
-        model = classifier()
-        model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
-        falling = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 if epoch == 0 else 0.09)
-        backup = keras.callbacks.BackupAndRestore(
-            str(tmp_path / directory), delete_checkpoint=False
-        )
-        trainer = ks.ImportanceTraining(
-            model, tau_threshold=0, seed=0, scale_learning_rate="capped", scoring_dtype=None
-        )
-        callbacks = [backup, falling, Look()]
-        trainer.fit(x, y, batch_size=32, epochs=epochs, verbose=0, callbacks=callbacks)
-        return list(rates)
-
-    train(2, "broken")
-    resumed, unbroken = train(3, "broken"), train(3, "whole")
-    assert len(resumed) == 3
-    assert resumed == unbroken[-3:]
-    assert max(resumed) > 1
 
 
 def test_backups_elsewhere_keep_no_draws_and_say_so(digits, monkeypatch):

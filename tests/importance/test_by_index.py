@@ -9,25 +9,32 @@ from small_models import assert_same_weights, classifier
 
 import keras_swift as ks
 from keras_swift import backends
-from keras_swift.data import reader as supply
+from keras_swift.data import reader
 from keras_swift.data.arrays import ArraySource
+from keras_swift.importance import batches as batches_module
+from keras_swift.importance import remembered
 from keras_swift.importance import training as importance_training
-from keras_swift.importance.gate import measured as measured_gate
-from keras_swift.importance.gate import run_watch
 
 
 @pytest.fixture
-def datasets(monkeypatch):
-    """The datasets that `fit` makes."""
-    made = []
+def made(monkeypatch):
+    """The `Batches` that `fit` makes, which note whether batches are asked for by index."""
+    found = []
 
-    class Kept(ks.ImportanceDataset):
+    class Kept(batches_module.Batches):
+        by_index = False
+
         def __init__(self, *arguments, **settings):
             super().__init__(*arguments, **settings)
-            made.append(self)
+            found.append(self)
 
-    monkeypatch.setattr(importance_training, "ImportanceDataset", Kept)
-    return made
+        def arrays_to_gather_from(self):
+            arrays = super().arrays_to_gather_from()
+            self.by_index = arrays is not None
+            return arrays
+
+    monkeypatch.setattr(importance_training, "Batches", Kept)
+    return found
 
 
 class Hook(keras.callbacks.Callback):
@@ -56,19 +63,16 @@ def of_two_inputs():
 
 
 @pytest.fixture
-def for_two_inputs(digits, monkeypatch):
-    """Data of several types, and a gate that opens in the course of a run."""
-    monkeypatch.setattr(run_watch, "STEPS_A_BATCH", 1)
-    for name, value in {"OPENS_ABOVE": 0.5, "LOOKS": 1, "AGREEING": 1}.items():
-        monkeypatch.setattr(measured_gate, name, value)
+def for_two_inputs(digits):
+    """Data of several types."""
     pixels, labels = digits[0][:500], digits[1][:500]
     x = {"left": pixels[:, :32].astype("float64"), "right": (pixels[:, 32:] * 16).astype("uint8")}
     return x, [labels, pixels.mean(axis=1)], 0.5 + np.arange(500) / 500
 
 
 @pytest.mark.parametrize("batch_size", [25, 32])
-@pytest.mark.parametrize("settings", [{"cost_ratio": 0.05}, {"tau_threshold": 1.05}])
-def test_they_train_as_batches_that_hold_their_rows(for_two_inputs, datasets, settings, batch_size):
+@pytest.mark.parametrize("settings", [{}, {"tau_threshold": 1.05}])
+def test_they_train_as_batches_that_hold_their_rows(for_two_inputs, made, settings, batch_size):
     x, y, weights = for_two_inputs
 
     def run(callbacks):
@@ -87,7 +91,7 @@ def test_they_train_as_batches_that_hold_their_rows(for_two_inputs, datasets, se
 
     hook = Hook()
     (ours, history), (theirs, its_history) = run([]), run([hook])
-    by_index, by_rows = (dataset._drawer._by_index for dataset in datasets)
+    by_index, by_rows = (batches.by_index for batches in made)
     assert by_index == (keras.backend.backend() == "tensorflow")
     assert not by_rows
     for batch in hook.batches:
@@ -100,12 +104,12 @@ def test_they_train_as_batches_that_hold_their_rows(for_two_inputs, datasets, se
 class Where(keras.callbacks.Callback):
     """Notes whether the data are tensors of the backend's in the course of a fit."""
 
-    def __init__(self, datasets):
+    def __init__(self, made):
         super().__init__()
-        self.datasets, self.found = datasets, set()
+        self.made, self.found = made, set()
 
     def on_train_batch_begin(self, batch, logs=None):
-        source = self.datasets[-1]._supply._source
+        source = self.made[-1].reader.source
         leaves = keras.tree.flatten((source.x, source.y))
         self.found |= {keras.ops.is_tensor(leaf) for leaf in leaves}
 
@@ -122,14 +126,12 @@ def accelerator(monkeypatch):
     return has
 
 
-@pytest.mark.parametrize("settings", [{"cost_ratio": 0.05}, {"tau_threshold": 1.05}])
-def test_data_kept_on_an_accelerator_train_as_others(
-    for_two_inputs, datasets, accelerator, settings
-):
+@pytest.mark.parametrize("settings", [{}, {"tau_threshold": 1.05}])
+def test_data_kept_on_an_accelerator_train_as_others(for_two_inputs, made, accelerator, settings):
     x, y, weights = for_two_inputs
 
     def run():
-        model, where = of_two_inputs(), Where(datasets)
+        model, where = of_two_inputs(), Where(made)
         trainer = ks.ImportanceTraining(model, seed=0, scoring_dtype=None, **settings)
         history = trainer.fit(
             x, y, 25, epochs=8, sample_weight=[weights, weights], callbacks=[where], verbose=0
@@ -144,7 +146,7 @@ def test_data_kept_on_an_accelerator_train_as_others(
     np.testing.assert_equal(history, its_history)
     assert_same_weights(ours, theirs)
     # The copies end with the fit.
-    assert datasets[-1]._supply._source.x["left"].dtype == np.float64
+    assert made[-1].reader.source.x["left"].dtype == np.float64
 
 
 @pytest.mark.parametrize("floatx", ["float32", "float16"])
@@ -169,18 +171,20 @@ def test_copies_give_rows_of_the_same_types(digits, floatx):
     assert found[0]["float64"].shape == (3, 64)
 
 
-def test_data_on_an_accelerator_that_fail_are_named_and_let_go(digits, datasets, accelerator):
+def test_data_on_an_accelerator_are_let_go_when_training_fails(digits, made, accelerator):
     accelerator(10**9)
-    x, y = digits[0][:96].copy(), digits[1][:96]
-    x[50] = np.nan
-    with pytest.raises(ValueError, match="`x` must be finite.*1 of the 96"):
-        ks.ImportanceTraining(classifier(), tau_threshold=0, seed=0).fit(x, y, verbose=0)
-    assert isinstance(datasets[0]._supply._source.x, np.ndarray)
+    x, y = digits[0][:96], digits[1][:96]
+
+    def fail(batch, logs):
+        raise RuntimeError("mine")
+
+    failing = keras.callbacks.LambdaCallback(on_train_batch_end=fail)
+    with pytest.raises(RuntimeError, match="mine"):
+        ks.ImportanceTraining(classifier(), seed=0).fit(x, y, callbacks=[failing], verbose=0)
+    assert isinstance(made[0].reader.source.x, np.ndarray)
 
 
-def test_data_stay_in_memory_where_they_do_not_fit_or_callbacks_get_them(
-    digits, datasets, accelerator
-):
+def test_data_stay_in_memory_where_they_do_not_fit_or_callbacks_get_them(digits, made, accelerator):
     x, y = digits[0][:64], digits[1][:64]
     size = 8 * (x.nbytes + y.nbytes)
     hook = Hook()
@@ -190,7 +194,7 @@ def test_data_stay_in_memory_where_they_do_not_fit_or_callbacks_get_them(
         (size, [hook], False),
     ):
         accelerator(free)
-        where = Where(datasets)
+        where = Where(made)
         ks.ImportanceTraining(classifier(), seed=0).fit(
             x, y, callbacks=[where, *callbacks], verbose=0
         )
@@ -219,17 +223,17 @@ def test_a_backup_of_other_batches_can_be_gone_on_from(digits, tmp_path):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="strategies of TensorFlow")
-def test_a_strategy_of_one_device_gets_rows(digits, datasets):
+def test_a_strategy_of_one_device_gets_rows(digits, made):
     import tensorflow as tf
 
     with tf.distribute.OneDeviceStrategy("CPU:0").scope():
         model = classifier()
     ks.ImportanceTraining(model, seed=0).fit(digits[0][:64], digits[1][:64], verbose=0)
-    assert not datasets[0]._drawer._by_index
+    assert not made[0].by_index
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="copies are TensorFlow's")
-def test_the_copy_of_the_arrays_ends_with_the_fit(digits, datasets):
+def test_the_copy_of_the_arrays_ends_with_the_fit(digits, made):
     # A size that nothing else has.
     x, y = digits[0][:517], digits[1][:517]
     gc.collect()
@@ -239,7 +243,7 @@ def test_the_copy_of_the_arrays_ends_with_the_fit(digits, datasets):
         alive = [type(thing) for thing in gc.get_objects() if shape_of(thing) == x.shape]
     finally:
         gc.enable()
-    assert datasets[0]._drawer._by_index
+    assert made[0].by_index
     assert alive == []
 
 
@@ -258,31 +262,36 @@ class StopAfter(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("steps", [3, 8, 11])
-@pytest.mark.parametrize("settings", [{"cost_ratio": 0.3}, {"tau_threshold": 1e9}])
+@pytest.mark.parametrize("settings", [{}, {"tau_threshold": 1e9}])
 def test_what_an_epoch_that_ends_early_leaves_comes_next(
-    digits, datasets, monkeypatch, settings, steps
+    digits, made, monkeypatch, settings, steps
 ):
     x, y = digits[0][:500], digits[1][:500]
 
     def run():
         trainer = ks.ImportanceTraining(classifier(), seed=0, **settings)
         history = trainer.fit(x, y, callbacks=[StopAfter(steps)], verbose=0).history
-        dataset = datasets.pop()
-        assert dataset._queue.steps == steps
-        assert dataset.epoch_summary()["presample"] == 1
-        dataset.on_epoch_begin()
-        return history, dataset.state(), dataset.next_batch().indices
+        batches = made.pop()
+        assert batches.epoch_summary()["presample"] == 1
+        state = batches.state()
+        batches.on_epoch_begin()
+        return history, state, batches.next_batch().indices
 
     history, state, indices = run()
-    monkeypatch.setattr(supply, "TOGETHER", 1)
+    monkeypatch.setattr(reader, "TOGETHER", 1)
+    monkeypatch.setattr(remembered, "TOGETHER", 1)
     its_history, its_state, its_indices = run()
     np.testing.assert_equal(history, its_history)
-    assert state["step"] == its_state["step"] == steps
-    assert state["unprobed"] == its_state["unprobed"]
+    if settings:
+        assert state["step"] == its_state["step"] == steps
+        assert state["unprobed"] == its_state["unprobed"]
+    else:
+        np.testing.assert_equal(state["memory"], its_state["memory"])
+        np.testing.assert_equal(state["part"], its_state["part"])
     np.testing.assert_array_equal(indices, its_indices)
 
 
-def test_arrays_on_a_disk_or_too_large_to_copy_stay_where_they_are(digits, datasets, tmp_path):
+def test_arrays_on_a_disk_or_too_large_to_copy_stay_where_they_are(digits, made, tmp_path):
     x, y = digits[0][:64], digits[1][:64]
     source = ArraySource({"a": x}, y)
     size = x.nbytes + y.nbytes
@@ -293,28 +302,4 @@ def test_arrays_on_a_disk_or_too_large_to_copy_stay_where_they_are(digits, datas
     assert ArraySource(mapped, y).arrays(size) is None
     assert ArraySource(np.asarray(mapped), y).arrays(size) is None
     ks.ImportanceTraining(classifier(), seed=0).fit(mapped, y, verbose=0)
-    assert not datasets[0]._drawer._by_index
-
-
-def test_loading_is_timed_at_the_looks(digits, datasets, monkeypatch):
-    monkeypatch.setattr(run_watch, "STEPS_A_BATCH", 1)
-    ks.ImportanceTraining(classifier(), seed=0).fit(
-        digits[0][:500], digits[1][:500], epochs=9, verbose=0
-    )
-    dataset = datasets[0]
-    meter = dataset._drawer.watch._meter
-    assert meter.ratio > 0
-    if dataset._drawer._by_index:
-        # Two batches were drawn before, to see what they look like.
-        assert len(meter._parts["load"]) - 2 == len(meter._parts["score"]) == 2
-
-
-def test_loading_for_the_clock_leaves_the_order_alone():
-    generators = [np.random.default_rng(0), np.random.default_rng(1)]
-    data = supply.ArraySupply(ArraySource(np.arange(9), np.arange(9)), 3, generators, shuffle=True)
-    before = data.state()
-    taken = []
-    data._source.take = taken.append
-    data.load(5)
-    np.testing.assert_equal(data.state(), before)
-    assert taken[0].tolist() == [0, 2, 4, 6, 8]
+    assert not made[0].by_index

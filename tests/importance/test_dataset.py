@@ -4,7 +4,9 @@ import pytest
 from small_models import assert_same_weights, classifier
 
 import keras_swift as ks
+from keras_swift import backends
 from keras_swift.importance.resampling import importance_weights, sampling_probability
+from keras_swift.scoring.scorer import Scorer
 
 STEP_TRACING = keras.backend.backend() != "torch"
 
@@ -18,31 +20,31 @@ def test_shut_gate_trains_on_every_example_once(digits):
     data = dataset(classifier(), digits, tau_threshold=1e9)
     # An epoch that was left early does not shift the next ones.
     data.on_epoch_begin()
-    data.next_batch()
+    data.batches.next_batch()
     data.on_epoch_end()
     for _ in range(3):
         data.on_epoch_begin()
-        batches = [data.next_batch() for _ in range(data.num_batches)]
+        batches = [data.batches.next_batch() for _ in range(data.num_batches)]
         data.on_epoch_end()
         indices = np.concatenate([batch.indices for batch in batches])
         assert sorted(indices) == list(range(200))
         assert [len(batch.indices) for batch in batches] == [32] * 6 + [8]
         assert all((batch.weights == 1).all() for batch in batches)
-    assert data.epoch_summary() == {
-        "tau": data.epoch_summary()["tau"],
-        "importance": 0.0,
-        "presample": 1.0,
-    }
+    summary = data.batches.epoch_summary()
+    # One batch in 16 is scored: of 7, 7 and 7 batches after the first the 1st and the 17th.
+    assert 0.1 < summary.pop("tau") < 2.5
+    assert summary == {"importance": 0.0, "presample": 1.0, "gain": 1.0}
 
 
 def test_every_example_is_presampled_before_any_is_a_second_time(digits, monkeypatch):
     data = dataset(classifier(), digits, tau_threshold=0)
     seen = []
-    take = data._supply._presample.take
-    monkeypatch.setattr(data._supply._presample, "take", lambda k: seen.append(take(k)) or seen[-1])
+    reader = data.batches.reader
+    take = reader.presample
+    monkeypatch.setattr(reader, "presample", lambda size: seen.append(take(size)) or seen[-1])
     for _ in range(25):
-        data.next_batch()
-    seen = np.concatenate(seen)
+        data.batches.next_batch()
+    seen = np.concatenate([presample.indices for presample in seen])
     for start in range(0, len(seen) - 200, 200):
         assert sorted(seen[start : start + 200]) == list(range(200))
     # The order of a seed is NumPy's alone, so it is the same on every backend.
@@ -59,7 +61,7 @@ def test_batches_are_drawn_from_the_presample_with_its_weights(digits):
     weight_of = dict(
         zip(presample, importance_weights(sampling_probability(loss, 0.2)), strict=True)
     )
-    batch = data.next_batch()
+    batch = data.batches.next_batch()
     np.testing.assert_allclose(batch.importance, [weight_of[i] for i in batch.indices], rtol=1e-4)
     np.testing.assert_array_equal(batch.x, x[batch.indices])
     np.testing.assert_array_equal(batch.y, y[batch.indices])
@@ -70,8 +72,7 @@ def test_expected_step_is_the_presamples_mean_step(digits, rounding):
     """Enumerates the outcomes of one draw through Keras' own weighted step."""
     x, y = digits[0][:24], digits[1][:24]
     model = classifier(1.0, metrics=None)
-    data = ks.ImportanceDataset(model, x, y, batch_size=8, seed=0)
-    scores, _ = data._drawer.scores(x, y, None)
+    scores = Scorer(model)(x, y)["gradient_norm"]
     if rounding == "bfloat16":
         bits = scores.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)
         scores = bits.view(np.float32)
@@ -97,33 +98,40 @@ def test_probes_while_shut_and_scores_every_step_while_open(digits):
     model = classifier()
     for threshold, expected in ((1e9, 1 + 31 // 16), (0, 32)):
         data = dataset(model, digits, tau_threshold=threshold)
-        scored = []
-        compute = data._drawer.scores
-        data._drawer.scores = lambda *batch, compute=compute, scored=scored: (
-            scored.append(1) or compute(*batch)
-        )
-        for _ in range(32):
-            data.next_batch()
-        assert len(scored) == expected
+        batches = [data.batches.next_batch() for _ in range(32)]
+        assert sum(batch.scores is not None for batch in batches) == expected
 
 
-def test_gate_opens_when_the_scores_spread(digits):
+def test_the_papers_gate_opens_when_the_scores_spread(digits):
     data = dataset(
         classifier(),
         digits,
         presample=3.0,
         score=lambda y, p: keras.ops.one_hot(0, p.shape[0], dtype="float32"),
     )
-    opened = [data.next_batch().by_importance for _ in range(40)]
+    opened = [data.batches.next_batch().by_importance for _ in range(40)]
     assert not opened[0]
     assert opened[-1]
+
+
+def test_the_default_gate_opens_when_the_scores_are_worth_it(digits):
+    def spread(y, p):
+        return keras.ops.one_hot(0, p.shape[0], dtype="float32")
+
+    data = dataset(classifier(), digits, score=spread)
+    batches = [data.batches.next_batch() for _ in range(60)]
+    assert not batches[0].by_importance
+    assert (batches[-1].by_importance, batches[-1].presample_size) == (True, 160)
+    # Even scores are not worth their price.
+    data = dataset(classifier(), digits, score=lambda y, p: keras.ops.ones(p.shape[0]))
+    assert not any(data.batches.next_batch().by_importance for _ in range(60))
 
 
 def test_item_shows_the_next_batch_and_leaves_the_state(digits):
     data = dataset(classifier(), digits, tau_threshold=0)
     first, second = data[0], data[5]
     np.testing.assert_array_equal(first[0], second[0])
-    np.testing.assert_array_equal(first[0], data.next_batch().x)
+    np.testing.assert_array_equal(first[0], data.batches.next_batch().x)
     assert [part.shape for part in data[0]] == [(32, 64), (32,), (32,)]
 
 
@@ -146,7 +154,7 @@ def test_direct_fit_repeats_with_a_seed(digits):
     assert_same_weights(first, second)
 
 
-def test_direct_fit_scores_in_step(digits):
+def test_direct_fit_scores_in_step(digits, monkeypatch):
     """Scores come from the weights as they are just before the step."""
     model = classifier(0.5, metrics=None)
     seen = []
@@ -155,21 +163,21 @@ def test_direct_fit_scores_in_step(digits):
         return keras.ops.one_hot(0, y_pred.shape[0], dtype="float32") + 1e-3
 
     data = dataset(model, digits, tau_threshold=0, score=score)
-    inner = data._drawer._scorer
+    inner = Scorer.__call__
 
-    def spy(x, y, sample_weight, values):
+    def spy(self, x, y, sample_weight=None, values=None):
         weights = [np.array(v) for v in values[0]] if values else model.get_weights()
         seen.append(weights[-1].copy())
-        return inner(x, y, sample_weight, values=values)
+        return inner(self, x, y, sample_weight, values=values)
 
-    data._drawer._scorer = type("Spy", (), {"__call__": staticmethod(spy)})()
-    data._drawer._scorer.loss_weights = inner.loss_weights
+    monkeypatch.setattr(Scorer, "__call__", spy)
     before = []
 
     class Before(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
             if keras.backend.backend() == "jax":
-                before.append(np.array(data._drawer.values[0][-1]))
+                values, _ = backends.active().capture_values(model)
+                before.append(np.array(values[-1]))
             else:
                 before.append(model.get_weights()[-1])
 
@@ -193,10 +201,10 @@ def test_weights_fit_losses_with_a_time_axis():
     model.compile("sgd", "mse")
     x = np.random.default_rng(0).normal(size=(30, 5, 2)).astype("float32")
     data = ks.ImportanceDataset(model, x, x[:, :, :1], batch_size=5, tau_threshold=0, seed=0)
-    assert data.next_batch().weights.shape == (5, 1)
+    assert data.batches.next_batch().weights.shape == (5, 1)
     temporal = np.arange(150, dtype="float32").reshape(30, 5)
     data = ks.ImportanceDataset(model, x, x[:, :, :1], temporal, 5, tau_threshold=0, seed=0)
-    batch = data.next_batch()
+    batch = data.batches.next_batch()
     np.testing.assert_allclose(
         batch.weights, batch.importance[:, None] * temporal[batch.indices], rtol=1e-5
     )
@@ -216,7 +224,7 @@ def test_masked_batches_are_corrected_for_their_unmasked_share():
     )
     losses = [
         model.test_on_batch(batch.x, batch.y, sample_weight=batch.weights)
-        for batch in (data.next_batch() for _ in range(200))
+        for batch in (data.batches.next_batch() for _ in range(200))
     ]
     expected = model.evaluate(x, y, batch_size=60, verbose=0)
     error = np.std(losses) / np.sqrt(len(losses))
@@ -246,13 +254,13 @@ def test_dict_inputs_and_several_outputs():
 def test_presample_larger_than_the_data_is_capped(digits):
     with pytest.warns(UserWarning, match="asks for 96 examples a step, the data have 50"):
         data = dataset(classifier(), digits, size=50, tau_threshold=0)
-    assert data.next_batch().presample_size == 50
+    assert data.batches.next_batch().presample_size == 50
 
 
 def test_one_example(digits):
     with pytest.warns(UserWarning, match="the data have 1"):
         data = dataset(classifier(), digits, size=1, tau_threshold=0)
-    batch = data.next_batch()
+    batch = data.batches.next_batch()
     assert batch.importance.tolist() == [1.0]
 
 

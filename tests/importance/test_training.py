@@ -8,8 +8,9 @@ import pytest
 from small_models import assert_same_weights, classifier
 
 import keras_swift as ks
+from keras_swift.importance import batches as batches_module
 from keras_swift.importance import training as importance_training
-from keras_swift.importance.gate.published import Gate
+from keras_swift.importance.gate import PublishedGate
 
 
 def fit(model, digits, *, size=500, trainer=None, **arguments):
@@ -28,12 +29,12 @@ def test_fit_has_the_arguments_of_keras():
     ]
 
 
-def test_history_is_keras_with_three_numbers_an_epoch(digits):
+def test_history_is_keras_with_four_numbers_an_epoch(digits):
     model = classifier()
     history = fit(model, digits, epochs=2, validation_split=0.2)
     assert history is model.history
     assert set(history.history) == {
-        "accuracy", "loss", "val_accuracy", "val_loss", "tau", "importance", "presample",
+        "accuracy", "loss", "val_accuracy", "val_loss", "tau", "gain", "importance", "presample",
     }  # fmt: skip
     assert history.history["importance"] == [1.0, 1.0]
     assert history.history["presample"] == [3.0, 3.0]
@@ -48,7 +49,7 @@ def test_it_trains(digits):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"presample": 3.0}, {"tau_threshold": 0}, {"cost_ratio": 0.3}],
+    [{}, {"presample": 3.0}, {"tau_threshold": 0}],
 )
 def test_a_seed_gives_one_result(digits, settings):
     def run():
@@ -56,8 +57,7 @@ def test_a_seed_gives_one_result(digits, settings):
         return model, fit(model, digits, trainer={"tau_threshold": None, **settings}, epochs=3)
 
     (first, history), (second, again) = run(), run()
-    # What is not known yet is NaN.
-    np.testing.assert_equal(history.history, again.history)
+    assert history.history == again.history
     assert_same_weights(first, second)
 
 
@@ -70,6 +70,8 @@ def test_shut_gate_gives_the_weights_of_plain_fit(digits):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+# A `train_step` of the model's own, on JAX.
+@pytest.mark.filterwarnings("ignore:On JAX, scores cannot be read:UserWarning")
 @pytest.mark.parametrize("batch_size", [8, 12])
 def test_steps_know_the_size_of_their_batch_where_it_is_fixed(digits, batch_size):
     seen = set()
@@ -291,7 +293,7 @@ def test_users_own_train_step_is_run(digits):
     model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
     history = fit(model, digits, size=100).history
     assert Own.steps >= 1
-    assert 0 <= history["accuracy"][0] <= 1
+    assert set(history) >= {"accuracy", "loss"}
 
 
 def test_callbacks_see_the_users_model_and_our_numbers(digits):
@@ -309,7 +311,7 @@ def test_callbacks_see_the_users_model_and_our_numbers(digits):
     callbacks = [Look()]
     fit(model, digits, size=100, callbacks=callbacks)
     assert seen["model"] is model
-    assert {"tau", "importance", "presample", "loss"} <= set(seen)
+    assert {"tau", "gain", "importance", "presample", "loss"} <= set(seen)
     assert "tau" in seen["end"]
     assert len(callbacks) == 1
 
@@ -458,9 +460,25 @@ def test_nan_in_the_inputs_is_named(digits):
     model.compile("sgd", "sparse_categorical_crossentropy")
     x = digits[0][:100].copy()
     x[1, 6] = np.nan
-    message = "`x` must be finite. Received: NaN or infinity in 1 of the 32.*at step 0.*position 1"
-    with pytest.raises(ValueError, match=message):
-        ks.ImportanceTraining(model).fit(x, digits[1][:100], verbose=0, callbacks=[Never()])
+    message = "`x` must be finite. Received: NaN or infinity in 1 of the .*the first at position"
+    with pytest.warns(UserWarning, match=message) as caught:
+        trainer = ks.ImportanceTraining(model, tau_threshold=0, seed=0)
+        history = trainer.fit(x, digits[1][:100], epochs=2, verbose=0)
+    # Once, and training goes on as `fit` would.
+    assert sum("must be finite" in str(warning.message) for warning in caught) == 1
+    assert np.isnan(history.history["loss"]).all()
+    assert int(model.optimizer.iterations) == 8
+
+
+@pytest.mark.parametrize("settings", [{}, {"tau_threshold": 0}, {"tau_threshold": 1e9}])
+@pytest.mark.filterwarnings("ignore:Scores must be finite:UserWarning")
+def test_callbacks_that_end_a_diverged_run_get_their_turn(digits, settings):
+    x, y = digits[0][:320], digits[1][:320]
+    model = classifier(1e30)
+    history = ks.ImportanceTraining(model, seed=0, **settings).fit(
+        x, y, epochs=3, callbacks=[keras.callbacks.TerminateOnNaN()], verbose=0
+    )
+    assert len(history.epoch) == 1 and int(model.optimizer.iterations) < 10
 
 
 @pytest.mark.parametrize(
@@ -476,11 +494,12 @@ def test_a_wrong_score_stops_before_training(digits, score, message):
         fit(classifier(), digits, trainer={"score": score}, callbacks=[Never()])
 
 
-def test_diverged_training_stops_with_the_step_and_the_cure(digits):
+def test_diverged_training_is_told_of_once_with_the_step_and_the_cure(digits):
     model = classifier(1e30)
     message = r"Scores must be finite. Received: \d+ of 96 scores .* step \d+.*lower the learning"
-    with pytest.raises(ValueError, match=message):
-        fit(model, digits, epochs=5)
+    with pytest.warns(UserWarning, match=message) as caught:
+        fit(model, digits, epochs=2)
+    assert sum("must be finite" in str(warning.message) for warning in caught) == 1
 
 
 def test_a_metric_without_weights_is_warned_of_and_kept(digits):
@@ -607,10 +626,17 @@ def test_models_tied_to_a_batch_are_named(inputs, layer, message):
 def test_callable_scores_are_used(digits):
     model = classifier()
 
-    def confident(y_true, y_pred):
-        return keras.ops.max(y_pred, axis=-1)
+    def of_threes(y_true, y_pred):
+        return keras.ops.cast(keras.ops.equal(y_true, 3), "float32")
 
-    assert fit(model, digits, trainer={"score": confident}).history["importance"] == [1.0]
+    drawn = []
+
+    class Reading(keras.callbacks.Callback):
+        def on_batch_drawn(self, batch):
+            drawn.extend(batch.y)
+
+    fit(model, digits, trainer={"score": of_threes, "floor": 0.0}, callbacks=[Reading()])
+    assert set(drawn) == {3}
 
 
 def test_callbacks_that_ask_get_every_draw(digits):
@@ -654,13 +680,13 @@ def test_draws_of_a_shut_gate_have_scores_where_it_looked(digits):
 
 def test_a_shut_gate_looks_more_seldom_as_the_run_gets_longer(digits, monkeypatch):
     updates, seen = [], []
-    update = Gate.update
+    update = PublishedGate.update
 
     def listening(self, tau, steps=1):
         updates.append(steps)
         update(self, tau, steps)
 
-    monkeypatch.setattr(Gate, "update", listening)
+    monkeypatch.setattr(PublishedGate, "update", listening)
     data = ks.ImportanceDataset(
         classifier(),
         *(part[:500] for part in digits),
@@ -683,7 +709,7 @@ def test_a_shut_gate_looks_more_seldom_as_the_run_gets_longer(digits, monkeypatc
 def test_nothing_of_a_fit_stays_in_memory(digits, monkeypatch, hook):
     kept = []
 
-    class Kept(ks.ImportanceDataset):
+    class Kept(batches_module.Batches):
         def __init__(self, *arguments, **settings):
             super().__init__(*arguments, **settings)
             kept.append(weakref.ref(self))
@@ -692,7 +718,7 @@ def test_nothing_of_a_fit_stays_in_memory(digits, monkeypatch, hook):
         def on_batch_drawn(self, batch):
             pass
 
-    monkeypatch.setattr(importance_training, "ImportanceDataset", Kept)
+    monkeypatch.setattr(importance_training, "Batches", Kept)
     model = classifier()
     trainer = ks.ImportanceTraining(model, seed=0)
     trainer.fit(*(part[:96] for part in digits), callbacks=[Hook()] if hook else [], verbose=0)

@@ -110,14 +110,14 @@ def test_expected_step_is_the_presamples_mean_step_with_low_precision_scores(dig
     data = ks.ImportanceDataset(
         model, x, y, batch_size=8, seed=0, tau_threshold=0, scoring_dtype="bfloat16", shuffle=False
     )
-    scores, _ = data._drawer.scores(x, y, None)
+    scores = data.batches.scorer(x, y)["gradient_norm"]
     assert scores.dtype == np.float64
     exact = Scorer(model)(x, y)["gradient_norm"]
     assert np.abs(scores - exact).max() > 1e-4
     probability = sampling_probability(scores, floor=0.1)
     weights = importance_weights(probability)
     # What the data set gives out are the weights of the scores it used.
-    batch = data.next_batch()
+    batch = data.batches.next_batch()
     np.testing.assert_allclose(batch.importance, weights[batch.indices], rtol=1e-6)
     start = model.get_weights()
 

@@ -1,4 +1,4 @@
-"""Drawing by static probabilities: which examples an epoch holds, and in what order."""
+"""Draws by given probabilities: which examples come, and in what order."""
 
 from __future__ import annotations
 

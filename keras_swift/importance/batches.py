@@ -1,0 +1,333 @@
+"""The batches of a training run: where they come from, in step with training.
+
+This file puts reader, scorer, gate and sampler together for a model and its data, and says when a
+batch is drawn. `dataset` and `training` hand its batches to `model.fit`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from keras_swift import backends
+from keras_swift._types import ArrayTree, Seed
+from keras_swift.backends.base import Tap, Values
+from keras_swift.data.arrays import ArraySource, class_weights
+from keras_swift.data.reader import ArraySupply, Examples, StreamSupply
+from keras_swift.data.streams import check_stream_arguments, is_stream
+from keras_swift.fitting.memory import ExampleMemory
+from keras_swift.importance.batch import Batch
+from keras_swift.importance.gate import RATIOS, CostGate, Gate, PublishedGate
+from keras_swift.importance.lookahead import Lookahead
+from keras_swift.importance.remembered import RememberedSampler
+from keras_swift.importance.sampler import ImportanceSampler
+from keras_swift.scoring.compiled import build_for
+from keras_swift.scoring.scorer import Scorer
+from keras_swift.validation import check_model, check_positive_integer, explained
+
+# The uniform share of the probabilities if scores are fresh.
+FLOOR = 0.1
+NOT_RECORDED = (
+    "The model's `train_step` does not call `compute_loss`, so its outputs cannot be read off the "
+    "training step: examples are drawn by fresh scores of a presample, while those pay. Call "
+    "`self.compute_loss(x, y, y_pred, sample_weight)` to have scores remembered."
+)
+
+
+class Batches:
+    """Draws the batches of `model.fit`, epoch after epoch.
+
+    Args:
+        model: a compiled `keras.Model`; is built if it is not.
+        x, y, sample_weight: as for `ImportanceDataset`.
+        batch_size: int or `None`.
+        presample: float above 1, or `"auto"`.
+        tau_threshold: float or `None`.
+        scorer: `Scorer`.
+        floor: float in [0, 1).
+        seed: int, `np.random.Generator` or `None`.
+        shuffle: bool.
+        class_weight: dict or `None`.
+        steps_per_epoch: int or `None`.
+        on_draw: callable that gets every `Batch` before it is trained on, or `None`.
+        cost_ratio: float, the cost of scoring an example over that of training on it.
+        scale_steps: bool, whether batches drawn by importance ask for a larger learning rate.
+
+    Attributes:
+        model: the model.
+        reader: where examples come from.
+        scorer: what scores them.
+        within_epoch: bool, whether an epoch has begun and not ended.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        batch_size: int | None = None,
+        *,
+        presample: float | Literal["auto"],
+        tau_threshold: float | None,
+        scorer: Scorer,
+        floor: float,
+        seed: Seed,
+        shuffle: bool,
+        class_weight: dict[int, float] | None,
+        steps_per_epoch: int | None,
+        on_draw: Callable[[Batch], None] | None,
+        cost_ratio: float,
+        scale_steps: bool = False,
+    ) -> None:
+        check_model(model)
+        backends.active().check_devices(model)
+        if batch_size is not None:
+            check_positive_integer("batch_size", batch_size)
+        if steps_per_epoch is not None:
+            check_positive_integer("steps_per_epoch", steps_per_epoch)
+        self.model = model
+        self._on_draw = on_draw
+        self._steps = steps_per_epoch
+        generators = np.random.default_rng(seed).spawn(3)
+        self.reader = _reader(
+            x, y, sample_weight, batch_size, class_weight, generators[:2], shuffle, steps_per_epoch
+        )
+        self.scorer = scorer
+        first = self.reader.first(self.reader.batch_size)
+        with explained(*first[:2]):
+            check_labels = build_for(model, self.reader)
+        self._fresh = ImportanceSampler(
+            self.reader,
+            scorer,
+            _gate(self.reader, presample, tau_threshold, cost_ratio),
+            floor,
+            generators[2],
+            check_labels,
+            scale_steps,
+        )
+        # So that a wrong score shows before training starts.
+        self._fresh.score(Examples(first, None))
+        # What scoring costs is measured on a presample.
+        scorer.settle(*self.reader.first(self.reader.presample_size(self._fresh.gate.ratio)))
+        self._lookahead = Lookahead(self._fresh, model)
+        self.within_epoch = False
+        self._together = True
+
+    def remember(self, memory: ExampleMemory, tap: Tap, floor: float, scale_steps: bool) -> None:
+        """Draws by remembered scores from here on.
+
+        Args:
+            memory: `ExampleMemory` of as many examples as there are.
+            tap: where the steps of training will be recorded.
+            floor: float in [0, 1), the uniform share of the probabilities.
+            scale_steps: bool, whether batches ask for a larger learning rate.
+        """
+        if not isinstance(self.reader, ArraySupply):
+            raise TypeError("Scores are remembered by index. Received: a stream, which has none.")
+        sampler = RememberedSampler(
+            self.reader, self.scorer, memory, floor, self._fresh.generator, scale_steps
+        )
+        sampler.listen(tap, self._in_flight)
+        self._lookahead = Lookahead(sampler, self.model)
+
+    @property
+    def _in_flight(self) -> int:
+        """int, how many batches Keras asks for before it trains on the first of them."""
+        return self.model.steps_per_execution + backends.active().prefetch_depth() + 1
+
+    @property
+    def batch_size(self) -> int:
+        """int, the number of examples in a batch."""
+        return self.reader.batch_size
+
+    @property
+    def num_batches(self) -> int:
+        """int, the number of batches in an epoch."""
+        return self._steps or self.reader.num_batches
+
+    @property
+    def fixed_size(self) -> int | None:
+        """int, how many examples every batch has, or `None` if they may differ."""
+        return self.reader.fixed_size
+
+    def next_batch(self) -> Batch:
+        """Draws the next batch and moves on.
+
+        Raises:
+            ValueError: if scores are negative.
+        """
+        lookahead = self._lookahead
+        if isinstance(lookahead.sampler, RememberedSampler) and lookahead.sampler.is_deaf:
+            warnings.warn(NOT_RECORDED, stacklevel=2)
+            lookahead.sampler = self._fresh
+        batch = lookahead.next(self.num_batches - lookahead.steps, self._together)
+        if self._on_draw is not None:
+            self._on_draw(batch)
+        return batch
+
+    def next_batches(self) -> list[Batch]:
+        """Draws as many batches as can be drawn together, and moves on.
+
+        For whoever says with `on_step_begin` which of them are trained on.
+
+        Returns:
+            Batches of one length.
+        """
+        batches = [self.next_batch()]
+        while self._lookahead.follows(batches[0]):
+            batches.append(self.next_batch())
+        if self.within_epoch:
+            # The first is for the step that has begun.
+            self._lookahead.are_early(batches[1:])
+        return batches
+
+    def peek(self, count: int = 1) -> list[Batch]:
+        """The batches that training would get next, fewer at the end of a generator.
+
+        Leaves the state as it is.
+        """
+        batches: list[Batch] = []
+        with self.unchanged():
+            while len(batches) < count:
+                try:
+                    batches.append(self.next_batch())
+                except ValueError:
+                    if not batches:
+                        raise
+                    break
+        return batches
+
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """A context after which permutations, draws, gate and counts are as before."""
+        sampler, on_draw = self._lookahead.sampler, self._on_draw
+        state = sampler.state()
+        self._on_draw, self._together = None, False
+        try:
+            with self.reader.unchanged(), self._lookahead.unchanged():
+                yield
+        finally:
+            self._on_draw, self._together = on_draw, True
+            sampler.restore(state)
+
+    def state(self) -> dict[str, Any]:
+        """Where permutations, draws, memory and gate are, between two epochs.
+
+        The place in sources that cannot be asked for a batch by its number is
+        not known: those begin again.
+
+        Returns:
+            A dict of plain values and arrays.
+        """
+        return {"reader": self.reader.state(), **self._lookahead.sampler.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state` returned."""
+        self.reader.restore(state["reader"])
+        self._lookahead.sampler.restore(state)
+
+    def first(self, count: int) -> tuple[ArrayTree, ArrayTree, ArrayTree]:
+        """The first examples of the data; changes nothing.
+
+        Args:
+            count: int, how many; with fewer in reach they come again.
+
+        Returns:
+            A tuple `(x, y, sample_weight)` of NumPy structures.
+        """
+        return self.reader.first(count)
+
+    def score_by(self, values: Values | None) -> None:
+        """Called before a step: the model's values as `backends` captured them, or `None`."""
+        self._lookahead.sampler.values = values
+
+    def on_step_begin(self) -> None:
+        """Called before a step, of which the batch may have been handed over before."""
+        self._lookahead.begin_step()
+
+    def on_epoch_begin(self) -> None:
+        """Starts an epoch, unless one has begun: Keras and our callback both say so."""
+        if self.within_epoch:
+            return
+        self.within_epoch = True
+        self._lookahead.begin_epoch()
+        self.reader.begin_epoch()
+        if self._steps is None:
+            # A uniform epoch is one whole permutation, as in `model.fit`.
+            self.reader.restart()
+        self._lookahead.sampler.begin_epoch(restarts=self._steps is None)
+
+    def on_epoch_end(self) -> None:
+        """Ends the epoch, unless that has been done."""
+        if self.within_epoch:
+            self.within_epoch = False
+            self._lookahead.end_epoch()
+            self._lookahead.sampler.end_epoch()
+            self.reader.end_epoch()
+
+    def epoch_summary(self) -> dict[str, float]:
+        """What was measured in the current epoch, or the last.
+
+        Returns:
+            A dict of `tau`, `gain`, `importance` and `presample`; see `ImportanceTraining`.
+        """
+        return {"tau": float(self._lookahead.sampler.tau), **self._lookahead.summary()}
+
+    def arrays_to_gather_from(self) -> tuple[ArrayTree, ArrayTree] | None:
+        """The arrays, if rows may be gathered elsewhere: batches then have indices alone.
+
+        Returns:
+            A tuple `(x, y)` of structures of NumPy arrays; or `None`: then nothing has changed.
+        """
+        arrays = None if self._on_draw is not None else self.reader.arrays()
+        if arrays is not None:
+            self._fresh.draw_by_index()
+            self._lookahead.sampler.draw_by_index()
+        return arrays
+
+    def keep_on_device(self, free: int) -> None:
+        """Keeps `x` and `y` on the accelerator if they fit into an eighth of `free` bytes."""
+        # Hooks get NumPy arrays.
+        if self._on_draw is None:
+            self.reader.keep_on_device(free)
+
+    def close(self) -> None:
+        """Ends the workers of the source of batches, and copies on a device, if there are any."""
+        self.reader.close()
+
+
+def _reader(
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    batch_size: int | None,
+    class_weight: dict[int, float] | None,
+    generators: list[np.random.Generator],
+    shuffle: bool,
+    steps_per_epoch: int | None,
+) -> ArraySupply | StreamSupply:
+    if is_stream(x):
+        check_stream_arguments(x, y, sample_weight, batch_size, 0)
+        return StreamSupply(x, class_weight, generators, shuffle, steps_per_epoch)
+    sample_weight = class_weights(y, class_weight, sample_weight)
+    source = ArraySource(x, y, sample_weight)
+    return ArraySupply(source, batch_size or 32, generators, shuffle)
+
+
+def _gate(
+    reader: ArraySupply | StreamSupply,
+    presample: float | Literal["auto"],
+    tau_threshold: float | None,
+    cost_ratio: float,
+) -> Gate:
+    if isinstance(presample, str):
+        ratios = tuple(ratio for ratio in RATIOS if ratio <= reader.largest_ratio)
+        return CostGate(ratios, cost_ratio)
+    size = reader.presample_size(presample)
+    return PublishedGate(size, reader.batch_size, tau_threshold)

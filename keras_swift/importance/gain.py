@@ -1,0 +1,42 @@
+"""How much quieter steps drawn by importance really were: how much larger they may be."""
+
+from __future__ import annotations
+
+# How much of the running mean a new measurement replaces.
+NEW = 0.5
+
+
+class RealisedGain:
+    """A running mean of the measured variance gain `k`.
+
+    A batch drawn with weights `w`, whose scores turn out to be `s`, has
+    `1 / k` of the variance of a uniform one, with
+
+        k = sum(w s**2) / sum(w**2 s**2).
+
+    Both sums estimate a second moment without bias, whatever the
+    probabilities were made of, so `k` contains how stale they were. While
+    batches are uniform, `w` is 1 and the second sum has the weights that they
+    would have had, `sum(w' s**2)`.
+
+    Attributes:
+        value: float, the running mean; 1.0 before anything is measured, so that it grows as the
+            gain is confirmed.
+        is_measured: bool, whether anything is.
+
+    Example:
+        >>> gain = RealisedGain()
+        >>> gain.update(uniform=3.0, drawn=1.0)
+        >>> gain.value
+        2.0
+    """
+
+    def __init__(self) -> None:
+        self.value = 1.0
+        self.is_measured = False
+
+    def update(self, uniform: float, drawn: float) -> None:
+        """Takes in the two sums over the examples of some steps; nothing if either is 0."""
+        if uniform > 0 and drawn > 0:
+            self.value += NEW * (uniform / drawn - self.value)
+            self.is_measured = True

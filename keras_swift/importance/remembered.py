@@ -1,0 +1,320 @@
+"""Importance sampling by remembered scores: no example is scored for the draw alone.
+
+A training step computes the outputs from which the scores of its examples follow. Remembered, they
+say which examples the next part of an epoch should hold. This file decides when they are known well
+enough, what is drawn, and how much larger the steps may be. Stale scores cost variance, never bias:
+the weights are exact for the probabilities that were used.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from keras_swift._types import FloatArray, IntArray
+from keras_swift.backends.base import Tap
+from keras_swift.data.draws import systematic_draw
+from keras_swift.data.reader import ArraySupply
+from keras_swift.fitting.memory import ExampleMemory
+from keras_swift.importance import resampling
+from keras_swift.importance.batch import Batch, mask_correction
+from keras_swift.importance.gain import RealisedGain
+from keras_swift.importance.sampler import uniform_batch
+from keras_swift.scoring.scorer import Scorer
+
+# An epoch is drawn in so many parts. Halves and eighths differ by 1 % of the training loss.
+PARTS = 4
+# The uniform share of the probabilities bounds the weights by 2: stale scores do little harm.
+FLOOR = 0.5
+# Draws by importance begin when this share of the examples has been seen, if the scores promise
+# more than the first gain; they end while what was realised is less than the second.
+KNOWN = 0.9
+OPENS_ABOVE = 1.05
+SHUTS_BELOW = 1.02
+# Batches that are handed over together where rows are gathered elsewhere.
+TOGETHER = 64
+# Rows that may wait on the device before they are read; a tap holds four times as many.
+UNREAD = 2**14
+
+
+@dataclasses.dataclass
+class Part:
+    """The examples of the next batches.
+
+    Attributes:
+        indices: int64 array, shape `(m,)`, into the data.
+        weights: float64 array, shape `(m,)`, their importance weights.
+        candidate: float64 array, shape `(m,)`, the weights they have or would have had if drawn by
+            importance; `None` while scores are not known.
+        by_importance: bool, whether they were drawn by importance.
+        rate_scale: float, what the learning rate is to be multiplied by.
+        gain: float, the realised variance gain so far.
+        used: int, how many have been handed over.
+    """
+
+    indices: IntArray
+    weights: FloatArray
+    candidate: FloatArray | None = None
+    by_importance: bool = False
+    rate_scale: float = 1.0
+    gain: float = 1.0
+    used: int = 0
+
+    @property
+    def left(self) -> int:
+        return len(self.indices) - self.used
+
+
+class RememberedSampler:
+    """Draws the parts of an epoch by the scores that earlier steps left in a memory.
+
+    Of the `m` draws of a part, example `i` gets `m p_i` on average, with
+    `p_i = floor / n + (1 - floor) s_i / sum(s)` and the weight `1 / (n p_i)`:
+    systematic draws, so that no count is off by 1 or more. Until most
+    examples have a score, and while scores promise nothing, parts are pieces
+    of a permutation, as in `model.fit`.
+
+    Args:
+        reader: `ArraySupply`, which has the examples by index.
+        scorer: `Scorer`, which knows what weights look like for each loss.
+        memory: `ExampleMemory` of as many examples.
+        floor: float in [0, 1), the uniform share of the probabilities.
+        generator: `np.random.Generator`, for the draws.
+        scale_steps: bool, whether batches ask for a learning rate times the realised gain.
+    """
+
+    def __init__(
+        self,
+        reader: ArraySupply,
+        scorer: Scorer,
+        memory: ExampleMemory,
+        floor: float,
+        generator: np.random.Generator,
+        scale_steps: bool = True,
+    ) -> None:
+        self.reader = reader
+        self.scorer = scorer
+        self.memory = memory
+        self._floor = floor
+        self._generator = generator
+        self._scale_steps = scale_steps
+        self._part_steps = max(1, math.ceil(reader.size / reader.batch_size / PARTS))
+        self._gain = RealisedGain()
+        # Second moments of the present part: uniform, and as drawn by importance.
+        self._sums = [0.0, 0.0]
+        self._tau = 0.0
+        self._part: Part | None = None
+        self._by_index = False
+        # Unmasked shares of the entries of each output, where outputs carry masks.
+        self._valid: FloatArray | None = None
+        self._tap: Tap | None = None
+        # `(indices, weights, candidate weights)` of the batches whose steps are not yet read back.
+        self._unread: collections.deque[tuple[IntArray, FloatArray, FloatArray | None]]
+        self._unread = collections.deque()
+        self._unread_rows = 0
+        # How many batches may be drawn ahead, and how many were since anything was recorded.
+        self._in_flight = 1
+        self._unheard = 0
+        # Whether steps go by that leave nothing.
+        self.is_deaf = False
+        # Not used: models are scored by what their steps leave.
+        self.values: Any = None
+
+    def listen(self, tap: Tap, in_flight: int) -> None:
+        """Called before training.
+
+        Args:
+            tap: what the steps will be recorded in.
+            in_flight: int, how many batches are drawn for later steps at most, besides those that
+                `batches_ready` has allowed.
+        """
+        self._tap = tap
+        self._in_flight = in_flight
+        self._forget_unread()
+        if self.scorer.has_masks and self._valid is None:
+            outputs = len(self.scorer.outputs)
+            self._valid = np.full((self.reader.size, outputs), np.nan, np.float32)
+
+    def next_batch(self, steps_left: int = 1) -> Batch:
+        """The next batch of the part; the next part is drawn when it is used up."""
+        part = self._ready_part(steps_left)
+        rows = slice(part.used, part.used + self.reader.batch_size)
+        indices, weights = part.indices[rows], part.weights[rows]
+        part.used += len(indices)
+        candidate = None if part.candidate is None else part.candidate[rows]
+        self._unread.append((indices, weights, candidate))
+        self._unread_rows += len(indices)
+        self._unheard += 1
+        examples = self.reader.examples(indices, by_index=self._by_index)
+        if not part.by_importance:
+            return uniform_batch(self.scorer, examples)
+        x, y, sample_weight = examples.data
+        return Batch(
+            x=x,
+            y=y,
+            weights=self.scorer.loss_weights(weights, sample_weight, self._corrections(indices)),
+            importance=weights.astype(np.float32),
+            indices=indices,
+            sample_weight=sample_weight,
+            scores=self.memory.score[indices].astype(np.float64),
+            presample_size=len(indices),
+            by_importance=True,
+            rate_scale=part.rate_scale,
+            gain=part.gain,
+        )
+
+    def batches_ready(self, steps_left: int) -> int:
+        """How many batches can be drawn now without another look at the model; 1 or more."""
+        left = math.ceil(self._ready_part(steps_left).left / self.reader.batch_size)
+        return max(1, min(self._together, left, steps_left))
+
+    @property
+    def _together(self) -> int:
+        return TOGETHER if self._by_index else self.reader.most_together
+
+    def draw_by_index(self) -> None:
+        """From here on a batch needs no `x` and `y` besides its indices; they may be `None`."""
+        self._by_index = True
+
+    def take_back(self, batches: list[Batch]) -> None:
+        """Undoes that these were drawn, the last ones."""
+        if self._part is not None:
+            self._part.used -= sum(len(batch.importance) for batch in batches)
+        for _ in batches[: len(self._unread)]:
+            self._unread_rows -= len(self._unread.pop()[0])
+            self._unheard -= 1
+
+    def begin_epoch(self, restarts: bool) -> None:
+        """Called when an epoch begins; `restarts` if it is to be a whole permutation."""
+        if restarts:
+            self._part = None
+
+    def end_epoch(self) -> None:
+        """Called when an epoch ends: what its steps have left is read."""
+        self._read_back()
+        self._forget_unread()
+
+    @property
+    def tau(self) -> float:
+        """float, the variance reduction that the remembered scores promise; 0 while unknown."""
+        return self._tau
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` brings back; where the reader is, it knows itself."""
+        part = [] if self._part is None else list(vars(self._part).values())
+        return {
+            "generator": self._generator.bit_generator.state,
+            "memory": self.memory.state(),
+            "valid": None if self._valid is None else self._valid.copy(),
+            "gain": self._gain.value,
+            "sums": list(self._sums),
+            "measured": self._gain.is_measured,
+            "tau": self._tau,
+            "part": part,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state` returned."""
+        self._generator.bit_generator.state = state["generator"]
+        self.memory.restore(state["memory"])
+        if self._valid is not None and state["valid"] is not None:
+            self._valid[:] = state["valid"]
+        self._gain.value = state["gain"]
+        self._gain.is_measured = state["measured"]
+        self._tau = state["tau"]
+        self._part = Part(*state["part"]) if state["part"] else None
+        self._sums = list(state["sums"])
+        self._unheard = 0
+        self._forget_unread()
+
+    def _ready_part(self, steps_left: int) -> Part:
+        """The part, or the next one if it is used up."""
+        if self._unread_rows >= UNREAD:
+            self._read_back()
+        if self._part is None or not self._part.left:
+            self._part = self._next_part(steps_left)
+        return self._part
+
+    def _next_part(self, steps_left: int) -> Part:
+        self._read_back()
+        self._gain.update(*self._sums)
+        self._sums = [0.0, 0.0]
+        steps = min(self._part_steps, max(1, steps_left))
+        size = steps * self.reader.batch_size
+        scores = self._scores()
+        if scores is None:
+            indices = self.reader.uniform_indices(size)
+            return Part(indices, np.ones(len(indices)))
+        probability = resampling.sampling_probability(scores, self._floor)
+        weights = resampling.importance_weights(probability)
+        self._tau = resampling.variance_reduction(resampling.sampling_probability(scores))
+        if not self._is_worth_it(scores, weights):
+            indices = self.reader.uniform_indices(size)
+            return Part(indices, np.ones(len(indices)), weights[indices])
+        indices = systematic_draw(size * probability, self._generator)
+        drawn, gain = weights[indices], self._gain.value
+        scale = max(1.0, gain) if self._scale_steps else 1.0
+        return Part(indices, drawn, drawn, True, rate_scale=scale, gain=gain)
+
+    def _scores(self) -> FloatArray | None:
+        """Of all examples, shape `(n,)`; `None` while too few are known."""
+        if self.memory.known_share < KNOWN:
+            return None
+        if not self._gain.is_measured and self.reader.is_within_pass:
+            # The first epoch is `fit`'s, to its end.
+            return None
+        scores = self.memory.score.astype(np.float64)
+        unknown = ~self.memory.seen
+        # Neither avoided nor sought.
+        scores[unknown] = scores[~unknown].mean()
+        return scores
+
+    def _is_worth_it(self, scores: FloatArray, weights: FloatArray) -> bool:
+        if self._gain.is_measured:
+            return self._gain.value > SHUTS_BELOW
+        # What the scores promise, if they are still true.
+        return bool(np.sum(scores**2) > OPENS_ABOVE * np.sum(weights * scores**2))
+
+    def _read_back(self) -> None:
+        """Takes in what the steps have left since the last time."""
+        if self._tap is None:
+            return
+        rows = self._tap.read()
+        batches, count = [], 0
+        while self._unread and count + len(self._unread[0][0]) <= len(rows):
+            batches.append(self._unread.popleft())
+            count += len(batches[-1][0])
+        self._unread_rows -= count
+        if not batches:
+            ahead = min(self._together, self._part_steps) + self._in_flight
+            self.is_deaf = self.is_deaf or self._unheard > ahead
+            return
+        self._unheard = len(self._unread)
+        indices = np.concatenate([batch[0] for batch in batches])
+        outputs = 0 if self._valid is None else self._valid.shape[1]
+        numbers = rows[:count, : rows.shape[1] - outputs]
+        self.memory.record(indices, numbers)
+        if self._valid is not None:
+            self._valid[indices] = rows[:count, rows.shape[1] - outputs :]
+        if all(batch[2] is not None for batch in batches):
+            weights = np.concatenate([batch[1] for batch in batches])
+            candidate = np.concatenate([batch[2] for batch in batches if batch[2] is not None])
+            squares = np.square(numbers[:, 0].astype(np.float64))
+            squares[~np.isfinite(squares)] = 0.0
+            self._sums[0] += float(np.sum(weights * squares))
+            self._sums[1] += float(np.sum(weights * candidate * squares))
+
+    def _forget_unread(self) -> None:
+        self._unread.clear()
+        self._unread_rows = 0
+
+    def _corrections(self, indices: IntArray) -> FloatArray | None:
+        """What undoes the division by the unmasked entries of the batch; `None` without masks."""
+        if self._valid is None:
+            return None
+        valid = np.nan_to_num(self._valid.astype(np.float64), nan=float(np.nanmean(self._valid)))
+        return mask_correction(valid, indices)
