@@ -19,7 +19,7 @@ def check_backend():
 
 # What is read or called without a public name, and where it hangs.
 _OF_MODEL = ("_compile_loss", "_compile_metrics", "_flatten_layers", "_symbolic_build")
-_OF_LOSS = ("_flat_losses",)
+_OF_LOSS = ("_flat_losses", "_metrics", "_user_loss", "_user_loss_weights")
 _OF_METRICS = ("_flatten_y",)
 # There once the metrics are built.
 _OF_BUILT_METRICS = ("_flat_metrics",)
@@ -79,9 +79,66 @@ def compile_loss(model):
     return model._compile_loss
 
 
-def flat_losses(model):
-    """The compiled losses, `(path, loss, weight, name)` for each."""
-    return model._compile_loss._flat_losses
+def flat_losses(container):
+    """The losses in a built container, `(path, loss, weight, name)` for each."""
+    return container._flat_losses
+
+
+def as_compared(container, y, y_pred):
+    """Targets and outputs in the structures in which a container of losses compares them.
+
+    Keras' own matching, asked by a copy that notes what it gets. Leaves may be anything.
+
+    Args:
+        container: the container of the compiled losses, built or not.
+        y, y_pred: structures.
+
+    Raises:
+        Exception: whatever Keras raises for structures that do not match.
+    """
+    noted = []
+
+    def note(y_true, y_pred, sample_weight=None):
+        noted.extend((y_true, y_pred))
+        return 0.0
+
+    def note_and_end(y_true, y_pred):
+        note(y_true, y_pred)
+        raise _Noted
+
+    # `copy.copy` would save it to a file.
+    asked = object.__new__(type(container))
+    vars(asked).update(vars(container))
+    # Keras would count what is noted as values of the losses.
+    asked._flat_losses, asked._metrics = [container.Loss((), note, None, "")], [None]
+    asked.build = note_and_end
+    with contextlib.suppress(_Noted):
+        asked.call(y, y_pred)
+    return tuple(noted)
+
+
+class _Noted(Exception):
+    """Ends a call of a container that is not built."""
+
+
+def built_losses(model, y, y_pred):
+    """The container of a model's compiled losses, built; `None` if it was compiled without.
+
+    A model that overrides `compute_loss` may never build its own. Then it is another one of the
+    same losses, because building that of the model would add metrics to it.
+
+    Args:
+        model: a compiled `keras.Model`.
+        y, y_pred: structures of tensors or of specifications of them, matched.
+    """
+    container = model._compile_loss
+    if container is None or container.built:
+        return container
+    container = type(container)(
+        container._user_loss, container._user_loss_weights, output_names=container.output_names
+    )
+    container.build(y, y_pred)
+    return container
 
 
 def compile_metrics(model):

@@ -22,8 +22,7 @@ from keras_swift._keras import (
     scaled_rate,
     without_plain_metrics,
 )
-from keras_swift.scoring.compiled import accepts_training, compiled_losses
-from keras_swift.validation import align_targets
+from keras_swift.scoring.compiled import accepts_training, build
 
 
 class WeightedStep:
@@ -152,10 +151,10 @@ class WeightedStep:
                 "weighted.",
                 stacklevel=3,
             )
-        losses = compiled_losses(model)
-        aligned = align_targets(y, y_pred, getattr(model, "output_names", None), losses)
-        for output in losses:
-            _warn_of_comparisons(output.loss, output.of(aligned), output.of(y_pred))
+        losses = build(model, x, y)
+        targets, outputs = losses.matching.aligned(y, y_pred)
+        for output in losses.outputs:
+            _warn_of_comparisons(output.loss, output.of(targets), output.of(outputs))
         metrics = compile_metrics(model)
         if metrics is None:
             return
@@ -173,16 +172,16 @@ class WeightedStep:
 
 def _warn_of_comparisons(loss, target, output):
     """Warns of a loss whose value for an example depends on the others in the batch."""
-    target = keras.ops.convert_to_tensor(target, dtype=loss.dtype)
-    # By way of NumPy: a tensor of TensorFlow may carry logits, which a part of it would not.
-    output = keras.ops.convert_to_tensor(keras.ops.convert_to_numpy(output), dtype=loss.dtype)
 
-    def first(target, output):
-        return keras.ops.convert_to_numpy(loss.call(target, output)[0])
+    def converted(leaf):
+        # By way of NumPy: a tensor of TensorFlow may carry logits, which a part of it would not.
+        return keras.ops.convert_to_tensor(keras.ops.convert_to_numpy(leaf), dtype=loss.dtype)
 
-    if not np.allclose(
-        first(target, output), first(target[:1], output[:1]), rtol=1e-3, atol=1e-5, equal_nan=True
-    ):
+    def first(count):
+        cut = keras.tree.map_structure(lambda leaf: converted(leaf)[:count], (target, output))
+        return keras.ops.convert_to_numpy(loss.call(*cut)[0])
+
+    if not np.allclose(first(None), first(1), rtol=1e-3, atol=1e-5, equal_nan=True):
         warnings.warn(
             f"The loss {loss.name!r} compares the examples of a batch with one another. Importance "
             "sampling changes which of them meet, so the gradient estimates that of another "

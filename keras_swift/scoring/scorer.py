@@ -13,14 +13,19 @@ from keras import ops
 
 from keras_swift import backends
 from keras_swift._keras import compile_loss
-from keras_swift.scoring.compiled import accepts_training, build, compiled_losses, follow, paths
-from keras_swift.scoring.gradient_norm import loss_sum, pre_activation_gradient, row_norms
-from keras_swift.scoring.precision import computing_in, faster, layers_to_change
-from keras_swift.validation import (
-    align_targets,
-    check_score,
-    check_scoring_dtype,
+from keras_swift.scoring.compiled import accepts_training, build
+from keras_swift.scoring.gradient_norm import (
+    NoExampleLoss,
+    loss_sum,
+    pre_activation_gradient,
+    row_norms,
 )
+from keras_swift.scoring.precision import computing_in, faster, layers_to_change
+from keras_swift.scoring.structures import form, paths, put_back, there
+from keras_swift.validation import check_score, check_scoring_dtype
+
+# A model that has not been looked at: `None` is one without a compiled loss.
+_NOT_BUILT = object()
 
 
 class Scorer:
@@ -79,10 +84,13 @@ class Scorer:
         self.traces = 0
         # Known once the first batch has been scored.
         self._weight_axes = None
+        self._masked = False
         self._structure = None
+        self._matching = None
         self._training_argument = accepts_training(model)
-        self._compiled = None
-        self._built_for = None
+        # A compiled function for each form of the inputs.
+        self._compiled = {}
+        self._built_for = _NOT_BUILT
 
     def __call__(self, x, y, sample_weight=None, values=None):
         """Scores one batch.
@@ -102,17 +110,18 @@ class Scorer:
             `"valid"` is the
             share of unmasked entries, shape `(n, outputs)`.
         """
-        if self._built_for is None or self._built_for is not compile_loss(self.model):
+        if self._built_for is not compile_loss(self.model):
             # The first batch, or the model has been compiled anew.
-            build(self.model, x, y)
-            self.outputs = compiled_losses(self.model)
-            self._compiled = self._compile(self.dtype)
+            losses = build(self.model, x, y)
+            self.outputs, self._matching = losses.outputs, losses.matching
+            self._compiled = {}
             self._built_for = compile_loss(self.model)
         inputs = (x, y) if sample_weight is None else (x, y, sample_weight)
+        compiled = self._compiled_for(inputs)
         if self.dtype is None or self._tried:
-            return self._compiled(values, *inputs)
+            return compiled(values, *there(inputs))
         try:
-            result = self._compiled(values, *inputs)
+            result = compiled(values, *there(inputs))
         except ValueError:
             raise
         except Exception as error:
@@ -135,87 +144,99 @@ class Scorer:
         Args:
             x, y, sample_weight: a batch, as for a call.
         """
-        own = self(x, y, sample_weight)
+        result = self(x, y, sample_weight)
         if not self._unsettled:
             return
         self._unsettled = False
         if not layers_to_change(self.model, "bfloat16"):
             return
         inputs = (x, y) if sample_weight is None else (x, y, sample_weight)
-        compiled = self._compile("bfloat16")
-        name = next(name for name in own if name != "valid")
-        if faster(
-            lambda: self._compiled(None, *inputs)[name], lambda: compiled(None, *inputs)[name]
-        ):
-            self.dtype, self._compiled = "bfloat16", compiled
+        leaves = there(inputs)
+        own, lower = self._compiled_for(inputs), self._compile("bfloat16", inputs)
+        name = next(name for name in result if name != "valid")
+        if faster(lambda: own(None, *leaves)[name], lambda: lower(None, *leaves)[name]):
+            self.dtype, self._compiled = "bfloat16", {form(inputs): lower}
 
-    def _compile(self, dtype):
+    def _compiled_for(self, inputs):
+        """The compiled function for inputs of this form, which takes their leaves."""
+        key = form(inputs)
+        if key not in self._compiled:
+            self._compiled[key] = self._compile(self.dtype, inputs)
+        return self._compiled[key]
+
+    def _compile(self, dtype, inputs):
         changed = layers_to_change(self.model, dtype)
+        # No framework takes `None` for an array.
+        like = keras.tree.map_structure(lambda leaf: None if leaf is None else 0, inputs)
 
-        def quantities(values, *inputs):
-            return self._quantities(values, *inputs, dtype=dtype, changed=changed)
+        def quantities(values, *leaves):
+            return self._quantities(values, like, leaves, dtype, changed)
 
         return backends.active().compile_scoring(quantities, self.model)
 
-    def _quantities(self, values, x, y, sample_weight=None, *, dtype=None, changed=()):
+    def _quantities(self, values, like, leaves, dtype, changed):
         # Runs once for each set of shapes where the backend compiles.
         self.traces += 1
         trainable, non_trainable = values
+        x, y, sample_weight = (*put_back(like, leaves), None)[:3]
         with computing_in(dtype, changed):
-            given, (y_pred, y) = y, self._predicted(trainable, non_trainable, x, y)
+            raw = self._predicted(trainable, non_trainable, x)
+        targets, y_pred = self._matching.aligned(y, raw)
         self._structure = keras.tree.map_structure(lambda leaf: 0, y_pred)
-        self._weight_axes = []
+        weights = self._weights_of_losses(sample_weight)
+        self._weight_axes, self._masked = [], False
         losses, square, valid = 0.0, 0.0, []
-        for position, output in enumerate(self.outputs):
-            found = pre_activation_gradient(
-                output,
-                follow(output.path, y),
-                follow(output.path, y_pred),
-                self._weight_leaf(sample_weight, position),
-            )
+        for output, weight in zip(self.outputs, weights, strict=True):
+            found = pre_activation_gradient(output, output.of(targets), output.of(y_pred), weight)
             # Keras multiplies mask and weights in place on PyTorch, so there
             # the weights need all the axes; elsewhere they broadcast.
             self._weight_axes.append(found.axes if found.masked else (1,) * len(found.axes))
+            self._masked |= found.masked
             losses = losses + found.losses * output.weight
             square = square + ops.square(row_norms(found.gradient))
             valid.append(found.valid)
-        results = {"valid": ops.stack(valid, axis=1), "loss": losses}
+        results = {}
+        if self.outputs:
+            results = {"valid": ops.stack(valid, axis=1), "loss": losses}
         for position, quantity in enumerate(self.quantities):
-            if quantity == "gradient_norm":
+            if callable(quantity):
+                score = ops.convert_to_tensor(quantity(self._matching.like(y, raw), raw))
+                check_score_shape(score, quantity, leaves[0])
+                if sample_weight is not None:
+                    score = score * _row_weights(sample_weight, score.dtype)
+                results[f"custom_{position}"] = score
+            elif not self.outputs:
+                raise NoExampleLoss(
+                    f"The score {quantity!r} is read off the compiled loss. Received: a model "
+                    "compiled without `loss`. Call `model.compile(optimizer=..., loss=...)`, or "
+                    "give `score=`, a callable `(y_true, y_pred) -> (n,)` in `keras.ops`."
+                )
+            elif quantity == "gradient_norm":
                 results[quantity] = ops.sqrt(square)
             elif quantity == "full_gradient_norm":
                 with computing_in(dtype, changed):
                     results[quantity] = backends.active().example_gradient_norms(
-                        functools.partial(self._loss_sum, non_trainable),
-                        trainable,
-                        (x, given) if sample_weight is None else (x, given, sample_weight),
+                        functools.partial(self._loss_sum, non_trainable, like), trainable, leaves
                     )
-            elif quantity != "loss":
-                score = ops.convert_to_tensor(quantity(y, y_pred))
-                check_score_shape(score, quantity, valid[0])
-                if sample_weight is not None:
-                    score = score * _row_weights(sample_weight, score.dtype)
-                results[f"custom_{position}"] = score
+        if not self.outputs:
+            score = next(iter(results.values()))
+            results["valid"] = ops.expand_dims(ops.ones_like(score), 1)
         return results
 
-    def _predicted(self, trainable, non_trainable, x, y):
-        """The outputs for `x`, and `y` in their structure."""
+    def _predicted(self, trainable, non_trainable, x):
+        """The outputs for `x`."""
         arguments = {"training": False} if self._training_argument else {}
         y_pred, _ = self.model.stateless_call(trainable, non_trainable, x, **arguments)
-        names = getattr(self.model, "output_names", None)
-        return y_pred, align_targets(y, y_pred, names, self.outputs)
+        return y_pred
 
-    def _loss_sum(self, non_trainable, trainable, x, y, sample_weight=None):
+    def _loss_sum(self, non_trainable, like, trainable, *leaves):
         """The sum of the examples' losses, as a function of the trainable values."""
-        y_pred, y = self._predicted(trainable, non_trainable, x, y)
+        x, y, sample_weight = (*put_back(like, leaves), None)[:3]
+        targets, y_pred = self._matching.aligned(y, self._predicted(trainable, non_trainable, x))
+        weights = self._weights_of_losses(sample_weight)
         return sum(
-            loss_sum(
-                output,
-                follow(output.path, y),
-                follow(output.path, y_pred),
-                self._weight_leaf(sample_weight, position),
-            )
-            for position, output in enumerate(self.outputs)
+            loss_sum(output, output.of(targets), output.of(y_pred), weight)
+            for output, weight in zip(self.outputs, weights, strict=True)
         )
 
     def loss_weights(self, importance, sample_weight=None, corrections=None):
@@ -232,16 +253,19 @@ class Scorer:
                 Defaults to `None`, 1 for all.
 
         Returns:
-            A float32 array for a model with one output, else a structure like
+            A float32 array where one serves all outputs, else a structure like
             the model's output; an output without a loss gets the first
             loss's weights, for its metrics.
         """
+        if not self.outputs:
+            return _weighted(importance, sample_weight)
+        found = self._weights_of_losses(sample_weight)
         weights = []
         for position, axes in enumerate(self._weight_axes):
             weight = np.reshape(importance, (-1,) + (1,) * len(axes))
             if corrections is not None:
                 weight = weight * corrections[position]
-            leaf = self._weight_leaf(sample_weight, position)
+            leaf = found[position]
             if leaf is not None:
                 # `(b,)` and `(b, 1)` both mean one weight for an example.
                 kept = leaf.shape[: 1 + len(axes)]
@@ -250,7 +274,7 @@ class Scorer:
                 shape = np.broadcast_shapes(weight.shape, (len(importance), *axes))
                 weight = np.broadcast_to(weight, shape)
             weights.append(weight.astype(np.float32))
-        if not keras.tree.is_nested(self._structure):
+        if not self._weights_differ(sample_weight):
             return weights[0]
         by_path = {
             output.path: weight for output, weight in zip(self.outputs, weights, strict=True)
@@ -258,20 +282,31 @@ class Scorer:
         leaves = [by_path.get(path, weights[0]) for path in paths(self._structure)]
         return keras.tree.pack_sequence_as(self._structure, leaves)
 
-    def _weight_leaf(self, sample_weight, position):
-        """The user's weights of one compiled loss, out of one array or a structure."""
-        if sample_weight is None or not keras.tree.is_nested(sample_weight):
-            return sample_weight
-        path = self.outputs[position].path
-        if not path:
-            return keras.tree.flatten(sample_weight)[0]
-        if isinstance(self._structure, dict) != isinstance(sample_weight, dict):
-            # Given in the other form: by name for a list, or the reverse.
-            names = getattr(self.model, "output_names", None) or sorted(self._structure)
-            if isinstance(sample_weight, dict):
-                return sample_weight[names[path[0]]]
-            return sample_weight[names.index(path[0])]
-        return follow(path, sample_weight)
+    def _weights_differ(self, sample_weight):
+        """Whether the outputs need weights of their own.
+
+        If they do not, one array is given: it is what a model's own
+        `compute_loss` expects from a user who gave one array or none, and a loss
+        of several outputs can have no other.
+        """
+        return keras.tree.is_nested(self._structure) and (
+            self._masked or keras.tree.is_nested(sample_weight) or len(set(self._weight_axes)) > 1
+        )
+
+    def _weights_of_losses(self, sample_weight):
+        """The user's weights of each compiled loss, out of one array or a structure."""
+        paths_of_losses = [output.path for output in self.outputs]
+        return self._matching.weights(sample_weight, self._structure, paths_of_losses)
+
+
+def _weighted(importance, sample_weight):
+    """The user's weights, in their own structure, times one factor for each example."""
+    importance = np.asarray(importance, np.float32)
+    if sample_weight is None:
+        return importance
+    return keras.tree.map_structure(
+        lambda leaf: leaf * importance.reshape((-1,) + (1,) * (leaf.ndim - 1)), sample_weight
+    )
 
 
 def check_score_shape(score, function, like):
