@@ -42,6 +42,9 @@ loaded on first use, so that no other framework is imported.
 `example_gradient_norms(function, trainable, inputs)`
     for each row of the structure `inputs`, the norm of the gradient of the scalar
     `function(trainable, *row)` in the list of tensors `trainable`, shape `(n,)`.
+`step(model, data)`
+    one call of the model's own `train_step`, to be undone by whoever calls: its logs, and the
+    values of its metrics after it where they do not stand in the variables.
 `fetches_ahead(model)`
     whether items of that feed are fetched before training asks for them.
 `feed(dataset, model)`

@@ -161,6 +161,17 @@ def example_gradient_norms(function, trainable, inputs):
     return jax.lax.map(norm, jax.tree_util.tree_map(jnp.asarray, inputs))
 
 
+def step(model, data):
+    """One step of the model's own: its logs, and the values of its metrics after it."""
+    values = capture_values(model)
+    optimizer = [] if model.optimizer is None else model.optimizer.variables
+    others = [
+        [_value(variable) for variable in part] for part in (optimizer, model.metrics_variables)
+    ]
+    logs, state = model.train_step((*values, *others), data)
+    return logs, list(state[3])
+
+
 def fetches_ahead(model):
     return False
 

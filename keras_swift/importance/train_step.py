@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_swift._keras import (
+    already_built,
     compile_metrics,
     flatten_targets,
     mask_of,
@@ -22,6 +23,7 @@ from keras_swift._keras import (
     scaled_rate,
     without_plain_metrics,
 )
+from keras_swift.data.leaves import put_back, there
 from keras_swift.scoring.compiled import accepts_training, build
 
 
@@ -72,7 +74,8 @@ class WeightedStep:
         if metrics is not None:
             metrics.update_state = self._update_state
         try:
-            yield
+            with already_built(model):
+                yield
         finally:
             self._function = model.train_function
             del model.train_step
@@ -132,14 +135,12 @@ class WeightedStep:
             dataset: `ImportanceDataset`, whose first examples are tried.
         """
         model = self._model
-        axes = {
-            size for leaf in keras.tree.flatten(dataset.first(1)[:2]) for size in leaf.shape[1:]
-        }
+        axes = {size for leaf in there(dataset.first(1)[:2]) for size in leaf.shape[1:]}
         # As many examples as no other axis has, or weights could pair with it.
         count = next(number for number in itertools.count(8) if number not in axes)
         x, y, _ = dataset.first(count)
         y_pred = model(
-            keras.tree.map_structure(keras.ops.convert_to_tensor, x),
+            _tensors(x),
             **({"training": False} if accepts_training(model) else {}),
         )
         regularised = [v for v in model.trainable_variables if v.regularizer is not None]
@@ -161,13 +162,17 @@ class WeightedStep:
         if not metrics.built:
             metrics.build(y, y_pred)
         self._shapes = {}
-        y = keras.tree.map_structure(keras.ops.convert_to_tensor, y)
+        y = _tensors(y)
         targets, outputs = flatten_targets(metrics, y), flatten_targets(metrics, y_pred)
         for group, target, output in zip(plain_metrics(metrics), targets, outputs, strict=False):
             for metric in group.metrics if group else ():
                 shape = _weights_shape(metric, target, output)
                 if shape is not None:
                     self._shapes[id(metric)] = shape
+
+
+def _tensors(structure):
+    return put_back(structure, map(keras.ops.convert_to_tensor, there(structure)))
 
 
 def _warn_of_comparisons(loss, target, output):

@@ -1,6 +1,8 @@
 """`model.fit` with one line changed."""
 
 import contextlib
+import warnings
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -13,7 +15,10 @@ from keras_swift.fitting.resume import resuming
 from keras_swift.importance.dataset import ImportanceDataset
 from keras_swift.importance.rate_limit import RateLimit
 from keras_swift.importance.train_step import WeightedStep
+from keras_swift.scoring.compiled import uniform_warning, why_unscored
+from keras_swift.scoring.gradient_norm import NoExampleLoss
 from keras_swift.scoring.scorer import Scorer
+from keras_swift.scoring.weights import check_weights_arrive
 from keras_swift.validation import (
     check_model,
     check_positive_integer,
@@ -176,6 +181,10 @@ class ImportanceTraining:
                 model, and for scores that are not finite.
         """
         check_model(self.model)
+        given = {name: value for name, value in locals().items() if name != "self"}
+        reason = why_unscored(self.model, self.score, y, is_stream(x))
+        if reason is not None:
+            return self._uniform_fit(reason, given)
         several = backends.active().fetches_ahead(self.model)
         if several and self.scale_learning_rate:
             raise ValueError(
@@ -208,8 +217,7 @@ class ImportanceTraining:
                 "sample_weight": source.sample_weight,
                 "batch_size": batch_size,
             }
-        dataset = ImportanceDataset(
-            self.model,
+        settings = dict(
             presample=self.presample,
             tau_threshold=self.tau_threshold,
             score=self._scorer,
@@ -219,11 +227,20 @@ class ImportanceTraining:
             steps_per_epoch=steps_per_epoch,
             on_draw=_hook(callbacks),
             cost_ratio=self.cost_ratio,
-            **data,
         )
+        try:
+            dataset = ImportanceDataset(self.model, **settings, **data)
+        except NoExampleLoss as error:
+            if not isinstance(x, Iterator):
+                return self._uniform_fit(str(error), given)
+            # Its first batch is gone.
+            raise
         turns = TakingTurns() if several else None
         feed = _Feed(dataset, turns, bool(self.scale_learning_rate))
         self._weighted_step.inspect(dataset)
+        some_x, some_y, some_weights = dataset.first(8)
+        weights = self._scorer.loss_weights(np.ones(8), some_weights)
+        check_weights_arrive(self.model, some_x, some_y, weights)
         saving, restoring = resuming(callbacks, dataset)
         sampling = dataset.callback()
         ours = [sampling, *saving, *([turns] if turns else [])]
@@ -262,6 +279,15 @@ class ImportanceTraining:
                 sampling.give_back()
                 dataset.on_epoch_end()
                 dataset.close()
+
+    def _uniform_fit(self, reason, given):
+        """`model.fit` as it is, with the history of uniform batches."""
+        warnings.warn(uniform_warning(reason), stacklevel=3)
+        history = self.model.fit(**given)
+        epochs = len(history.epoch)
+        history.history.update(tau=[1.0] * epochs, importance=[0.0] * epochs)
+        history.history["presample"] = [1.0] * epochs
+        return history
 
 
 class _Feed(keras.utils.PyDataset):
