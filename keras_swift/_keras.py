@@ -1,6 +1,7 @@
 """What of Keras has no public name, or may be missing: touched here alone."""
 
 import contextlib
+import re
 
 
 def check_backend():
@@ -18,7 +19,13 @@ def check_backend():
 
 
 # What is read or called without a public name, and where it hangs.
-_OF_MODEL = ("_compile_loss", "_compile_metrics", "_flatten_layers", "_symbolic_build")
+_OF_MODEL = (
+    "_compile_loss",
+    "_compile_metrics",
+    "_compute_loss",
+    "_flatten_layers",
+    "_symbolic_build",
+)
 _OF_LOSS = ("_flat_losses", "_metrics", "_user_loss", "_user_loss_weights")
 _OF_METRICS = ("_flatten_y",)
 # There once the metrics are built.
@@ -167,9 +174,53 @@ def flatten_targets(container, y):
     return container._flatten_y(y)
 
 
+def own_methods(model):
+    """The names of the methods of the training step that are not Keras' own.
+
+    Returns:
+        A list of some of `"train_step"`, `"compute_loss"`, `"compute_metrics"`
+        and, on JAX, `"compute_loss_and_updates"`.
+    """
+    names = ("train_step", "compute_loss", "compute_loss_and_updates", "compute_metrics")
+    found = []
+    for name in names:
+        method = getattr(model, name, None)
+        module = getattr(getattr(method, "__func__", method), "__module__", "") or ""
+        if method is not None and not re.fullmatch(r"keras\.src\.(.*\.)?trainer", module):
+            found.append(name)
+    return found
+
+
+def loss_of(model, x, y, y_pred, sample_weight):
+    """The loss that the model trains on, as its step computes it."""
+    return model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
+
+
+def metrics_of_keras(model):
+    """The metrics that Keras makes and updates: of the loss, and those compiled."""
+    found = [getattr(model, "_loss_tracker", None)]
+    for container in (model._compile_metrics, model._compile_loss):
+        found += [] if container is None else [container, *container.metrics]
+    return found
+
+
 def symbolic_build(model, x, y):
     """Builds model, losses, metrics and optimizer without computing anything."""
     model._symbolic_build(data_batch=(x, y, None))
+
+
+@contextlib.contextmanager
+def already_built(model):
+    """A context in which `fit` does not build the model once more.
+
+    A model that never uses its compiled loss counts as unbuilt, and Keras would hand its
+    `compute_loss` the weights of a batch as the step is to get them.
+    """
+    model._symbolic_build = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        del model._symbolic_build
 
 
 def history_of(tensor):

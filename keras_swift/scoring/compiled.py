@@ -16,13 +16,20 @@ from typing import Any
 import keras
 
 from keras_swift import backends
-from keras_swift._keras import built_losses, compile_loss, flat_losses, symbolic_build
+from keras_swift._keras import (
+    built_losses,
+    compile_loss,
+    flat_losses,
+    own_methods,
+    symbolic_build,
+)
+from keras_swift.data.leaves import is_text
 from keras_swift.scoring.gradient_norm import OutputLoss, output_activation
 from keras_swift.scoring.labels import label_check
 from keras_swift.scoring.structures import Matching, follow, paths, wrong_targets, wrong_weights
 
-
-# To build a model of: more than it is likely to have outputs.
+# To build a model for: Keras takes a bare array of as many examples as the model has outputs for a
+# list of targets.
 _EXAMPLES = 61
 
 
@@ -42,11 +49,13 @@ class CompiledLosses:
         outputs: list of `OutputLoss`, one for each loss.
         matching: `Matching`, how targets and weights are matched with them.
         y_pred: structure of specifications, what the model puts out for one example.
+        missing: str, why there are no losses where there are none.
     """
 
     outputs: list[OutputLoss]
     matching: Matching
     y_pred: Any
+    missing: str = ""
 
 
 def build(model: keras.Model, x: Any, y: Any) -> CompiledLosses:
@@ -59,7 +68,8 @@ def build(model: keras.Model, x: Any, y: Any) -> CompiledLosses:
         x, y: NumPy structures, a batch.
 
     Returns:
-        `CompiledLosses`, with none if the model was compiled without.
+        `CompiledLosses`; with none if the model was compiled without, or if
+            it computes its loss by itself and those compiled do not fit.
 
     Raises:
         ValueError: if the targets do not fit the outputs.
@@ -67,7 +77,7 @@ def build(model: keras.Model, x: Any, y: Any) -> CompiledLosses:
     try:
         # Variables of the optimizer may be made here, which have to be where the model's are.
         with backends.active().scope_of(model):
-            symbolic_build(model, x, y)
+            symbolic_build(model, *(_specified(part, _EXAMPLES) for part in (x, y)))
     except Exception as error:
         if model.built:
             # It may be the structure of the targets, which Keras does not name.
@@ -77,17 +87,69 @@ def build(model: keras.Model, x: Any, y: Any) -> CompiledLosses:
                 raise wrong_targets(y, y_pred, getattr(model, "output_names", None)) from error
         raise
     y_pred = symbolic_outputs(model, x)
-    targets, outputs = _matched(model, y, y_pred)
-    container = built_losses(model, _specified(targets), outputs)
-    losses = [] if container is None else compiled_losses(model, container)
-    for output in losses:
-        try:
-            complete = all(leaf is not None for leaf in keras.tree.flatten(output.of(targets)))
-        except (KeyError, IndexError, TypeError):
-            complete = False
-        if not complete:
-            raise wrong_targets(y, y_pred, getattr(model, "output_names", None))
+    if compile_loss(model) is None:
+        return CompiledLosses([], Matching(None), y_pred, NO_LOSS)
+    unused = not compile_loss(model).built
+    try:
+        targets, outputs = _matched(model, y, y_pred)
+        container = built_losses(model, _specified(targets), outputs)
+        losses = compiled_losses(model, container)
+        for output in losses:
+            if not _is_complete(output, targets):
+                raise wrong_targets(y, y_pred, getattr(model, "output_names", None))
+    except Exception as error:
+        if not unused:
+            raise
+        # The model's own `compute_loss` knows what to do with them.
+        missing = f"The compiled loss does not fit the data, and the model does not use it. {error}"
+        return CompiledLosses([], Matching(None), y_pred, missing)
     return CompiledLosses(losses, Matching(container), y_pred)
+
+
+NO_LOSS = "The model is compiled without a loss, so the loss of an example cannot be read."
+
+
+def why_unscored(model: keras.Model, score: Any, y: Any, is_stream: bool) -> str | None:
+    """Why examples of a model cannot be scored, as far as the model tells by itself.
+
+    The rest, a loss without a value for an example, is found when the first
+    batch is scored, which raises `NoExampleLoss`.
+
+    Args:
+        model: a compiled `keras.Model`.
+        score: as for `ImportanceTraining`.
+        y: the targets that `fit` was given, or `None`.
+        is_stream: bool, whether they come with `x`.
+
+    Returns:
+        A sentence, or `None` if nothing is known against it.
+    """
+    if compile_loss(model) is None and not callable(score):
+        return NO_LOSS
+    if y is None and not is_stream and own_methods(model):
+        return "There are no targets, so the loss of an example cannot be read."
+    return None
+
+
+def uniform_warning(reason: str) -> str:
+    """The warning that a model is trained uniformly, and what to do about it.
+
+    Args:
+        reason: str, a sentence or more.
+    """
+    return (
+        f"{reason} It is trained by `model.fit`, with uniform batches. To draw by importance, give "
+        "`score=`, a callable `(y_true, y_pred) -> (n,)` in `keras.ops` that says how much each "
+        "example matters, with a loss that takes `sample_weight`."
+    )
+
+
+def _is_complete(output: OutputLoss, targets: Any) -> bool:
+    """Whether a loss has all its targets."""
+    try:
+        return all(leaf is not None for leaf in keras.tree.flatten(output.of(targets)))
+    except (KeyError, IndexError, TypeError):
+        return False
 
 
 def _is_an_output(outputs: Any, message: str) -> bool:
@@ -119,8 +181,7 @@ def build_for(model: keras.Model, supply: Any) -> Callable[[Any], None]:
         A function that raises for targets that do not fit, to be called with
         those of each batch: it does nothing where all were checked here.
     """
-    # Keras takes a bare array of as many examples as there are outputs for a list of targets.
-    x, y, sample_weight = supply.first(_EXAMPLES)
+    x, y, sample_weight = supply.first(2)
     losses = build(model, x, y)
     check_weights(sample_weight, losses)
     for output in losses.outputs:
@@ -146,6 +207,8 @@ def check_weights(sample_weight: Any, losses: CompiledLosses) -> None:
         sample_weight: structure of weights, or `None`.
         losses: `CompiledLosses` of the model.
     """
+    if not losses.outputs:
+        return
     try:
         losses.matching.weights(
             sample_weight, losses.y_pred, [output.path for output in losses.outputs]
@@ -193,14 +256,14 @@ def symbolic_outputs(model: keras.Model, x: Any) -> Any:
     return without_list_of_one(model(_specified(x)))
 
 
-def _specified(structure: Any) -> Any:
-    """`KerasTensor`s for one example of a NumPy structure."""
+def _specified(structure: Any, count: int = 1) -> Any:
+    """`KerasTensor`s for that many examples of a NumPy structure, one by default."""
 
     def one(leaf: Any) -> Any:
         if leaf is None:
             return None
-        dtype = "string" if leaf.dtype.kind in "US" else leaf.dtype.name
-        return keras.KerasTensor((1, *leaf.shape[1:]), dtype=dtype)
+        dtype = "string" if is_text(leaf) else leaf.dtype.name
+        return keras.KerasTensor((count, *leaf.shape[1:]), dtype=dtype)
 
     return keras.tree.map_structure(one, structure)
 

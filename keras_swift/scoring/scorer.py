@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_swift import backends
 from keras_swift._keras import compile_loss
+from keras_swift.data.leaves import form, put_back, there
 from keras_swift.scoring.compiled import accepts_training, build
 from keras_swift.scoring.gradient_norm import (
     NoExampleLoss,
@@ -21,7 +22,7 @@ from keras_swift.scoring.gradient_norm import (
     row_norms,
 )
 from keras_swift.scoring.precision import computing_in, faster, layers_to_change
-from keras_swift.scoring.structures import form, paths, put_back, there
+from keras_swift.scoring.structures import paths
 from keras_swift.validation import check_score, check_scoring_dtype
 
 # A model that has not been looked at: `None` is one without a compiled loss.
@@ -114,6 +115,8 @@ class Scorer:
             # The first batch, or the model has been compiled anew.
             losses = build(self.model, x, y)
             self.outputs, self._matching = losses.outputs, losses.matching
+            if not losses.outputs and not all(map(callable, self.quantities)):
+                raise NoExampleLoss(losses.missing)
             self._compiled = {}
             self._built_for = compile_loss(self.model)
         inputs = (x, y) if sample_weight is None else (x, y, sample_weight)
@@ -205,12 +208,6 @@ class Scorer:
                 if sample_weight is not None:
                     score = score * _row_weights(sample_weight, score.dtype)
                 results[f"custom_{position}"] = score
-            elif not self.outputs:
-                raise NoExampleLoss(
-                    f"The score {quantity!r} is read off the compiled loss. Received: a model "
-                    "compiled without `loss`. Call `model.compile(optimizer=..., loss=...)`, or "
-                    "give `score=`, a callable `(y_true, y_pred) -> (n,)` in `keras.ops`."
-                )
             elif quantity == "gradient_norm":
                 results[quantity] = ops.sqrt(square)
             elif quantity == "full_gradient_norm":

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from keras_swift._keras import as_compared
+from keras_swift.data.leaves import form
 
 
 class Matching:
@@ -131,25 +132,6 @@ def _filled(places: Any, structure: Any) -> Any:
     leaves = keras.tree.flatten(structure)
     return keras.tree.map_structure(
         lambda place: None if place is None else leaves[place.index], places
-    )
-
-
-def form(structure: Any) -> str:
-    """A structure's containers, and where it has a leaf or `None`; the same for the same."""
-    return repr(keras.tree.map_structure(lambda leaf: None if leaf is None else 0, structure))
-
-
-def there(structure: Any) -> list:
-    """The leaves of a structure that are not `None`."""
-    return [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
-
-
-def put_back(structure: Any, leaves: Any) -> Any:
-    """The structure with other leaves in place of those that are not `None`."""
-    leaves = iter(leaves)
-    return keras.tree.pack_sequence_as(
-        structure,
-        [None if leaf is None else next(leaves) for leaf in keras.tree.flatten(structure)],
     )
 
 
