@@ -1,6 +1,7 @@
 """What of Keras has no public name, or may be missing: touched here alone."""
 
 import contextlib
+import re
 
 
 def check_backend():
@@ -18,8 +19,14 @@ def check_backend():
 
 
 # What is read or called without a public name, and where it hangs.
-_OF_MODEL = ("_compile_loss", "_compile_metrics", "_flatten_layers", "_symbolic_build")
-_OF_LOSS = ("_flat_losses",)
+_OF_MODEL = (
+    "_compile_loss",
+    "_compile_metrics",
+    "_compute_loss",
+    "_flatten_layers",
+    "_symbolic_build",
+)
+_OF_LOSS = ("_flat_losses", "_metrics", "_user_loss", "_user_loss_weights")
 _OF_METRICS = ("_flatten_y",)
 # There once the metrics are built.
 _OF_BUILT_METRICS = ("_flat_metrics",)
@@ -79,9 +86,66 @@ def compile_loss(model):
     return model._compile_loss
 
 
-def flat_losses(model):
-    """The compiled losses, `(path, loss, weight, name)` for each."""
-    return model._compile_loss._flat_losses
+def flat_losses(container):
+    """The losses in a built container, `(path, loss, weight, name)` for each."""
+    return container._flat_losses
+
+
+def as_compared(container, y, y_pred):
+    """Targets and outputs in the structures in which a container of losses compares them.
+
+    Keras' own matching, asked by a copy that notes what it gets. Leaves may be anything.
+
+    Args:
+        container: the container of the compiled losses, built or not.
+        y, y_pred: structures.
+
+    Raises:
+        Exception: whatever Keras raises for structures that do not match.
+    """
+    noted = []
+
+    def note(y_true, y_pred, sample_weight=None):
+        noted.extend((y_true, y_pred))
+        return 0.0
+
+    def note_and_end(y_true, y_pred):
+        note(y_true, y_pred)
+        raise _Noted
+
+    # `copy.copy` would save it to a file.
+    asked = object.__new__(type(container))
+    vars(asked).update(vars(container))
+    # Keras would count what is noted as values of the losses.
+    asked._flat_losses, asked._metrics = [container.Loss((), note, None, "")], [None]
+    asked.build = note_and_end
+    with contextlib.suppress(_Noted):
+        asked.call(y, y_pred)
+    return tuple(noted)
+
+
+class _Noted(Exception):
+    """Ends a call of a container that is not built."""
+
+
+def built_losses(model, y, y_pred):
+    """The container of a model's compiled losses, built; `None` if it was compiled without.
+
+    A model that overrides `compute_loss` may never build its own. Then it is another one of the
+    same losses, because building that of the model would add metrics to it.
+
+    Args:
+        model: a compiled `keras.Model`.
+        y, y_pred: structures of tensors or of specifications of them, matched.
+    """
+    container = model._compile_loss
+    if container is None or container.built:
+        return container
+    container = type(container)(
+        container._user_loss, container._user_loss_weights, output_names=container.output_names
+    )
+    container.build(y, y_pred)
+    return container
 
 
 def compile_metrics(model):
@@ -110,9 +174,53 @@ def flatten_targets(container, y):
     return container._flatten_y(y)
 
 
+def own_methods(model):
+    """The names of the methods of the training step that are not Keras' own.
+
+    Returns:
+        A list of some of `"train_step"`, `"compute_loss"`, `"compute_metrics"`
+        and, on JAX, `"compute_loss_and_updates"`.
+    """
+    names = ("train_step", "compute_loss", "compute_loss_and_updates", "compute_metrics")
+    found = []
+    for name in names:
+        method = getattr(model, name, None)
+        module = getattr(getattr(method, "__func__", method), "__module__", "") or ""
+        if method is not None and not re.fullmatch(r"keras\.src\.(.*\.)?trainer", module):
+            found.append(name)
+    return found
+
+
+def loss_of(model, x, y, y_pred, sample_weight):
+    """The loss that the model trains on, as its step computes it."""
+    return model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
+
+
+def metrics_of_keras(model):
+    """The metrics that Keras makes and updates: of the loss, and those compiled."""
+    found = [getattr(model, "_loss_tracker", None)]
+    for container in (model._compile_metrics, model._compile_loss):
+        found += [] if container is None else [container, *container.metrics]
+    return found
+
+
 def symbolic_build(model, x, y):
     """Builds model, losses, metrics and optimizer without computing anything."""
     model._symbolic_build(data_batch=(x, y, None))
+
+
+@contextlib.contextmanager
+def already_built(model):
+    """A context in which `fit` does not build the model once more.
+
+    A model that never uses its compiled loss counts as unbuilt, and Keras would hand its
+    `compute_loss` the weights of a batch as the step is to get them.
+    """
+    model._symbolic_build = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        del model._symbolic_build
 
 
 def history_of(tensor):

@@ -1,4 +1,4 @@
-"""Checks of arguments and targets, all made before any data move."""
+"""Checks of arguments, all made before any data move."""
 
 import contextlib
 import math
@@ -142,8 +142,10 @@ def _raised_here(error):
     while trace.tb_next is not None:
         trace = trace.tb_next
     ours = trace.tb_frame.f_globals.get("__name__", "").startswith("keras_swift.")
+    # Keras names what is wrong with `loss` itself.
+    keras_names = "`loss` argument" in str(error) or "in loss dict" in str(error)
     # Not one that Python raised on a line of ours.
-    return ours and "Received:" in str(error)
+    return keras_names or (ours and "Received:" in str(error))
 
 
 def _out_of_memory(error):
@@ -152,7 +154,18 @@ def _out_of_memory(error):
 
 
 def _shapes(structure):
-    return keras.tree.map_structure(lambda leaf: ("n", *leaf.shape[1:]), structure)
+    return keras.tree.map_structure(
+        lambda leaf: None if leaf is None else ("n", *leaf.shape[1:]), structure
+    )
+
+
+def check_score_inputs(score_inputs):
+    """Raises unless `score_inputs` is a function, or `None`."""
+    if score_inputs is not None and not callable(score_inputs):
+        raise TypeError(
+            "`score_inputs` must be a function of the inputs of a presample, or None. Received: "
+            f"{type(score_inputs).__name__}. For every second pixel: `lambda x: x[:, ::2, ::2]`."
+        )
 
 
 def check_scoring_dtype(dtype):
@@ -176,191 +189,4 @@ def check_rate_scaling(scale_learning_rate, model):
         raise ValueError(
             "`scale_learning_rate` needs a model that was compiled with an optimizer. Received: "
             "one without. Leave it False."
-        )
-
-
-def align_targets(y, y_pred, output_names, losses):
-    """The targets in the structure of the predictions, as `compile` allows them.
-
-    Targets may come as a dict by output name, as a list in the order of the
-    outputs, or bare for a single output; also for those outputs alone that
-    have a loss.
-
-    Args:
-        y: structure of targets, one that `check_targets` lets pass.
-        y_pred: structure of the model's outputs.
-        output_names: list of str, or `None` for a subclassed model.
-        losses: list of `OutputLoss`.
-    """
-    if not keras.tree.is_nested(y_pred):
-        return keras.tree.flatten(y)[0] if keras.tree.is_nested(y) else y
-    leaves = keras.tree.flatten(y)
-    if len(leaves) == len(losses) < len(keras.tree.flatten(y_pred)) and not isinstance(y, dict):
-        by_place = {output.path[0]: leaf for output, leaf in zip(losses, leaves, strict=True)}
-        return (
-            by_place if isinstance(y_pred, dict) else [by_place.get(k) for k in range(len(y_pred))]
-        )
-    if isinstance(y_pred, dict):
-        if isinstance(y, dict):
-            return y
-        names = output_names or sorted(y_pred)
-        return dict(zip(names, leaves, strict=True))
-    if isinstance(y, dict):
-        return [y.get(name) for name in output_names]
-    return list(y) if keras.tree.is_nested(y) else [y]
-
-
-_SPARSE = (
-    keras.losses.SparseCategoricalCrossentropy,
-    keras.losses.sparse_categorical_crossentropy,
-)
-
-
-def symbolic_outputs(model, x):
-    """What a built model puts out for one example, as `KerasTensor`s.
-
-    Args:
-        model: a built `keras.Model`.
-        x: NumPy structure of some inputs.
-    """
-    y_pred = model(
-        keras.tree.map_structure(
-            lambda leaf: keras.KerasTensor(
-                (1, *leaf.shape[1:]),
-                dtype="string" if leaf.dtype.kind in "US" else leaf.dtype.name,
-            ),
-            x,
-        )
-    )
-    return without_list_of_one(y_pred)
-
-
-def without_list_of_one(outputs):
-    """What Keras makes of outputs where it computes: a list of one is that one."""
-    one = isinstance(outputs, list | tuple) and len(outputs) == 1
-    return outputs[0] if one else outputs
-
-
-def check_targets(y, y_pred, losses, output_names):
-    """Raises unless the targets come in a structure that `compile` allows.
-
-    Args:
-        y: structure of targets.
-        y_pred: structure of the model's outputs.
-        losses: list of `OutputLoss`, or `None` if all outputs are to have one.
-        output_names: list of str, or `None` for a subclassed model.
-    """
-    leaves = keras.tree.flatten(y)
-    if not keras.tree.is_nested(y_pred):
-        if len(leaves) != 1 or isinstance(y, dict):
-            raise ValueError(
-                "`y` must be one array: the model has one output. Received: "
-                f"{_described(y)}. Pass the array that belongs to it."
-            )
-        return
-    if any(keras.tree.is_nested(part) for part in _parts(y_pred)):
-        return
-    count = len(keras.tree.flatten(y_pred))
-    names = sorted(y_pred) if isinstance(y_pred, dict) else output_names
-    if isinstance(y, dict) and names is not None:
-        needed = set(names)
-        if losses is not None:
-            found = [output.path[0] for output in losses]
-            needed = set(found if isinstance(y_pred, dict) else [names[step] for step in found])
-        right = needed <= set(y) <= set(names)
-    else:
-        counts = {count} if losses is None else {count, len(losses)}
-        # A bare array Keras takes apart, example by example, where it meets two outputs.
-        bare = not keras.tree.is_nested(y)
-        right = not isinstance(y, dict) and len(leaves) in counts and (count == 1 or not bare)
-    if not right or any(keras.tree.is_nested(part) for part in _parts(y)):
-        form = f"a list of {count} arrays"
-        if names is not None:
-            form += f", or a dict with the keys {', '.join(map(repr, names))}"
-        raise ValueError(
-            f"`y` must be {form}: the model has {count} outputs. Received: {_described(y)}."
-        )
-
-
-def check_weights(sample_weight, y_pred, output_names):
-    """Raises unless the weights are one array, or one for each output.
-
-    Args:
-        sample_weight: structure of weights, or `None`.
-        y_pred: structure of the model's outputs.
-        output_names: list of str, or `None` for a subclassed model.
-    """
-    count = len(keras.tree.flatten(y_pred))
-    leaves = keras.tree.flatten(sample_weight)
-    if not keras.tree.is_nested(sample_weight) or (len(leaves) == count == 1):
-        return
-    names = sorted(y_pred) if isinstance(y_pred, dict) else output_names
-    right = len(leaves) == count
-    if isinstance(sample_weight, dict):
-        right = names is not None and set(sample_weight) == set(names)
-    if not right:
-        raise ValueError(
-            "`sample_weight` must be one array for all outputs, or one for each of the model's "
-            f"{count}. Received: {_described(sample_weight)}."
-        )
-
-
-def _parts(structure):
-    if not keras.tree.is_nested(structure):
-        return [structure]
-    return structure.values() if isinstance(structure, dict) else structure
-
-
-def _described(structure):
-    if isinstance(structure, dict):
-        return f"a dict with the keys {', '.join(map(repr, structure))}"
-    if keras.tree.is_nested(structure):
-        nested = any(keras.tree.is_nested(part) for part in structure)
-        return f"a {'nested ' if nested else ''}list of {len(structure)}"
-    return "one array"
-
-
-def label_check(y_pred, losses, output_names):
-    """A function that raises for class numbers the output has no place for.
-
-    Frameworks would read a neighbour's probability, or put out NaN.
-
-    Args:
-        y_pred: structure of the model's outputs.
-        losses: list of `OutputLoss`.
-        output_names: list of str, or `None` for a subclassed model.
-
-    Returns:
-        A function of targets, a NumPy structure, that raises a `ValueError`
-        for labels below 0 or past the last class.
-    """
-    sparse = [
-        output
-        for output in losses
-        if isinstance(output.loss, _SPARSE[0]) or getattr(output.loss, "fn", None) is _SPARSE[1]
-    ]
-
-    def check(y):
-        y = align_targets(y, y_pred, output_names, losses)
-        for output in sparse:
-            labels, scores = y, y_pred
-            for step in output.path:
-                labels, scores = labels[step], scores[step]
-            _check_output(output.loss, np.asarray(labels), scores.shape[-1])
-
-    return check
-
-
-def _check_output(loss, labels, classes):
-    wrong = (labels < 0) | (labels >= classes)
-    ignored = getattr(loss, "ignore_class", None)
-    if ignored is not None:
-        wrong &= labels != ignored
-    if wrong.any():
-        first = np.argwhere(wrong)[0]
-        raise ValueError(
-            f"`y` must hold class numbers from 0 to {classes - 1}, because the model puts out "
-            f"{classes} classes. Received: {wrong.sum()} labels outside, the first at index "
-            f"{int(first[0])} ({labels[tuple(first)]}). Renumber the classes, or widen the last "
-            "layer."
         )

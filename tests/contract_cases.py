@@ -5,11 +5,13 @@ with; `SOURCES` maps a name to a function from arrays to what `fit` is given; `S
 to a `Setting`.
 """
 
+import collections
 import dataclasses
 import importlib.util
 
 import keras
 import numpy as np
+import scipy.sparse
 from keras import layers, ops
 
 SIZE, BATCH = 44, 8
@@ -130,6 +132,96 @@ def subclassed_with_dicts():
     )
 
 
+def keys_apart_from_names():
+    """Outputs whose keys are not the names of the layers that make them."""
+    inputs = keras.Input((6,))
+    outputs = {
+        "b": layers.Dense(3, activation="softmax", name="first")(inputs),
+        "a": layers.Dense(2, name="second")(inputs),
+    }
+    compiled = {
+        "loss": {"a": "mse", "b": "sparse_categorical_crossentropy"},
+        "loss_weights": {"a": 1.5, "b": 0.7},
+        "metrics": {"b": ["accuracy"]},
+    }
+    return keras.Model(inputs, outputs), X, {"a": NUMBERS, "b": LABELS}, compiled
+
+
+Pair = collections.namedtuple("Pair", ["kind", "size"])
+
+
+def nested_outputs(form):
+    inputs = keras.Input((6,))
+    kind = layers.Dense(3, activation="softmax", name="kind")(inputs)
+    size, other = (layers.Dense(2, name=name)(inputs) for name in ("size", "other"))
+
+    def packed(kind, size, other):
+        if form is Pair:
+            return Pair(kind, {"p": size, "q": other})
+        return form([kind, form([size, other])])
+
+    y = packed(LABELS, NUMBERS, -NUMBERS)
+    losses = packed("sparse_categorical_crossentropy", "mse", "mae")
+    return keras.Model(inputs, packed(kind, size, other)), X, y, {"loss": losses}
+
+
+def both(y_true, y_pred):
+    """A loss of two outputs together."""
+    return sum(
+        ops.mean(ops.square(true - pred), axis=-1)
+        for true, pred in zip(keras.tree.flatten(y_true), keras.tree.flatten(y_pred), strict=True)
+    )
+
+
+def loss_of_two_outputs():
+    inputs = keras.Input((6,))
+    p, q = (layers.Dense(2, name=name)(inputs) for name in "pq")
+    model = keras.Model(inputs, {"p": p, "q": q})
+    losses = [both, {"p": "mse", "q": "mae"}]
+    return model, X, {"p": NUMBERS, "q": -NUMBERS}, {"loss": losses}
+
+
+def one_of_two_outputs(y):
+    inputs = keras.Input((6,))
+    outputs = {"a": layers.Dense(2)(inputs), "b": layers.Dense(3)(inputs)}
+    return keras.Model(inputs, outputs), X, y, {"loss": {"a": "mse"}}
+
+
+def optional_input():
+    first = keras.Input((6,), name="a")
+    second = keras.Input((2,), name="b", optional=True)
+
+    class Added(layers.Layer):
+        def call(self, pair):
+            return pair[0] if pair[1] is None else ops.concatenate(pair, axis=-1)
+
+        def compute_output_shape(self, pair):
+            return pair[0]
+
+    outputs = layers.Dense(2)(Added()([first, second]))
+    return keras.Model({"a": first, "b": second}, outputs), {"a": X, "b": None}, NUMBERS, MSE
+
+
+class OwnLoss(keras.Model):
+    """A loss that the model computes by itself, beside one that is compiled and not used."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        values = ops.mean(ops.abs(y - y_pred), axis=-1)
+        return ops.mean(values if sample_weight is None else values * sample_weight)
+
+
+def own_loss():
+    inputs = keras.Input((6,))
+    return OwnLoss(inputs, layers.Dense(2)(inputs)), X, NUMBERS, {"loss": "mse"}
+
+
+def classes_first():
+    stack = [layers.Dense(10), layers.Reshape((2, 5)), layers.Softmax(axis=1)]
+    loss = keras.losses.CategoricalCrossentropy(axis=1)
+    y = np.eye(2, dtype="float32")[TAGS % 2].transpose(0, 2, 1)
+    return sequential((6,), *stack), X, y, {"loss": loss}
+
+
 def sequential(shape, *stack):
     return keras.Sequential([keras.Input(shape), *stack])
 
@@ -213,6 +305,16 @@ MODELS = {
         LABELS,
         SPARSE,
     ),
+    "keys apart from names": keys_apart_from_names,
+    "nested outputs, lists": lambda: nested_outputs(list),
+    "nested outputs, tuples": lambda: nested_outputs(tuple),
+    "nested outputs, named tuple": lambda: nested_outputs(Pair),
+    "loss of two outputs": loss_of_two_outputs,
+    "bare target for two outputs": lambda: one_of_two_outputs(NUMBERS),
+    "no target for an output": lambda: one_of_two_outputs({"a": NUMBERS, "b": None}),
+    "optional input": optional_input,
+    "own loss": own_loss,
+    "classes first": classes_first,
     "regularized": lambda: (
         sequential((6,), layers.Dense(2, kernel_regularizer="l2")),
         X,
@@ -264,6 +366,19 @@ def hdf5(x, y, folder):
     return {"x": file.create_dataset("x", data=x), "y": file.create_dataset("y", data=y)}
 
 
+def in_batches(convert, weights=False):
+    """A generator of batches, the inputs converted; with `None` for weights if there are to be."""
+
+    def source(x, y, folder):
+        def batches():
+            for part, target in generator((x, y)):
+                yield (convert(part), target, *((None,) if weights else ()))
+
+        return {"x": batches(), "steps_per_epoch": 6}
+
+    return source
+
+
 def memory_mapped(x, y, folder):
     np.save(folder / "x.npy", x)
     return {"x": np.load(folder / "x.npy", mmap_mode="r"), "y": y}
@@ -273,6 +388,20 @@ def pandas_objects(x, y, folder):
     import pandas
 
     return {"x": pandas.DataFrame(x), "y": pandas.Series(y)}
+
+
+def mixed_frame(x, y, folder):
+    import pandas
+
+    frame = pandas.DataFrame(x.astype("float64"))
+    frame[0] = frame[0] > 0
+    return {"x": frame, "y": pandas.DataFrame({"label": y})}
+
+
+def tf_sparse(x):
+    import tensorflow as tf
+
+    return tf.sparse.from_dense(x)
 
 
 def tf_data(x, y, folder, shuffle=False):
@@ -321,9 +450,11 @@ SOURCES = {
         "x": generator((x, y, WEIGHTS)),
         "steps_per_epoch": 6,
     },
+    "generator, None for weights": in_batches(lambda x: x, weights=True),
+    "SciPy's sparse": lambda x, y, folder: {"x": scipy.sparse.csr_matrix(x), "y": y},
     "h5py": hdf5,
     "memory-mapped": memory_mapped,
-    **({"pandas": pandas_objects} if has("pandas") else {}),
+    **({"pandas": pandas_objects, "pandas, mixed types": mixed_frame} if has("pandas") else {}),
     **({"tf.data": tf_data, "tf.data without end": tf_data_forever} if has("tensorflow") else {}),
     **({"DataLoader": torch_loader} if has("torch") else {}),
     **({"grain": grain_dataset} if has("grain") else {}),
@@ -465,5 +596,10 @@ SETTINGS = {
         fit=lambda folder: {"callbacks": [K.SwapEMAWeights(swap_on_epoch=True)]},
     ),
 }
+if keras.backend.backend() != "torch":
+    # Plain `fit` has not learned them there.
+    SOURCES["generator, SciPy's sparse"] = in_batches(scipy.sparse.csr_matrix)
+if keras.backend.backend() == "tensorflow":
+    SOURCES["generator, tf.sparse"] = in_batches(tf_sparse)
 if has("tensorboard"):
     SETTINGS["TensorBoard"] = with_callback(lambda f: K.TensorBoard(f / "board"))

@@ -20,6 +20,7 @@ pytestmark = [
     # A presample of 24 out of 44.
     pytest.mark.filterwarnings("ignore:`presample` asks for:UserWarning"),
     pytest.mark.filterwarnings("ignore:The model adds losses of its own:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning"),
     # Keras' own, about sources that do not tell their length.
     pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning"),
 ]

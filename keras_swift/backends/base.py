@@ -75,6 +75,14 @@ class Backend:
         """
         raise NotImplementedError
 
+    def step(self, model: keras.Model, data: Any) -> tuple[dict[str, Tensor], list[Tensor] | None]:
+        """One call of the model's own `train_step`, to be undone by whoever calls.
+
+        Returns:
+            Its logs, and the values of its metrics after it if they are not in the variables.
+        """
+        return model.train_step(data), None
+
     def scope_of(self, model: keras.Model) -> contextlib.AbstractContextManager[Any]:
         """A context in which variables are made on the devices that the model trains on."""
         return contextlib.nullcontext()

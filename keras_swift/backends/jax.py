@@ -82,6 +82,15 @@ class JaxBackend(Backend):
         # One after the other: side by side they need a copy of the model each.
         return jax.lax.map(norm, jax.tree_util.tree_map(jnp.asarray, inputs))
 
+    def step(self, model, data):
+        values = self.capture_values(model)
+        optimizer = [] if model.optimizer is None else model.optimizer.variables
+        others = [
+            [_value(variable) for variable in part] for part in (optimizer, model.metrics_variables)
+        ]
+        logs, state = model.train_step((*values, *others), data)
+        return logs, list(state[3])
+
     def free_memory(self, model):
         """int, bytes that are free where the model computes; `None` on the CPU, or if not known."""
         if jax.default_backend() == "cpu" or keras.distribution.distribution() is not None:

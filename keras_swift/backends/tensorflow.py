@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_swift.backends.base import Backend, Tap, padded, several_processes
+from keras_swift.data.leaves import put_back, there
 
 
 class TensorFlowBackend(Backend):
@@ -130,9 +131,10 @@ class TensorFlowBackend(Backend):
         several = strategy.num_replicas_in_sync > 1
         # `tf.data` takes a list for one tensor to be stacked.
         example, *others = [keras.tree.lists_to_tuples(item) for item in dataset.peek(2)]
-        leaves = [tf.convert_to_tensor(leaf) for leaf in keras.tree.flatten(example)]
+        # An array that is not there is `None` in every item.
+        leaves = [tf.convert_to_tensor(leaf) for leaf in there(example)]
         # Axes that differ between two batches are of any length, as in Keras' own data sets.
-        shapes = [np.shape(leaf) for leaf in keras.tree.flatten(others[-1] if others else example)]
+        shapes = [np.shape(leaf) for leaf in there(others[-1] if others else example)]
         shapes = [
             [
                 # Where it is known, the steps of recurrent layers are shorter.
@@ -168,10 +170,10 @@ def _items(dataset, example, dtypes, shapes):
     """The items of a dataset, each made when it is asked for."""
 
     def item(index):
-        return _of_types(keras.tree.flatten(dataset[int(index)]), dtypes)
+        return _of_types(there(dataset[int(index)]), dtypes)
 
     def load(index):
-        return keras.tree.pack_sequence_as(example, _called(item, index, dtypes, shapes))
+        return put_back(example, _called(item, index, dtypes, shapes))
 
     return tf.data.Dataset.range(dataset.num_batches).map(load)
 
@@ -182,14 +184,14 @@ def _gathered(dataset, arrays, example, dtypes, shapes):
     Python is then called once for all batches drawn together, and TensorFlow
     gathers the rows, as `model.fit` has it.
     """
-    count = len(keras.tree.flatten(arrays))
+    count = len(there(arrays))
     with tf.device("CPU:0"):
         # A data set of their own and not captured by `gather`, whose graph would keep them in
         # memory until Python looks for cycles.
         arrays = tf.data.Dataset.from_tensors(
             tuple(
                 tf.convert_to_tensor(array, dtype)
-                for array, dtype in zip(keras.tree.flatten(arrays), dtypes, strict=False)
+                for array, dtype in zip(there(arrays), dtypes, strict=False)
             )
         )
     dtypes = [tf.int64, *dtypes[count:]]
@@ -202,7 +204,7 @@ def _gathered(dataset, arrays, example, dtypes, shapes):
     def gather(told, arrays):
         indices, *weights = told
         rows = [tf.gather(array, indices) for array in arrays]
-        return keras.tree.pack_sequence_as(example, [*rows, *weights])
+        return put_back(example, [*rows, *weights])
 
     number = dataset.num_batches
     told = (

@@ -66,6 +66,14 @@ class TorchBackend(Backend):
                 norms.append(torch.sqrt(torch.stack(squares).sum()))
         return torch.stack(norms).detach()
 
+    def step(self, model, data):
+        before = [(variable.value, variable.value.grad) for variable in model.trainable_variables]
+        try:
+            return super().step(model, data)
+        finally:
+            for tensor, gradient in before:
+                tensor.grad = gradient
+
     def free_memory(self, model):
         """int, bytes that are free where the model computes; `None` on the CPU, or if not known."""
         devices = [variable.value.device for variable in model.variables[:1]]

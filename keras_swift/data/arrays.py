@@ -11,6 +11,17 @@ import keras
 import numpy as np
 import scipy.sparse
 
+from keras_swift.data.leaves import (
+    check_text,
+    is_ragged,
+    is_sparse,
+    is_text,
+    of_frame,
+    put_back,
+    rows_by_rows,
+    there,
+)
+
 
 class ArraySource:
     """Arrays that lie in memory, or are mapped into it.
@@ -20,8 +31,10 @@ class ArraySource:
             arrays and `h5py` data sets (which stay on disk, as memory-mapped
             arrays do), tensors of any framework, pandas objects (a series is
             a column, shape `(n, 1)`, as in `model.fit`) and SciPy's sparse
-            matrices, whose rows are made dense batch by batch. Of an array in
-            memory that is stored by columns a copy is kept.
+            matrices or a framework's, whose rows are made dense batch by
+            batch. Strings with the TensorFlow backend. `None` for an array
+            stays `None`. Of an array in memory that is stored by columns a
+            copy is kept.
         y: the same for the targets.
         sample_weight: the same for the weights, shape `(n,)` or with the axes
             of the loss values. Defaults to `None`, no weights.
@@ -52,13 +65,15 @@ class ArraySource:
     def is_in_memory(self):
         """bool, whether looking at all targets costs no reading from a disk."""
         return not any(
-            isinstance(leaf, RowsOnDisk) or _is_mapped(leaf) for leaf in keras.tree.flatten(self.y)
+            isinstance(leaf, RowsOnDisk) or _is_mapped(leaf)
+            for leaf in keras.tree.flatten(self.y)
+            if leaf is not None
         )
 
     def _common_length(self):
         lengths = {
             # Sparse matrices have no `len`.
-            name: [leaf.shape[0] for leaf in keras.tree.flatten(data)]
+            name: [leaf.shape[0] for leaf in keras.tree.flatten(data) if leaf is not None]
             for name, data in (("x", self.x), ("y", self.y), ("sample_weight", self.sample_weight))
             if data is not None
         }
@@ -92,8 +107,10 @@ class ArraySource:
         Returns:
             A tuple `(x, y)` of structures of NumPy arrays.
         """
-        leaves = keras.tree.flatten((self.x, self.y))
-        if any(not isinstance(leaf, np.ndarray) or _is_mapped(leaf) for leaf in leaves):
+        leaves = there((self.x, self.y))
+        if any(
+            not isinstance(leaf, np.ndarray) or _is_mapped(leaf) or is_text(leaf) for leaf in leaves
+        ):
             return None
         return (self.x, self.y) if sum(leaf.nbytes for leaf in leaves) <= most_bytes else None
 
@@ -103,10 +120,10 @@ class ArraySource:
         From then on `take` gathers their rows there, and gives tensors.
         """
         arrays = self.arrays(most_bytes)
-        numbers = all(leaf.dtype.kind in "biuf" for leaf in keras.tree.flatten(arrays or ()))
+        numbers = all(leaf.dtype.kind in "biuf" for leaf in there(arrays or ()))
         if arrays is not None and numbers:
             self._in_memory = arrays
-            self.x, self.y = keras.tree.map_structure(_on_device, arrays)
+            self.x, self.y = put_back(arrays, map(_on_device, there(arrays)))
 
     def leave_device(self):
         """Lets go of the copies, if there are any."""
@@ -135,6 +152,8 @@ def select(data, indices):
     """Rows of every array in a structure; `None` stays `None`."""
 
     def rows(array):
+        if array is None:
+            return None
         if keras.ops.is_tensor(array):
             # It lies where the model computes, and so do its rows.
             return keras.ops.take(array, indices, axis=0)
@@ -154,15 +173,22 @@ def _standard(array):
 
 
 def _as_array(leaf, argument):
+    if leaf is None:
+        return None
     package = type(leaf).__module__.partition(".")[0]
     if isinstance(leaf, np.ndarray | RowsOnDisk):
         array = leaf
     elif package == "h5py" and hasattr(leaf, "shape"):
         array = RowsOnDisk(leaf)
-    elif scipy.sparse.issparse(leaf):
-        array = leaf.tocsr()
+    elif is_sparse(leaf):
+        array = rows_by_rows(leaf)
+    elif is_ragged(leaf):
+        raise TypeError(
+            f"`{argument}` must have rows of one length. Received: a ragged tensor. Make it dense "
+            "with `.to_tensor()`."
+        )
     elif package == "pandas" and hasattr(leaf, "to_numpy"):
-        array = leaf.to_numpy()
+        array = of_frame(leaf)
         if array.ndim == 1 and argument != "sample_weight":
             array = array[:, None]
     elif hasattr(leaf, "__array__") and hasattr(leaf, "shape"):
@@ -179,11 +205,8 @@ def _as_array(leaf, argument):
         raise ValueError(
             f"`{argument}` must have a first axis that counts the examples. Received: a scalar."
         )
-    if array.dtype == object:
-        raise TypeError(
-            f"`{argument}` must hold numbers. Received: an array of Python objects. Rows of "
-            "different lengths have to be padded to one length first."
-        )
+    if isinstance(array, np.ndarray):
+        check_text(f"`{argument}`", array)
     return _by_rows(array)
 
 
@@ -274,7 +297,11 @@ def split(x, y, sample_weight, validation_split):
 
     def cut(rows, take):
         return tuple(
-            None if part is None else keras.tree.map_structure(lambda leaf: take(leaf, rows), part)
+            None
+            if part is None
+            else keras.tree.map_structure(
+                lambda leaf: None if leaf is None else take(leaf, rows), part
+            )
             for part in data
         )
 

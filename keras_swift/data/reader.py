@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from keras_swift.data.arrays import ArraySource
+from keras_swift.data.leaves import there
 from keras_swift.data.permutations import Permutations
 from keras_swift.data.streams import Stream
 
@@ -49,7 +50,7 @@ class Examples:
 
     def __len__(self) -> int:
         rows = self.data[0] if self.indices is None else self.indices
-        return len(keras.tree.flatten(rows)[0])
+        return len(there(rows)[0])
 
 
 class ArraySupply:
@@ -75,8 +76,7 @@ class ArraySupply:
         self.source = source
         self.batch_size = min(batch_size, source.size)
         self.num_batches = math.ceil(source.size / self.batch_size)
-        leaves = keras.tree.flatten(self.first(self.batch_size))
-        size = sum(leaf.nbytes for leaf in leaves if leaf is not None)
+        size = sum(leaf.nbytes for leaf in there(self.first(self.batch_size)))
         self._together = max(1, min(TOGETHER, TOGETHER_BYTES // max(1, size)))
         orders = [generator if shuffle else None for generator in generators]
         self._uniform = Permutations(source.size, orders[0])
@@ -285,7 +285,11 @@ class StreamSupply:
         """Examples of the first batch, over and over where there are fewer; changes nothing."""
         indices = np.arange(count) % self.batch_size
         return tuple(
-            None if part is None else keras.tree.map_structure(lambda leaf: leaf[indices], part)
+            None
+            if part is None
+            else keras.tree.map_structure(
+                lambda leaf: None if leaf is None else leaf[indices], part
+            )
             for part in self._first
         )
 
@@ -321,10 +325,13 @@ class StreamSupply:
     def _joined(self, count: int) -> Examples:
         batches = [self._presample.next_batch() for _ in range(count)]
         try:
-            joined = keras.tree.map_structure(lambda *rows: np.concatenate(rows), *batches)
-        except ValueError as error:
+            joined = keras.tree.map_structure(_concatenated, *batches)
+        except (ValueError, TypeError) as error:
             shapes = [
-                keras.tree.map_structure(lambda leaf: tuple(leaf.shape), batch) for batch in batches
+                keras.tree.map_structure(
+                    lambda leaf: None if leaf is None else tuple(leaf.shape), batch
+                )
+                for batch in batches
             ]
             raise ValueError(
                 "The batches of a stream must be of one form, but for their number of examples, to "
@@ -367,6 +374,14 @@ class StreamSupply:
         """Ends the stream's workers."""
         self._uniform.close()
         self._presample.close()
+
+
+def _concatenated(*rows: Any) -> Any:
+    if all(part is None for part in rows):
+        return None
+    if any(part is None for part in rows):
+        raise ValueError("an array in one batch and `None` in another")
+    return np.concatenate(rows)
 
 
 def _padded(batch: tuple) -> tuple:

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 
 from keras_swift.data.arrays import class_weights
+from keras_swift.data.leaves import check_text, dense, is_ragged, is_sparse, of_frame, there
 from keras_swift.data.permutations import Permutations
 
 
@@ -218,8 +219,10 @@ class Stream:
                 "A batch must be `(x, y)` or `(x, y, sample_weight)`: an example's importance and "
                 f"features are read off its targets. Received: {found}."
             )
+        if len(batch) == 3 and batch[2] is None:
+            batch = batch[:2]
         batch = keras.tree.map_structure(_as_numpy, batch)
-        lengths = {len(leaf) for leaf in keras.tree.flatten(batch)}
+        lengths = {len(leaf) for leaf in there(batch)}
         if len(lengths) != 1 or 0 in lengths:
             raise ValueError(
                 "All parts of a batch must have the same length, at least 1. Received: lengths "
@@ -329,21 +332,25 @@ def _kept_item(index: int) -> Any:
     return _dataset[index]
 
 
-def _as_numpy(leaf: Any) -> np.ndarray:
+def _as_numpy(leaf: Any) -> np.ndarray | None:
+    if leaf is None:
+        return None
+    if is_sparse(leaf):
+        leaf = dense(leaf)
+    if is_ragged(leaf):
+        raise TypeError(
+            "A batch must hold arrays whose rows have one length. Received: a ragged tensor. Make "
+            "it dense with `.to_tensor()`, in a `tf.data.Dataset` by `.map`."
+        )
     if hasattr(leaf, "detach"):
         leaf = leaf.detach().cpu()
         # NumPy has no bfloat16 of its own.
         leaf = leaf.float() if str(leaf.dtype) == "torch.bfloat16" else leaf
+    if type(leaf).__module__.partition(".")[0] == "pandas":
+        leaf = of_frame(leaf)
+        leaf = leaf[:, None] if leaf.ndim == 1 else leaf
     array = np.asarray(leaf)
-    if array.dtype == object and all(isinstance(item, bytes) for item in array.flat):
-        # How TensorFlow gives strings.
-        array = array.astype(bytes)
-    if array.dtype == object:
-        raise TypeError(
-            "A batch must hold arrays of numbers or strings. Received: "
-            f"{type(leaf).__module__}.{type(leaf).__qualname__}. Make sparse and ragged tensors "
-            "dense first, and pad rows of different lengths to one length."
-        )
+    check_text("A batch", array)
     if array.ndim == 0:
         raise ValueError(
             "A batch must hold arrays with a first axis that counts the examples. Received: a "

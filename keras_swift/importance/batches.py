@@ -57,6 +57,7 @@ class Batches:
         on_draw: callable that gets every `Batch` before it is trained on, or `None`.
         cost_ratio: float, the cost of scoring an example over that of training on it.
         scale_steps: bool, whether batches drawn by importance ask for a larger learning rate.
+        score_inputs: function or `None`.
 
     Attributes:
         model: the model.
@@ -84,6 +85,7 @@ class Batches:
         on_draw: Callable[[Batch], None] | None,
         cost_ratio: float,
         scale_steps: bool = False,
+        score_inputs: Callable[[ArrayTree], ArrayTree] | None = None,
     ) -> None:
         check_model(model)
         backends.active().check_devices(model)
@@ -110,6 +112,7 @@ class Batches:
             generators[2],
             check_labels,
             scale_steps,
+            score_inputs,
         )
         # So that a wrong score shows before training starts.
         self._fresh.score(Examples(first, None))

@@ -10,6 +10,7 @@ from keras_swift.importance.gate import COST_RATIO
 from keras_swift.scoring.scorer import Scorer
 from keras_swift.validation import (
     check_model,
+    check_score_inputs,
     check_scoring_dtype,
     check_settings,
     chosen_presample,
@@ -98,6 +99,13 @@ class ImportanceDataset(keras.utils.PyDataset):
         cost_ratio: float above 0, `f`, the cost of scoring an example over
             that of training on it, for `presample="auto"`. Defaults to a
             third: one forward pass of three.
+        score_inputs: function of the inputs of a presample, NumPy arrays as they
+            are in `x`, that returns what is scored in their place: cheaper
+            inputs for a model that takes them, such as every second pixel for
+            one that pools over the whole image. Training gets the inputs
+            themselves, and weights are exact for the scores that were
+            computed. Defaults to `None`, the inputs themselves. Remembered
+            scores need none.
 
     Raises:
         TypeError: if the data are neither arrays nor a source of batches.
@@ -128,6 +136,7 @@ class ImportanceDataset(keras.utils.PyDataset):
         on_draw=None,
         scoring_dtype=None,
         cost_ratio=None,
+        score_inputs=None,
     ):
         # Keras runs ahead of training when it feeds a `PyDataset` to
         # TensorFlow. With workers it does not, but fetches items in them:
@@ -136,6 +145,7 @@ class ImportanceDataset(keras.utils.PyDataset):
         check_model(model)
         check_settings(presample, tau_threshold, score, floor, cost_ratio)
         check_scoring_dtype(scoring_dtype)
+        check_score_inputs(score_inputs)
         self.batches = Batches(
             model,
             x,
@@ -152,6 +162,7 @@ class ImportanceDataset(keras.utils.PyDataset):
             steps_per_epoch=steps_per_epoch,
             on_draw=on_draw,
             cost_ratio=COST_RATIO if cost_ratio is None else cost_ratio,
+            score_inputs=score_inputs,
         )
 
     @property

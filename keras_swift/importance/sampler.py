@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_swift._types import FloatArray
+from keras_swift._types import ArrayTree, FloatArray
 from keras_swift.data.arrays import select
 from keras_swift.data.reader import ArraySupply, Examples, StreamSupply
 from keras_swift.importance import resampling
@@ -42,6 +42,7 @@ class ImportanceSampler:
         check_labels: function that raises for targets that do not fit.
         scale_steps: bool, whether batches ask for a learning rate times the variance gain.
             Defaults to `False`.
+        score_inputs: function of `x`, what is scored in its place. Defaults to `None`, `x` itself.
 
     Attributes:
         values: the model's values as `backends` captured them, to score by;
@@ -61,7 +62,9 @@ class ImportanceSampler:
         generator: np.random.Generator,
         check_labels: Callable[[Any], None],
         scale_steps: bool = False,
+        score_inputs: Callable[[ArrayTree], ArrayTree] | None = None,
     ) -> None:
+        self._score_inputs = score_inputs
         self.reader = reader
         self.scorer = scorer
         self.gate = gate
@@ -96,6 +99,8 @@ class ImportanceSampler:
             ValueError: if scores are negative.
         """
         x, y, sample_weight = examples.data
+        if self._score_inputs is not None:
+            x = self._score_inputs(x)
         with explained(x, y):
             quantities = self.scorer(x, y, sample_weight, values=self.values)
         scores = quantities[self.scorer.score_name].astype(np.float64)

@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_swift import backends
 from keras_swift._keras import (
+    already_built,
     compile_metrics,
     flatten_targets,
     mask_of,
@@ -23,8 +24,8 @@ from keras_swift._keras import (
     scaled_rate,
     without_plain_metrics,
 )
-from keras_swift.scoring.compiled import accepts_training, compiled_losses
-from keras_swift.validation import align_targets
+from keras_swift.data.leaves import put_back, there
+from keras_swift.scoring.compiled import accepts_training, build
 
 
 class WeightedStep:
@@ -108,7 +109,7 @@ class WeightedStep:
             self.tap.read()
             tapped = backends.active().tapped(model, self.tap, self._observe)
         try:
-            with tapped:
+            with already_built(model), tapped:
                 yield
         finally:
             self._function = model.train_function
@@ -170,14 +171,12 @@ class WeightedStep:
             dataset: `ImportanceDataset`, whose first examples are tried.
         """
         model = self._model
-        axes = {
-            size for leaf in keras.tree.flatten(dataset.first(1)[:2]) for size in leaf.shape[1:]
-        }
+        axes = {size for leaf in there(dataset.first(1)[:2]) for size in leaf.shape[1:]}
         # As many examples as no other axis has, or weights could pair with it.
         count = next(number for number in itertools.count(8) if number not in axes)
         x, y, _ = dataset.first(count)
         y_pred = model(
-            keras.tree.map_structure(keras.ops.convert_to_tensor, x),
+            _tensors(x),
             **({"training": False} if accepts_training(model) else {}),
         )
         regularised = [v for v in model.trainable_variables if v.regularizer is not None]
@@ -189,17 +188,17 @@ class WeightedStep:
                 "weighted.",
                 stacklevel=3,
             )
-        losses = compiled_losses(model)
-        aligned = align_targets(y, y_pred, getattr(model, "output_names", None), losses)
-        for output in losses:
-            _warn_of_comparisons(output.loss, output.of(aligned), output.of(y_pred))
+        losses = build(model, x, y)
+        targets, outputs = losses.matching.aligned(y, y_pred)
+        for output in losses.outputs:
+            _warn_of_comparisons(output.loss, output.of(targets), output.of(outputs))
         metrics = compile_metrics(model)
         if metrics is None:
             return
         if not metrics.built:
             metrics.build(y, y_pred)
         self._shapes = {}
-        y = keras.tree.map_structure(keras.ops.convert_to_tensor, y)
+        y = _tensors(y)
         targets, outputs = flatten_targets(metrics, y), flatten_targets(metrics, y_pred)
         for group, target, output in zip(plain_metrics(metrics), targets, outputs, strict=False):
             for metric in group.metrics if group else ():
@@ -208,18 +207,22 @@ class WeightedStep:
                     self._shapes[id(metric)] = shape
 
 
+def _tensors(structure):
+    return put_back(structure, map(keras.ops.convert_to_tensor, there(structure)))
+
+
 def _warn_of_comparisons(loss, target, output):
     """Warns of a loss whose value for an example depends on the others in the batch."""
-    target = keras.ops.convert_to_tensor(target, dtype=loss.dtype)
-    # By way of NumPy: a tensor of TensorFlow may carry logits, which a part of it would not.
-    output = keras.ops.convert_to_tensor(keras.ops.convert_to_numpy(output), dtype=loss.dtype)
 
-    def first(target, output):
-        return keras.ops.convert_to_numpy(loss.call(target, output)[0])
+    def converted(leaf):
+        # By way of NumPy: a tensor of TensorFlow may carry logits, which a part of it would not.
+        return keras.ops.convert_to_tensor(keras.ops.convert_to_numpy(leaf), dtype=loss.dtype)
 
-    if not np.allclose(
-        first(target, output), first(target[:1], output[:1]), rtol=1e-3, atol=1e-5, equal_nan=True
-    ):
+    def first(count):
+        cut = keras.tree.map_structure(lambda leaf: converted(leaf)[:count], (target, output))
+        return keras.ops.convert_to_numpy(loss.call(*cut)[0])
+
+    if not np.allclose(first(None), first(1), rtol=1e-3, atol=1e-5, equal_nan=True):
         warnings.warn(
             f"The loss {loss.name!r} compares the examples of a batch with one another. Importance "
             "sampling changes which of them meet, so the gradient estimates that of another "

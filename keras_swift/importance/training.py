@@ -26,12 +26,16 @@ from keras_swift.importance.batches import Batches
 from keras_swift.importance.callback import SamplingCallback
 from keras_swift.importance.gate import COST_RATIO
 from keras_swift.importance.train_step import WeightedStep
+from keras_swift.scoring.compiled import uniform_warning, why_unscored
+from keras_swift.scoring.gradient_norm import NoExampleLoss
 from keras_swift.scoring.scorer import Scorer
 from keras_swift.scoring.step_scores import StepScores
+from keras_swift.scoring.weights import check_weights_arrive
 from keras_swift.validation import (
     check_model,
     check_positive_integer,
     check_rate_scaling,
+    check_score_inputs,
     check_settings,
     chosen_presample,
 )
@@ -104,6 +108,13 @@ class ImportanceTraining:
         cost_ratio: float above 0, `f`, the cost of scoring an example over
             that of training on it, for fresh scores of `presample="auto"`.
             Defaults to `None`, a third: one forward pass of three.
+        score_inputs: function of the inputs of a presample, NumPy arrays as they
+            are in `x`, that returns what is scored in their place: cheaper
+            inputs for a model that takes them, such as every second pixel for
+            one that pools over the whole image. Training gets the inputs
+            themselves, and weights are exact for the scores that were
+            computed. Defaults to `None`, the inputs themselves. Remembered
+            scores need none.
         scale_learning_rate: bool, whether the learning rate of a step drawn
             by importance is multiplied by the variance gain. Defaults to
             `None`: if `presample` is `"auto"`.
@@ -140,17 +151,20 @@ class ImportanceTraining:
         *,
         scoring_dtype: str | None = None,
         cost_ratio: float | None = None,
+        score_inputs: Callable[[Any], Any] | None = None,
         scale_learning_rate: bool | None = None,
     ) -> None:
         check_model(model)
         check_settings(presample, tau_threshold, score, 0.0 if floor is None else floor, cost_ratio)
         check_rate_scaling(scale_learning_rate, model)
+        check_score_inputs(score_inputs)
         self.model = model
         self.presample = presample
         self.tau_threshold = tau_threshold
         self.score = score
         self.floor = floor
         self.cost_ratio = cost_ratio
+        self.score_inputs = score_inputs
         self.scale_learning_rate = scale_learning_rate
         self.memory: ExampleMemory | None = None
         self._memory_of: Any = None
@@ -200,6 +214,7 @@ class ImportanceTraining:
                 model.
         """
         check_model(self.model)
+        given = {name: value for name, value in locals().items() if name != "self"}
         rest = {
             "epochs": epochs,
             "verbose": verbose,
@@ -209,15 +224,10 @@ class ImportanceTraining:
         }
         if self.model in _IN_TRAINING:
             # The model's own `fit` calls this one, which has called it: what came are our batches.
-            return keras.Model.fit(
-                self.model,
-                x,
-                callbacks=callbacks,
-                shuffle=False,
-                validation_data=validation_data,
-                validation_batch_size=validation_batch_size,
-                **rest,
-            )
+            return keras.Model.fit(self.model, **given)
+        reason = why_unscored(self.model, self.score, y, is_stream(x))
+        if reason is not None:
+            return self._uniform_fit(reason, given)
         if batch_size is not None:
             check_positive_integer("batch_size", batch_size)
         if steps_per_epoch is not None:
@@ -255,8 +265,7 @@ class ImportanceTraining:
         scales = presample == "auto" and not replicas
         if self.scale_learning_rate is not None:
             scales = self.scale_learning_rate
-        batches = Batches(
-            self.model,
+        settings = dict(
             presample=presample,
             tau_threshold=self.tau_threshold,
             scorer=self._scorer,
@@ -267,9 +276,19 @@ class ImportanceTraining:
             on_draw=_hook(callbacks),
             cost_ratio=COST_RATIO if self.cost_ratio is None else self.cost_ratio,
             scale_steps=scales,
-            **data,
+            score_inputs=self.score_inputs,
         )
+        try:
+            batches = Batches(self.model, **settings, **data)
+        except NoExampleLoss as error:
+            if not isinstance(x, Iterator):
+                return self._uniform_fit(str(error), given)
+            # Its first batch is gone.
+            raise
         self._weighted_step.inspect(batches)
+        some_x, some_y, some_weights = batches.first(8)
+        weights = self._scorer.loss_weights(np.ones(8), some_weights)
+        check_weights_arrive(self.model, some_x, some_y, weights)
         if presample == "auto":
             self._remember(batches, scales)
         else:
@@ -308,6 +327,16 @@ class ImportanceTraining:
                 sampling.restore_lost()
                 batches.on_epoch_end()
                 batches.close()
+
+    def _uniform_fit(self, reason: str, given: dict[str, Any]) -> keras.callbacks.History:
+        """`model.fit` as it is, with the history of uniform batches."""
+        warnings.warn(uniform_warning(reason), stacklevel=3)
+        with _in_training(self.model):
+            history = self.model.fit(**given)
+        epochs = len(history.epoch)
+        for name, value in {"tau": 0.0, "importance": 0.0, "presample": 1.0, "gain": 1.0}.items():
+            history.history[name] = [value] * epochs
+        return history
 
     def _remember(self, batches: Batches, scales: bool) -> None:
         """Lets the steps be recorded and batches be drawn by what they leave, if that can be."""

@@ -3,24 +3,37 @@
 This file decides what is read off a model that a user has compiled, and builds it from a batch.
 """
 
+from __future__ import annotations
+
+import ast
+import dataclasses
 import inspect
+import re
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
 from keras_swift import backends
-from keras_swift._keras import compile_loss, flat_losses, symbolic_build
-from keras_swift.scoring.gradient_norm import OutputLoss, output_activation
-from keras_swift.validation import (
-    check_targets,
-    check_weights,
-    label_check,
-    symbolic_outputs,
-    without_list_of_one,
+from keras_swift._keras import (
+    built_losses,
+    compile_loss,
+    flat_losses,
+    own_methods,
+    symbolic_build,
 )
+from keras_swift.data.leaves import is_text
+from keras_swift.scoring.gradient_norm import OutputLoss, output_activation
+from keras_swift.scoring.labels import label_check
+from keras_swift.scoring.structures import Matching, follow, paths, wrong_targets, wrong_weights
+
+# To build a model for: Keras takes a bare array of as many examples as the model has outputs for a
+# list of targets.
+_EXAMPLES = 61
 
 
-def accepts_training(model):
+def accepts_training(model: keras.Model) -> bool:
     """Whether the model's `call` takes `training`."""
     parameters = inspect.signature(model.call).parameters
     return "training" in parameters or any(
@@ -28,33 +41,136 @@ def accepts_training(model):
     )
 
 
-def build(model, x, y):
+@dataclasses.dataclass(frozen=True)
+class CompiledLosses:
+    """The losses of a model and what they compare.
+
+    Attributes:
+        outputs: list of `OutputLoss`, one for each loss.
+        matching: `Matching`, how targets and weights are matched with them.
+        y_pred: structure of specifications, what the model puts out for one example.
+        missing: str, why there are no losses where there are none.
+    """
+
+    outputs: list[OutputLoss]
+    matching: Matching
+    y_pred: Any
+    missing: str = ""
+
+
+def build(model: keras.Model, x: Any, y: Any) -> CompiledLosses:
     """Builds model, losses, metrics and optimizer from one batch, as `fit` would.
 
     `fit` would do so itself, by fetching an item before training starts.
 
+    Args:
+        model: a compiled `keras.Model`.
+        x, y: NumPy structures, a batch.
+
+    Returns:
+        `CompiledLosses`; with none if the model was compiled without, or if
+            it computes its loss by itself and those compiled do not fit.
+
     Raises:
-        ValueError: if the model was compiled without a loss.
+        ValueError: if the targets do not fit the outputs.
     """
-    if compile_loss(model) is None:
-        raise ValueError(
-            "The model must be compiled with a loss: an example's importance is read off it. "
-            "Received: a model compiled without `loss`. Call "
-            "`model.compile(optimizer=..., loss=...)`."
-        )
     try:
         # Variables of the optimizer may be made here, which have to be where the model's are.
         with backends.active().scope_of(model):
-            symbolic_build(model, x, y)
-    except Exception:
+            symbolic_build(model, *(_specified(part, _EXAMPLES) for part in (x, y)))
+    except Exception as error:
         if model.built:
             # It may be the structure of the targets, which Keras does not name.
             y_pred = symbolic_outputs(model, x)
-            check_targets(y, y_pred, None, getattr(model, "output_names", None))
+            _, outputs = _matched(model, y, y_pred)
+            if _is_an_output(outputs, str(error)):
+                raise wrong_targets(y, y_pred, getattr(model, "output_names", None)) from error
         raise
+    y_pred = symbolic_outputs(model, x)
+    if compile_loss(model) is None:
+        return CompiledLosses([], Matching(None), y_pred, NO_LOSS)
+    unused = not compile_loss(model).built
+    try:
+        targets, outputs = _matched(model, y, y_pred)
+        container = built_losses(model, _specified(targets), outputs)
+        losses = compiled_losses(model, container)
+        for output in losses:
+            if not _is_complete(output, targets):
+                raise wrong_targets(y, y_pred, getattr(model, "output_names", None))
+    except Exception as error:
+        if not unused:
+            raise
+        # The model's own `compute_loss` knows what to do with them.
+        missing = f"The compiled loss does not fit the data, and the model does not use it. {error}"
+        return CompiledLosses([], Matching(None), y_pred, missing)
+    return CompiledLosses(losses, Matching(container), y_pred)
 
 
-def build_for(model, supply):
+NO_LOSS = "The model is compiled without a loss, so the loss of an example cannot be read."
+
+
+def why_unscored(model: keras.Model, score: Any, y: Any, is_stream: bool) -> str | None:
+    """Why examples of a model cannot be scored, as far as the model tells by itself.
+
+    The rest, a loss without a value for an example, is found when the first
+    batch is scored, which raises `NoExampleLoss`.
+
+    Args:
+        model: a compiled `keras.Model`.
+        score: as for `ImportanceTraining`.
+        y: the targets that `fit` was given, or `None`.
+        is_stream: bool, whether they come with `x`.
+
+    Returns:
+        A sentence, or `None` if nothing is known against it.
+    """
+    if compile_loss(model) is None and not callable(score):
+        return NO_LOSS
+    if y is None and not is_stream and own_methods(model):
+        return "There are no targets, so the loss of an example cannot be read."
+    return None
+
+
+def uniform_warning(reason: str) -> str:
+    """The warning that a model is trained uniformly, and what to do about it.
+
+    Args:
+        reason: str, a sentence or more.
+    """
+    return (
+        f"{reason} It is trained by `model.fit`, with uniform batches. To draw by importance, give "
+        "`score=`, a callable `(y_true, y_pred) -> (n,)` in `keras.ops` that says how much each "
+        "example matters, with a loss that takes `sample_weight`."
+    )
+
+
+def _is_complete(output: OutputLoss, targets: Any) -> bool:
+    """Whether a loss has all its targets."""
+    try:
+        return all(leaf is not None for leaf in keras.tree.flatten(output.of(targets)))
+    except (KeyError, IndexError, TypeError):
+        return False
+
+
+def _is_an_output(outputs: Any, message: str) -> bool:
+    """Whether Keras could not find a path in the targets that leads to an output."""
+    found = re.search(r"The path: (\(.*?\)) in the `loss` argument", message)
+    try:
+        follow(ast.literal_eval(found[1]) if found else (None,), outputs)
+    except (KeyError, IndexError, TypeError, ValueError, SyntaxError):
+        return False
+    return True
+
+
+def _matched(model: keras.Model, y: Any, y_pred: Any) -> tuple[Any, Any]:
+    """Targets and outputs as the model's losses compare them."""
+    try:
+        return Matching(compile_loss(model)).aligned(y, y_pred)
+    except ValueError as error:
+        raise wrong_targets(y, y_pred, getattr(model, "output_names", None)) from error
+
+
+def build_for(model: keras.Model, supply: Any) -> Callable[[Any], None]:
     """Builds a model and checks that the data fit its losses.
 
     Args:
@@ -66,13 +182,9 @@ def build_for(model, supply):
         those of each batch: it does nothing where all were checked here.
     """
     x, y, sample_weight = supply.first(2)
-    build(model, x, y)
-    losses = compiled_losses(model)
-    y_pred = symbolic_outputs(model, x)
-    names = getattr(model, "output_names", None)
-    check_targets(y, y_pred, losses, names)
-    check_weights(sample_weight, y_pred, names)
-    for output in losses:
+    losses = build(model, x, y)
+    check_weights(sample_weight, losses)
+    for output in losses.outputs:
         if output.loss.reduction == "mean_with_sample_weight":
             warnings.warn(
                 f"The loss {output.loss.name!r} divides by the sum of the weights "
@@ -81,15 +193,38 @@ def build_for(model, supply):
                 '`reduction="sum_over_batch_size"` has none.',
                 stacklevel=5,
             )
-    check = label_check(y_pred, losses, names)
+    check = label_check(losses.y_pred, losses.outputs, losses.matching)
     targets = supply.targets()
     # What is not all at hand is checked as it comes.
     check(y if targets is None else targets)
     return check if targets is None else lambda y: None
 
 
-def compiled_losses(model):
-    """The losses of a compiled, built model, one `OutputLoss` for each."""
+def check_weights(sample_weight: Any, losses: CompiledLosses) -> None:
+    """Raises unless the weights are one array, or one for each output.
+
+    Args:
+        sample_weight: structure of weights, or `None`.
+        losses: `CompiledLosses` of the model.
+    """
+    if not losses.outputs:
+        return
+    try:
+        losses.matching.weights(
+            sample_weight, losses.y_pred, [output.path for output in losses.outputs]
+        )
+    except ValueError as error:
+        raise wrong_weights(sample_weight, losses.y_pred) from error
+
+
+def compiled_losses(model: keras.Model, container: Any = None) -> list[OutputLoss]:
+    """The losses of a compiled, built model, one `OutputLoss` for each.
+
+    Args:
+        model: a compiled `keras.Model`.
+        container: the built container of its losses. Defaults to `None`, the
+            model's own.
+    """
     tensors = getattr(model, "outputs", None)
     activations = {}
     if tensors:
@@ -107,28 +242,33 @@ def compiled_losses(model):
             weight=1.0 if weight is None else float(weight),
             activation=activations.get(tuple(path)),
         )
-        for path, loss, weight, _ in flat_losses(model)
+        for path, loss, weight, _ in flat_losses(container or compile_loss(model))
     ]
 
 
-def paths(structure, before=()):
-    """The way to each leaf of a structure, in the order of `keras.tree`.
+def symbolic_outputs(model: keras.Model, x: Any) -> Any:
+    """What a built model puts out for one example, as `KerasTensor`s.
 
-    Returns:
-        A list of tuples of keys and positions, as `follow` takes them.
+    Args:
+        model: a built `keras.Model`.
+        x: NumPy structure of some inputs.
     """
-    if isinstance(structure, dict):
-        # `keras.tree` flattens dicts in the order of their sorted keys.
-        items = sorted(structure.items())
-    elif isinstance(structure, list | tuple):
-        items = list(enumerate(structure))
-    else:
-        return [before]
-    return [path for key, part in items for path in paths(part, (*before, key))]
+    return without_list_of_one(model(_specified(x)))
 
 
-def follow(path, structure):
-    """The part of a structure at the end of a path."""
-    for step in path:
-        structure = structure[step]
-    return structure
+def _specified(structure: Any, count: int = 1) -> Any:
+    """`KerasTensor`s for that many examples of a NumPy structure, one by default."""
+
+    def one(leaf: Any) -> Any:
+        if leaf is None:
+            return None
+        dtype = "string" if is_text(leaf) else leaf.dtype.name
+        return keras.KerasTensor((count, *leaf.shape[1:]), dtype=dtype)
+
+    return keras.tree.map_structure(one, structure)
+
+
+def without_list_of_one(outputs: Any) -> Any:
+    """What Keras makes of outputs where it computes: a list of one is that one."""
+    one = isinstance(outputs, list | tuple) and len(outputs) == 1
+    return outputs[0] if one else outputs

@@ -7,6 +7,7 @@ the name of the last activation.
 """
 
 import dataclasses
+import itertools
 import math
 
 import keras
@@ -19,12 +20,17 @@ from keras_swift._keras import history_of, loss_settings, mask_of, number_of_cal
 PULLED_BACK = ("linear", "softmax", "sigmoid", "tanh", "relu")
 
 
+class NoExampleLoss(ValueError):
+    """A loss has no value for a single example."""
+
+
 @dataclasses.dataclass(frozen=True)
 class OutputLoss:
     """One compiled loss: where its output stands, and how it enters the total.
 
     Attributes:
-        path: tuple of keys and positions that leads to the output.
+        path: tuple of keys and positions that leads to the output, or to the
+            structure of outputs that the loss compares together.
         loss: `keras.losses.Loss`.
         weight: float, the output's entry of `loss_weights`.
         activation: str, one of `PULLED_BACK`, or `None` where the last layer
@@ -181,6 +187,8 @@ def pre_activation_gradient(output, y_true, y_pred, sample_weight=None):
         ValueError: if the loss gives no value per example.
     """
     loss = output.loss
+    if keras.tree.is_nested(y_pred):
+        return _of_several(output, y_true, y_pred, sample_weight)
     mask = mask_of(y_pred)
     y_true = ops.convert_to_tensor(y_true, dtype=loss.dtype)
     # The gradient has to stop here: TensorFlow's losses look for the logits
@@ -202,6 +210,33 @@ def pre_activation_gradient(output, y_true, y_pred, sample_weight=None):
     return ExampleLosses(losses, gradient * output.weight, valid, tuple(share.shape[1:]), masked)
 
 
+def _of_several(output, y_true, y_pred, sample_weight):
+    """The same for a loss of several outputs, in all of which it is differentiated."""
+    loss = output.loss
+    y_true = keras.tree.map_structure(
+        lambda leaf: ops.convert_to_tensor(leaf, dtype=loss.dtype), y_true
+    )
+    leaves = [
+        ops.stop_gradient(ops.convert_to_tensor(leaf, dtype=loss.dtype))
+        for leaf in keras.tree.flatten(y_pred)
+    ]
+    rows = [ops.reshape(leaf, (ops.shape(leaf)[0], math.prod(leaf.shape[1:]))) for leaf in leaves]
+    ends = list(itertools.accumulate(row.shape[1] for row in rows))
+
+    def weighted_sum(joined):
+        parts = ops.split(joined, ends[:-1], axis=1)
+        parts = [
+            ops.reshape(part, ops.shape(leaf)) for part, leaf in zip(parts, leaves, strict=True)
+        ]
+        outputs = keras.tree.pack_sequence_as(y_pred, parts)
+        losses, valid, share = _weighted_losses(loss, y_true, outputs, None, sample_weight)
+        return ops.sum(losses), (losses, valid, share)
+
+    joined = ops.concatenate(rows, axis=1)
+    (_, (losses, valid, share)), gradient = backends.active().gradient(weighted_sum, joined)
+    return ExampleLosses(losses, gradient * output.weight, valid, tuple(share.shape[1:]), False)
+
+
 def loss_sum(output, y_true, y_pred, sample_weight=None):
     """The sum over a batch of the losses of one output, to be differentiated in the model.
 
@@ -212,10 +247,15 @@ def loss_sum(output, y_true, y_pred, sample_weight=None):
     Returns:
         A float tensor, shape `()`, times the loss weight.
     """
-    y_true = ops.convert_to_tensor(y_true, dtype=output.loss.dtype)
-    mask = mask_of(y_pred)
-    if keras.backend.standardize_dtype(y_pred.dtype) != output.loss.dtype:
-        y_pred = ops.cast(y_pred, output.loss.dtype)
+    dtype = output.loss.dtype
+    y_true = keras.tree.map_structure(lambda leaf: ops.convert_to_tensor(leaf, dtype), y_true)
+    mask = None if keras.tree.is_nested(y_pred) else mask_of(y_pred)
+    y_pred = keras.tree.map_structure(
+        lambda leaf: (
+            leaf if keras.backend.standardize_dtype(leaf.dtype) == dtype else ops.cast(leaf, dtype)
+        ),
+        y_pred,
+    )
     losses, _, _ = _weighted_losses(output.loss, y_true, y_pred, mask, sample_weight)
     return ops.sum(losses) * output.weight
 
@@ -223,16 +263,25 @@ def loss_sum(output, y_true, y_pred, sample_weight=None):
 def _weighted_losses(loss, y_true, y_pred, mask, sample_weight):
     """Losses of the examples, their unmasked share, and what each value was multiplied by."""
     values = loss.call(y_true, y_pred)
-    examples = y_pred.shape[0]
+    shapes = [tuple(leaf.shape) for leaf in keras.tree.flatten(y_pred)]
+    examples = shapes[0][0]
     if len(values.shape) == 0 or (
         None not in (examples, values.shape[0]) and values.shape[0] != examples
     ):
-        raise ValueError(
+        cure = (
+            "Compile the model with a loss that does not reduce over the batch (for Dice and "
+            "Tversky: `axis=(1, 2, 3)`)."
+        )
+        if len(shapes[0]) == 1:
+            cure = (
+                "Such a loss is a mean over the last axis, which here is that of the examples: let "
+                "the model put out shape (n, 1), with `keras.layers.Reshape((1,))` or "
+                "`keras.ops.expand_dims(outputs, -1)` at its end."
+            )
+        raise NoExampleLoss(
             "The loss must give one value (or more) for each example, because examples are "
             f"weighted one by one. Received: {loss.name}, whose values have shape "
-            f"{tuple(values.shape)} for an output of shape {tuple(y_pred.shape)}. Compile "
-            "the model with a loss that does not reduce over the batch (for Dice and "
-            "Tversky: `axis=(1, 2, 3)`)."
+            f"{tuple(values.shape)} for an output of shape {', '.join(map(str, shapes))}. {cure}"
         )
     joint = _joint_mask(mask, values)
     share = _share(values, loss, joint, sample_weight)

@@ -13,14 +13,20 @@ from keras import ops
 
 from keras_swift import backends
 from keras_swift._keras import compile_loss
-from keras_swift.scoring.compiled import accepts_training, build, compiled_losses, follow, paths
-from keras_swift.scoring.gradient_norm import loss_sum, pre_activation_gradient, row_norms
-from keras_swift.scoring.precision import computing_in, faster, layers_to_change
-from keras_swift.validation import (
-    align_targets,
-    check_score,
-    check_scoring_dtype,
+from keras_swift.data.leaves import form, put_back, there
+from keras_swift.scoring.compiled import accepts_training, build
+from keras_swift.scoring.gradient_norm import (
+    NoExampleLoss,
+    loss_sum,
+    pre_activation_gradient,
+    row_norms,
 )
+from keras_swift.scoring.precision import computing_in, faster, layers_to_change
+from keras_swift.scoring.structures import paths
+from keras_swift.validation import check_score, check_scoring_dtype
+
+# A model that has not been looked at: `None` is one without a compiled loss.
+_NOT_BUILT = object()
 
 
 class Scorer:
@@ -77,20 +83,15 @@ class Scorer:
         self.quantities = tuple(quantities)
         self.outputs = None
         self.traces = 0
-        # Whether an output carries a mask, once the first batch has been scored.
-        self.has_masks = False
         # Known once the first batch has been scored.
         self._weight_axes = None
+        self._masked = False
         self._structure = None
+        self._matching = None
         self._training_argument = accepts_training(model)
-        self._compiled = None
-        self._built_for = None
-
-    @property
-    def score_name(self):
-        """str, under which the first quantity stands among the results."""
-        name = self.quantities[0]
-        return name if isinstance(name, str) else "custom_0"
+        # A compiled function for each form of the inputs.
+        self._compiled = {}
+        self._built_for = _NOT_BUILT
 
     def __call__(self, x, y, sample_weight=None, values=None):
         """Scores one batch.
@@ -110,17 +111,20 @@ class Scorer:
             `"valid"` is the
             share of unmasked entries, shape `(n, outputs)`.
         """
-        if self._built_for is None or self._built_for is not compile_loss(self.model):
+        if self._built_for is not compile_loss(self.model):
             # The first batch, or the model has been compiled anew.
-            build(self.model, x, y)
-            self.outputs = compiled_losses(self.model)
-            self._compiled = self._compile(self.dtype)
+            losses = build(self.model, x, y)
+            self.outputs, self._matching = losses.outputs, losses.matching
+            if not losses.outputs and not all(map(callable, self.quantities)):
+                raise NoExampleLoss(losses.missing)
+            self._compiled = {}
             self._built_for = compile_loss(self.model)
         inputs = (x, y) if sample_weight is None else (x, y, sample_weight)
+        compiled = self._compiled_for(inputs)
         if self.dtype is None or self._tried:
-            return self._compiled(values, *inputs)
+            return compiled(values, *there(inputs))
         try:
-            result = self._compiled(values, *inputs)
+            result = compiled(values, *there(inputs))
         except ValueError:
             raise
         except Exception as error:
@@ -143,41 +147,48 @@ class Scorer:
         Args:
             x, y, sample_weight: a batch, as for a call.
         """
-        own = self(x, y, sample_weight)
+        result = self(x, y, sample_weight)
         if not self._unsettled:
             return
         self._unsettled = False
         if not layers_to_change(self.model, "bfloat16"):
             return
         inputs = (x, y) if sample_weight is None else (x, y, sample_weight)
-        compiled = self._compile("bfloat16")
-        name = next(name for name in own if name != "valid")
-        if faster(
-            lambda: self._compiled(None, *inputs)[name], lambda: compiled(None, *inputs)[name]
-        ):
-            self.dtype, self._compiled = "bfloat16", compiled
+        leaves = there(inputs)
+        own, lower = self._compiled_for(inputs), self._compile("bfloat16", inputs)
+        name = next(name for name in result if name != "valid")
+        if faster(lambda: own(None, *leaves)[name], lambda: lower(None, *leaves)[name]):
+            self.dtype, self._compiled = "bfloat16", {form(inputs): lower}
 
-    def _compile(self, dtype):
+    def _compiled_for(self, inputs):
+        """The compiled function for inputs of this form, which takes their leaves."""
+        key = form(inputs)
+        if key not in self._compiled:
+            self._compiled[key] = self._compile(self.dtype, inputs)
+        return self._compiled[key]
+
+    def _compile(self, dtype, inputs):
         changed = layers_to_change(self.model, dtype)
+        # No framework takes `None` for an array.
+        like = keras.tree.map_structure(lambda leaf: None if leaf is None else 0, inputs)
 
-        def quantities(values, *inputs):
-            return self._quantities(values, *inputs, dtype=dtype, changed=changed)
+        def quantities(values, *leaves):
+            return self._quantities(values, like, leaves, dtype, changed)
 
         return backends.active().compile_scoring(quantities, self.model)
 
-    def _quantities(self, values, x, y, sample_weight=None, *, dtype=None, changed=()):
+    def _quantities(self, values, like, leaves, dtype, changed):
         # Runs once for each set of shapes where the backend compiles.
         self.traces += 1
         trainable, non_trainable = values
+        x, y, sample_weight = (*put_back(like, leaves), None)[:3]
         with computing_in(dtype, changed):
-            y_pred, aligned = self._predicted(trainable, non_trainable, x, y)
-        results = self.of_outputs(aligned, y_pred, sample_weight)
+            y_pred = self._predicted(trainable, non_trainable, x)
+        results = self.of_outputs(y, y_pred, sample_weight)
         if "full_gradient_norm" in self.quantities:
             with computing_in(dtype, changed):
                 results["full_gradient_norm"] = backends.active().example_gradient_norms(
-                    functools.partial(self._loss_sum, non_trainable),
-                    trainable,
-                    (x, y) if sample_weight is None else (x, y, sample_weight),
+                    functools.partial(self._loss_sum, non_trainable, like), trainable, leaves
                 )
         return results
 
@@ -185,65 +196,74 @@ class Scorer:
         """The quantities that follow from the outputs alone, all but `"full_gradient_norm"`.
 
         Args:
-            y: structure of targets, as that of `y_pred`.
-            y_pred: structure of outputs of the model.
+            y: structure of targets.
+            y_pred: structure of what the model puts out.
             sample_weight: as for a call.
 
         Returns:
             A dict from quantity to tensor, as of a call.
         """
-        self._structure = keras.tree.map_structure(lambda leaf: 0, y_pred)
-        self._weight_axes = []
-        self.has_masks = False
+        targets, outputs = self._matching.aligned(y, y_pred)
+        self._structure = keras.tree.map_structure(lambda leaf: 0, outputs)
+        weights = self._weights_of_losses(sample_weight)
+        self._weight_axes, self._masked = [], False
         losses, square, valid = 0.0, 0.0, []
-        for position, output in enumerate(self.outputs):
-            found = pre_activation_gradient(
-                output,
-                follow(output.path, y),
-                follow(output.path, y_pred),
-                self._weight_leaf(sample_weight, position),
-            )
+        for output, weight in zip(self.outputs, weights, strict=True):
+            found = pre_activation_gradient(output, output.of(targets), output.of(outputs), weight)
             # Keras multiplies mask and weights in place on PyTorch, so there
             # the weights need all the axes; elsewhere they broadcast.
             self._weight_axes.append(found.axes if found.masked else (1,) * len(found.axes))
-            self.has_masks = self.has_masks or found.masked
+            self._masked |= found.masked
             losses = losses + found.losses * output.weight
             square = square + ops.square(row_norms(found.gradient))
             valid.append(found.valid)
-        results = {"valid": ops.stack(valid, axis=1), "loss": losses}
+        results = {}
+        if self.outputs:
+            results = {"valid": ops.stack(valid, axis=1), "loss": losses}
         for position, quantity in enumerate(self.quantities):
-            if quantity == "gradient_norm":
-                results[quantity] = ops.sqrt(square)
-            elif callable(quantity):
-                score = ops.convert_to_tensor(quantity(y, y_pred))
-                check_score_shape(score, quantity, valid[0])
+            if callable(quantity):
+                score = ops.convert_to_tensor(quantity(self._matching.like(y, y_pred), y_pred))
+                check_score_shape(score, quantity, keras.tree.flatten(y_pred)[0])
                 if sample_weight is not None:
                     score = score * _row_weights(sample_weight, score.dtype)
                 results[f"custom_{position}"] = score
+            elif quantity == "gradient_norm":
+                results[quantity] = ops.sqrt(square)
+        if not self.outputs:
+            score = next(iter(results.values()))
+            results["valid"] = ops.expand_dims(ops.ones_like(score), 1)
         return results
 
-    def aligned(self, y, y_pred):
-        """The targets in the structure of the outputs."""
-        names = getattr(self.model, "output_names", None)
-        return align_targets(y, y_pred, names, self.outputs)
+    def compared(self, y, y_pred):
+        """What each compiled loss compares: `(OutputLoss, targets, outputs)` for each."""
+        targets, outputs = self._matching.aligned(y, y_pred)
+        return [(output, output.of(targets), output.of(outputs)) for output in self.outputs]
 
-    def _predicted(self, trainable, non_trainable, x, y):
-        """The outputs for `x`, and `y` in their structure."""
+    @property
+    def has_masks(self):
+        """bool, whether an output carries a mask; known once a batch has been scored."""
+        return self._masked
+
+    @property
+    def score_name(self):
+        """str, under which the first quantity stands among the results."""
+        name = self.quantities[0]
+        return name if isinstance(name, str) else "custom_0"
+
+    def _predicted(self, trainable, non_trainable, x):
+        """The outputs for `x`."""
         arguments = {"training": False} if self._training_argument else {}
         y_pred, _ = self.model.stateless_call(trainable, non_trainable, x, **arguments)
-        return y_pred, self.aligned(y, y_pred)
+        return y_pred
 
-    def _loss_sum(self, non_trainable, trainable, x, y, sample_weight=None):
+    def _loss_sum(self, non_trainable, like, trainable, *leaves):
         """The sum of the examples' losses, as a function of the trainable values."""
-        y_pred, y = self._predicted(trainable, non_trainable, x, y)
+        x, y, sample_weight = (*put_back(like, leaves), None)[:3]
+        targets, y_pred = self._matching.aligned(y, self._predicted(trainable, non_trainable, x))
+        weights = self._weights_of_losses(sample_weight)
         return sum(
-            loss_sum(
-                output,
-                follow(output.path, y),
-                follow(output.path, y_pred),
-                self._weight_leaf(sample_weight, position),
-            )
-            for position, output in enumerate(self.outputs)
+            loss_sum(output, output.of(targets), output.of(y_pred), weight)
+            for output, weight in zip(self.outputs, weights, strict=True)
         )
 
     def loss_weights(self, importance, sample_weight=None, corrections=None):
@@ -260,16 +280,19 @@ class Scorer:
                 Defaults to `None`, 1 for all.
 
         Returns:
-            A float32 array for a model with one output, else a structure like
+            A float32 array where one serves all outputs, else a structure like
             the model's output; an output without a loss gets the first
             loss's weights, for its metrics.
         """
+        if not self.outputs:
+            return _weighted(importance, sample_weight)
+        found = self._weights_of_losses(sample_weight)
         weights = []
         for position, axes in enumerate(self._weight_axes):
             weight = np.reshape(importance, (-1,) + (1,) * len(axes))
             if corrections is not None:
                 weight = weight * corrections[position]
-            leaf = self._weight_leaf(sample_weight, position)
+            leaf = found[position]
             if leaf is not None:
                 # `(b,)` and `(b, 1)` both mean one weight for an example.
                 kept = leaf.shape[: 1 + len(axes)]
@@ -278,7 +301,7 @@ class Scorer:
                 shape = np.broadcast_shapes(weight.shape, (len(importance), *axes))
                 weight = np.broadcast_to(weight, shape)
             weights.append(weight.astype(np.float32))
-        if not keras.tree.is_nested(self._structure):
+        if not self._weights_differ(sample_weight):
             return weights[0]
         by_path = {
             output.path: weight for output, weight in zip(self.outputs, weights, strict=True)
@@ -286,20 +309,31 @@ class Scorer:
         leaves = [by_path.get(path, weights[0]) for path in paths(self._structure)]
         return keras.tree.pack_sequence_as(self._structure, leaves)
 
-    def _weight_leaf(self, sample_weight, position):
-        """The user's weights of one compiled loss, out of one array or a structure."""
-        if sample_weight is None or not keras.tree.is_nested(sample_weight):
-            return sample_weight
-        path = self.outputs[position].path
-        if not path:
-            return keras.tree.flatten(sample_weight)[0]
-        if isinstance(self._structure, dict) != isinstance(sample_weight, dict):
-            # Given in the other form: by name for a list, or the reverse.
-            names = getattr(self.model, "output_names", None) or sorted(self._structure)
-            if isinstance(sample_weight, dict):
-                return sample_weight[names[path[0]]]
-            return sample_weight[names.index(path[0])]
-        return follow(path, sample_weight)
+    def _weights_differ(self, sample_weight):
+        """Whether the outputs need weights of their own.
+
+        If they do not, one array is given: it is what a model's own
+        `compute_loss` expects from a user who gave one array or none, and a loss
+        of several outputs can have no other.
+        """
+        return keras.tree.is_nested(self._structure) and (
+            self._masked or keras.tree.is_nested(sample_weight) or len(set(self._weight_axes)) > 1
+        )
+
+    def _weights_of_losses(self, sample_weight):
+        """The user's weights of each compiled loss, out of one array or a structure."""
+        paths_of_losses = [output.path for output in self.outputs]
+        return self._matching.weights(sample_weight, self._structure, paths_of_losses)
+
+
+def _weighted(importance, sample_weight):
+    """The user's weights, in their own structure, times one factor for each example."""
+    importance = np.asarray(importance, np.float32)
+    if sample_weight is None:
+        return importance
+    return keras.tree.map_structure(
+        lambda leaf: leaf * importance.reshape((-1,) + (1,) * (leaf.ndim - 1)), sample_weight
+    )
 
 
 def check_score_shape(score, function, like):

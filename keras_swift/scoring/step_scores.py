@@ -7,8 +7,7 @@ from typing import Any
 from keras import ops
 
 from keras_swift._types import Tensor
-from keras_swift.scoring.compiled import follow
-from keras_swift.scoring.labels import label_kind, label_margin
+from keras_swift.scoring.margin import label_kind, label_margin
 from keras_swift.scoring.scorer import Scorer
 
 
@@ -25,7 +24,8 @@ class StepScores:
 
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
-        self.has_labels = all(label_kind(output.loss) is not None for output in scorer.outputs)
+        kinds = [label_kind(output.loss) for output in scorer.outputs]
+        self.has_labels = bool(kinds) and None not in kinds
         self.numbers = 4 if self.has_labels else 2
         self.columns = self.numbers + (len(scorer.outputs) if scorer.has_masks else 0)
 
@@ -42,17 +42,16 @@ class StepScores:
             A float32 tensor, shape `(b, columns)`.
         """
         scorer = self._scorer
-        y = scorer.aligned(y, y_pred)
         found = scorer.of_outputs(y, y_pred, sample_weight)
-        score, loss = found[scorer.score_name], found["loss"]
-        if sample_weight is not None:
+        score, loss = found[scorer.score_name], found.get("loss")
+        if loss is None:
+            # A model that computes its loss by itself, drawn by a callable.
+            loss = float("nan") * ops.ones_like(score)
+        elif sample_weight is not None:
             loss = scorer.of_outputs(y, y_pred)["loss"]
         numbers = [score, loss]
         if self.has_labels:
-            labels = [
-                label_margin(output, follow(output.path, y), follow(output.path, y_pred))
-                for output in scorer.outputs
-            ]
+            labels = [label_margin(*compared) for compared in scorer.compared(y, y_pred)]
             numbers += [
                 sum(margin for _, margin in labels) / len(labels),
                 sum(probability for probability, _ in labels) / len(labels),

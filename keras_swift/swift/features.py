@@ -13,9 +13,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_swift._keras import compile_loss, mask_of
+from keras_swift._keras import mask_of
 from keras_swift.data import arrays
-from keras_swift.scoring.compiled import build, compiled_losses
+from keras_swift.scoring.compiled import build
 from keras_swift.scoring.gradient_norm import OutputLoss
 from keras_swift.scoring.scorer import Scorer
 from keras_swift.validation import check_model
@@ -107,9 +107,7 @@ class FeatureScorer:
 
     def __init__(self, model: keras.Model, features: Mapping[str, Any], x: Any, y: Any) -> None:
         check_model(model)
-        if not model.built or not getattr(compile_loss(model), "built", True):
-            build(model, x, y)
-        outputs = compiled_losses(model)
+        outputs = build(model, x, y).outputs
         quantities: list[Any] = []
         self._keys: dict[str, str] = {}
         for name, feature in features.items():

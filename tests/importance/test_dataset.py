@@ -305,3 +305,25 @@ def test_items_asked_for_one_step_early_are_scored_by_values_that_are_there(
     )
     model.fit(dataset, epochs=2, callbacks=[dataset.callback()], verbose=0)
     assert len(indices) == 14
+
+
+def test_cheaper_inputs_are_scored_and_the_whole_ones_trained_on(digits):
+    """Scores of a quarter of the pixels, drawn and weighted exactly."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((None, None, 1))
+    hidden = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(inputs)
+    pooled = keras.layers.GlobalAveragePooling2D()(hidden)
+    model = keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(pooled))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x, y = digits[0][:96].reshape(-1, 8, 8, 1), digits[1][:96]
+    data = ks.ImportanceDataset(
+        model, x, y, tau_threshold=0, floor=0.0, seed=0, score_inputs=lambda x: x[:, ::2, ::2]
+    )
+    batch = data.batches.next_batch()
+    expected = Scorer(model)(x[:, ::2, ::2], y)["gradient_norm"]
+    np.testing.assert_allclose(batch.scores, expected[batch.indices], rtol=1e-4)
+    np.testing.assert_array_equal(batch.x, x[batch.indices])
+    weights = importance_weights(sampling_probability(expected))
+    np.testing.assert_allclose(batch.importance, weights[batch.indices], rtol=1e-4)
+    with pytest.raises(TypeError, match="`score_inputs` must be a function.*Received: int"):
+        ks.ImportanceTraining(model, score_inputs=2)
