@@ -6,6 +6,7 @@ in inference mode, and takes no gradient of the network.
 """
 
 import functools
+import warnings
 
 import keras
 import numpy as np
@@ -326,36 +327,49 @@ def _row_weights(sample_weight, dtype):
     return sum(weights) / len(weights)
 
 
-def explain_non_finite(scores, x, y, sample_weight, step):
-    """Raises for scores that are not finite, naming where that comes from.
+def not_finite(scores, x, y, sample_weight, step):
+    """Says which scores are not finite, and where that comes from.
 
     Args:
         scores: float array, shape `(n,)`.
         x, y, sample_weight: the structures of arrays they were computed from.
         step: int, the training step, from 0.
 
-    Raises:
-        ValueError: if any score is NaN or infinite.
+    Returns:
+        A str, or `None` if all are finite.
     """
     wrong = ~np.isfinite(scores)
     if not wrong.any():
-        return
+        return None
     count = f"{wrong.sum()} of {len(scores)} scores are not finite at step {step}"
     for name, data in (("x", x), ("y", y), ("sample_weight", sample_weight)):
-        for leaf in [] if data is None else keras.tree.flatten(data):
+        for leaf in there(data):
             leaf = ops.convert_to_numpy(leaf)
             if not np.issubdtype(leaf.dtype, np.floating):
                 continue
             bad = ~np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
             if bad.any():
-                raise ValueError(
+                return (
                     f"`{name}` must be finite. Received: NaN or infinity in {bad.sum()} of the "
                     f"{len(leaf)} examples presampled, so {count}, the first at position "
                     f"{int(np.argmax(bad))}. Find them with `np.isnan` and drop or mend them."
                 )
-    raise ValueError(
+    return (
         f"Scores must be finite. Received: {count}, the first at position "
         f"{int(np.argmax(wrong))}, from finite data. The model's weights have probably "
         "diverged: lower the learning rate or clip the gradient "
         "(`clipnorm=1.0` in the optimizer)."
+    )
+
+
+def warn_not_finite(reason):
+    """Warns that a batch is uniform because scores are not finite.
+
+    Args:
+        reason: str, what `not_finite` said.
+    """
+    warnings.warn(
+        f"{reason} Such a batch is drawn uniformly, as `model.fit` would; "
+        "`keras.callbacks.TerminateOnNaN` ends a run that has diverged.",
+        stacklevel=2,
     )
