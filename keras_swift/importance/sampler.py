@@ -25,7 +25,7 @@ from keras_swift.importance.resampling import (
     variance_reduction,
 )
 from keras_swift.scoring.compiled import build_for
-from keras_swift.scoring.scorer import Scorer, explain_non_finite
+from keras_swift.scoring.scorer import Scorer, not_finite, warn_not_finite
 from keras_swift.validation import explained
 
 # While the gate is shut, every 16th batch is scored at first, later one after another eighth of the
@@ -82,6 +82,7 @@ class BatchDrawer:
         self.values: Any = None
         self.watch: RunWatch | None = None
         self._by_index = False
+        self._warned = False
 
     def draw_by_index(self) -> None:
         """From here on a batch needs no `x` and `y` besides its indices; they may be `None`."""
@@ -149,8 +150,9 @@ class BatchDrawer:
             self._unprobed = 0
         elif probes:
             scores, _ = self.scores(x, y, sample_weight)
-            tau = variance_reduction(sampling_probability(scores))
-            self.gate.update(tau, steps=unprobed + 1)
+            if np.isfinite(scores).all():
+                tau = variance_reduction(sampling_probability(scores))
+                self.gate.update(tau, steps=unprobed + 1)
             self._unprobed = 0
         else:
             self._unprobed = unprobed + 1
@@ -182,7 +184,15 @@ class BatchDrawer:
         self._check_labels(presample.data[1])
         with self._timing("score", len(presample)), explained(*presample.data[:2]):
             scores, valid = self.scores(*presample.data)
-        drawn = draw(scores, self._supply.batch_size, self._generator, self._floor)
+        reason = not_finite(scores, *presample.data, self.step)
+        if reason is not None:
+            if not self._warned:
+                warn_not_finite(reason)
+            self._warned = True
+            # As many as the gate has asked for have been scored.
+            self._unprobed = 0
+            return self._uniform_batch()
+        drawn = draw(scores, presample.draws, self._generator, self._floor)
         self.gate.update(drawn.tau)
         self._unprobed = 0
         parts = (None, None, presample.data[2]) if self._by_index else presample.data
@@ -192,9 +202,11 @@ class BatchDrawer:
             x=x,
             y=y,
             weights=self._scorer.loss_weights(
-                drawn.weights, sample_weight, mask_correction(valid, drawn.positions)
+                drawn.weights * presample.weight,
+                sample_weight,
+                mask_correction(valid, drawn.positions),
             ),
-            importance=drawn.weights.astype(np.float32),
+            importance=(drawn.weights * presample.weight).astype(np.float32),
             indices=None if indices is None else indices[drawn.positions],
             scores=scores[drawn.positions],
             presample_size=len(presample),
@@ -216,12 +228,12 @@ class BatchDrawer:
         """Scores of some examples, and their shares of unmasked entries.
 
         Raises:
-            ValueError: if scores are not finite, or negative.
+            ValueError: if scores are negative.
         """
         quantities = self._scorer(x, y, sample_weight, values=self.values)
         scores = quantities[self._score_name].astype(np.float64)
-        explain_non_finite(scores, x, y, sample_weight, self.step)
-        check_scores(scores)
+        if np.isfinite(scores).all():
+            check_scores(scores)
         return scores, quantities["valid"]
 
 
@@ -269,7 +281,8 @@ def drawer_for(
         # What scoring costs is measured on a presample.
         score.settle(*supply.first(size))
     if isinstance(gate, MeasuredGate):
-        gate.update(variance_reduction(sampling_probability(scores)))
+        if np.isfinite(scores).all():
+            gate.update(variance_reduction(sampling_probability(scores)))
         try:
             examples = examples_to_watch(supply)
         except ValueError as error:

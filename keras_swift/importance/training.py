@@ -15,7 +15,7 @@ from keras_swift.fitting.resume import resuming
 from keras_swift.importance.dataset import ImportanceDataset
 from keras_swift.importance.rate_limit import RateLimit
 from keras_swift.importance.train_step import WeightedStep
-from keras_swift.scoring.compiled import uniform_warning, why_unscored
+from keras_swift.scoring.compiled import uniform_warning, why_uniform
 from keras_swift.scoring.gradient_norm import NoExampleLoss
 from keras_swift.scoring.scorer import Scorer
 from keras_swift.scoring.weights import check_weights_arrive
@@ -123,7 +123,7 @@ class ImportanceTraining:
         cost_ratio=None,
         scale_learning_rate=False,
     ):
-        check_model(model)
+        check_model(model, any_batches=False)
         check_settings(presample, tau_threshold, score, floor, cost_ratio)
         check_rate_scaling(scale_learning_rate, model)
         self.model = model
@@ -180,9 +180,9 @@ class ImportanceTraining:
             ValueError: for arguments that do not fit each other or the
                 model, and for scores that are not finite.
         """
-        check_model(self.model)
+        check_model(self.model, any_batches=False)
         given = {name: value for name, value in locals().items() if name != "self"}
-        reason = why_unscored(self.model, self.score, y, is_stream(x))
+        reason = why_uniform(self.model, self.score, x, y)
         if reason is not None:
             return self._uniform_fit(reason, given)
         several = backends.active().fetches_ahead(self.model)

@@ -9,6 +9,7 @@ import math
 import warnings
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_swift import backends
@@ -16,7 +17,6 @@ from keras_swift._keras import compile_loss
 from keras_swift.importance.gate.cost_meter import CostMeter
 from keras_swift.importance.gate.trends import FallWatch, RateWatch
 from keras_swift.importance.resampling import sampling_probability, variance_reduction
-from keras_swift.scoring.scorer import explain_non_finite
 
 # Weights averaged for one look.
 SNAPSHOTS = 8
@@ -275,7 +275,9 @@ class RunWatch:
         mean, self._total = tuple(_tensors(self._total)), None
         with self.timing("score", self._count):
             scores, losses = self._score(self._examples, captured)
-        explain_non_finite(scores, *self._examples, step)
+        if not np.isfinite(scores).all():
+            # Nothing can be told of such a run; training goes on as in `model.fit`.
+            return
         _, averaged = self._score(self._examples, mean)
         if self.load is not None:
             with self.timing("load", self._count):
