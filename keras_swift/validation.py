@@ -14,8 +14,13 @@ PRESAMPLE = 3.0
 SCORING_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-def check_model(model):
-    """Raises unless `model` is a compiled Keras model."""
+def check_model(model, any_batches=True):
+    """Raises unless `model` is a compiled Keras model.
+
+    Args:
+        any_batches: bool, whether it must take batches of any size in any
+            order. Defaults to `True`.
+    """
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"`model` must be a `keras.Model`. Received: {type(model).__module__}."
@@ -27,9 +32,16 @@ def check_model(model):
             "`model.compile(optimizer=..., loss=...)` first."
         )
     check_release(model)
+    reason = why_own_batches(model)
+    if any_batches and reason is not None:
+        raise ValueError(reason)
+
+
+def why_own_batches(model):
+    """Why a model cannot be trained on other batches than it is given, or `None`."""
     stateful = [layer.name for layer in flatten_layers(model) if getattr(layer, "stateful", 0)]
     if stateful:
-        raise ValueError(
+        return (
             "`model` must not carry state from one batch to the next: the batches that are scored "
             f"and drawn are others than those before. Received: stateful layers {stateful}. Use "
             "`stateful=False`."
@@ -40,11 +52,12 @@ def check_model(model):
         if tensor.shape and tensor.shape[0] is not None
     ]
     if fixed:
-        raise ValueError(
+        return (
             "`model` must take batches of any size, because a presample is larger than a batch. "
             f"Received: inputs of a fixed batch size, {fixed}. Use `keras.Input(shape)` in place "
             "of `batch_shape`."
         )
+    return None
 
 
 def chosen_presample(presample, tau_threshold):

@@ -29,6 +29,8 @@ TOGETHER_BYTES = 4_000_000
 # Arrays up to this size are copied for a backend that can gather from its own, as `model.fit` does
 # with arrays of any size.
 COPIED_BYTES = 2**30
+# A generator that does not say where its epochs end is read to its end, if that comes by then.
+HELD_BYTES = 2**28
 # And of an accelerator's free memory, no more than this share.
 FREE_SHARE = 1 / 8
 
@@ -43,14 +45,30 @@ class Examples:
             `sample_weight` may be `None`, and `x` and `y` where they
             are to be found by their indices.
         indices: int64 array, which examples they are; `None` from a stream.
+        batches: float, how many batches they are worth: a presample of `r` batches is worth `r`.
     """
 
     data: tuple
     indices: np.ndarray | None
+    batches: float = 1.0
 
     def __len__(self) -> int:
         rows = self.data[0] if self.indices is None else self.indices
         return len(there(rows)[0])
+
+    @property
+    def draws(self) -> int:
+        """How many examples a batch drawn from these has: as many as their batches on average."""
+        return max(1, round(len(self) / self.batches))
+
+    @property
+    def weight(self) -> float:
+        """What the weights of that batch are multiplied by, so that these count by their number.
+
+        1 where `draws` is not rounded. A step counts by the examples of its batch, in the epoch's
+        loss too.
+        """
+        return len(self) / (self.batches * self.draws)
 
 
 class ArraySupply:
@@ -162,7 +180,8 @@ class ArraySupply:
 
     def presample(self, size: int) -> Examples:
         """The next presample."""
-        return self._take(self._presample.take(size))
+        presample = self._take(self._presample.take(size))
+        return dataclasses.replace(presample, batches=size / self.batch_size)
 
     @property
     def together(self) -> int:
@@ -244,9 +263,14 @@ class StreamSupply:
         steps_per_epoch: int | None,
     ) -> None:
         orders = [generator if shuffle else None for generator in generators]
+        if steps_per_epoch is None and isinstance(source, Iterator):
+            source = _held(source)
         self._uniform = Stream(source, orders[0], class_weight)
         self._shared = self._uniform.is_shared
         self._presample = self._uniform if self._shared else Stream(source, orders[1], class_weight)
+        # A `PyDataset` may not have any batches before its epoch begins. It begins here.
+        self._uniform.begin_epoch()
+        self._has_begun = True
         with self._uniform.unchanged():
             self._first = _padded(self._uniform.next_batch())
         self.batch_size = len(Examples(self._first, None))
@@ -262,7 +286,7 @@ class StreamSupply:
         endless = self._shared or (cardinality is not None and int(cardinality()) == -1)
         if endless:
             raise ValueError(
-                "`steps_per_epoch` must be given for a source without a length. Received: "
+                "`steps_per_epoch` must be given for a source without an end. Received: "
                 f"steps_per_epoch=None with x of type {type(source).__name__}."
             )
         warnings.warn(
@@ -338,11 +362,13 @@ class StreamSupply:
                 f"be presampled together. Received: shapes {shapes}. Pad them to one length, or "
                 "give all of them weights."
             ) from error
-        return Examples(_padded(joined), None)
+        return Examples(_padded(joined), None, count)
 
     def begin_epoch(self) -> None:
         """Called when an epoch begins."""
-        self._uniform.begin_epoch()
+        if not self._has_begun:
+            self._uniform.begin_epoch()
+        self._has_begun = False
 
     def end_epoch(self) -> None:
         """Called when an epoch ends."""
@@ -374,6 +400,21 @@ class StreamSupply:
         """Ends the stream's workers."""
         self._uniform.close()
         self._presample.close()
+
+
+def _held(source: Iterator) -> list:
+    """The batches of a generator up to its end, which `fit` would read in its one epoch."""
+    batches, size = [], 0
+    for batch in source:
+        batches.append(batch)
+        size += sum(getattr(leaf, "nbytes", 0) for leaf in keras.tree.flatten(batch))
+        if size > HELD_BYTES:
+            raise ValueError(
+                "`steps_per_epoch` must be given for a generator without an end in sight. "
+                f"Received: steps_per_epoch=None with x of type {type(source).__name__}, of which "
+                f"{len(batches)} batches ({size} bytes) were read."
+            )
+    return batches
 
 
 def _concatenated(*rows: Any) -> Any:

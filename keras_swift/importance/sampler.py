@@ -18,7 +18,7 @@ from keras_swift.data.reader import ArraySupply, Examples, StreamSupply
 from keras_swift.importance import resampling
 from keras_swift.importance.batch import Batch, mask_correction
 from keras_swift.importance.gate import CostGate, Gate
-from keras_swift.scoring.scorer import Scorer, non_finite_scores
+from keras_swift.scoring.scorer import Scorer, not_finite, warn_not_finite
 from keras_swift.validation import explained
 
 # While the gate is shut, every 16th batch is scored at first, later one after another eighth of the
@@ -88,7 +88,7 @@ class ImportanceSampler:
         scores, valid = self.score(presample)
         if not self._are_finite(scores, presample):
             return self._uniform_batch(probes=False)
-        drawn = resampling.draw(scores, self.reader.batch_size, self.generator, self.floor)
+        drawn = resampling.draw(scores, presample.draws, self.generator, self.floor)
         self.gate.update(drawn.tau)
         return self._drawn_batch(presample, scores, valid, drawn)
 
@@ -179,14 +179,14 @@ class ImportanceSampler:
         self._unprobed = 0
         parts = (None, None, presample.data[2]) if self._by_index else presample.data
         x, y, sample_weight = select(parts, drawn.positions)
-        indices = presample.indices
+        indices, importance = presample.indices, drawn.weights * presample.weight
         return Batch(
             x=x,
             y=y,
             weights=self.scorer.loss_weights(
-                drawn.weights, sample_weight, mask_correction(valid, drawn.positions)
+                importance, sample_weight, mask_correction(valid, drawn.positions)
             ),
-            importance=drawn.weights.astype(np.float32),
+            importance=importance.astype(np.float32),
             indices=None if indices is None else indices[drawn.positions],
             sample_weight=sample_weight,
             scores=scores[drawn.positions],
@@ -202,11 +202,11 @@ class ImportanceSampler:
         Training goes on with uniform batches, as `fit` would: what NaN means is for callbacks.
         """
         x, y, sample_weight = examples.data
-        message = non_finite_scores(scores, x, y, sample_weight, self._step - 1)
-        if message is not None and not self._has_warned:
+        reason = not_finite(scores, x, y, sample_weight, self._step - 1)
+        if reason is not None and not self._has_warned:
             self._has_warned = True
-            warnings.warn(f"{message} Batches are uniform until then.", stacklevel=3)
-        return message is None
+            warn_not_finite(reason)
+        return reason is None
 
     def _uniform_batch(self, probes: bool = True) -> Batch:
         unprobed = self._unprobed or 0

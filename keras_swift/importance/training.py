@@ -26,7 +26,7 @@ from keras_swift.importance.batches import Batches
 from keras_swift.importance.callback import SamplingCallback
 from keras_swift.importance.gate import COST_RATIO
 from keras_swift.importance.train_step import WeightedStep
-from keras_swift.scoring.compiled import uniform_warning, why_unscored
+from keras_swift.scoring.compiled import uniform_warning, why_uniform
 from keras_swift.scoring.gradient_norm import NoExampleLoss
 from keras_swift.scoring.scorer import Scorer
 from keras_swift.scoring.step_scores import StepScores
@@ -154,7 +154,7 @@ class ImportanceTraining:
         score_inputs: Callable[[Any], Any] | None = None,
         scale_learning_rate: bool | None = None,
     ) -> None:
-        check_model(model)
+        check_model(model, any_batches=False)
         check_settings(presample, tau_threshold, score, 0.0 if floor is None else floor, cost_ratio)
         check_rate_scaling(scale_learning_rate, model)
         check_score_inputs(score_inputs)
@@ -213,7 +213,7 @@ class ImportanceTraining:
             ValueError: for arguments that do not fit each other or the
                 model.
         """
-        check_model(self.model)
+        check_model(self.model, any_batches=False)
         given = {name: value for name, value in locals().items() if name != "self"}
         rest = {
             "epochs": epochs,
@@ -225,7 +225,7 @@ class ImportanceTraining:
         if self.model in _IN_TRAINING:
             # The model's own `fit` calls this one, which has called it: what came are our batches.
             return keras.Model.fit(self.model, **given)
-        reason = why_unscored(self.model, self.score, y, is_stream(x))
+        reason = why_uniform(self.model, self.score, x, y)
         if reason is not None:
             return self._uniform_fit(reason, given)
         if batch_size is not None:

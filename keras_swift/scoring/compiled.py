@@ -23,10 +23,12 @@ from keras_swift._keras import (
     own_methods,
     symbolic_build,
 )
-from keras_swift.data.leaves import is_text
+from keras_swift.data.leaves import is_ragged, is_text
+from keras_swift.data.streams import is_stream
 from keras_swift.scoring.gradient_norm import OutputLoss, output_activation
 from keras_swift.scoring.labels import label_check
 from keras_swift.scoring.structures import Matching, follow, paths, wrong_targets, wrong_weights
+from keras_swift.validation import why_own_batches
 
 # To build a model for: Keras takes a bare array of as many examples as the model has outputs for a
 # list of targets.
@@ -88,7 +90,7 @@ def build(model: keras.Model, x: Any, y: Any) -> CompiledLosses:
         raise
     y_pred = symbolic_outputs(model, x)
     if compile_loss(model) is None:
-        return CompiledLosses([], Matching(None), y_pred, NO_LOSS)
+        return CompiledLosses([], Matching(None), y_pred, f"{NO_LOSS} {_SCORE}")
     unused = not compile_loss(model).built
     try:
         targets, outputs = _matched(model, y, y_pred)
@@ -101,7 +103,7 @@ def build(model: keras.Model, x: Any, y: Any) -> CompiledLosses:
         if not unused:
             raise
         # The model's own `compute_loss` knows what to do with them.
-        missing = f"The compiled loss does not fit the data, and the model does not use it. {error}"
+        missing = f"The model does not use the compiled loss, which does not fit: {error} {_SCORE}"
         return CompiledLosses([], Matching(None), y_pred, missing)
     return CompiledLosses(losses, Matching(container), y_pred)
 
@@ -109,8 +111,8 @@ def build(model: keras.Model, x: Any, y: Any) -> CompiledLosses:
 NO_LOSS = "The model is compiled without a loss, so the loss of an example cannot be read."
 
 
-def why_unscored(model: keras.Model, score: Any, y: Any, is_stream: bool) -> str | None:
-    """Why examples of a model cannot be scored, as far as the model tells by itself.
+def why_uniform(model: keras.Model, score: Any, x: Any, y: Any) -> str | None:
+    """Why a model can be trained on uniform batches alone, as far as that is known beforehand.
 
     The rest, a loss without a value for an example, is found when the first
     batch is scored, which raises `NoExampleLoss`.
@@ -118,17 +120,31 @@ def why_unscored(model: keras.Model, score: Any, y: Any, is_stream: bool) -> str
     Args:
         model: a compiled `keras.Model`.
         score: as for `ImportanceTraining`.
-        y: the targets that `fit` was given, or `None`.
-        is_stream: bool, whether they come with `x`.
+        x, y: what `fit` was given.
 
     Returns:
-        A sentence, or `None` if nothing is known against it.
+        What the matter is and how to mend it, or `None` if nothing is known
+        against drawing by importance.
     """
+    reason = why_own_batches(model)
+    if reason is not None:
+        return reason
+    if any(map(is_ragged, keras.tree.flatten((x, y)))):
+        return (
+            "Rows of different lengths cannot be drawn into one batch. Received: a ragged tensor. "
+            "Make it dense with `.to_tensor()`."
+        )
     if compile_loss(model) is None and not callable(score):
-        return NO_LOSS
-    if y is None and not is_stream and own_methods(model):
-        return "There are no targets, so the loss of an example cannot be read."
+        return f"{NO_LOSS} {_SCORE}"
+    if y is None and not is_stream(x) and own_methods(model):
+        return f"There are no targets, so the loss of an example cannot be read. {_SCORE}"
     return None
+
+
+_SCORE = (
+    "Give `score=`, a callable `(y_true, y_pred) -> (n,)` in `keras.ops` that says how much each "
+    "example matters, and a loss that takes `sample_weight`."
+)
 
 
 def uniform_warning(reason: str) -> str:
@@ -137,11 +153,7 @@ def uniform_warning(reason: str) -> str:
     Args:
         reason: str, a sentence or more.
     """
-    return (
-        f"{reason} It is trained by `model.fit`, with uniform batches. To draw by importance, give "
-        "`score=`, a callable `(y_true, y_pred) -> (n,)` in `keras.ops` that says how much each "
-        "example matters, with a loss that takes `sample_weight`."
-    )
+    return f"{reason} Until then it is trained by `model.fit`, on uniform batches."
 
 
 def _is_complete(output: OutputLoss, targets: Any) -> bool:

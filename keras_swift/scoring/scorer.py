@@ -6,6 +6,7 @@ in inference mode, and takes no gradient of the network.
 """
 
 import functools
+import warnings
 
 import keras
 import numpy as np
@@ -356,8 +357,8 @@ def _row_weights(sample_weight, dtype):
     return sum(weights) / len(weights)
 
 
-def non_finite_scores(scores, x, y, sample_weight, step):
-    """What to say of scores that are not finite, naming where that comes from.
+def not_finite(scores, x, y, sample_weight, step):
+    """Says which scores are not finite, and where that comes from.
 
     Args:
         scores: float array, shape `(n,)`.
@@ -365,14 +366,14 @@ def non_finite_scores(scores, x, y, sample_weight, step):
         step: int, the training step, from 0.
 
     Returns:
-        A str; `None` if all scores are finite.
+        A str, or `None` if all are finite.
     """
     wrong = ~np.isfinite(scores)
     if not wrong.any():
         return None
     count = f"{wrong.sum()} of {len(scores)} scores are not finite at step {step}"
     for name, data in (("x", x), ("y", y), ("sample_weight", sample_weight)):
-        for leaf in [] if data is None else keras.tree.flatten(data):
+        for leaf in there(data):
             leaf = ops.convert_to_numpy(leaf)
             if not np.issubdtype(leaf.dtype, np.floating):
                 continue
@@ -388,4 +389,17 @@ def non_finite_scores(scores, x, y, sample_weight, step):
         f"{int(np.argmax(wrong))}, from finite data. The model's weights have probably "
         "diverged: lower the learning rate or clip the gradient "
         "(`clipnorm=1.0` in the optimizer)."
+    )
+
+
+def warn_not_finite(reason):
+    """Warns that a batch is uniform because scores are not finite.
+
+    Args:
+        reason: str, what `not_finite` said.
+    """
+    warnings.warn(
+        f"{reason} Such a batch is drawn uniformly, as `model.fit` would; "
+        "`keras.callbacks.TerminateOnNaN` ends a run that has diverged.",
+        stacklevel=2,
     )

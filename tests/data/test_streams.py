@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_swift.data import reader
 from keras_swift.data.reader import ArraySupply, StreamSupply
 from keras_swift.data.streams import Stream, is_stream
 
@@ -242,9 +243,52 @@ def test_steps_are_counted_where_a_source_does_not_tell():
     assert supply(Loader(4), steps=9).num_batches == 9
     with pytest.warns(UserWarning, match="read once from end to end to count"):
         assert supply(Loader(4, length=False)).num_batches == 4
-    for source in (endless(), Numbered(None)):
-        with pytest.raises(ValueError, match="`steps_per_epoch` must be given for a source"):
-            supply(source)
+    with pytest.raises(ValueError, match="`steps_per_epoch` must be given for a source"):
+        supply(Numbered(None))
+
+
+def test_a_generator_is_read_to_its_end(monkeypatch):
+    finite = (batch for batch, _ in zip(endless(), range(4), strict=False))
+    found = supply(finite)
+    assert found.num_batches == 4
+    assert [int(found.uniform().data[1][0]) for _ in range(5)] == [0, 1, 2, 3, 0]
+    monkeypatch.setattr(reader, "HELD_BYTES", 1000)
+    message = r"`steps_per_epoch` must be given for a generator .* 21 batches \(1008 bytes\)"
+    with pytest.raises(ValueError, match=message):
+        supply(endless())
+
+
+class MadeAtEpochBegin(Numbered):
+    """Has no batches before an epoch begins."""
+
+    def on_epoch_begin(self):
+        super().on_epoch_begin()
+        self.numbers = np.arange(3.0) + 10 * len(self.events)
+
+    def __getitem__(self, index):
+        return self.numbers[:, None], self.numbers.astype("int64")
+
+
+def test_nothing_is_read_before_the_epoch_begins():
+    dataset = MadeAtEpochBegin()
+    found = supply(dataset)
+    for _ in range(2):
+        found.begin_epoch()
+        found.restart()
+        assert found.uniform().data[1][0] == 10 * len(dataset.events)
+        found.end_epoch()
+    # No more than with Keras itself.
+    assert dataset.events == ["begin", "end", "begin", "end"]
+
+
+def test_a_drawn_batch_follows_the_size_of_its_presample():
+    found = supply(Numbered(3, last=1))
+    presamples = [found.presample(6) for _ in range(3)]
+    assert [len(presample) for presample in presamples] == [6, 4, 4]
+    assert [presample.draws for presample in presamples] == [3, 2, 2]
+    # Seven examples in three batches: two for each, which count for 7 / 3.
+    whole = found.presample(9)
+    assert (whole.draws, whole.weight) == (2, pytest.approx(7 / 6))
 
 
 def test_class_weights_become_weights_of_the_batch():

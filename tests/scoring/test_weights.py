@@ -1,0 +1,146 @@
+"""Whether weights arrive in a model's own step, and models that cannot be scored."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_swift as ks
+
+X = np.random.default_rng(0).normal(size=(24, 5)).astype("float32")
+Y = np.random.default_rng(1).normal(size=(24, 1)).astype("float32")
+
+
+class DropsInLoss(keras.Model):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return super().compute_loss(x, y, y_pred, None)
+
+
+class PassesInLoss(keras.Model):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return 2 * super().compute_loss(x, y, y_pred, sample_weight)
+
+
+class DropsInStep(keras.Model):
+    def train_step(self, *arguments):
+        *state, (x, y, *_) = arguments
+        return super().train_step(*state, (x, y))
+
+
+class TakesTwo(keras.Model):
+    def train_step(self, *arguments):
+        *state, data = arguments
+        x, y = data
+        return super().train_step(*state, (x, y))
+
+
+class PassesInStep(keras.Model):
+    def train_step(self, *arguments):
+        return super().train_step(*arguments)
+
+
+class OwnMetrics(keras.Model):
+    def __init__(self, *arguments, **settings):
+        super().__init__(*arguments, **settings)
+        self.plain = keras.metrics.MeanAbsoluteError(name="plain")
+        self.weighted = keras.metrics.MeanAbsoluteError(name="weighted")
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        self.plain.update_state(y, y_pred)
+        self.weighted.update_state(y, y_pred, sample_weight)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+
+def network(kind=keras.Model, loss="mse", last=None):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((5,))
+    outputs = keras.layers.Dropout(0.3)(keras.layers.BatchNormalization()(inputs))
+    outputs = keras.layers.Dense(1)(outputs)
+    model = kind(inputs, outputs if last is None else last(outputs))
+    model.compile(keras.optimizers.Adam(0.01), loss, metrics=["mae"])
+    return model
+
+
+def fit(model, score="gradient_norm", x=X, y=Y, **arguments):
+    training = ks.ImportanceTraining(model, presample=3.0, tau_threshold=0, score=score, seed=0)
+    return training.fit(x, y, batch_size=4, verbose=0, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (DropsInLoss, r"`DropsInLoss.compute_loss`, with a loss that is the same whatever the wei"),
+        (DropsInStep, r"`DropsInStep.train_step`, with a loss that is the same whatever the weig"),
+        (TakesTwo, r"`train_step` must take batches `\(x, y, sample_weight\)`.*Unpack a batch"),
+    ],
+)
+def test_a_step_without_weights_stops_before_training(kind, message):
+    model = network(kind)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=message):
+        fit(model)
+    for ours, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", [PassesInLoss, PassesInStep])
+def test_a_step_with_weights_trains_and_looking_at_it_changes_nothing(kind):
+    def trained(model, threshold):
+        training = ks.ImportanceTraining(model, presample=3.0, tau_threshold=threshold, seed=0)
+        history = training.fit(X, Y, batch_size=4, shuffle=False, epochs=2, verbose=0).history
+        return history["importance"], model.get_weights()
+
+    plain = network(kind)
+    plain.fit(X, Y, batch_size=4, shuffle=False, epochs=2, verbose=0)
+    importance, weights = trained(network(kind), 1e9)
+    assert importance == [0, 0]
+    for ours, theirs in zip(weights, plain.get_weights(), strict=True):
+        # Dropout and its random state included.
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert trained(network(kind), 0)[0] == [1, 1]
+
+
+def test_metrics_that_a_model_updates_without_weights_are_warned_of():
+    with pytest.warns(UserWarning, match=r"the metrics \['plain'\] by itself, without weights"):
+        fit(network(OwnMetrics))
+
+
+class OwnLoss(keras.Model):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        values = ops.mean(ops.square(y - y_pred), axis=-1)
+        return ops.mean(values if sample_weight is None else values * sample_weight)
+
+
+def test_without_a_compiled_loss_batches_are_uniform_and_the_cure_is_named():
+    plain, model = network(OwnLoss, None), network(OwnLoss, None)
+    expected = plain.fit(X, Y, shuffle=False, epochs=2, verbose=0)
+    with pytest.warns(UserWarning, match="compiled without a loss.*Give `score=`, a callable"):
+        history = fit(model, shuffle=False, epochs=2)
+    assert history.history["importance"] == [0, 0]
+    assert set(history.history) == set(expected.history) | {"tau", "importance", "presample"}
+
+
+def test_without_a_compiled_loss_a_callable_score_draws():
+    seen = []
+
+    def score(y_true, y_pred):
+        seen.append(tuple(y_true.shape))
+        return ops.abs(y_true - y_pred)[:, 0]
+
+    history = fit(network(OwnLoss, None), score).history
+    assert history["importance"] == [1.0]
+    assert (12, 1) in seen
+
+
+def test_a_flat_output_is_trained_uniformly_and_the_cure_is_named():
+    model = network(last=lambda outputs: keras.layers.Reshape(())(outputs))
+    with pytest.warns(UserWarning, match=r"`keras.layers.Reshape\(\(1,\)\)`.*uniform batches"):
+        history = fit(model, y=Y[:, 0]).history
+    assert history["importance"] == [0.0]
+
+
+def test_a_fixed_batch_size_is_trained_uniformly():
+    model = keras.Sequential([keras.Input(batch_shape=(4, 5)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.warns(UserWarning, match="inputs of a fixed batch size"):
+        assert fit(model).history["importance"] == [0.0]
