@@ -1,10 +1,11 @@
-"""The code blocks of the README and of every page in docs/ run as they stand.
+"""The code of the README, of every page in docs/ and of the notebooks runs as it stands.
 
 The blocks of one page share their names, as a reader who copies them one after the other has it.
 `<!-- needs: torch -->` on the line before a block leaves it out where that is not installed.
 """
 
 import importlib.util
+import json
 import pathlib
 import re
 
@@ -39,6 +40,28 @@ def test_code_blocks_run(page, tmp_path, monkeypatch):
     for block in blocks(PAGES[page]):
         exec(compile(block, ROOT / page, "exec"), names)
     assert names
+
+
+@pytest.mark.parametrize(
+    "notebook", sorted((ROOT / "docs" / "gallery").glob("*.ipynb")), ids=lambda path: path.stem
+)
+def test_notebooks_run(notebook, tmp_path, monkeypatch):
+    from matplotlib import pyplot
+
+    pyplot.switch_backend("agg")
+    monkeypatch.chdir(tmp_path)
+    cells = [
+        cell
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        if cell["cell_type"] == "code"
+    ]
+    # What is committed has been run from top to bottom.
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    names = {}
+    for number, cell in enumerate(cells, 1):
+        exec(compile("".join(cell["source"]), f"{notebook.name}, cell {number}", "exec"), names)
+    assert pyplot.get_fignums()
+    pyplot.close("all")
 
 
 def test_blocks_are_found():
