@@ -17,6 +17,7 @@ from keras_swift._keras import mask_of
 from keras_swift.data import arrays
 from keras_swift.scoring.compiled import build
 from keras_swift.scoring.gradient_norm import OutputLoss
+from keras_swift.scoring.labels import class_axis
 from keras_swift.scoring.scorer import Scorer
 from keras_swift.validation import check_model
 
@@ -167,17 +168,20 @@ def renormed_entropy(model: keras.Model, outputs: Sequence[OutputLoss], y: Any) 
     # Otherwise the output holds probabilities, as Keras' own losses assume.
     from_logits = bool(getattr(loss, "from_logits", False))
     ignored = getattr(loss, "ignore_class", None)
-    classes = getattr(model, "output_shape", None)
-    if isinstance(classes, tuple) and classes and isinstance(classes[-1], int) and classes[-1] < 3:
-        raise refuse(f"a model with {classes[-1]} output units")
+    axis = class_axis(loss)
+    shape = getattr(model, "output_shape", None)
+    if isinstance(shape, tuple) and shape and isinstance(shape[axis], int) and shape[axis] < 3:
+        raise refuse(f"a model with {shape[axis]} output units")
 
     def entropy(y_true: Any, y_pred: Any) -> Any:
-        classes = y_pred.shape[-1]
+        classes = y_pred.shape[axis]
         if classes < 3:
             raise refuse(f"a model with {classes} output units")
         mask = mask_of(y_pred)
-        y_pred = ops.cast(y_pred, "float32")
+        y_pred = ops.moveaxis(ops.cast(y_pred, "float32"), axis, -1)
         y_true = ops.convert_to_tensor(y_true)
+        if len(y_true.shape) == len(y_pred.shape):
+            y_true = ops.moveaxis(y_true, axis, -1)
         if len(y_true.shape) == len(y_pred.shape) and y_true.shape[-1] == classes:
             labels = ops.argmax(y_true, axis=-1)
         elif len(y_true.shape) == len(y_pred.shape):

@@ -88,6 +88,10 @@ def test_sequences_take_the_mean_over_unmasked_steps(masked):
     x[:4, 3:] = 0
     y = generator.integers(0, 7, size=(12, 6))
     model = sequence_model(masked)
+    # Far from uniform, where the entropies of all steps would be nearly the same.
+    model.layers[0].set_weights([40 * model.layers[0].get_weights()[0]])
+    kernel, bias = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([4 * kernel, bias])
     found = ks.compute_features(model, x, y, ("loss", "renormed_entropy"), verbose=0)
     p = predicted(model, x)
     for i in range(12):
@@ -96,6 +100,27 @@ def test_sequences_take_the_mean_over_unmasked_steps(masked):
         entropy = np.mean([slow_entropy(p[i, t], y[i, t]) for t in steps])
         assert found["loss"][i] == pytest.approx(loss, rel=1e-4)
         assert found["renormed_entropy"][i] == pytest.approx(entropy, rel=1e-4)
+        if masked and i < 4:
+            everywhere = np.mean([slow_entropy(p[i, t], y[i, t]) for t in range(6)])
+            assert everywhere != pytest.approx(entropy, rel=1e-2)
+
+
+def test_classes_may_lie_on_any_axis_of_the_output():
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(8, 5)).astype("float32")
+    labels = generator.integers(0, 4, (8, 3))
+    inputs = keras.Input((5,))
+    logits = keras.layers.Reshape((3, 4))(keras.layers.Dense(12)(inputs))
+    last = keras.Model(inputs, keras.layers.Softmax()(logits))
+    last.compile("sgd", keras.losses.CategoricalCrossentropy())
+    first = keras.Model(inputs, keras.layers.Permute((2, 1))(last.output))
+    first.compile("sgd", keras.losses.CategoricalCrossentropy(axis=1))
+    y = np.eye(4, dtype="float32")[labels]
+    expected = ks.compute_features(last, x, y, ("loss", "renormed_entropy"), verbose=0)
+    y = y.transpose(0, 2, 1)
+    found = ks.compute_features(first, x, y, ("loss", "renormed_entropy"), verbose=0)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-4)
 
 
 def test_callables_and_arrays_are_features_too(digits):
