@@ -144,10 +144,12 @@ def test_names_train_as_objects_do(name):
 
 
 @pytest.mark.parametrize("name", sorted(OF_THE_WHOLE_BATCH))
-def test_losses_of_a_whole_batch_are_refused(name):
+def test_models_with_a_loss_of_the_whole_batch_are_trained_uniformly(name):
     model, y = model_for(name, getattr(keras.losses, name)())
-    with pytest.raises(ValueError, match="must give one value .* for each example"):
-        ks.ImportanceTraining(model).fit(X, y, batch_size=4, verbose=0)
+    with pytest.warns(UserWarning, match="must give one value .* for each example.*`model.fit`"):
+        history = ks.ImportanceTraining(model).fit(X, y, batch_size=4, verbose=0).history
+    assert (history["importance"], history["gain"]) == ([0.0], [1.0])
+    assert np.isfinite(history["loss"]).all()
 
 
 @pytest.mark.parametrize("name", sorted(AMONG_EXAMPLES & names()))
