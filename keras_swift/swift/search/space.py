@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import scipy.stats.qmc
 
+from keras_swift.swift.features import doubtful_end
 from keras_swift.swift.sampler import DEFAULT_FEATURES, SwiftSampler, cumulative_rank
 
 # Examples on which two samplers are compared. Their distance then has a standard error of a few
 # percent, and 4,000 candidates take a tenth of a second.
 REFERENCE_SIZE = 256
+# Shares of the examples that the first trials keep, the middle first: few trials see the range too.
+CUTS = (0.6, 0.8, 0.4, 0.9, 0.7, 0.5)
 
 
 class SamplerSpace:
@@ -61,44 +64,72 @@ class SamplerSpace:
         weights = None
         if columns is None:
             ranks = scipy.stats.qmc.Halton(count, scramble=False).random(REFERENCE_SIZE + 1)[1:]
+            everything = weights
+            self._all_ranks = ranks
         else:
             ranks = np.stack([cumulative_rank(np.asarray(columns[f])) for f in self.features], 1)
             if transform == "cgf":
                 weights = np.asarray(columns["gradient_norm"], np.float64)
+            everything = weights
+            self._all_ranks = ranks
             if len(ranks) > REFERENCE_SIZE:
                 generator = np.random.default_rng(seed)
                 kept = generator.choice(len(ranks), REFERENCE_SIZE, replace=False)
                 ranks = ranks[kept]
                 weights = None if weights is None else weights[kept]
-        if weights is None or not np.any(weights > 0):
-            weights = np.ones(len(ranks))
         self._ranks = ranks
-        self._weights = weights
+        self._weights = _usable(weights, len(ranks))
+        self._all_weights = _usable(everything, len(self._all_ranks))
 
     @property
     def dimensions(self) -> int:
         """How many numbers a sampler has: ten by default."""
         return len(self.names)
 
-    def simple_samplers(self) -> list[SwiftSampler]:
-        """Samplers that leave out the highest, then the lowest examples by each feature.
+    def design(self) -> list[SwiftSampler]:
+        """What a search tries first: graded cuts, which a random point of the cube never is.
 
-        What a search should have tried before anything else: a random point of
-        the cube hardly ever comes near one of them. The probability falls from
-        the example that a fifth of the whole gradient norm lies below to the
-        one that three fifths lie below.
+        Those that leave out the most doubtful examples by the first feature and
+        keep 0.6, 0.8, 0.4, 0.9, 0.7 and 0.5 of them; the one that keeps 0.7 by
+        the second feature, if there is one; and the one that leaves out the
+        fifth that is doubted least, whose easy examples may teach nothing.
         """
-        inner = np.linspace(0.2, 0.6, self.segments - 1) if self.segments > 2 else np.array([0.4])
-        knots = inner[: self.segments - 1]
-        places = np.concatenate([[0.0], knots, [1.0]])
-        values = np.clip((0.6 - places) / 0.4, 0.0, 1.0)
-        found = []
-        for coefficients in np.eye(len(self.features)):
-            for sign in (1.0, -1.0):
-                found.append(
-                    SwiftSampler(knots, values, sign * coefficients, self.features, self.transform)
-                )
-        return found
+        first = self.features[0]
+        sign = doubtful_end(first)
+        found = [self.cut(first, sign, keep) for keep in CUTS]
+        if len(self.features) > 1:
+            second = self.features[1]
+            found.append(self.cut(second, doubtful_end(second), 0.7))
+        return [*found, self.cut(first, -sign, 0.8)]
+
+    def cut(self, feature: str, sign: float, keep: float) -> SwiftSampler:
+        """The sampler that draws the lowest share of the examples alike, and the others never.
+
+        With one segment or two, which have no steep descent, its probability
+        falls in a straight line.
+
+        Args:
+            feature: one of the features.
+            sign: 1 keeps the lowest values, -1 the highest.
+            keep: float in (0, 1), share of the examples kept.
+        """
+        position = self.features.index(feature)
+        ranks = np.round(sign * self._all_ranks[:, position], 12)
+        order = np.argsort(ranks, kind="stable")
+        # Under "cgf" a share of the examples is another share of the gradient norms.
+        below = np.searchsorted(ranks[order], np.quantile(ranks, keep), side="right")
+        place = float(np.sum(self._all_weights[order[:below]]) / np.sum(self._all_weights))
+        # Ties, as among shares of epochs, may leave nothing to cut.
+        place = min(place, 1.0 - 1e-6)
+        values = np.zeros(self.segments + 1)
+        values[: max(1, min(2, self.segments))] = 1.0
+        return SwiftSampler(
+            np.full(self.segments - 1, place),
+            values,
+            sign * np.eye(len(self.features))[position],
+            self.features,
+            self.transform,
+        )
 
     def to_sampler(self, point: Any) -> SwiftSampler:
         """The sampler at a point of the unit cube."""
@@ -185,3 +216,8 @@ class SamplerSpace:
         numbers[:, :inner] = np.clip(np.maximum.accumulate(numbers[:, :inner], axis=1), 0.0, 1.0)
         numbers[:, inner + self.segments + 1 :] = 2.0 * numbers[:, inner + self.segments + 1 :] - 1
         return numbers
+
+
+def _usable(weights: np.ndarray | None, count: int) -> np.ndarray:
+    """Weights of the cumulative function; weights that are all zero count each example once."""
+    return np.ones(count) if weights is None or not np.any(weights > 0) else weights
