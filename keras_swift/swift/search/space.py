@@ -14,7 +14,7 @@ import numpy as np
 import scipy.stats.qmc
 
 from keras_swift.swift.features import doubtful_end
-from keras_swift.swift.sampler import DEFAULT_FEATURES, SwiftSampler, cumulative_rank
+from keras_swift.swift.sampler import DEFAULT_FEATURES, Layout, SwiftSampler, cumulative_rank
 
 # Examples on which two samplers are compared. Their distance then has a standard error of a few
 # percent, and 4,000 candidates take a tenth of a second.
@@ -58,9 +58,8 @@ class SamplerSpace:
         self.segments = segments
         self.transform = transform
         count = len(self.features)
-        self.names = [f"knot_{k}" for k in range(1, segments)]
-        self.names += [f"value_{k}" for k in range(segments + 1)]
-        self.names += [f"coefficient_{name}" for name in self.features]
+        self._layout = Layout(self.features, segments)
+        self.names = self._layout.names
         weights = None
         if columns is None:
             ranks = scipy.stats.qmc.Halton(count, scramble=False).random(REFERENCE_SIZE + 1)[1:]
@@ -84,7 +83,7 @@ class SamplerSpace:
     @property
     def dimensions(self) -> int:
         """How many numbers a sampler has: ten by default."""
-        return len(self.names)
+        return self._layout.size
 
     def design(self) -> list[SwiftSampler]:
         """What a search tries first: graded cuts, which a random point of the cube never is.
@@ -138,16 +137,8 @@ class SamplerSpace:
 
     def from_values(self, values: Mapping[str, float]) -> SwiftSampler:
         """The sampler whose numbers go by the names in `names`."""
-        numbers = np.array([values[name] for name in self.names])
-        inner = self.segments - 1
-        knots, rest = numbers[:inner], numbers[inner:]
-        return SwiftSampler(
-            knots,
-            rest[: self.segments + 1],
-            rest[self.segments + 1 :],
-            self.features,
-            self.transform,
-        )
+        numbers = [values[name] for name in self.names]
+        return SwiftSampler.from_parameters(numbers, self._layout, self.transform)
 
     def to_values(self, sampler: SwiftSampler) -> dict[str, float]:
         """The sampler's numbers by name, the inverse of `from_values`."""
@@ -155,16 +146,15 @@ class SamplerSpace:
 
     def to_point(self, sampler: SwiftSampler) -> np.ndarray:
         """The point of the unit cube at which a sampler lies."""
-        inner = self.segments - 1
         point = np.empty(self.dimensions)
         previous = 0.0
         for k, knot in enumerate(sampler.knots):
             left = 1.0 - previous
             beyond = (1.0 - knot) / left if left > 0 else 1.0
-            point[k] = 1.0 - beyond ** (inner - k)
+            point[k] = 1.0 - beyond ** (len(sampler.knots) - k)
             previous = knot
-        point[inner : inner + self.segments + 1] = sampler.values
-        point[inner + self.segments + 1 :] = (sampler.coefficients + 1.0) / 2.0
+        point[self._layout.values] = sampler.values
+        point[self._layout.coefficients] = (sampler.coefficients + 1.0) / 2.0
         return np.clip(point, 0.0, 1.0)
 
     def embed(self, points: Any) -> np.ndarray:
@@ -181,15 +171,14 @@ class SamplerSpace:
             A float64 array, shape `(k, m)`, rows of length 1.
         """
         numbers = self._numbers(np.atleast_2d(np.asarray(points, np.float64)))
-        inner = self.segments - 1
-        aggregate = numbers[:, inner + self.segments + 1 :] @ self._ranks.T
+        aggregate = numbers[:, self._layout.coefficients] @ self._ranks.T
         order = np.argsort(aggregate, axis=1, kind="stable")
         cumulative = np.cumsum(self._weights[order], axis=1) / self._weights.sum()
         # Every sampler at once, piece by piece: a loop over `np.interp` took most of a suggestion.
         knots = np.zeros((len(numbers), self.segments + 1))
-        knots[:, 1:-1] = numbers[:, :inner]
+        knots[:, 1:-1] = numbers[:, self._layout.knots]
         knots[:, -1] = 1.0
-        values = numbers[:, inner : inner + self.segments + 1]
+        values = numbers[:, self._layout.values]
         sorted_height = np.repeat(values[:, :1], cumulative.shape[1], axis=1)
         for k in range(self.segments):
             # A piece without length is a step.
@@ -206,15 +195,16 @@ class SamplerSpace:
     def _numbers(self, points: np.ndarray) -> np.ndarray:
         """Knots, values and coefficients at points of the cube, shape `(k, dimensions)`."""
         numbers = np.clip(points, 0.0, 1.0)
-        inner = self.segments - 1
+        knots = numbers[:, self._layout.knots]
+        inner = knots.shape[1]
         previous = np.zeros(len(numbers))
         for k in range(inner):
-            beyond = (1.0 - numbers[:, k]) ** (1.0 / (inner - k))
+            beyond = (1.0 - knots[:, k]) ** (1.0 / (inner - k))
             previous = 1.0 - (1.0 - previous) * beyond
-            numbers[:, k] = previous
+            knots[:, k] = previous
         # Rounding could put a knot a hair above 1 or below the one before it.
-        numbers[:, :inner] = np.clip(np.maximum.accumulate(numbers[:, :inner], axis=1), 0.0, 1.0)
-        numbers[:, inner + self.segments + 1 :] = 2.0 * numbers[:, inner + self.segments + 1 :] - 1
+        knots[:] = np.clip(np.maximum.accumulate(knots, axis=1), 0.0, 1.0)
+        numbers[:, self._layout.coefficients] = 2.0 * numbers[:, self._layout.coefficients] - 1.0
         return numbers
 
 
