@@ -265,19 +265,19 @@ def run(setting, seed, arguments):
 
     def without(name, scores, share):
         """Draws all alike but the share with the highest scores."""
-        keep = 1.0 - share
         if share <= 0.0:
             return uniform, ready
+        # Where scores are 0 or 1, the lower ones all have the rank `1 - share`.
+        keep = 1.0 - share * (0.5 if scores.dtype == bool else 1.0)
         sampler = ks.SwiftSampler([keep, keep], [1, 1, 0, 0], [1.0], [name], "cdf")
-        return sampler, {"features": {name: scores}}
+        return sampler, {"features": {name: np.asarray(scores, float)}}
 
     if arguments.rivals:
         share = float(data.wrong.mean())
         # What nobody knows: exactly the wrong labels, and how many they are.
-        trainings["clean"] = without("wrong", data.wrong.astype(float), share)
+        trainings["clean"] = without("wrong", data.wrong, share)
         trainings["known share"] = without("last loss", result.record.loss, share)
-        doubted = np.zeros(len(data.y))
-        doubted[suspects] = 1.0
+        doubted = np.isin(np.arange(len(data.y)), suspects)
         trainings["mixture"] = without("suspect", doubted, float(doubted.mean()))
         for name in LOSSES:
             trainings[name] = (uniform, ready)

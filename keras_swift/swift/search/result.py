@@ -24,6 +24,9 @@ from keras_swift.swift.search.held_out import (
 
 # A sampler is clearly better from so many standard errors of the difference on.
 CLEARLY = 2.0
+# Share of the way from uniform's probability of the label to 1, from which a model that gets no
+# more labels right is better all the same.
+MUCH_SURER = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +112,12 @@ class SearchResult:
 
         Where trials were confirmed, the best of those that were better than
         uniform *from scratch*, by more than two standard errors of the
-        difference, and, where they are judged by the probability of the
-        label, with more labels right too. Otherwise the trial that draws most evenly among those as
-        good as the best one, if it is better than uniform by as much.
+        difference. Where they are judged by the probability of the label, it
+        has to get more labels right too; or no fewer than chance allows, and
+        come a quarter of the way to certainty.
+
+        Otherwise the trial that draws most evenly among those as good as the
+        best one, if it is better than uniform by as much.
         """
         if self.confirmed:
             uniform, *others = self.confirmed
@@ -132,7 +138,17 @@ class SearchResult:
             return True
         # Few different examples make a model sure, whether or not it is right: seen on clean data.
         right = f"val_{LABEL_ACCURACY}"
-        return trial.metrics.get(right, 1.0) > uniform.metrics.get(right, 0.0)
+        if right not in trial.metrics or right not in uniform.metrics:
+            return True
+        more = trial.metrics[right] - uniform.metrics[right]
+        share = uniform.metrics[right]
+        count = 1 if trial.values is None else len(trial.values)
+        # Both are judged on the same examples and mostly agree on them, so less than the binomial
+        # variance distinguishes them. The 0.4 is an assumption, not a measurement.
+        same = math.sqrt(2.0 * 0.4 * max(share * (1.0 - share), 0.0) / count)
+        # Wrong labels keep a model unsure long before they cost it labels.
+        sure = self._gain(trial, uniform) / max(1.0 - uniform.objective, 1e-9)
+        return more > 0 or (more > -same and sure > MUCH_SURER)
 
     @property
     def sampler(self) -> SwiftSampler:

@@ -114,14 +114,25 @@ def test_what_was_confirmed_decides():
     assert "uniform draws: nothing is clearly better" in str(found)
 
 
-def test_a_surer_model_that_gets_fewer_right_is_not_better():
+@pytest.mark.parametrize(
+    ("probability", "right", "best"),
+    # Uniform: 0.6 and 0.8. Of two examples' accuracy, 0.25 is chance.
+    [
+        (0.65, 0.70, 0),
+        (0.65, 0.80, 0),
+        (0.65, 0.81, 1),
+        (0.75, 0.80, 1),
+        (0.75, 0.56, 1),
+        (0.75, 0.54, 0),
+    ],
+)
+def test_a_surer_model_that_gets_no_more_right_has_to_be_much_surer(probability, right, best):
     trials = [trial(0, UNIFORM, 0.5), trial(1, cut(0.6), 0.9)]
-    for right, best in ((0.70, 0), (0.80, 0), (0.81, 1)):
-        confirmed = [trial(0, UNIFORM, 0.6, right=0.8), trial(1, cut(0.6), 0.7, right=right)]
-        found = result(trials, confirmed, objective="val_label_probability")
-        assert found.best.number == best
-        # Who asks for another objective gets it.
-        assert result(trials, confirmed).best.number == 1
+    confirmed = [trial(0, UNIFORM, 0.6, right=0.8), trial(1, cut(0.6), probability, right=right)]
+    found = result(trials, confirmed, objective="val_label_probability")
+    assert found.best.number == best
+    # Who asks for another objective gets it.
+    assert result(trials, confirmed).best.number == 1
 
 
 def test_price_counts_trials_confirmation_and_record():
