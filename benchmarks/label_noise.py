@@ -11,11 +11,15 @@ on clean test data after the last one ("test"), and with the weights averaged
 over the last epoch ("averaged"). The test data are used for nothing else.
 Each run prints its lines as it ends and appends a JSON line to `--out`.
 
-digits            scikit-learn's digits: 1,000 training images, 40 % wrong labels, an MLP
+digits            scikit-learn's digits: 1,000 training images, 40 % wrong labels, an MLP, 300
+                  clean validation images
+digits-noisy-validation, digits-clean
+                  the same, and validation labels are as wrong; the same without wrong labels
 symmetric         CIFAR-10: 10,000 training images, 40 % of labels moved uniformly to other
                   classes, a small CNN, 3,000 clean validation images
 noisy-validation  the same, and validation labels are as wrong as the training labels
 worse, aggre      human labels of CIFAR-10N, 40 % and 9 % wrong; clean validation labels
+clean             CIFAR-10 as it is
 
 `--data` is an .npz file with x_train, y_train, x_test, y_test; without it Keras downloads CIFAR-10.
 `--human-labels` is an .npz file with the arrays `worse` and `aggre`, in CIFAR-10's order.
@@ -31,7 +35,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 import keras_swift as ks
 from keras_swift.fitting.weight_average import WeightAverage
@@ -46,15 +50,18 @@ def move_labels(labels, share, generator):
     return np.where(moved, (labels + steps) % 10, labels)
 
 
-def digits(seed):
+def digits(setting, seed):
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(y))
     x, y = (x[order] / 16).astype("float32"), y[order]
-    noisy = move_labels(y[:1000], 0.4, generator)
-    return Data(x[:1000], noisy, noisy != y[:1000], x[1000:1300], y[1000:1300], x[1300:], y[1300:])
+    noisy = y[:1000] if setting == "digits-clean" else move_labels(y[:1000], 0.4, generator)
+    y_validation = y[1000:1300]
+    if setting == "digits-noisy-validation":
+        y_validation = move_labels(y_validation, 0.4, generator)
+    return Data(x[:1000], noisy, noisy != y[:1000], x[1000:1300], y_validation, x[1300:], y[1300:])
 
 
 def cifar10(setting, seed, arguments):
@@ -71,7 +78,9 @@ def cifar10(setting, seed, arguments):
     train = order[: arguments.examples]
     validation = order[arguments.examples : arguments.examples + arguments.validation]
     y_validation = y[validation]
-    if setting in ("worse", "aggre"):
+    if setting == "clean":
+        noisy = y[train]
+    elif setting in ("worse", "aggre"):
         if not arguments.human_labels:
             raise SystemExit(f"{setting} needs --human-labels FILE.npz")
         with np.load(arguments.human_labels) as file:
@@ -95,23 +104,41 @@ def cifar10(setting, seed, arguments):
     )
 
 
-def compiled(layers, rate):
+def generalised_cross_entropy(y_true, y_pred, q=0.7):
+    """Zhang and Sabuncu, NeurIPS 2018: `(1 - p_y**q) / q`, from logits."""
+    labels = keras.ops.one_hot(keras.ops.cast(keras.ops.reshape(y_true, (-1,)), "int32"), 10)
+    probability = keras.ops.sum(labels * keras.ops.softmax(y_pred), axis=-1)
+    return (1.0 - probability**q) / q
+
+
+def smoothed_cross_entropy(y_true, y_pred, share=0.2):
+    """Cross-entropy with label smoothing, from logits."""
+    labels = keras.ops.one_hot(keras.ops.cast(keras.ops.reshape(y_true, (-1,)), "int32"), 10)
+    return keras.losses.categorical_crossentropy(
+        labels, y_pred, from_logits=True, label_smoothing=share
+    )
+
+
+LOSSES = {"smoothing": smoothed_cross_entropy, "generalised": generalised_cross_entropy}
+
+
+def compiled(layers, rate, loss=None):
     model = keras.Sequential(layers)
     model.compile(
         keras.optimizers.Adam(rate),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
     return model
 
 
-def mlp(seed, width=128):
+def mlp(seed, loss=None, width=128):
     keras.utils.set_random_seed(seed)
     dense = [keras.layers.Dense(width, activation="relu") for _ in range(2)]
-    return compiled([keras.Input((64,)), *dense, keras.layers.Dense(10)], 1e-3)
+    return compiled([keras.Input((64,)), *dense, keras.layers.Dense(10)], 1e-3, loss)
 
 
-def cnn(seed):
+def cnn(seed, loss=None):
     keras.utils.set_random_seed(seed)
     layers = keras.layers
     return compiled(
@@ -129,6 +156,7 @@ def cnn(seed):
             layers.Dense(10),
         ],
         1e-3,
+        loss,
     )
 
 
@@ -151,14 +179,13 @@ def small_mlp(seed):
 
 
 def accuracy(model, data):
-    return model.evaluate(data.x_test, data.y_test, batch_size=500, verbose=0, return_dict=True)[
-        "accuracy"
-    ]
+    outputs = model.predict(data.x_test, batch_size=500, verbose=0)
+    return float(np.mean(np.argmax(outputs, axis=-1) == data.y_test))
 
 
-def retrained(build, sampler, data, seed, arguments, **features):
+def retrained(build, sampler, data, seed, arguments, loss=None, **features):
     """Test accuracy after training from scratch under a sampler: as it ends, and averaged."""
-    model = build(1000 + seed)
+    model = build(1000 + seed) if loss is None else build(1000 + seed, loss)
     steps = -(-len(data.y) // arguments.batch_size)
     average = WeightAverage(arguments.epochs, steps, steps)
     ks.SwiftTraining(model, sampler, seed=seed, **features).fit(
@@ -175,8 +202,9 @@ def retrained(build, sampler, data, seed, arguments, **features):
 
 
 def run(setting, seed, arguments):
-    data = digits(seed) if setting == "digits" else cifar10(setting, seed, arguments)
-    build, other = (mlp, small_mlp) if setting == "digits" else (cnn, pooled_cnn)
+    small = setting.startswith("digits")
+    data = digits(setting, seed) if small else cifar10(setting, seed, arguments)
+    build, other = (mlp, small_mlp) if small else (cnn, pooled_cnn)
     begin = time.perf_counter()
     model = build(seed)
     result = ks.search(
@@ -188,28 +216,27 @@ def run(setting, seed, arguments):
         finetune_epochs=arguments.finetune_epochs,
         pretrain_epochs=arguments.pretrain_epochs,
         batch_size=arguments.batch_size,
+        features=arguments.features,
         segments=arguments.segments,
         transform=arguments.transform,
         method=arguments.method,
         objective=arguments.objective,
+        confirm=arguments.confirm,
         seed=seed,
         verbose=0,
     )
     seconds = time.perf_counter() - begin
     print(result)
+    suspects = result.suspects()
     found = {
         "setting": setting,
         "seed": seed,
         "wrong labels": float(data.wrong.mean()),
+        "wrong share": result.wrong_share.estimate,
         "wrong drawn": float(result.probabilities[data.wrong].sum()),
         "effective share": float(1 / np.sum(result.probabilities**2) / len(data.y)),
         "validation gain": result.gain,
-        "AUROC loss": float(roc_auc_score(data.wrong, result.features["loss"])),
-        "AUROC suspects": float(roc_auc_score(data.wrong, result.suspicion)),
-        "wrong in 300 suspects": float(data.wrong[result.suspects(300)].mean()),
-        "wrong in 300 highest losses": float(
-            data.wrong[np.argsort(-result.features["loss"])[:300]].mean()
-        ),
+        "wrong among suspects": float(data.wrong[suspects].mean()) if len(suspects) else 0.0,
         "price": result.price,
         "search seconds": seconds,
         "trials": [
@@ -217,40 +244,60 @@ def run(setting, seed, arguments):
             for trial in result.trials
             for p in [trial.sampler.probabilities(result.features)]
         ],
+        "confirmed": [[trial.number, trial.objective] for trial in result.confirmed],
     }
+    if data.wrong.any():
+        record = result.record
+        for name, scores in (
+            ("suspects", result.suspicion),
+            ("last loss", record.loss),
+            ("mean loss", record.mean_loss),
+            ("mean margin", -record.mean_margin),
+            ("share wrong", record.share_wrong),
+        ):
+            found[f"AUROC {name}"] = float(roc_auc_score(data.wrong, scores))
+        found["precision suspects"] = float(average_precision_score(data.wrong, result.suspicion))
     uniform = ks.SwiftSampler.uniform(result.sampler.features, transform=arguments.transform)
+    ready = {"features": {**result.features, "last loss": result.record.loss}}
     trainings = {}
-    ready = {"features": result.features}
     if not arguments.search_only:
         trainings = {"uniform": (uniform, ready), "sampler": (result.sampler, ready)}
-    if arguments.bound:
-        # What leaving out exactly the wrong labels would give: no method knows them.
-        clean = ks.SwiftSampler([0.99, 0.99], [1, 1, 0, 0], [1.0], ["wrong"], "cdf")
-        trainings["clean"] = (clean, {"features": {"wrong": data.wrong}})
-    for keep in arguments.lowest_losses:
-        # What one can do without a search, where one knows how many labels are wrong.
-        cut = ks.SwiftSampler([keep, keep], [1, 1, 0, 0], [1.0], ["loss"], "cdf")
-        trainings[f"lowest {keep:g}"] = (cut, ready)
-        found[f"wrong drawn lowest {keep:g}"] = float(
-            cut.probabilities(result.features)[data.wrong].sum()
-        )
+
+    def without(name, scores, share):
+        """Draws all alike but the share with the highest scores."""
+        if share <= 0.0:
+            return uniform, ready
+        # Where scores are 0 or 1, the lower ones all have the rank `1 - share`.
+        keep = 1.0 - share * (0.5 if scores.dtype == bool else 1.0)
+        sampler = ks.SwiftSampler([keep, keep], [1, 1, 0, 0], [1.0], [name], "cdf")
+        return sampler, {"features": {name: np.asarray(scores, float)}}
+
+    if arguments.rivals:
+        share = float(data.wrong.mean())
+        # What nobody knows: exactly the wrong labels, and how many they are.
+        trainings["clean"] = without("wrong", data.wrong, share)
+        trainings["known share"] = without("last loss", result.record.loss, share)
+        doubted = np.isin(np.arange(len(data.y)), suspects)
+        trainings["mixture"] = without("suspect", doubted, float(doubted.mean()))
+        for name in LOSSES:
+            trainings[name] = (uniform, ready)
     for name, (sampler, features) in trainings.items():
-        if name == "sampler" and result.best.number == 0:
+        if name != "uniform" and sampler.is_uniform and name not in LOSSES:
             # The same training again.
             last, averaged = found["test uniform"], found["averaged uniform"]
         else:
-            last, averaged = retrained(build, sampler, data, seed, arguments, **features)
+            last, averaged = retrained(
+                build, sampler, data, seed, arguments, LOSSES.get(name), **features
+            )
         found |= {f"test {name}": last, f"averaged {name}": averaged}
     if not arguments.search_only:
         found["gain"] = found["test sampler"] - found["test uniform"]
         found["averaged gain"] = found["averaged sampler"] - found["averaged uniform"]
     if arguments.transfer:
         # The features of the second network's data come from the first one.
-        reference = build(seed)
-        reference.set_weights(result.pretrained_weights)
         for name, sampler in (("uniform", uniform), ("sampler", result.sampler)):
             found[f"transfer {name}"], found[f"transfer averaged {name}"] = retrained(
-                other, sampler, data, seed, arguments, reference=reference
+                other, sampler, data, seed, arguments, features=result.features
             )
         for kind in ("transfer", "transfer averaged"):
             found[f"{kind} gain"] = found[f"{kind} sampler"] - found[f"{kind} uniform"]
@@ -290,9 +337,9 @@ def main():
     parser.add_argument("--data", metavar="FILE.npz")
     parser.add_argument("--human-labels", metavar="FILE.npz")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--trials", type=int, help="default: 25 for digits, else 12")
+    parser.add_argument("--trials", type=int, default=12, help="default: %(default)s")
     parser.add_argument("--pretrain-epochs", type=int, help="default: 30 for digits, else 12")
-    parser.add_argument("--finetune-epochs", type=int, help="default: 3 for digits, else 5")
+    parser.add_argument("--finetune-epochs", type=int, help="default: 3 for digits, else 2")
     parser.add_argument("--epochs", type=int, help="from scratch; default: 30 for digits, else 12")
     parser.add_argument("--batch-size", type=int, help="default: 32 for digits, else 128")
     parser.add_argument("--examples", type=int, default=10_000, help="CIFAR-10 training images")
@@ -300,18 +347,17 @@ def main():
     parser.add_argument("--segments", type=int, default=4)
     parser.add_argument("--transform", default="cgf", choices=["cgf", "cdf"])
     parser.add_argument("--method", default="bayesian", choices=["bayesian", "random"])
-    parser.add_argument("--objective", help="default: val_accuracy")
+    parser.add_argument("--objective", help="default: that of `search`")
+    parser.add_argument("--features", nargs="+", help="default: those of `search`")
+    parser.add_argument("--confirm", type=int, default=2, help="default: %(default)s")
     parser.add_argument(
         "--transfer", action="store_true", help="also train a network of another kind"
     )
-    parser.add_argument("--bound", action="store_true", help="also train without wrong labels")
     parser.add_argument(
-        "--lowest-losses",
-        type=float,
-        nargs="+",
-        default=[],
-        metavar="SHARE",
-        help="also train on the lowest losses only, for each of these shares",
+        "--rivals",
+        action="store_true",
+        help="also train without the wrong labels, without as many of the highest last losses, "
+        "without the suspects, with label smoothing and with generalised cross-entropy",
     )
     parser.add_argument("--dtype", help="default: float32 for digits, else mixed_bfloat16")
     parser.add_argument("--search-only", action="store_true", help="do not train from scratch")
@@ -326,12 +372,11 @@ def main():
     rows = []
     for setting in given.settings:
         arguments = argparse.Namespace(**vars(given))
-        small = setting == "digits"
+        small = setting.startswith("digits")
         for name, value in (
             ("dtype", "float32" if small else "mixed_bfloat16"),
-            ("trials", 25 if small else 12),
             ("pretrain_epochs", 30 if small else 12),
-            ("finetune_epochs", 3 if small else 5),
+            ("finetune_epochs", 3 if small else 2),
             ("epochs", 30 if small else 12),
             ("batch_size", 32 if small else 128),
         ):

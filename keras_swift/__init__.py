@@ -11,6 +11,7 @@ from keras_swift.swift.features import compute_features  # noqa: E402
 from keras_swift.swift.sampler import SwiftSampler  # noqa: E402
 from keras_swift.swift.search.result import SearchResult  # noqa: E402
 from keras_swift.swift.search.search import search  # noqa: E402
+from keras_swift.swift.suspects import find_suspects  # noqa: E402
 from keras_swift.swift.training import SwiftTraining  # noqa: E402
 
 __version__ = "0.1.0"
@@ -22,6 +23,7 @@ __all__ = [
     "SwiftSampler",
     "SwiftTraining",
     "compute_features",
+    "find_suspects",
     "plot_training",
     "search",
 ]

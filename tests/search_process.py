@@ -31,6 +31,7 @@ def run_search(directory, **arguments):
         "batch_size": 100,
         "features": ("loss",),
         "segments": 2,
+        "confirm": 1,
         "verbose": 0,
     }
     return ks.search(
@@ -46,7 +47,9 @@ def run_search(directory, **arguments):
 def describe(result):
     return {
         "trials": [[*trial.parameters.tolist(), trial.objective] for trial in result.trials],
-        "loss": result.features["loss"].tolist(),
+        "loss": result.record.loss.tolist(),
+        "confirmed": [[trial.number, trial.objective] for trial in result.confirmed],
+        "best": result.best.number,
         "weights": [float(np.sum(weight)) for weight in result.pretrained_weights],
     }
 
@@ -55,12 +58,13 @@ if __name__ == "__main__":
     directory, output, kill_in = sys.argv[1], sys.argv[2], int(sys.argv[3])
     train, judged = SearchRun._train, []
 
-    def train_or_die(self, *arguments, judge):
-        logs = train(self, *arguments, judge=judge)
-        judged.append(judge)
+    def train_or_die(self, *arguments, **keywords):
+        found = train(self, *arguments, **keywords)
+        # Pretraining and confirmation average over a whole epoch, a trial over half of its own.
+        judged.append(keywords["averaged"] < 1)
         if sum(judged) == kill_in + 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        return logs
+        return found
 
     SearchRun._train = train_or_die
     # The chief looks every twenty seconds whether the workers are done.

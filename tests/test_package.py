@@ -31,6 +31,7 @@ def test_public_names():
         "SwiftSampler",
         "SwiftTraining",
         "compute_features",
+        "find_suspects",
         "plot_training",
         "search",
     ]

@@ -19,9 +19,20 @@ from keras_swift.scoring.compiled import build
 from keras_swift.scoring.gradient_norm import OutputLoss
 from keras_swift.scoring.labels import class_axis
 from keras_swift.scoring.scorer import Scorer
+from keras_swift.swift.outputs import classes_of, is_one_class, label_outputs
+from keras_swift.swift.record import TrainingRecord
+from keras_swift.swift.sampler import cumulative_rank
 from keras_swift.validation import check_model
 
+# What one forward pass of a trained model tells.
 NAMES = ("loss", "renormed_entropy", "gradient_norm")
+# What a record of its training tells, over all examples and within the labelled class.
+RECORDED = ("mean_loss", "mean_margin", "share_wrong", "mean_probability")
+_IN_CLASS = "_in_class"
+RECORDED_NAMES = (*RECORDED, *(name + _IN_CLASS for name in RECORDED))
+# Where a doubtful label has the lower value; elsewhere it has the higher one.
+DEFAULTS = ("mean_margin", "mean_margin_in_class")
+_DOUBTFUL_LOW = ("mean_margin", "mean_probability", "renormed_entropy")
 # Far enough below any logit that the softmax is exactly 0, near enough that 0 * log(0) is 0.
 _MASKED = -1e9
 
@@ -32,13 +43,14 @@ def compute_features(
     y: Any,
     features: Any = NAMES,
     *,
+    record: TrainingRecord | None = None,
     batch_size: int = 128,
     verbose: Any = "auto",
 ) -> dict[str, np.ndarray]:
     """Scores every example of a data set with a model's current weights.
 
-    One forward pass in inference mode; the model is not changed. For outputs
-    with a time axis each feature is the mean over the unmasked steps.
+    At most one forward pass in inference mode; the model is not changed. For
+    outputs with a time axis each feature is the mean over the unmasked steps.
 
     - `"loss"`: the example's loss, without sample weights and regularisation.
     - `"renormed_entropy"`: the entropy of the predicted distribution with the
@@ -48,6 +60,12 @@ def compute_features(
       classifiers with three classes or more.
     - `"gradient_norm"`: the bound of the norm of the example's gradient that
       `ImportanceTraining` scores with.
+    - `"mean_loss"`, `"mean_margin"`, `"share_wrong"`, `"mean_probability"`:
+      means over a whole training, read off its `record`. The margin is the
+      probability of the label minus the largest of any other class, from -1
+      to 1; wrong is a margin below 0. All but the loss are for classifiers.
+    - the same with `"_in_class"` behind: the rank, from 0 to 1, among the
+      examples with the same label. For classifiers with one label an example.
     - a callable `(y_true, y_pred) -> (n,)` in `keras.ops`, named after
       itself;
     - an array of shape `(n,)` that is at hand already.
@@ -56,7 +74,11 @@ def compute_features(
         model: a compiled `keras.Model`.
         x, y: arrays, or lists or dicts of arrays, first axis `n`.
         features: names, callables and arrays, in a sequence, or in a mapping
-            from the names they are to have. Defaults to all three names.
+            from the names they are to have. Defaults to the first three.
+        record: a record of the training, for the names that need one: any
+            object with arrays `mean_loss`, `mean_margin`, `share_wrong` and
+            `mean_probability`, shape `(n,)`. `search` and `find_suspects` make
+            one themselves and hand it out. Defaults to `None`.
         batch_size: int, examples in a forward pass. Defaults to 128.
         verbose: `"auto"` or 1 for a progress bar, 0 for silence.
 
@@ -65,8 +87,9 @@ def compute_features(
         `features`.
 
     Raises:
-        ValueError: for an unknown name, a feature the model cannot have, an
-            array of another length, or values that are not finite.
+        ValueError: for an unknown name, a feature the model cannot have or
+            that needs a `record`, an array of another length, or values that
+            are not finite.
         TypeError: if `x` and `y` are not arrays.
 
     Example:
@@ -79,7 +102,9 @@ def compute_features(
     columns: dict[str, np.ndarray] = {}
     scored = {}
     for name, feature in named.items():
-        if isinstance(feature, str) or callable(feature):
+        if isinstance(feature, str) and feature in RECORDED_NAMES:
+            columns[name] = _recorded(feature, record, model, source)
+        elif isinstance(feature, str) or callable(feature):
             scored[name] = feature
         else:
             columns[name] = _check_column(name, feature, source.size)
@@ -89,12 +114,68 @@ def compute_features(
     for name, column in columns.items():
         bad = ~np.isfinite(column)
         if bad.any():
+            if bad.all() and isinstance(named[name], str) and named[name] in RECORDED_NAMES:
+                raise ValueError(
+                    f"Feature {name!r} is for classifiers. Received: a model whose loss is not of "
+                    'class probabilities. Use "mean_loss", "loss" or "gradient_norm".'
+                )
             raise ValueError(
                 f"Feature {name!r} must be finite. Received: {int(bad.sum())} of {len(column)} "
                 f"that are not, the first at index {int(bad.argmax())}. Look at that example, and "
                 "at whether the model has diverged."
             )
     return {name: columns[name] for name in named}
+
+
+def doubtful_end(name: str) -> float:
+    """1 where a high value of a feature casts doubt on a label, -1 where a low one does."""
+    return -1.0 if name.removesuffix(_IN_CLASS) in _DOUBTFUL_LOW else 1.0
+
+
+def default_features(model: keras.Model) -> tuple[str, ...]:
+    """The features that tell most of wrong labels, of those a built model can have."""
+    if label_outputs(model) is None:
+        return ("mean_loss", "loss")
+    return DEFAULTS if is_one_class(model) else ("mean_margin", "mean_loss")
+
+
+def rank_in_class(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Ranks among the examples of the same class, float64 in `(0, 1]`."""
+    ranks = np.empty(len(values))
+    for label in np.unique(classes):
+        members = classes == label
+        ranks[members] = cumulative_rank(values[members])
+    return ranks
+
+
+def _recorded(
+    name: str, record: TrainingRecord | None, model: keras.Model, source: arrays.ArraySource
+) -> np.ndarray:
+    """A feature from a record of training."""
+    if record is None:
+        raise ValueError(
+            f"Feature {name!r} needs a record of the model's training. Received: record=None. "
+            "Pass `record`, such as the `record` of `search`'s result or of `find_suspects`; or "
+            f"use {', '.join(map(repr, NAMES))}, which a trained model is enough for."
+        )
+    base = name.removesuffix(_IN_CLASS)
+    column = np.asarray(getattr(record, base), np.float64)
+    if column.shape != (source.size,):
+        raise ValueError(
+            "`record` must be of the training on `x` and `y`, one number for each example. "
+            f"Received: shape {column.shape} for {source.size} examples."
+        )
+    if base == name:
+        return column
+    if not model.built or not getattr(compile_loss(model), "built", True):
+        build(model, *source.take(np.zeros(1, np.int64))[:2])
+    classes = classes_of(source.y) if is_one_class(model) else None
+    if classes is None:
+        raise ValueError(
+            f"Feature {name!r} is for classifiers with one label an example. Received: a model "
+            f"with other outputs or targets. Use {base!r}."
+        )
+    return rank_in_class(column, classes)
 
 
 class FeatureScorer:
@@ -238,10 +319,10 @@ def named_features(features: Any) -> dict[str, Any]:
     if not items:
         raise ValueError("`features` must name at least one feature. Received: none.")
     for _, feature in items:
-        if isinstance(feature, str) and feature not in NAMES:
+        if isinstance(feature, str) and feature not in (*NAMES, *RECORDED_NAMES):
+            known = ", ".join(map(repr, (*NAMES, *RECORDED_NAMES)))
             raise ValueError(
-                f"`features` must be among {', '.join(map(repr, NAMES))}, or callables or arrays. "
-                f"Received: {feature!r}"
+                f"`features` must be among {known}, or callables or arrays. Received: {feature!r}"
             )
     named = dict(items)
     if len(named) < len(items):

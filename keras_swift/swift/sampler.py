@@ -6,6 +6,7 @@ to 10), how ties and degenerate inputs are handled, and what the saved JSON look
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -41,12 +42,54 @@ def cumulative_rank(values: np.ndarray, weights: np.ndarray | None = None) -> np
         [1.0, 0.25, 1.0, 0.5]
     """
     if weights is None or not np.any(weights > 0):
-        return scipy.stats.rankdata(values, method="max") / len(values)
+        return np.asarray(scipy.stats.rankdata(values, method="max") / len(values))
     order = np.argsort(values, kind="stable")
     cumulative = np.cumsum(np.asarray(weights, np.float64)[order])
     # Every member of a tie takes the sum at the tie's end.
     last = np.searchsorted(values[order], values, side="right") - 1
-    return cumulative[last] / cumulative[-1]
+    return np.asarray(cumulative[last] / cumulative[-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where knots, values and coefficients stand among a sampler's numbers.
+
+    Attributes:
+        features: names of the features.
+        segments: int, linear pieces of `H`.
+    """
+
+    features: tuple[str, ...]
+    segments: int
+
+    @property
+    def knots(self) -> slice:
+        """The `segments - 1` inner knots."""
+        return slice(0, self.segments - 1)
+
+    @property
+    def values(self) -> slice:
+        """`H` at the knots and both ends."""
+        return slice(self.segments - 1, 2 * self.segments)
+
+    @property
+    def coefficients(self) -> slice:
+        """One for each feature."""
+        return slice(2 * self.segments, self.size)
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are: ten by default."""
+        return 2 * self.segments + len(self.features)
+
+    @property
+    def names(self) -> list[str]:
+        """A name for each number, in order."""
+        return [
+            *(f"knot_{k}" for k in range(1, self.segments)),
+            *(f"value_{k}" for k in range(self.segments + 1)),
+            *(f"coefficient_{name}" for name in self.features),
+        ]
 
 
 class SwiftSampler:
@@ -143,15 +186,39 @@ class SwiftSampler:
         knots = np.arange(1, segments) / segments
         return cls(knots, np.ones(segments + 1), np.ones(len(features)), features, transform)
 
+    @classmethod
+    def from_parameters(
+        cls, parameters: Any, layout: Layout, transform: str = "cgf"
+    ) -> SwiftSampler:
+        """The sampler of such numbers as `parameters` gives, in their `Layout`."""
+        numbers = np.asarray(parameters, np.float64)
+        return cls(
+            numbers[layout.knots],
+            numbers[layout.values],
+            numbers[layout.coefficients],
+            layout.features,
+            transform,
+        )
+
     @property
     def segments(self) -> int:
         """Number of linear pieces of `H`."""
         return len(self.knots) + 1
 
     @property
+    def layout(self) -> Layout:
+        """Where the numbers stand in `parameters`."""
+        return Layout(self.features, self.segments)
+
+    @property
     def parameters(self) -> np.ndarray:
         """Knots, values and coefficients in one float64 array: ten numbers by default."""
-        return np.concatenate([self.knots, self.values, self.coefficients])
+        layout = self.layout
+        numbers = np.empty(layout.size)
+        numbers[layout.knots] = self.knots
+        numbers[layout.values] = self.values
+        numbers[layout.coefficients] = self.coefficients
+        return numbers
 
     @property
     def is_uniform(self) -> bool:
@@ -168,7 +235,7 @@ class SwiftSampler:
             A float64 array of the same shape, in `[0, 1]`.
         """
         knots = np.concatenate([[0.0], self.knots, [1.0]])
-        return np.interp(transformed, knots, self.values)
+        return np.asarray(np.interp(transformed, knots, self.values))
 
     def transformed(self, features: Any, gradient_norm: Any = None) -> np.ndarray:
         """`T(G)` of each example: where on the axis of `H` it lies.
@@ -213,7 +280,7 @@ class SwiftSampler:
         if total <= 0.0:
             return np.full(len(height), 1.0 / len(height))
         probability = height / total
-        return probability / probability.sum()
+        return np.asarray(probability / probability.sum())
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, as plain JSON types."""

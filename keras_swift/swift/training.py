@@ -17,7 +17,7 @@ from keras_swift.data.streams import check_stream_arguments, is_stream
 from keras_swift.fitting.callbacks import with_callbacks
 from keras_swift.fitting.resume import resuming
 from keras_swift.swift.datasets import DrawnDataset, EpochCallback, PresampledDataset
-from keras_swift.swift.features import compute_features, named_features
+from keras_swift.swift.features import RECORDED_NAMES, compute_features, named_features
 from keras_swift.swift.sampler import GRADIENT_NORM, SwiftSampler
 from keras_swift.validation import check_model, check_positive_integer
 
@@ -225,6 +225,7 @@ class SwiftTraining:
                 "Pass `reference`, a trained and compiled model to compute them with; or "
                 "`features`; or the result of `keras_swift.search` instead of its sampler."
             )
+        _refuse_recorded(wanted)
         reference = self.model if self.reference is None else self.reference
         columns = compute_features(
             reference, source.x, source.y, wanted, batch_size=batch_size, verbose=verbose
@@ -243,6 +244,7 @@ class SwiftTraining:
                 "build the model again and give it `result.pretrained_weights`."
             )
         wanted = self._wanted()
+        _refuse_recorded(wanted)
         for name, feature in wanted.items():
             if not isinstance(feature, str) and not callable(feature):
                 raise ValueError(
@@ -263,6 +265,19 @@ def named_or_explained(wanted: dict[str, Any]) -> dict[str, Any]:
             f"The sampler was made for the features {list(wanted)}, and some are not known here. "
             "Pass `features`, a mapping from these names to arrays or callables. " + str(error)
         ) from error
+
+
+def _refuse_recorded(wanted: dict[str, Any]) -> None:
+    """Raises for features that no trained model can tell without a record of its training."""
+    recorded = [f for f in wanted.values() if isinstance(f, str) and f in RECORDED_NAMES]
+    if recorded:
+        raise ValueError(
+            "The sampler's features must be at hand where they come from a record of training: "
+            f"{recorded}. Received: no arrays for them. Pass `features=`, such as "
+            "`find_suspects(model, x, y).record` gives to `compute_features(model, x, y, names, "
+            "record=...)`; or search with features that a trained model tells, "
+            'features=("loss", "renormed_entropy").'
+        )
 
 
 def sources_fingerprint(source: arrays.ArraySource) -> str:

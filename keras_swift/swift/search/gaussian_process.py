@@ -53,12 +53,6 @@ class GaussianProcess:
         weights = np.exp(np.array(likelihoods) - max(likelihoods))
         self._weights = weights / weights.sum()
 
-    @property
-    def noise(self) -> float:
-        """Variance of the noise in `values`."""
-        shares = [share * variance for _, share, _, _, _, variance in self._fits]
-        return float(self._weights @ shares)
-
     def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the objective, without its noise.
 
@@ -90,4 +84,4 @@ class GaussianProcess:
 def matern(scaled: np.ndarray) -> np.ndarray:
     """The Matern 5/2 correlation at distances in units of the length scale."""
     root = np.sqrt(5.0) * scaled
-    return (1.0 + root + root**2 / 3.0) * np.exp(-root)
+    return np.asarray((1.0 + root + root**2 / 3.0) * np.exp(-root))

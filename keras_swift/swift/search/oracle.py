@@ -22,8 +22,6 @@ from keras_swift.swift.search.gaussian_process import GaussianProcess
 from keras_swift.swift.search.space import SamplerSpace
 
 METHODS = ("bayesian", "random")
-# The logs' other measure of the same validation data: it tells noise in the objective from news.
-COMPANION = "val_loss"
 # Candidates the acquisition function is evaluated on: spread over the cube, then around the best.
 GLOBAL_CANDIDATES = 1024
 LOCAL_CANDIDATES = 512
@@ -31,15 +29,14 @@ LOCAL_ROUNDS = 4
 
 
 class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
-    """Suggests samplers: uniform first, then a spread, then where a model expects the best.
+    """Suggests samplers: uniform first, then graded cuts, then where a model expects the best.
 
     Differs from KerasTuner's Bayesian oracle where that one fails for
-    samplers: trial 0 is uniform; the initial design is small, leaves out each
-    end of each feature and goes on with a shifted Sobol sequence; the Gaussian
-    process measures distances between what samplers draw and estimates the
-    objective's noise; knots are ordered by the parametrisation; an accuracy's
-    noise is damped by what the validation loss says; an infinite objective is
-    a failure; files are written
+    samplers: trial 0 is uniform; the initial design is small, leaves out more
+    and more of the doubtful examples and goes on with a shifted Sobol
+    sequence; the Gaussian process measures distances between what samplers
+    draw and estimates the objective's noise; knots are ordered by the
+    parametrisation; an infinite objective is a failure; files are written
     whole or not at all, and a resumed search goes on as if never stopped.
 
     Args:
@@ -48,10 +45,8 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         max_trials: int, how many samplers to try, uniform included.
         method: `"bayesian"`, or `"random"` for uniform points of the cube.
         num_initial_points: trials, uniform included, before the Gaussian
-            process takes over. `None` takes a quarter of `max_trials`, at
-            least 4 and at most 11 for ten dimensions.
-        validation_size: int, examples a trial is judged on: how exact an
-            accuracy can be. `None` leaves the noise to be estimated alone.
+            process takes over. `None` takes two thirds of `max_trials`, at
+            least 4 and at most 9.
         beta: exploration, in standard deviations of the Gaussian process.
         seed: int.
     """
@@ -64,14 +59,13 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         *,
         method: str = "bayesian",
         num_initial_points: int | None = None,
-        validation_size: int | None = None,
         beta: float = 1.5,
         seed: int = 0,
     ) -> None:
         if method not in METHODS:
             raise ValueError(f"`method` must be one of {METHODS}. Received: {method!r}")
         if num_initial_points is None:
-            num_initial_points = int(np.clip(max_trials // 4, 4, space.dimensions + 1))
+            num_initial_points = int(np.clip(2 * max_trials // 3, 4, 9))
         hyperparameters = keras_tuner.HyperParameters()
         for name in space.names:
             low = -1.0 if name.startswith("coefficient_") else 0.0
@@ -91,7 +85,6 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         )
         self.space = space
         self.method = method
-        self.validation_size = validation_size
         self._swift_seed = seed
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
@@ -114,14 +107,14 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         if self.method == "random":
             return generator.uniform(size=dimensions)
         if number < self.num_initial_points:
-            simple = self.space.simple_samplers()
-            if number <= len(simple):
-                return self.space.to_point(simple[number - 1])
+            design = self.space.design()
+            if number <= len(design):
+                return self.space.to_point(design[number - 1])
             # One shift for the whole design, so that it stays evenly spread.
             shift = np.random.default_rng([self._swift_seed, 0]).uniform(size=dimensions)
-            design = scipy.stats.qmc.Sobol(dimensions, scramble=False)
-            design.fast_forward(number)
-            return (design.random(1)[0] + shift) % 1.0
+            sequence = scipy.stats.qmc.Sobol(dimensions, scramble=False)
+            sequence.fast_forward(number)
+            return (sequence.random(1)[0] + shift) % 1.0
         points, losses = self._observations()
         if len(points) < 2:
             return generator.uniform(size=dimensions)
@@ -154,22 +147,16 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         sign = -1.0 if self.objective.direction == "max" else 1.0
         trials = sorted(self.trials.values(), key=lambda trial: int(trial.trial_id))
         running = {trial.trial_id for trial in self.ongoing_trials.values()}
-        points, losses, companions = [], [], []
+        points, losses = [], []
         for trial in trials:
             sampler = self.space.from_values(trial.hyperparameters.values)
             points.append(self.space.to_point(sampler))
             finished = trial.status == "COMPLETED" and trial.trial_id not in running
             losses.append(sign * trial.score if finished else np.nan)
-            known = finished and trial.metrics.exists(COMPANION)
-            companions.append(trial.metrics.get_last_value(COMPANION) if known else np.nan)
         found = np.array(losses, np.float64)
         finite = np.isfinite(found)
         if not finite.any():
             return np.empty((0, self.space.dimensions)), np.empty(0)
-        if self.objective.name != COMPANION and finite.sum() >= 6:
-            noise = GaussianProcess(self.space.embed(np.array(points)[finite]), found[finite]).noise
-            noise = max(noise, self.sampling_noise(found[finite]))
-            found[finite] = steadied(found[finite], np.array(companions)[finite], noise)
         for position, trial in enumerate(trials):
             if not finite[position]:
                 # A trial still running counts as mediocre, so that parallel workers keep apart;
@@ -177,15 +164,6 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
                 pending = trial.status == "RUNNING" or trial.trial_id in running
                 found[position] = np.median(found[finite]) if pending else found[finite].max()
         return np.array(points), found
-
-    def sampling_noise(self, losses: np.ndarray) -> float:
-        """Variance of an accuracy for want of validation examples; 0 for other objectives."""
-        if not self.validation_size or not self.objective.name.endswith("accuracy"):
-            return 0.0
-        share = float(np.clip(np.mean(np.abs(losses)), 0.0, 1.0))
-        # All trials are judged on the same examples and mostly agree on them, so less than the
-        # binomial variance distinguishes them. The 0.4 is an assumption, not a measurement.
-        return 0.4 * share * (1.0 - share) / self.validation_size
 
     def score_trial(self, trial: Any) -> None:
         """Keeps an infinite objective from becoming the best score: it counts as NaN, a failure."""
@@ -234,36 +212,3 @@ def write_json(path: str, content: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-
-
-def steadied(losses: np.ndarray, companions: np.ndarray, noise: float) -> np.ndarray:
-    """Objectives with part of their noise taken out, by a steadier measure of the same thing.
-
-    The validation loss moves with accuracy but counts no heads, so it is far
-    less noisy. The objectives are moved towards their regression on its
-    logarithm, by the share of the residual that noise accounts for: all the
-    way where the two differ by no more than noise, hardly where the objective
-    says something else.
-
-    Args:
-        losses: float array, shape `(n,)`, finite, lower is better.
-        companions: float array, shape `(n,)`; NaN where unknown.
-        noise: float, variance of the noise in `losses`.
-
-    Returns:
-        A float64 array, shape `(n,)`.
-    """
-    known = np.isfinite(companions) & (companions > 0)
-    if known.sum() < 6 or np.ptp(companions[known]) == 0:
-        return losses
-    logarithm = np.log(companions[known])
-    slope, level = np.polyfit(logarithm, losses[known], 1)
-    if slope <= 0:
-        # The two contradict each other: the objective is what counts.
-        return losses
-    residual = losses[known] - (level + slope * logarithm)
-    variance = float(np.mean(residual**2))
-    share = 1.0 if variance <= noise else noise / variance
-    moved = np.array(losses, np.float64)
-    moved[known] -= share * residual
-    return moved

@@ -100,6 +100,16 @@ def _plot_progress(axes: Any, result: Any) -> None:
         axes.axhline(
             result.uniform.objective, color="tab:gray", linestyle="--", label="uniform (trial 0)"
         )
+        again = [t for t in result.confirmed if np.isfinite(t.objective)]
+        if again:
+            axes.plot(
+                [trial.number for trial in again],
+                [trial.objective for trial in again],
+                "*",
+                color="tab:green",
+                markersize=9,
+                label="trained from scratch",
+            )
         _leave_out_the_worst(axes, numbers[finite], objectives[finite], result)
     axes.set_xlabel("trial")
     axes.set_ylabel(result.objective.replace("_", " "))
@@ -111,8 +121,17 @@ def _plot_progress(axes: Any, result: Any) -> None:
 def _leave_out_the_worst(axes: Any, numbers: Any, objectives: Any, result: Any) -> None:
     """Cuts the axis where a few bad trials would flatten the rest, and marks them at the edge."""
     up = result.direction == "max"
-    best, middle = result.best.objective, float(np.median(objectives))
-    reach = 4.0 * max(abs(best - middle), abs(best - result.uniform.objective), 1e-9)
+    again = [t.objective for t in result.confirmed if np.isfinite(t.objective)]
+    # What is never left out: the best, which need not be the chosen trial, uniform, and what was
+    # trained from scratch.
+    kept = [*again, result.uniform.objective, objectives.max() if up else objectives.min()]
+    kept = [value for value in kept if np.isfinite(value)]
+    best, worst = (max(kept), min(kept)) if up else (min(kept), max(kept))
+    middle = float(np.median(objectives))
+    # Where most trials are alike, a part of the whole range keeps the axis from shrinking.
+    reach = max(
+        4.0 * abs(best - middle), 1.25 * abs(best - worst), 0.25 * float(np.ptp(objectives))
+    )
     edge = best - reach if up else best + reach
     outside = objectives < edge if up else objectives > edge
     if not outside.any() or not np.isfinite(edge):

@@ -1,15 +1,32 @@
-"""What a search found: the sampler, every trial, and which examples look mislabelled."""
+"""What a search found: the sampler, every trial, what was confirmed, and which labels look wrong.
+
+This file decides which trial is the best, and when it is clearly better than uniform draws.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from keras_swift.swift.mixture import Doubts, WrongShare, find_doubts
+from keras_swift.swift.record import FinishedRecord
 from keras_swift.swift.sampler import SwiftSampler
+from keras_swift.swift.search.held_out import (
+    LABEL_ACCURACY,
+    LABEL_PROBABILITY,
+    difference_noise,
+)
+
+# A sampler is clearly better from so many standard errors of the difference on.
+CLEARLY = 2.0
+# Share of the way from uniform's probability of the label to 1, from which a model that gets no
+# more labels right is better all the same.
+MUCH_SURER = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +37,12 @@ class SearchTrial:
         number: int, from 0, which is uniform.
         sampler: `SwiftSampler`.
         objective: float; NaN where the trial failed.
-        seconds: float, fine-tuning and validation; NaN where it failed.
+        seconds: float, training and validation; NaN where it failed.
         status: `"COMPLETED"`, `"FAILED"` or, in a search that goes on
             elsewhere, `"RUNNING"`.
         metrics: dict, what the last epoch logged; empty where it failed.
+        values: float array, what each validation example says of the
+            objective, which is their mean; `None` where that is not known.
     """
 
     number: int
@@ -32,6 +51,7 @@ class SearchTrial:
     seconds: float
     status: str = "COMPLETED"
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    values: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def parameters(self) -> np.ndarray:
@@ -44,35 +64,42 @@ class SearchResult:
     """The result of `keras_swift.search`.
 
     Attributes:
-        features: dict from name to float64 array, shape `(n,)`: the features of
-            the training examples by the pretrained model, and their
-            `"gradient_norm"`.
+        features: dict from name to float64 array, shape `(n,)`: the features
+            of the training examples, and their `"gradient_norm"` by the
+            pretrained model.
         trials: tuple of `SearchTrial`, in the order of their numbers.
+        confirmed: tuple of `SearchTrial`: uniform, then the best of the
+            trials, each trained from scratch for `pretrain_epochs`. Empty
+            where nothing was confirmed.
         objective: name of what a trial was judged by.
         direction: `"max"` or `"min"`.
-        suspicion: float64 array, shape `(n,)`: how strongly an example's label
-            is doubted.
+        record: what the pretraining saw of each example: arrays `mean_loss`,
+            `mean_margin`, `share_wrong`, `mean_probability`, shape `(n,)`.
+        classes: int array, the class of each example, or `None` where targets
+            are not one class an example.
         pretrained_weights: list of arrays, for `model.set_weights`: the model
-            the features were computed with, averaged over the last epoch.
+            after the pretraining, averaged over the last epoch.
         pretrain_epochs, finetune_epochs: ints, as given to `search`.
         pretrain_seconds: float, pretraining and features.
+        record_epochs: float, what the record cost, in epochs of training.
         data_fingerprint: hash of the training data.
-        tolerance: float, by how much objectives differ that say the same: the
-            standard error of the difference of two accuracies on the
-            validation data; 0 for other objectives.
+        note: str, what else `search` decided, such as other features.
     """
 
     features: dict[str, np.ndarray]
     trials: tuple[SearchTrial, ...]
+    confirmed: tuple[SearchTrial, ...]
     objective: str
     direction: str
-    suspicion: np.ndarray
+    record: FinishedRecord
+    classes: np.ndarray | None
     pretrained_weights: list[np.ndarray]
     pretrain_epochs: int
     finetune_epochs: int
     pretrain_seconds: float
+    record_epochs: float
     data_fingerprint: str
-    tolerance: float = 0.0
+    note: str = ""
 
     @property
     def uniform(self) -> SearchTrial:
@@ -81,24 +108,47 @@ class SearchResult:
 
     @functools.cached_property
     def best(self) -> SearchTrial:
-        """The trial that draws most evenly among those as good as the best one.
+        """The trial to train with: uniform unless another is clearly better.
 
-        As good are objectives that differ by no more than `tolerance`. A few
-        epochs do not show what it costs to see few different examples;
-        training from scratch does. So uniform is the best where nothing is
-        better by more than the tolerance.
+        Where trials were confirmed, the best of those that were better than
+        uniform *from scratch*, by more than two standard errors of the
+        difference. Where they are judged by the probability of the label, it
+        has to get more labels right too; or no fewer than chance allows, and
+        come a quarter of the way to certainty.
+
+        Otherwise the trial that draws most evenly among those as good as the
+        best one, if it is better than uniform by as much.
         """
-        sign = -1.0 if self.direction == "max" else 1.0
-        completed = [trial for trial in self.trials if math.isfinite(trial.objective)]
-        lowest = min((sign * trial.objective for trial in completed), default=math.nan)
-        good = [t for t in completed if sign * t.objective <= lowest + self.tolerance]
-        # `max` takes the first of equals, and uniform is first.
-        return max(good, key=self._effective_share, default=self.trials[0])
+        if self.confirmed:
+            uniform, *others = self.confirmed
+            passed = [t for t in others if self._is_better(t, uniform)]
+            chosen = max(passed, key=lambda t: _signed(t, self.direction), default=uniform)
+            return next(trial for trial in self.trials if trial.number == chosen.number)
+        found = candidates(self.trials, self.direction, self.features, 1)
+        if found and self._is_better(found[0], self.uniform):
+            return found[0]
+        return self.uniform
 
-    def _effective_share(self, trial: SearchTrial) -> float:
-        """How many equally likely examples a trial's draws are worth, as a share of all."""
-        probability = trial.sampler.probabilities(self.features)
-        return round(1.0 / float(len(probability) * np.sum(probability**2)), 9)
+    def _is_better(self, trial: SearchTrial, uniform: SearchTrial) -> bool:
+        """Whether a trial is better than uniform by more than chance in the validation data."""
+        noise = difference_noise(trial.values, uniform.values)
+        if not self._gain(trial, uniform) > (CLEARLY * noise if math.isfinite(noise) else 0.0):
+            return False
+        if self.objective != f"val_{LABEL_PROBABILITY}":
+            return True
+        # Few different examples make a model sure, whether or not it is right: seen on clean data.
+        right = f"val_{LABEL_ACCURACY}"
+        if right not in trial.metrics or right not in uniform.metrics:
+            return True
+        more = trial.metrics[right] - uniform.metrics[right]
+        share = uniform.metrics[right]
+        count = 1 if trial.values is None else len(trial.values)
+        # Both are judged on the same examples and mostly agree on them, so less than the binomial
+        # variance distinguishes them. The 0.4 is an assumption, not a measurement.
+        same = math.sqrt(2.0 * 0.4 * max(share * (1.0 - share), 0.0) / count)
+        # Wrong labels keep a model unsure long before they cost it labels.
+        sure = self._gain(trial, uniform) / max(1.0 - uniform.objective, 1e-9)
+        return more > 0 or (more > -same and sure > MUCH_SURER)
 
     @property
     def sampler(self) -> SwiftSampler:
@@ -107,9 +157,27 @@ class SearchResult:
 
     @property
     def gain(self) -> float:
-        """How much better than uniform the best trial was; NaN where uniform failed."""
-        better, worse = self.best.objective, self.uniform.objective
-        return better - worse if self.direction == "max" else worse - better
+        """How much better than uniform the best trial was; NaN where uniform failed.
+
+        From scratch where it was confirmed, else in the trials.
+        """
+        return self._gain(*self._pair())
+
+    @property
+    def noise(self) -> float:
+        """The standard error of `gain`, for want of validation examples; NaN where not known."""
+        better, uniform = self._pair()
+        return 0.0 if better is uniform else difference_noise(better.values, uniform.values)
+
+    def _pair(self) -> tuple[SearchTrial, SearchTrial]:
+        """The best trial and uniform, from scratch where both were."""
+        again = {trial.number: trial for trial in self.confirmed}
+        if self.best.number in again:
+            return again[self.best.number], again[0]
+        return self.best, self.uniform
+
+    def _gain(self, trial: SearchTrial, uniform: SearchTrial) -> float:
+        return _signed(trial, self.direction) - _signed(uniform, self.direction)
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -117,39 +185,64 @@ class SearchResult:
         return self.sampler.probabilities(self.features)
 
     @property
-    def epochs(self) -> int:
-        """Epochs the trials trained for, all together."""
-        return sum(trial.status != "RUNNING" for trial in self.trials) * self.finetune_epochs
+    def epochs(self) -> float:
+        """Epochs of training the search cost besides the pretraining."""
+        return sum(self._epochs_by_part().values())
 
     @property
     def price(self) -> float:
-        """Cost of the trials in uniform trainings of `pretrain_epochs`; NaN if there were none."""
+        """`epochs` in uniform trainings of `pretrain_epochs`; NaN without pretraining."""
         return self.epochs / self.pretrain_epochs if self.pretrain_epochs else math.nan
 
+    def _epochs_by_part(self) -> dict[str, float]:
+        run = sum(trial.status != "RUNNING" for trial in self.trials)
+        return {
+            "in the trials": run * self.finetune_epochs,
+            "to confirm": max(0, len(self.confirmed) - 1) * self.pretrain_epochs,
+            "to record": self.record_epochs,
+        }
+
     def loss_deciles(self) -> np.ndarray:
-        """The share of the draws that falls into each tenth of the examples by loss.
+        """The share of the draws that falls into each tenth of the examples by mean loss.
 
         Returns:
             A float64 array, shape `(10,)`, lowest losses first; 0.1 each for
-            uniform. By the first feature where `"loss"` is not among them.
+            uniform.
         """
-        values = self.features.get("loss", next(iter(self.features.values())))
-        order = np.argsort(values, kind="stable")
+        order = np.argsort(self.record.mean_loss, kind="stable")
         return np.array([part.sum() for part in np.array_split(self.probabilities[order], 10)])
 
-    def suspects(self, count: int = 100) -> np.ndarray:
+    @functools.cached_property
+    def _doubts(self) -> Doubts:
+        return find_doubts(self.record, self.classes)
+
+    @property
+    def suspicion(self) -> np.ndarray:
+        """How strongly each label is doubted, float64, shape `(n,)`: only the order matters."""
+        return self._doubts.scores
+
+    @property
+    def wrong_share(self) -> WrongShare:
+        """The estimated share of wrong labels: `estimate`, `low`, `high`."""
+        return self._doubts.share
+
+    def suspects(self, count: int | None = None, return_scores: bool = False) -> Any:
         """The examples most likely mislabelled.
 
         Args:
-            count: int, how many. Defaults to 100.
+            count: int, how many; all of them if there are fewer. Defaults to
+                `None`: those whose label is more likely wrong than right.
+            return_scores: bool, whether to return their `suspicion` too.
 
         Returns:
-            An int array, shape `(count,)`, of indices into the training data,
-            most suspicious first; all of them if there are fewer.
+            An int array of indices into the training data, most suspicious
+            first; with `return_scores`, a tuple of it and a float64 array.
         """
-        if count < 0:
+        if count is not None and count < 0:
             raise ValueError(f"`count` must not be negative. Received: count={count}")
-        return np.argsort(-self.suspicion, kind="stable")[:count]
+        order = np.argsort(-self.suspicion, kind="stable")
+        indices = order[self._doubts.suspect[order]] if count is None else order[:count]
+        return (indices, self.suspicion[indices]) if return_scores else indices
 
     def plot(self, file: Any = None) -> Any:
         """Draws what was found: see `keras_swift.swift.search.plot.plot_search`.
@@ -166,24 +259,101 @@ class SearchResult:
 
     def __str__(self) -> str:
         failed = sum(trial.status == "FAILED" for trial in self.trials)
-        price = f"{self.epochs} epochs"
-        if self.pretrain_epochs:
-            price += f", {self.price:.1f} uniform trainings of {self.pretrain_epochs} epochs"
-        seconds = sum(trial.seconds for trial in self.trials if math.isfinite(trial.seconds))
+        lines = [
+            f"Swift Sampler search, {len(self.trials)} trials of {self.finetune_epochs} epochs"
+            + (f", {failed} failed" if failed else ""),
+            f"  judged by     {self.objective}, "
+            + ("higher is better" if self.direction == "max" else "lower is better"),
+            f"  features      {', '.join(self.sampler.features)}",
+        ]
+        if self.note:
+            lines.append(f"                {self.note}")
+        lines.append(f"  in trials     {self._compared(self.trials)}")
+        if self.confirmed:
+            lines.append(f"  from scratch  {self._compared(self.confirmed)}")
+        elif len(self.trials) > 1:
+            lines.append("  from scratch  not confirmed")
+        chosen = "uniform draws: nothing is clearly better"
+        if self.best.number:
+            share = 1.0 / float(len(self.probabilities) * np.sum(self.probabilities**2))
+            chosen = (
+                f"trial {self.best.number}, worth {share:.0%} of the data in different examples"
+            )
+        lines.append(f"  chosen        {chosen}")
+        seconds = sum(
+            trial.seconds
+            for trial in (*self.trials, *self.confirmed)
+            if math.isfinite(trial.seconds)
+        )
         deciles = " ".join(f"{share:.2f}" for share in self.loss_deciles())
-        best = "uniform" if self.best.number == 0 else f"trial {self.best.number}"
         return "\n".join(
             [
-                f"Swift Sampler search, {len(self.trials)} trials"
-                + (f", {failed} failed" if failed else ""),
-                f"  uniform {self.objective}  {self.uniform.objective:.4f}",
-                f"  best {self.objective}     {self.best.objective:.4f} ({best})",
-                f"  gain          {self.gain:+.4f}"
-                + (f" (noise {self.tolerance:.4f})" if self.tolerance else ""),
-                f"  price         {price}; {self.pretrain_seconds:.0f} s before the trials, "
-                f"{seconds:.0f} s in them",
-                f"  drawn from each decile of the loss, lowest first  {deciles}",
+                *lines,
+                f"  price         {self._price()}; {self.pretrain_seconds:.0f} s to pretrain, "
+                f"{seconds:.0f} s after it",
+                f"  wrong labels  {self.wrong_share}"
+                if self.classes is not None
+                else f"  suspects      {self.wrong_share}",
+                f"  drawn from each decile of the mean loss, lowest first  {deciles}",
             ]
         )
 
     __repr__ = __str__
+
+    def _compared(self, trials: Sequence[SearchTrial]) -> str:
+        """Uniform and the others, the best three of them, each with its gain and noise."""
+        uniform, *others = trials
+        finite = [trial for trial in others if math.isfinite(trial.objective)]
+        finite.sort(key=lambda trial: -_signed(trial, self.direction))
+        parts = [f"uniform {uniform.objective:.4f}"]
+        for trial in finite[:2]:
+            noise = difference_noise(trial.values, uniform.values)
+            parts.append(
+                f"trial {trial.number} {trial.objective:.4f} ({self._gain(trial, uniform):+.4f}"
+                + (f", noise {noise:.4f})" if math.isfinite(noise) else ")")
+            )
+        return ", ".join(parts)
+
+    def _price(self) -> str:
+        if not self.pretrain_epochs:
+            return f"{self.epochs:g} epochs"
+        parts = ", ".join(
+            f"{epochs / self.pretrain_epochs:.1f} {name}"
+            for name, epochs in self._epochs_by_part().items()
+        )
+        return f"{self.price:.1f} uniform trainings of {self.pretrain_epochs} epochs ({parts})"
+
+
+def _signed(trial: SearchTrial, direction: str) -> float:
+    """The objective, higher is better."""
+    return trial.objective if direction == "max" else -trial.objective
+
+
+def candidates(
+    trials: Sequence[SearchTrial], direction: str, features: dict[str, np.ndarray], count: int
+) -> list[SearchTrial]:
+    """The best trials other than uniform, best first.
+
+    First the one that draws most evenly among those whose objective differs
+    from the highest by no more than the standard error of the difference: a
+    few epochs do not show what it costs to see few different examples. Then
+    the others by their objectives.
+    """
+    completed = [t for t in trials if t.number and math.isfinite(t.objective)]
+    completed = [t for t in completed if not t.sampler.is_uniform]
+    completed.sort(key=lambda trial: (-_signed(trial, direction), trial.number))
+    if not completed:
+        return []
+    highest = completed[0]
+
+    def is_as_good(trial: SearchTrial) -> bool:
+        noise = difference_noise(trial.values, highest.values)
+        behind = _signed(highest, direction) - _signed(trial, direction)
+        return behind <= (noise if math.isfinite(noise) else 0.0)
+
+    def effective_share(trial: SearchTrial) -> float:
+        probability = trial.sampler.probabilities(features)
+        return round(1.0 / float(len(probability) * np.sum(probability**2)), 9)
+
+    first = max((t for t in completed if is_as_good(t)), key=effective_share)
+    return [first, *(trial for trial in completed if trial is not first)][:count]

@@ -25,14 +25,19 @@ from keras_swift.fitting.model_state import read_variables, write_variables
 from keras_swift.fitting.weight_average import WeightAverage
 from keras_swift.swift.datasets import DrawnDataset
 from keras_swift.swift.features import compute_features
+from keras_swift.swift.outputs import classes_of, is_one_class
+from keras_swift.swift.record import FinishedRecord, recording
 from keras_swift.swift.sampler import GRADIENT_NORM, SwiftSampler
 from keras_swift.swift.search import fingerprint
-from keras_swift.swift.search.objective import validation_size
-from keras_swift.swift.search.result import SearchResult, SearchTrial
+from keras_swift.swift.search.held_out import Judge
+from keras_swift.swift.search.result import SearchResult, SearchTrial, candidates
 from keras_swift.swift.search.space import SamplerSpace
 from keras_swift.swift.search.start import Start, read_start, write_start
 
 START = "start.npz"
+# What each validation example said of a trial, and of a training from scratch.
+VALUES = "values_{number}.npy"
+CONFIRMED = "confirmed_{number}.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +46,7 @@ class SearchRun:
 
     model: keras.Model
     source: arrays.ArraySource
-    validation_data: Any
+    judge: Judge
     named: dict[str, Any]
     max_trials: int
     finetune_epochs: int
@@ -50,7 +55,9 @@ class SearchRun:
     segments: int
     transform: str
     objective: Any
+    confirm: int
     method: str
+    note: str
     directory: str
     project_name: str
     seed: int | None
@@ -67,21 +74,24 @@ class SearchRun:
             tuple(self.named), self.segments, self.transform, start.features, start.seed
         )
         oracle = SwiftOracle(
-            space,
-            self.objective,
-            self.max_trials,
-            method=self.method,
-            validation_size=validation_size(self.validation_data),
-            seed=start.seed,
+            space, self.objective, self.max_trials, method=self.method, seed=start.seed
         )
         oracle.verbose = 0
         report = self._reporter()
 
-        def evaluate(sampler: SwiftSampler) -> dict[str, float]:
+        def evaluate(number: int, sampler: SwiftSampler) -> dict[str, float]:
             write_variables(self.model, start.values)
-            return self._train(
-                sampler.probabilities(start.features), self.finetune_epochs, start.seed, judge=True
+            # Half a trial is averaged over: its first steps still forget what uniform training
+            # had learned.
+            logs, values = self._train(
+                sampler.probabilities(start.features),
+                self.finetune_epochs,
+                start.seed,
+                averaged=self.finetune_epochs / 2,
             )
+            if values is not None:
+                self._write(VALUES.format(number=number), lambda file: np.save(file, values))
+            return logs
 
         tuner = None
         try:
@@ -99,56 +109,126 @@ class SearchRun:
             if not (is_worker() and self._is_over(space)):
                 raise
         trials = self._trials(space)
-        objectives = np.array([t.objective for t in trials if math.isfinite(t.objective)])
-        noise = oracle.sampling_noise(objectives) if len(objectives) else 0.0
         return SearchResult(
             features=start.features,
             trials=trials,
-            objective=oracle.objective.name,
-            direction=oracle.objective.direction,
-            suspicion=start.suspicion,
+            confirmed=self._confirmed(start, trials),
+            objective=self.objective.name,
+            direction=self.objective.direction,
+            record=FinishedRecord(**start.record),
+            classes=classes_of(self.source.y) if is_one_class(self.model) else None,
             pretrained_weights=start.pretrained_weights,
             pretrain_epochs=self.pretrain_epochs,
             finetune_epochs=self.finetune_epochs,
             pretrain_seconds=start.seconds,
+            record_epochs=start.record_cost,
             data_fingerprint=data_fingerprint,
-            tolerance=math.sqrt(2.0 * noise),
+            note=self.note,
         )
+
+    def _confirmed(self, start: Start, trials: tuple[SearchTrial, ...]) -> tuple[SearchTrial, ...]:
+        """Uniform and the best trials, trained from scratch; what is on disk is not run again.
+
+        The pretraining was uniform from scratch, so uniform costs nothing more.
+        """
+        direction = self.objective.direction
+        best = candidates(trials, direction, start.features, self.confirm)
+        if not best or not self.pretrain_epochs:
+            return ()
+        found = []
+        bar = keras.utils.Progbar(len(best), unit_name="training") if self.verbose else None
+        for trial in best:
+            name = CONFIRMED.format(number=trial.number)
+            path = os.path.join(self._folder, name)
+            # Of the processes that share a search, the chief confirms.
+            if not os.path.exists(path) and not is_worker():
+                begin = time.perf_counter()
+                write_variables(self.model, start.initial)
+                logs, values = self._train(
+                    trial.sampler.probabilities(start.features),
+                    self.pretrain_epochs,
+                    start.seed + 1,
+                    averaged=1.0,
+                )
+                content = {
+                    "logs": np.array(json.dumps(logs)),
+                    "values": np.empty(0) if values is None else values,
+                    "seconds": np.array(time.perf_counter() - begin),
+                }
+                self._write(name, lambda file, content=content: np.savez(file, **content))
+            if os.path.exists(path):
+                with np.load(path) as loaded:
+                    logs = json.loads(str(loaded["logs"]))
+                    values, seconds = loaded["values"], float(loaded["seconds"])
+                found.append(self._trained(trial.number, trial.sampler, logs, values, seconds))
+            if bar is not None:
+                bar.update(len(found))
+        if not found:
+            return ()
+        uniform = trials[0].sampler
+        return (self._trained(0, uniform, start.logs, start.judged, start.seconds), *found)
+
+    def _trained(
+        self,
+        number: int,
+        sampler: SwiftSampler,
+        logs: dict[str, float],
+        values: np.ndarray,
+        seconds: float,
+    ) -> SearchTrial:
+        value = float(self.objective.get_value(logs))
+        return SearchTrial(
+            number=number,
+            sampler=sampler,
+            objective=value if math.isfinite(value) else math.nan,
+            seconds=seconds,
+            status="COMPLETED" if math.isfinite(value) else "FAILED",
+            metrics=logs,
+            values=values if len(values) else None,
+        )
+
+    def _write(self, name: str, write: Any) -> None:
+        """Writes a file of the search, whole or not at all."""
+        path = os.path.join(self._folder, name)
+        temporary = f"{path}.{os.getpid()}.part"
+        with open(temporary, "wb") as file:
+            write(file)
+        os.replace(temporary, path)
 
     @property
     def _folder(self) -> str:
         return os.path.join(self.directory, self.project_name)
 
     def _train(
-        self, probability: np.ndarray, epochs: int, seed: int, judge: bool
-    ) -> dict[str, float]:
-        """Trains under a probability, ends with averaged weights; the logs of the last epoch."""
+        self,
+        probability: np.ndarray,
+        epochs: int,
+        seed: int,
+        *,
+        averaged: float,
+        callbacks: Any = (),
+        verbose: Any = 0,
+    ) -> tuple[dict[str, float], np.ndarray | None]:
+        """Trains under a probability and judges the mean weights of the last `averaged` epochs.
+
+        Returns:
+            The logs of the last epoch and of the validation data, and what each
+            validation example says of the objective.
+        """
         dataset = DrawnDataset(self.source, probability, self.batch_size, seed=seed)
         steps = dataset.num_batches
-        # Half a trial: its first steps still forget what uniform training had learned.
-        averaged = max(1, epochs * steps // 2) if judge else steps
-        average = WeightAverage(epochs, steps, averaged)
+        average = WeightAverage(epochs, steps, max(1, int(averaged * steps)))
         history = self.model.fit(
             dataset,
             epochs=epochs,
-            verbose=0 if judge or not self.verbose else self.verbose,
+            verbose=verbose,
             shuffle=False,
-            callbacks=[average],
+            callbacks=[average, *callbacks],
         )
         average.put()
-        logs = {name: values[-1] for name, values in history.history.items()}
-        if judge:
-            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(self.validation_data)
-            judged = self.model.evaluate(
-                x,
-                y,
-                sample_weight=sample_weight,
-                batch_size=None if y is None else self.batch_size,
-                verbose=0,
-                return_dict=True,
-            )
-            logs |= {f"val_{name}": float(value) for name, value in judged.items()}
-        return logs
+        logs = {name: float(values[-1]) for name, values in history.history.items()}
+        judged, values = self.judge.judge(self.objective)
+        return logs | judged, values
 
     def _start(self, overwrite: bool, data_fingerprint: str) -> Start:
         """The shared start: from disk, or made now."""
@@ -173,8 +253,7 @@ class SearchRun:
 
     def _settings(self, data_fingerprint: str) -> dict[str, str]:
         """What makes a search this one, as hashes with names to complain by."""
-        validation = self.validation_data
-        held_out = validation if isinstance(validation, tuple | list) else None
+        held_out = list(self.judge.data)
         with contextlib.suppress(TypeError):
             held_out = keras.tree.map_structure(np.asarray, held_out)
         described = {
@@ -211,10 +290,26 @@ class SearchRun:
         seed = self.seed
         if seed is None:
             seed = int(np.random.default_rng().integers(2**31))
+        initial = read_variables(self.model)
+        recorder, recorders = recording(
+            self.model, self.source, self.batch_size, self.pretrain_epochs
+        )
+        logs: dict[str, float] = {}
+        judged: np.ndarray | None = None
         if self.pretrain_epochs:
             uniform = np.full(self.source.size, 1.0 / self.source.size)
             # Not the trials' seed: they would begin with the draws the pretraining ended with.
-            self._train(uniform, self.pretrain_epochs, seed + 1, judge=False)
+            logs, judged = self._train(
+                uniform,
+                self.pretrain_epochs,
+                seed + 1,
+                averaged=1.0,
+                callbacks=recorders,
+                verbose=self.verbose,
+            )
+        else:
+            # The one moment of its training there is to see.
+            recorder.look()
         values = read_variables(self.model)
         weights = [np.array(keras.ops.convert_to_numpy(w)) for w in self.model.weights]
         wanted = dict(self.named)
@@ -225,41 +320,22 @@ class SearchRun:
             self.source.x,
             self.source.y,
             wanted,
+            record=recorder.record,
             batch_size=self.batch_size,
-            verbose=self.verbose,
+            verbose=0,
         )
         return Start(
             seed=seed,
             values=values,
+            initial=initial,
             features=columns,
-            suspicion=self._suspicion(columns),
+            record=FinishedRecord.of(recorder.record).columns(),
             pretrained_weights=weights,
+            logs=logs,
+            judged=np.empty(0) if judged is None else judged,
+            record_cost=recorder.cost,
             seconds=time.perf_counter() - begin,
         )
-
-    def _suspicion(self, columns: dict[str, np.ndarray]) -> np.ndarray:
-        """How strongly each label is doubted by the model as it is."""
-        wanted = ["loss", "renormed_entropy"]
-        missing = [name for name in wanted if name not in columns]
-        found = dict(columns)
-        try:
-            found.update(
-                compute_features(
-                    self.model,
-                    self.source.x,
-                    self.source.y,
-                    missing,
-                    batch_size=self.batch_size,
-                    verbose=0,
-                )
-                if missing
-                else {}
-            )
-        except ValueError:
-            # No renormed entropy for this model.
-            return found.get("loss", next(iter(columns.values())))
-        loss, entropy = found["loss"], found["renormed_entropy"]
-        return loss + np.log(np.maximum(-np.expm1(-loss), 1e-12)) - entropy
 
     def _trials(self, space: SamplerSpace) -> tuple[SearchTrial, ...]:
         """Every trial on disk, whichever process ran it."""
@@ -268,6 +344,8 @@ class SearchRun:
             with open(name, encoding="utf-8") as file:
                 state = json.load(file)
             finished = state["status"] == "COMPLETED"
+            number = int(state["trial_id"])
+            values = os.path.join(self._folder, VALUES.format(number=number))
             metrics = {
                 name: float(metric["observations"][-1]["value"][-1])
                 for name, metric in state["metrics"]["metrics"].items()
@@ -275,12 +353,13 @@ class SearchRun:
             }
             trials.append(
                 SearchTrial(
-                    number=int(state["trial_id"]),
+                    number=number,
                     sampler=space.from_values(state["hyperparameters"]["values"]),
                     objective=float(state["score"]) if finished else math.nan,
                     seconds=metrics.pop("seconds", math.nan),
                     status=state["status"],
                     metrics=metrics,
+                    values=np.load(values) if finished and os.path.exists(values) else None,
                 )
             )
         return tuple(sorted(trials, key=lambda trial: trial.number))

@@ -13,11 +13,13 @@ import keras
 import numpy as np
 
 from keras_swift.data import arrays
+from keras_swift.data.streams import is_stream
 from keras_swift.fitting.model_state import Unchanged
 from keras_swift.scoring.compiled import build
-from keras_swift.swift.features import named_features
-from keras_swift.swift.sampler import DEFAULT_FEATURES, TRANSFORMS
-from keras_swift.swift.search.objective import check_classes, find_objective
+from keras_swift.swift.features import DEFAULTS, default_features, named_features
+from keras_swift.swift.record import record_cost
+from keras_swift.swift.sampler import TRANSFORMS
+from keras_swift.swift.search.held_out import Judge, check_classes, find_objective, held
 from keras_swift.swift.search.result import SearchResult
 from keras_swift.swift.search.run import SearchRun, is_distributed
 from keras_swift.validation import check_model, check_positive_integer
@@ -28,19 +30,20 @@ METHODS = ("bayesian", "random")
 def search(
     model: keras.Model,
     x: Any,
-    y: Any,
+    y: Any = None,
     validation_data: Any = None,
     *,
     validation_split: float = 0.0,
     sample_weight: Any = None,
-    max_trials: int = 40,
-    finetune_epochs: int = 5,
-    pretrain_epochs: int = 10,
+    max_trials: int = 12,
+    finetune_epochs: int = 2,
+    pretrain_epochs: int = 30,
     batch_size: int = 32,
-    features: Any = DEFAULT_FEATURES,
+    features: Any = None,
     segments: int = 4,
     transform: str = "cgf",
     objective: Any = None,
+    confirm: int = 2,
     method: str = "bayesian",
     directory: Any = None,
     project_name: str = "swift_search",
@@ -50,15 +53,21 @@ def search(
 ) -> SearchResult:
     """Searches the sampler under which a model does best on validation data.
 
-    Trains the model uniformly for a while, computes the features of every
-    example once, and then tries samplers: each trial restores the trained
-    weights and optimizer state, fine-tunes under its sampler and is judged on
-    the validation data after its last epoch. Trial 0 is uniform. All trials
-    draw from one seed, so that they differ by their sampler. What is judged
-    are the weights averaged over the second half of a trial, and features
-    come from those averaged over the last epoch of the pretraining: the last
-    few batches count for less. Bayesian optimisation by KerasTuner, with an
-    oracle made for samplers, chooses what to try.
+    1. Trains the model uniformly for `pretrain_epochs`, keeps a record of what
+       training sees of each example, and reads the features off it.
+    2. Tries samplers: each trial restores the trained weights and optimizer
+       state, fine-tunes for `finetune_epochs` and is judged on the validation
+       data, by its weights averaged over its second half. Trial 0 is uniform,
+       the next leave out more and more of the doubtful examples, then an
+       oracle for KerasTuner made for samplers chooses what to try. All trials
+       draw from one seed, so that they differ by their sampler.
+    3. Confirms: the best trials are trained from scratch, as the pretraining
+       was, and one is chosen only if it is better than uniform by more than
+       two standard errors. Fine-tuning does not show what it costs to leave
+       examples out.
+
+    The price is printed before it begins: with the defaults, about three
+    trainings like the pretraining, besides it.
 
     The model, its optimizer and metrics leave as they came, whatever happens.
 
@@ -73,23 +82,32 @@ def search(
     Args:
         model: a compiled `keras.Model`; with `pretrain_epochs=0`, trained.
         x, y: arrays, or lists or dicts of arrays, first axis `n`.
-        validation_data: what trials are judged on, as for `model.fit`. Keep it
-            apart from the test data: the sampler is fitted to it.
+        validation_data: what trials are judged on, as for `model.fit`; data
+            sets are read once and held in memory, up to 2 GiB. Its labels may
+            be as wrong as those of `y`. Keep it apart from the test data: the
+            sampler is fitted to it.
         validation_split: float in [0, 1), the last share of the data, held
             out from training and features. Ignored with `validation_data`.
         sample_weight: array, weights of the loss, as for `model.fit`.
-        max_trials: int, samplers to try, uniform included. Defaults to 40.
-        finetune_epochs: int, epochs of a trial. Too few cannot tell samplers
-            apart. Defaults to 5.
-        pretrain_epochs: int, uniform epochs before the trials. Defaults to 10.
+        max_trials: int, samplers to try, uniform included. Defaults to 12.
+        finetune_epochs: int, epochs of a trial. Defaults to 2.
+        pretrain_epochs: int, uniform epochs before the trials, and those of a
+            training from scratch: as many as you would train. Defaults to 30.
         batch_size: int. Defaults to 32.
         features: what the sampler reads, see `compute_features`. Defaults to
+            `None`: `("mean_margin", "mean_margin_in_class")` for classifiers
+            with one label an example, `("mean_margin", "mean_loss")` for other
+            classifiers, else `("mean_loss", "loss")`. The paper's are
             `("loss", "renormed_entropy")`.
         segments: int, linear pieces of the sampler's function. Defaults to 4.
         transform: `"cgf"` or `"cdf"`, see `SwiftSampler`.
         objective: a name from the logs of `fit`, a `keras_tuner.Objective`, or
-            a list of them. Defaults to `None`: `"val_accuracy"` where
-            accuracy is compiled, else `"val_loss"`.
+            a list of them. Defaults to `None`: `"val_label_probability"` where
+            all outputs are class probabilities or logits, the mean over the
+            validation data of the probability of the label, which wrong labels
+            there do not mislead; else `"val_loss"`.
+        confirm: int, how many of the best trials are trained from scratch;
+            0 trusts the trials. Defaults to 2.
         method: `"bayesian"` or `"random"`.
         directory: folder for the search's files. Defaults to `None`, a
             temporary one: nothing to resume.
@@ -104,8 +122,8 @@ def search(
 
     Raises:
         TypeError: if `x` and `y` are not arrays.
-        ValueError: for a missing validation set or one that lacks classes, an
-            objective that is not in the logs, a `directory` that holds another
+        ValueError: for a missing validation set or one that lacks classes or
+            an end, an objective that is not in the logs, a `directory` that holds another
             search, or values outside the ranges above.
 
     Example:
@@ -119,6 +137,7 @@ def search(
         Parameters", NeurIPS 2024, arXiv 2410.05578.
     """
     check_model(model)
+    check_arrays(x, y)
     for name, value in (
         ("max_trials", max_trials),
         ("finetune_epochs", finetune_epochs),
@@ -126,15 +145,16 @@ def search(
         ("segments", segments),
     ):
         check_positive_integer(name, value)
-    if isinstance(pretrain_epochs, bool) or not isinstance(pretrain_epochs, int | np.integer):
-        raise TypeError(f"`pretrain_epochs` must be an int. Received: {pretrain_epochs!r}")
-    if pretrain_epochs < 0:
-        raise ValueError(f"`pretrain_epochs` must not be negative. Received: {pretrain_epochs}")
+    for name, value in (("pretrain_epochs", pretrain_epochs), ("confirm", confirm)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise TypeError(f"`{name}` must be an int. Received: {value!r}")
+        if value < 0:
+            raise ValueError(f"`{name}` must not be negative. Received: {value}")
     if transform not in TRANSFORMS:
         raise ValueError(f"`transform` must be one of {TRANSFORMS}. Received: {transform!r}")
     if method not in METHODS:
         raise ValueError(f"`method` must be one of {METHODS}. Received: {method!r}")
-    named = named_features(features)
+    named = {} if features is None else named_features(features)
     if is_distributed() and (directory is None or overwrite):
         raise ValueError(
             "A search shared among processes needs a `directory` that all of them reach, and "
@@ -158,16 +178,30 @@ def search(
             else np.asarray(feature)[:size]
             for name, feature in named.items()
         }
+    else:
+        validation_data = held(validation_data)
     source = arrays.ArraySource(x, y, sample_weight)
     first = source.take(np.arange(min(batch_size, source.size)))[:2]
     build(model, *first)
+    note = ""
+    if features is None:
+        named = named_features(default_features(model))
+        if tuple(named) != DEFAULTS:
+            note = f"in place of {', '.join(DEFAULTS)}, which need one label an example"
     with Unchanged(model):
+        judge = Judge(model, validation_data, batch_size)
+        parsed = find_objective(judge, objective)
+        check_classes(model, source.y, validation_data[1])
+        if verbose:
+            print(
+                _price(max_trials, finetune_epochs, int(pretrain_epochs), int(confirm)), flush=True
+            )
         folder = tempfile.mkdtemp(prefix="keras_swift_") if directory is None else str(directory)
         try:
             run = SearchRun(
                 model=model,
                 source=source,
-                validation_data=validation_data,
+                judge=judge,
                 named=named,
                 max_trials=max_trials,
                 finetune_epochs=finetune_epochs,
@@ -175,15 +209,47 @@ def search(
                 batch_size=batch_size,
                 segments=segments,
                 transform=transform,
-                objective=find_objective(model, validation_data, batch_size, objective),
+                objective=parsed,
+                confirm=int(confirm),
                 method=method,
+                note=note,
                 directory=folder,
                 project_name=project_name,
                 seed=seed,
                 verbose=verbose,
             )
-            check_classes(source.y, validation_data)
             return run.result(overwrite)
         finally:
             if directory is None:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_arrays(x: Any, y: Any) -> None:
+    """Raises for data sets, whose examples have no index."""
+    if is_stream(x):
+        raise TypeError(
+            "`x` and `y` must be arrays: features and draws belong to examples with an index. "
+            f"Received: x of type {type(x).__name__}. Read it into arrays first, such as "
+            "`x = np.concatenate([batch[0] for batch in data])` and the same of `batch[1]` for "
+            "`y`; memory-mapped arrays may be larger than memory. Search on a part of the data, "
+            "and train on all of it with `SwiftTraining(model, sampler, reference=...)`."
+        )
+    if y is None:
+        raise ValueError(
+            "`y` must be given: a sampler is judged by what is learned of it. Received: y=None. "
+            "To train on the input itself (an autoencoder), pass `y=x`."
+        )
+
+
+def _price(max_trials: int, finetune_epochs: int, pretrain_epochs: int, confirm: int) -> str:
+    """What a search costs, said before it begins."""
+    trials = max_trials * finetune_epochs
+    text = f"Swift Sampler search: {max_trials} trials of {finetune_epochs} epochs"
+    if not pretrain_epochs:
+        return f"{text}, {trials} epochs in all"
+    confirm = min(confirm, max_trials - 1)
+    total = trials + confirm * pretrain_epochs + record_cost(pretrain_epochs)
+    return (
+        f"{text}, and {confirm} trainings of {pretrain_epochs} to confirm, after one to begin with:"
+        f" the price is at most {total / pretrain_epochs:.1f} uniform trainings besides that one"
+    )

@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import scipy.stats.qmc
 
-from keras_swift.swift.sampler import DEFAULT_FEATURES, SwiftSampler, cumulative_rank
+from keras_swift.swift.features import doubtful_end
+from keras_swift.swift.sampler import DEFAULT_FEATURES, Layout, SwiftSampler, cumulative_rank
 
 # Examples on which two samplers are compared. Their distance then has a standard error of a few
 # percent, and 4,000 candidates take a tenth of a second.
 REFERENCE_SIZE = 256
+# Shares of the examples that the first trials keep, the middle first: few trials see the range too.
+CUTS = (0.6, 0.8, 0.4, 0.9, 0.7, 0.5)
 
 
 class SamplerSpace:
@@ -55,50 +58,77 @@ class SamplerSpace:
         self.segments = segments
         self.transform = transform
         count = len(self.features)
-        self.names = [f"knot_{k}" for k in range(1, segments)]
-        self.names += [f"value_{k}" for k in range(segments + 1)]
-        self.names += [f"coefficient_{name}" for name in self.features]
+        self._layout = Layout(self.features, segments)
+        self.names = self._layout.names
         weights = None
         if columns is None:
             ranks = scipy.stats.qmc.Halton(count, scramble=False).random(REFERENCE_SIZE + 1)[1:]
+            everything = weights
+            self._all_ranks = ranks
         else:
             ranks = np.stack([cumulative_rank(np.asarray(columns[f])) for f in self.features], 1)
             if transform == "cgf":
                 weights = np.asarray(columns["gradient_norm"], np.float64)
+            everything = weights
+            self._all_ranks = ranks
             if len(ranks) > REFERENCE_SIZE:
                 generator = np.random.default_rng(seed)
                 kept = generator.choice(len(ranks), REFERENCE_SIZE, replace=False)
                 ranks = ranks[kept]
                 weights = None if weights is None else weights[kept]
-        if weights is None or not np.any(weights > 0):
-            weights = np.ones(len(ranks))
         self._ranks = ranks
-        self._weights = weights
+        self._weights = _usable(weights, len(ranks))
+        self._all_weights = _usable(everything, len(self._all_ranks))
 
     @property
     def dimensions(self) -> int:
         """How many numbers a sampler has: ten by default."""
-        return len(self.names)
+        return self._layout.size
 
-    def simple_samplers(self) -> list[SwiftSampler]:
-        """Samplers that leave out the highest, then the lowest examples by each feature.
+    def design(self) -> list[SwiftSampler]:
+        """What a search tries first: graded cuts, which a random point of the cube never is.
 
-        What a search should have tried before anything else: a random point of
-        the cube hardly ever comes near one of them. The probability falls from
-        the example that a fifth of the whole gradient norm lies below to the
-        one that three fifths lie below.
+        Those that leave out the most doubtful examples by the first feature and
+        keep 0.6, 0.8, 0.4, 0.9, 0.7 and 0.5 of them; the one that keeps 0.7 by
+        the second feature, if there is one; and the one that leaves out the
+        fifth that is doubted least, whose easy examples may teach nothing.
         """
-        inner = np.linspace(0.2, 0.6, self.segments - 1) if self.segments > 2 else np.array([0.4])
-        knots = inner[: self.segments - 1]
-        places = np.concatenate([[0.0], knots, [1.0]])
-        values = np.clip((0.6 - places) / 0.4, 0.0, 1.0)
-        found = []
-        for coefficients in np.eye(len(self.features)):
-            for sign in (1.0, -1.0):
-                found.append(
-                    SwiftSampler(knots, values, sign * coefficients, self.features, self.transform)
-                )
-        return found
+        first = self.features[0]
+        sign = doubtful_end(first)
+        found = [self.cut(first, sign, keep) for keep in CUTS]
+        if len(self.features) > 1:
+            second = self.features[1]
+            found.append(self.cut(second, doubtful_end(second), 0.7))
+        return [*found, self.cut(first, -sign, 0.8)]
+
+    def cut(self, feature: str, sign: float, keep: float) -> SwiftSampler:
+        """The sampler that draws the lowest share of the examples alike, and the others never.
+
+        With one segment or two, which have no steep descent, its probability
+        falls in a straight line.
+
+        Args:
+            feature: one of the features.
+            sign: 1 keeps the lowest values, -1 the highest.
+            keep: float in (0, 1), share of the examples kept.
+        """
+        position = self.features.index(feature)
+        ranks = np.round(sign * self._all_ranks[:, position], 12)
+        order = np.argsort(ranks, kind="stable")
+        # Under "cgf" a share of the examples is another share of the gradient norms.
+        below = np.searchsorted(ranks[order], np.quantile(ranks, keep), side="right")
+        place = float(np.sum(self._all_weights[order[:below]]) / np.sum(self._all_weights))
+        # Ties, as among shares of epochs, may leave nothing to cut.
+        place = min(place, 1.0 - 1e-6)
+        values = np.zeros(self.segments + 1)
+        values[: max(1, min(2, self.segments))] = 1.0
+        return SwiftSampler(
+            np.full(self.segments - 1, place),
+            values,
+            sign * np.eye(len(self.features))[position],
+            self.features,
+            self.transform,
+        )
 
     def to_sampler(self, point: Any) -> SwiftSampler:
         """The sampler at a point of the unit cube."""
@@ -107,16 +137,8 @@ class SamplerSpace:
 
     def from_values(self, values: Mapping[str, float]) -> SwiftSampler:
         """The sampler whose numbers go by the names in `names`."""
-        numbers = np.array([values[name] for name in self.names])
-        inner = self.segments - 1
-        knots, rest = numbers[:inner], numbers[inner:]
-        return SwiftSampler(
-            knots,
-            rest[: self.segments + 1],
-            rest[self.segments + 1 :],
-            self.features,
-            self.transform,
-        )
+        numbers = [values[name] for name in self.names]
+        return SwiftSampler.from_parameters(numbers, self._layout, self.transform)
 
     def to_values(self, sampler: SwiftSampler) -> dict[str, float]:
         """The sampler's numbers by name, the inverse of `from_values`."""
@@ -124,16 +146,15 @@ class SamplerSpace:
 
     def to_point(self, sampler: SwiftSampler) -> np.ndarray:
         """The point of the unit cube at which a sampler lies."""
-        inner = self.segments - 1
         point = np.empty(self.dimensions)
         previous = 0.0
         for k, knot in enumerate(sampler.knots):
             left = 1.0 - previous
             beyond = (1.0 - knot) / left if left > 0 else 1.0
-            point[k] = 1.0 - beyond ** (inner - k)
+            point[k] = 1.0 - beyond ** (len(sampler.knots) - k)
             previous = knot
-        point[inner : inner + self.segments + 1] = sampler.values
-        point[inner + self.segments + 1 :] = (sampler.coefficients + 1.0) / 2.0
+        point[self._layout.values] = sampler.values
+        point[self._layout.coefficients] = (sampler.coefficients + 1.0) / 2.0
         return np.clip(point, 0.0, 1.0)
 
     def embed(self, points: Any) -> np.ndarray:
@@ -150,15 +171,14 @@ class SamplerSpace:
             A float64 array, shape `(k, m)`, rows of length 1.
         """
         numbers = self._numbers(np.atleast_2d(np.asarray(points, np.float64)))
-        inner = self.segments - 1
-        aggregate = numbers[:, inner + self.segments + 1 :] @ self._ranks.T
+        aggregate = numbers[:, self._layout.coefficients] @ self._ranks.T
         order = np.argsort(aggregate, axis=1, kind="stable")
         cumulative = np.cumsum(self._weights[order], axis=1) / self._weights.sum()
         # Every sampler at once, piece by piece: a loop over `np.interp` took most of a suggestion.
         knots = np.zeros((len(numbers), self.segments + 1))
-        knots[:, 1:-1] = numbers[:, :inner]
+        knots[:, 1:-1] = numbers[:, self._layout.knots]
         knots[:, -1] = 1.0
-        values = numbers[:, inner : inner + self.segments + 1]
+        values = numbers[:, self._layout.values]
         sorted_height = np.repeat(values[:, :1], cumulative.shape[1], axis=1)
         for k in range(self.segments):
             # A piece without length is a step.
@@ -175,13 +195,19 @@ class SamplerSpace:
     def _numbers(self, points: np.ndarray) -> np.ndarray:
         """Knots, values and coefficients at points of the cube, shape `(k, dimensions)`."""
         numbers = np.clip(points, 0.0, 1.0)
-        inner = self.segments - 1
+        knots = numbers[:, self._layout.knots]
+        inner = knots.shape[1]
         previous = np.zeros(len(numbers))
         for k in range(inner):
-            beyond = (1.0 - numbers[:, k]) ** (1.0 / (inner - k))
+            beyond = (1.0 - knots[:, k]) ** (1.0 / (inner - k))
             previous = 1.0 - (1.0 - previous) * beyond
-            numbers[:, k] = previous
+            knots[:, k] = previous
         # Rounding could put a knot a hair above 1 or below the one before it.
-        numbers[:, :inner] = np.clip(np.maximum.accumulate(numbers[:, :inner], axis=1), 0.0, 1.0)
-        numbers[:, inner + self.segments + 1 :] = 2.0 * numbers[:, inner + self.segments + 1 :] - 1
+        knots[:] = np.clip(np.maximum.accumulate(knots, axis=1), 0.0, 1.0)
+        numbers[:, self._layout.coefficients] = 2.0 * numbers[:, self._layout.coefficients] - 1.0
         return numbers
+
+
+def _usable(weights: np.ndarray | None, count: int) -> np.ndarray:
+    """Weights of the cumulative function; weights that are all zero count each example once."""
+    return np.ones(count) if weights is None or not np.any(weights > 0) else weights

@@ -16,14 +16,36 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """What all trials share, on disk between processes."""
+    """What all trials share, on disk between processes.
+
+    Attributes:
+        seed: int.
+        values: every variable of model and optimizer after the pretraining.
+        initial: the same before it.
+        features: dict from name to array, shape `(n,)`.
+        record: dict from name to array, shape `(n,)`: what `RECORD` names.
+        pretrained_weights: for `model.set_weights`.
+        logs: dict, the pretrained model on the validation data.
+        judged: float array, what each validation example said of it; empty
+            where that is not known.
+        record_cost: float, of the record, in epochs.
+        seconds: float.
+    """
 
     seed: int
     values: list[np.ndarray]
+    initial: list[np.ndarray]
     features: dict[str, np.ndarray]
-    suspicion: np.ndarray
+    record: dict[str, np.ndarray]
     pretrained_weights: list[np.ndarray]
+    logs: dict[str, float]
+    judged: np.ndarray
+    record_cost: float
     seconds: float
+
+
+_LISTS = ("values", "initial", "pretrained_weights")
+_DICTS = ("features", "record")
 
 
 def write_start(path: str, start: Start, settings: dict[str, str]) -> None:
@@ -33,14 +55,16 @@ def write_start(path: str, start: Start, settings: dict[str, str]) -> None:
         "settings": settings,
         "seed": start.seed,
         "seconds": start.seconds,
-        "features": list(start.features),
-        "values": len(start.values),
-        "weights": len(start.pretrained_weights),
+        "record_cost": start.record_cost,
+        "logs": start.logs,
+        **{name: len(getattr(start, name)) for name in _LISTS},
+        **{name: list(getattr(start, name)) for name in _DICTS},
     }
-    arrays: dict[str, Any] = {"header": np.array(json.dumps(header)), "suspicion": start.suspicion}
-    arrays |= {f"feature_{k}": column for k, column in enumerate(start.features.values())}
-    arrays |= {f"value_{k}": value for k, value in enumerate(start.values)}
-    arrays |= {f"weight_{k}": weight for k, weight in enumerate(start.pretrained_weights)}
+    arrays: dict[str, Any] = {"header": np.array(json.dumps(header)), "judged": start.judged}
+    for name in _LISTS:
+        arrays |= {f"{name}_{k}": value for k, value in enumerate(getattr(start, name))}
+    for name in _DICTS:
+        arrays |= {f"{name}_{k}": value for k, value in enumerate(getattr(start, name).values())}
     with tempfile.NamedTemporaryFile(dir=os.path.dirname(path), delete=False) as file:
         np.savez(file, **arrays)
         file.flush()
@@ -59,20 +83,26 @@ def read_start(path: str, settings: dict[str, str], seed: int | None) -> Start:
     try:
         with np.load(path) as loaded:
             header = json.loads(str(loaded["header"]))
+            lists: dict[str, Any] = {
+                name: [loaded[f"{name}_{k}"] for k in range(header[name])] for name in _LISTS
+            }
+            dicts: dict[str, Any] = {
+                name: {key: loaded[f"{name}_{k}"] for k, key in enumerate(header[name])}
+                for name in _DICTS
+            }
             start = Start(
                 seed=header["seed"],
-                values=[loaded[f"value_{k}"] for k in range(header["values"])],
-                features={
-                    name: loaded[f"feature_{k}"] for k, name in enumerate(header["features"])
-                },
-                suspicion=loaded["suspicion"],
-                pretrained_weights=[loaded[f"weight_{k}"] for k in range(header["weights"])],
+                logs=header["logs"],
+                judged=loaded["judged"],
+                record_cost=header["record_cost"],
                 seconds=header["seconds"],
+                **lists,
+                **dicts,
             )
     except (KeyError, ValueError, OSError) as error:
         raise ValueError(
             f"`directory` must hold a search of `keras_swift`. {path} cannot be read ({error}). "
-            "Pass overwrite=True to begin anew."
+            "Pass overwrite=True to begin again."
         ) from error
     changed = [name for name, value in settings.items() if header["settings"].get(name) != value]
     if seed is not None and seed != start.seed:

@@ -21,8 +21,8 @@ class SwiftTuner(keras_tuner.Tuner):
 
     Args:
         oracle: a `SwiftOracle`.
-        evaluate: function from a `SwiftSampler` to the logs of the last epoch
-            of training under it.
+        evaluate: function of a trial's number and a `SwiftSampler`, that
+            returns the logs of the last epoch of training under it.
         report: function called after each trial of this process with its
             number and its objective, NaN for a failure.
         directory, project_name: as KerasTuner's.
@@ -31,7 +31,7 @@ class SwiftTuner(keras_tuner.Tuner):
     def __init__(
         self,
         oracle: Any,
-        evaluate: Callable[[SwiftSampler], dict[str, float]],
+        evaluate: Callable[[int, SwiftSampler], dict[str, float]],
         report: Callable[[int, float], None],
         directory: str,
         project_name: str,
@@ -63,7 +63,8 @@ class SwiftTuner(keras_tuner.Tuner):
         """Fine-tunes under the trial's sampler; the last epoch's logs, objective and seconds."""
         begin = time.perf_counter()
         try:
-            logs = self._evaluate(self._space.from_values(trial.hyperparameters.values))
+            sampler = self._space.from_values(trial.hyperparameters.values)
+            logs = self._evaluate(int(trial.trial_id), sampler)
         except Exception as error:
             self.error = error
             raise keras_tuner.errors.FatalError(str(error)) from error

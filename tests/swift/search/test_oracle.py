@@ -73,21 +73,30 @@ def test_uniform_comes_first_and_nothing_twice(tmp_path):
     assert len({tuple(sampler.parameters) for sampler in tried}) == 14
 
 
-def test_initial_design_begins_with_the_ends_of_each_feature(tmp_path):
-    tried = run(make(tmp_path, 6, num_initial_points=6))
-    assert [sampler.coefficients.tolist() for sampler in tried[1:5]] == [
-        [1, 0],
-        [-1, 0],
-        [0, 1],
-        [0, -1],
-    ]
-    # The fifth is a point of the Sobol sequence.
-    assert np.all(tried[5].coefficients % 1 != 0)
+def test_initial_design_leaves_out_more_and_more(tmp_path):
+    tried = run(make(tmp_path, 14))
+    kept = [np.sum(sampler.probabilities(COLUMNS) > 0) / N for sampler in tried[1:9]]
+    # By the loss, from its lowest; by the entropy, from its highest; all but the lowest losses.
+    np.testing.assert_allclose(kept, [0.6, 0.8, 0.4, 0.9, 0.7, 0.5, 0.7, 0.8], atol=0.003)
+    loss, entropy = COLUMNS["loss"], COLUMNS["renormed_entropy"]
+    for sampler in tried[1:7]:
+        drawn = sampler.probabilities(COLUMNS) > 0
+        assert loss[drawn].max() < loss[~drawn].min()
+        assert np.ptp(sampler.probabilities(COLUMNS)[drawn]) < 1e-9
+    drawn = tried[7].probabilities(COLUMNS) > 0
+    assert entropy[drawn].min() > entropy[~drawn].max()
+    drawn = tried[8].probabilities(COLUMNS) > 0
+    assert loss[drawn].min() > loss[~drawn].max()
+
+
+@pytest.mark.parametrize(("trials", "cuts"), [(4, 3), (8, 4), (12, 7), (40, 8)])
+def test_two_thirds_of_few_trials_are_the_design(tmp_path, trials, cuts):
+    assert make(tmp_path, trials).num_initial_points == 1 + cuts
 
 
 def test_initial_design_fills_the_cube(tmp_path):
-    oracle = make(tmp_path, num_initial_points=69)
-    points = np.array([oracle._suggest(number) for number in range(5, 69)])
+    oracle = make(tmp_path, num_initial_points=73)
+    points = np.array([oracle._suggest(number) for number in range(9, 73)])
     # 64 shifted Sobol points put 16, give or take what the first one left out moves, into each
     # quarter of each axis.
     for axis in points.T:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_swift.swift.sampler import SwiftSampler
-from keras_swift.swift.search.space import SamplerSpace
+from keras_swift.swift.search.space import CUTS, SamplerSpace
 
 
 def columns(n=200):
@@ -43,30 +43,48 @@ def test_uniform_points_give_knots_like_sorted_uniform_numbers():
     assert np.abs(knots.mean(axis=0) - [0.25, 0.5, 0.75]).max() < 5 * 0.23 / np.sqrt(4000)
 
 
+@pytest.mark.parametrize("transform", ["cgf", "cdf"])
 @pytest.mark.parametrize("segments", [1, 2, 3, 4, 6])
-def test_simple_samplers_leave_out_one_end_of_one_feature(segments):
+def test_cuts_keep_a_share_of_one_end(segments, transform):
     generator = np.random.default_rng(0)
-    data = {name: generator.permutation(101) / 100.0 for name in ("loss", "renormed_entropy")}
-    space = SamplerSpace(segments=segments, transform="cdf", columns=data)
-    found = space.simple_samplers()
-    assert len(found) == 4
-    for sampler, (name, sign) in zip(
-        found,
-        [("loss", 1), ("loss", -1), ("renormed_entropy", 1), ("renormed_entropy", -1)],
-        strict=True,
-    ):
+    data = {name: generator.permutation(1001) / 1000.0 for name in ("loss", "renormed_entropy")}
+    data["gradient_norm"] = data["loss"] ** 2
+    space = SamplerSpace(segments=segments, transform=transform, columns=data)
+    for feature, sign, keep in (("loss", 1, 0.7), ("loss", -1, 0.4), ("renormed_entropy", 1, 0.5)):
+        sampler = space.cut(feature, sign, keep)
+        order = np.argsort(sign * data[feature])
+        probability = sampler.probabilities(data)[order]
         # From the end that is kept to the end that is left out.
-        order = np.argsort(sign * data[name])
-        ordered = sampler.probabilities(data)[order]
-        assert np.all(np.diff(ordered) <= 1e-12)
-        assert ordered[-1] == 0 and ordered[0] > 0
-        if segments >= 4:
-            np.testing.assert_allclose(ordered[:20], ordered[0])
-            np.testing.assert_allclose(ordered[40], ordered[0] / 2, rtol=0.05)
-            assert np.all(ordered[61:] == 0)
+        assert np.all(np.diff(probability) <= 1e-12) and probability[0] > probability[-1]
+        if segments > 2:
+            kept = round(keep * 1001)
+            assert abs(np.sum(probability > 0) - kept) <= 1
+            np.testing.assert_allclose(probability[: kept - 1], probability[0])
         assert space.to_sampler(space.to_point(sampler)).parameters == pytest.approx(
             sampler.parameters
         )
+
+
+def test_ties_that_leave_nothing_to_cut_are_no_error():
+    data = {"share_wrong": np.zeros(50), "gradient_norm": np.ones(50)}
+    space = SamplerSpace(("share_wrong",), columns=data)
+    probability = space.cut("share_wrong", 1.0, 0.6).probabilities(data)
+    np.testing.assert_allclose(probability, 1 / 50)
+
+
+def test_the_design_leaves_out_the_end_that_is_doubted():
+    generator = np.random.default_rng(0)
+    names = ("mean_margin", "mean_loss")
+    data = {name: generator.permutation(500) / 500.0 for name in names}
+    space = SamplerSpace(names, transform="cdf", columns=data)
+    found = space.design()
+    for sampler, keep in zip(found, CUTS, strict=False):
+        drawn = sampler.probabilities(data) > 0
+        assert abs(drawn.mean() - keep) < 0.005
+        # A low margin is doubtful, and so is a high loss.
+        assert data["mean_margin"][drawn].min() > data["mean_margin"][~drawn].max()
+    drawn = found[len(CUTS)].probabilities(data) > 0
+    assert data["mean_loss"][drawn].max() < data["mean_loss"][~drawn].min()
 
 
 def test_embedding_of_many_examples_keeps_their_gradient_norms():

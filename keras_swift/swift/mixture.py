@@ -1,0 +1,193 @@
+"""How many labels are wrong, and which: a mixture of two kinds of examples over their losses.
+
+Pure NumPy. This file decides when an example counts as more likely wrong than right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_swift.swift.record import TrainingRecord
+
+# Classes with fewer examples are fitted together.
+LARGE_CLASS = 100
+BINS = 128
+ITERATIONS = 100
+RESAMPLES = 200
+# Distance of two components, in their standard deviations, from which they are two kinds
+# (Ashman, Bird and Zepf 1994).
+TWO_KINDS = 2.0
+
+
+class WrongShare(NamedTuple):
+    """The share of examples whose label is wrong.
+
+    Attributes:
+        estimate: float.
+        low, high: floats, the central 90 % of what other examples of the
+            same kind would give. It holds no more: labels that training has
+            learned by heart look right, and a model that cannot tell classes
+            apart calls right ones wrong.
+    """
+
+    estimate: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.estimate:.1%} ({self.low:.1%} to {self.high:.1%})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Doubts:
+    """How strongly each label is doubted.
+
+    Attributes:
+        scores: float64 array, shape `(n,)`, higher for more doubtful labels.
+        probability: float64 array, shape `(n,)`, of being wrong, by the
+            mixture.
+        suspect: bool array, shape `(n,)`: more likely wrong than right.
+        share: `WrongShare`.
+    """
+
+    scores: np.ndarray
+    probability: np.ndarray
+    suspect: np.ndarray
+    share: WrongShare
+
+
+def find_doubts(record: TrainingRecord, classes: np.ndarray | None, seed: int = 0) -> Doubts:
+    """Doubts about labels, from a record of training.
+
+    The logarithms of the mean losses are taken for a mixture of two normal
+    distributions, in each class of at least `LARGE_CLASS` examples on its own:
+    classes differ in how hard they are and in how often they are mistaken. A
+    label is a suspect if the mixture puts it into the upper component, and if
+    training on the whole held another class for more probable than the
+    label: hard examples of clean data form an upper component too. Without
+    class probabilities the components have to be far enough apart instead.
+
+    Args:
+        record: a `TrainingRecord`.
+        classes: int array, shape `(n,)`; `None` fits all examples together.
+        seed: int, of the resampling behind the interval.
+    """
+    loss = np.asarray(record.mean_loss, np.float64)
+    margin = np.asarray(record.mean_margin, np.float64)
+    # A loss may be negative, or 0.
+    shifted = loss - min(float(loss.min()), 0.0)
+    values = np.log(shifted + 1e-3 * max(float(np.median(shifted)), 1e-9))
+    groups = _groups(classes, len(values))
+    bins, centres, counts = _histograms(values, groups)
+    fitted = _fit(centres, counts)
+    probability = _posterior(fitted, centres)[groups, bins]
+    known = np.isfinite(margin).all()
+    if known:
+        possible = margin < 0
+    else:
+        low, high, first, second = fitted[1], fitted[2], fitted[3], fitted[4]
+        distance = np.sqrt(2.0) * (high - low) / np.sqrt(first**2 + second**2)
+        possible = (distance > TWO_KINDS)[groups]
+    suspect = possible & (probability > 0.5)
+    generator = np.random.default_rng(seed)
+    # Resampled examples, as many as there are: counts of the bins, split by what the margin says.
+    cells = np.zeros((*counts.shape, 2))
+    np.add.at(cells, (groups, bins, possible.astype(int)), 1.0)
+    shares = []
+    size = len(values)
+    flat = cells.reshape(-1) / size
+    for drawn in generator.multinomial(size, flat, RESAMPLES).reshape(RESAMPLES, *cells.shape):
+        again = _fit(centres, drawn.sum(axis=2), start=fitted, iterations=10)
+        upper = _posterior(again, centres) > 0.5
+        shares.append(drawn[..., 1][upper].sum() / size)
+    low_share, high_share = np.quantile(shares, [0.05, 0.95])
+    return Doubts(
+        scores=-margin if known else loss,
+        probability=np.where(possible, probability, np.minimum(probability, 0.5)),
+        suspect=suspect,
+        share=WrongShare(float(suspect.mean()), float(low_share), float(high_share)),
+    )
+
+
+def _groups(classes: np.ndarray | None, size: int) -> np.ndarray:
+    """The number of each example's group: its class, or 0 for all small classes."""
+    groups = np.zeros(size, np.int64)
+    if classes is None:
+        return groups
+    found, counts = np.unique(classes, return_counts=True)
+    for number, label in enumerate(found[counts >= LARGE_CLASS], start=1):
+        groups[classes == label] = number
+    return np.unique(groups, return_inverse=True)[1].reshape(-1)
+
+
+def _histograms(
+    values: np.ndarray, groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The bin of each value, and centres and counts of the bins, shape `(groups, BINS)`."""
+    count = int(groups.max()) + 1
+    bins = np.zeros(len(values), np.int64)
+    centres = np.zeros((count, BINS))
+    counts = np.zeros((count, BINS))
+    for group in range(count):
+        members = groups == group
+        low, high = values[members].min(), values[members].max()
+        width = max((high - low) / BINS, 1e-12)
+        bins[members] = np.clip(((values[members] - low) / width).astype(np.int64), 0, BINS - 1)
+        centres[group] = low + (np.arange(BINS) + 0.5) * width
+        counts[group] = np.bincount(bins[members], minlength=BINS)
+    return bins, centres, counts
+
+
+_Fit = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _fit(
+    centres: np.ndarray, counts: np.ndarray, start: _Fit | None = None, iterations: int = ITERATIONS
+) -> _Fit:
+    """Expectation-maximisation for all groups at once.
+
+    Returns:
+        Arrays of shape `(groups,)`: the weight of the upper component, both
+        means and both standard deviations.
+    """
+    total = np.maximum(counts.sum(axis=1), 1e-9)
+    mean = (counts * centres).sum(axis=1) / total
+    spread = np.sqrt((counts * (centres - mean[:, None]) ** 2).sum(axis=1) / total)
+    # A component as narrow as a bin would explain that bin alone.
+    least = np.maximum(0.05 * spread, 1e-9)
+    if start is None:
+        upper = np.full(len(counts), 0.5)
+        low, high = mean - spread, mean + spread
+        first = second = np.maximum(0.5 * spread, least)
+    else:
+        upper, low, high, first, second = start
+    for _ in range(iterations):
+        share = _responsibility((upper, low, high, first, second), centres)
+        ours = counts * share
+        theirs = counts - ours
+        n_high, n_low = ours.sum(axis=1) + 1e-9, theirs.sum(axis=1) + 1e-9
+        upper = n_high / (n_high + n_low)
+        high, low = (ours * centres).sum(axis=1) / n_high, (theirs * centres).sum(axis=1) / n_low
+        second = np.sqrt((ours * (centres - high[:, None]) ** 2).sum(axis=1) / n_high)
+        first = np.sqrt((theirs * (centres - low[:, None]) ** 2).sum(axis=1) / n_low)
+        first, second = np.maximum(first, least), np.maximum(second, least)
+    return upper, low, high, first, second
+
+
+def _responsibility(fit: _Fit, centres: np.ndarray) -> np.ndarray:
+    """The probability of the upper component in each bin."""
+    upper, low, high, first, second = (part[:, None] for part in fit)
+    with np.errstate(divide="ignore"):
+        above = np.log(upper) - np.log(second) - 0.5 * ((centres - high) / second) ** 2
+        below = np.log1p(-upper) - np.log(first) - 0.5 * ((centres - low) / first) ** 2
+    return 1.0 / (1.0 + np.exp(np.clip(below - above, -500.0, 500.0)))
+
+
+def _posterior(fit: _Fit, centres: np.ndarray) -> np.ndarray:
+    """The same, rising with the loss: a wide component must not claim the lowest losses."""
+    share = _responsibility(fit, centres)
+    share = np.where(centres <= fit[1][:, None], 0.0, share)
+    return np.maximum.accumulate(share, axis=1)

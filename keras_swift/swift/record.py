@@ -1,0 +1,206 @@
+"""What training saw of each example, epoch by epoch: the source of the features from training.
+
+This file decides where the record of a training comes from. The snapshot of a trained network says
+little of wrong labels, because it has learned them by heart; how it got there says much.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from keras_swift.data.arrays import ArraySource
+from keras_swift.swift.outputs import LabelScorer, combined
+
+# What a forward pass over the data costs in epochs of training, which have a backward pass too.
+FORWARD_COST = 1.0 / 3.0
+# More looks at a training hardly change the means over it.
+LOOKS = 16
+# A forward pass keeps no activations for a backward pass, so it takes more examples at a time.
+LARGER_BATCH = 4
+
+
+class TrainingRecord(Protocol):
+    """The read interface of a record; arrays of shape `(n,)`, NaN for what was never seen.
+
+    Attributes:
+        loss, margin: as last seen.
+        mean_loss, mean_margin, share_wrong, mean_probability: means over all
+            times an example was seen. The margin is the probability of the
+            label minus the largest of any other class; wrong is a margin
+            below 0.
+    """
+
+    @property
+    def loss(self) -> np.ndarray: ...
+
+    @property
+    def margin(self) -> np.ndarray: ...
+
+    @property
+    def mean_loss(self) -> np.ndarray: ...
+
+    @property
+    def mean_margin(self) -> np.ndarray: ...
+
+    @property
+    def share_wrong(self) -> np.ndarray: ...
+
+    @property
+    def mean_probability(self) -> np.ndarray: ...
+
+
+class ExampleRecord:
+    """A `TrainingRecord` filled from arrays of losses, margins and probabilities.
+
+    Args:
+        size: int, how many examples there are.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.loss = np.full(size, np.nan)
+        self.margin = np.full(size, np.nan)
+        self._seen = np.zeros(size)
+        self._sums = {name: np.zeros(size) for name in ("loss", "margin", "wrong", "probability")}
+
+    def add(
+        self, indices: np.ndarray, loss: np.ndarray, margin: np.ndarray, probability: np.ndarray
+    ) -> None:
+        """Adds one look at some examples, each at most once.
+
+        Args:
+            indices: int array, shape `(k,)`.
+            loss, margin, probability: float arrays, shape `(k,)`; NaN margins
+                and probabilities for models that are no classifiers.
+        """
+        self.loss[indices] = loss
+        self.margin[indices] = margin
+        self._seen[indices] += 1
+        self._sums["loss"][indices] += loss
+        self._sums["margin"][indices] += margin
+        self._sums["probability"][indices] += probability
+        self._sums["wrong"][indices] += np.where(np.isnan(margin), np.nan, margin < 0)
+
+    @property
+    def mean_loss(self) -> np.ndarray:
+        return self._mean("loss")
+
+    @property
+    def mean_margin(self) -> np.ndarray:
+        return self._mean("margin")
+
+    @property
+    def share_wrong(self) -> np.ndarray:
+        return self._mean("wrong")
+
+    @property
+    def mean_probability(self) -> np.ndarray:
+        return self._mean("probability")
+
+    def _mean(self, name: str) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self._sums[name] / self._seen
+
+
+class RecordingCallback(keras.callbacks.Callback):
+    """Looks at every example at the ends of epochs, by a forward pass over the data.
+
+    Args:
+        source: `ArraySource`.
+        scorer: `LabelScorer` of the model in training.
+        batch_size: int, as trained with.
+        every: int, epochs from one look to the next; the first is looked at.
+
+    Attributes:
+        record: the `ExampleRecord` so far.
+        cost: float, in epochs of training.
+    """
+
+    def __init__(
+        self, source: ArraySource, scorer: LabelScorer, batch_size: int, every: int
+    ) -> None:
+        super().__init__()
+        self._every = every
+        self.record = ExampleRecord(source.size)
+        self.cost = 0.0
+        self._source = source
+        self._scorer = scorer
+        self._batch_size = min(source.size, LARGER_BATCH * batch_size)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if epoch % self._every == 0:
+            self.look()
+
+    def look(self) -> None:
+        """Adds every example as the model sees it now."""
+        size, batch_size = self._source.size, self._batch_size
+        for start in range(0, size, batch_size):
+            indices = np.arange(start, min(start + batch_size, size))
+            # The last batch is filled up, so that every batch has one compiled shape.
+            x, y, _ = self._source.take(np.minimum(np.arange(start, start + batch_size), size - 1))
+            scores = {k: v[: len(indices)] for k, v in self._scorer(x, y).items()}
+            nothing = np.full(len(indices), np.nan)
+            labels = self._scorer.labels
+            if labels is None:
+                margin, probability = nothing, nothing
+            else:
+                weights = [label.output.weight for label in labels]
+                margin = combined(scores, "margin", weights)
+                probability = combined(scores, "probability", weights)
+            loss = np.asarray(scores["loss"], np.float64)
+            self.record.add(indices, loss, margin, probability)
+        self.cost += FORWARD_COST
+
+
+def recording(
+    model: keras.Model, source: ArraySource, batch_size: int, epochs: int
+) -> tuple[RecordingCallback, list[keras.callbacks.Callback]]:
+    """A recorder of a training to come, and the callbacks that `fit` is to be given for it.
+
+    The one place that decides where a record comes from.
+
+    Args:
+        model: a built, compiled `keras.Model`.
+        source: `ArraySource` of the data it is trained on.
+        batch_size: int.
+        epochs: int, how long it is trained.
+    """
+    scorer = LabelScorer(model, *source.take(np.zeros(1, np.int64))[:2])
+    recorder = RecordingCallback(source, scorer, batch_size, _looks_every(epochs))
+    return recorder, [recorder]
+
+
+_NAMES = ("loss", "margin", "mean_loss", "mean_margin", "share_wrong", "mean_probability")
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRecord:
+    """A `TrainingRecord` that is complete: plain float64 arrays, shape `(n,)`."""
+
+    loss: np.ndarray
+    margin: np.ndarray
+    mean_loss: np.ndarray
+    mean_margin: np.ndarray
+    share_wrong: np.ndarray
+    mean_probability: np.ndarray
+
+    @classmethod
+    def of(cls, record: TrainingRecord) -> FinishedRecord:
+        """The arrays of any record, copied."""
+        return cls(**{name: np.array(getattr(record, name), np.float64) for name in _NAMES})
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The arrays by name."""
+        return {name: getattr(self, name) for name in _NAMES}
+
+
+def record_cost(epochs: int) -> float:
+    """What the record of a training costs, in epochs of training."""
+    return -(-epochs // _looks_every(epochs)) * FORWARD_COST
+
+
+def _looks_every(epochs: int) -> int:
+    return max(1, -(-epochs // LOOKS))

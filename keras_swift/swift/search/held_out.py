@@ -1,0 +1,283 @@
+"""The validation data of a search: held as arrays, scored example by example.
+
+This file decides what can be held, what a trial's value is on each validation example, and how
+exact the difference of two trials is.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_swift.data.arrays import ArraySource
+from keras_swift.data.streams import is_stream
+from keras_swift.swift.outputs import LabelScorer, classes_of, is_one_class, label_outputs
+from keras_swift.swift.record import LARGER_BATCH
+
+# A data set given as `validation_data` is read once and held in memory, up to so many bytes.
+HELD_BYTES = 2 * 2**30
+# Parts of the validation data that a metric without values for single examples is computed on.
+BLOCKS = 10
+# The name of the mean probability of the label, as in the logs of `fit`.
+LABEL_PROBABILITY = "label_probability"
+# And of the share of labels that are more probable than any other class.
+LABEL_ACCURACY = "label_accuracy"
+
+
+def held(validation_data: Any) -> tuple[Any, ...]:
+    """`validation_data` as a tuple of arrays `(x, y)` or `(x, y, sample_weight)`.
+
+    Args:
+        validation_data: such a tuple, or a `PyDataset`, `tf.data.Dataset` or
+            `DataLoader`, which is read once.
+
+    Raises:
+        TypeError: for a generator, and anything else that is not data.
+        ValueError: for a data set without an end, without targets, empty, or
+            larger than `HELD_BYTES`.
+    """
+    if isinstance(validation_data, tuple | list):
+        if len(validation_data) not in (2, 3):
+            raise ValueError(
+                "`validation_data` must be `(x, y)` or `(x, y, sample_weight)`. Received: "
+                f"{len(validation_data)} parts."
+            )
+        return tuple(validation_data)
+    if isinstance(validation_data, types.GeneratorType) or hasattr(validation_data, "__next__"):
+        raise TypeError(
+            "`validation_data` must be data that can be read as often as there are trials. "
+            f"Received: {type(validation_data).__name__}, which may never end and is used up by "
+            "reading. Pass arrays `(xv, yv)`, a `PyDataset` or a `tf.data.Dataset`."
+        )
+    if not is_stream(validation_data):
+        raise TypeError(
+            "`validation_data` must be `(x, y)` or a data set of such batches. Received: "
+            f"{type(validation_data).__name__}."
+        )
+    batches, size = [], 0
+    for batch in _batches(validation_data):
+        parts = keras.utils.unpack_x_y_sample_weight(batch)
+        if parts[1] is None:
+            raise ValueError(
+                "`validation_data` must bring targets with its inputs. Received: batches without."
+            )
+        parts = tuple(
+            None if part is None else keras.tree.map_structure(_as_numpy, part) for part in parts
+        )
+        size += sum(leaf.nbytes for leaf in keras.tree.flatten(parts) if leaf is not None)
+        if size > HELD_BYTES:
+            raise ValueError(
+                "`validation_data` is held in memory while trials are judged on it, up to "
+                f"{HELD_BYTES / 2**30:g} GiB. Received: more. Take a part of it "
+                "(`dataset.take(...)`), or pass memory-mapped arrays."
+            )
+        batches.append(parts)
+    if not batches:
+        raise ValueError("`validation_data` must hold at least one batch. Received: none.")
+    if batches[0][2] is None:
+        batches = [batch[:2] for batch in batches]
+    return tuple(keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *batches))
+
+
+def _batches(data: Any) -> Any:
+    """The batches of a data set, once from its beginning to its end."""
+    if isinstance(data, keras.utils.PyDataset):
+        endless = data.num_batches is None
+    else:
+        # TensorFlow's number for "no end" is -1.
+        cardinality = getattr(data, "cardinality", None)
+        endless = callable(cardinality) and int(cardinality()) == -1
+    if endless:
+        raise ValueError(
+            "`validation_data` must have an end. Received: "
+            f"{type(data).__name__} without one. Take a number of batches of it."
+        )
+    if isinstance(data, keras.utils.PyDataset):
+        return (data[index] for index in range(data.num_batches or 0))
+    return iter(data)
+
+
+def _as_numpy(leaf: Any) -> np.ndarray:
+    # A PyTorch tensor may need gradients, or lie on a device.
+    return np.asarray(leaf.detach().cpu() if hasattr(leaf, "detach") else leaf)
+
+
+class Judge:
+    """Judges the model as it is on the validation data.
+
+    Args:
+        model: a built, compiled `keras.Model`.
+        validation_data: as `held` returns.
+        batch_size: int.
+    """
+
+    def __init__(self, model: keras.Model, validation_data: tuple[Any, ...], batch_size: int):
+        self.data = validation_data
+        self._model = model
+        self._batch_size = batch_size
+        self._source = ArraySource(*validation_data)
+        self._scorer = LabelScorer(model, *self._source.take(np.zeros(1, np.int64))[:2])
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether every output is class probabilities or logits."""
+        return self._scorer.labels is not None
+
+    @property
+    def size(self) -> int:
+        """How many validation examples there are."""
+        return self._source.size
+
+    def logs(self) -> dict[str, float]:
+        """What the model reports of the validation data, names without `val_`."""
+        x, y, sample_weight = (*self.data, None)[:3]
+        found = self._model.evaluate(
+            x,
+            y,
+            sample_weight=sample_weight,
+            batch_size=self._batch_size,
+            verbose=0,
+            return_dict=True,
+        )
+        return {name: float(value) for name, value in found.items()}
+
+    def judge(self, objective: Any) -> tuple[dict[str, float], np.ndarray | None]:
+        """The logs, and what each validation example says of the objective.
+
+        Args:
+            objective: KerasTuner's.
+
+        Returns:
+            A dict with names that begin with `val_`, and a float64 array whose
+            mean is the objective (up to regularisation and to metrics that are
+            no means): one value for each example, or for each of `BLOCKS` parts
+            of the data where the objective has no values of single examples;
+            `None` where it is no matter of the validation data.
+        """
+        logs = {f"val_{name}": value for name, value in self.logs().items()}
+        values = self._values()
+        for name in (LABEL_PROBABILITY, LABEL_ACCURACY):
+            if name in values:
+                logs[f"val_{name}"] = float(np.mean(values[name]))
+        names = getattr(objective, "name_to_direction", {objective.name: ""})
+        if not all(name.startswith("val_") for name in names):
+            return logs, None
+        name = objective.name.removeprefix("val_")
+        if name in values:
+            return logs, values[name]
+        return logs, self._block_values(objective, values)
+
+    def _values(self) -> dict[str, np.ndarray]:
+        """Values of single examples by the name of the metric whose mean they are."""
+        size = self._source.size
+        batch_size = min(size, LARGER_BATCH * self._batch_size)
+        parts = []
+        for start in range(0, size, batch_size):
+            rows = np.minimum(np.arange(start, start + batch_size), size - 1)
+            scores = self._scorer(*self._source.take(rows))
+            parts.append({k: v[: min(batch_size, size - start)] for k, v in scores.items()})
+        scores = {
+            name: np.concatenate([part[name] for part in parts]).astype(np.float64)
+            for name in parts[0]
+        }
+        values = {"loss": scores["loss"]}
+        labels = self._scorer.labels
+        if labels is not None:
+            share = np.array([label.output.weight for label in labels])
+            share = share / share.sum()
+            weight = scores["weight"] / np.maximum(scores["weight"].mean(axis=0), 1e-30)
+            values[LABEL_PROBABILITY] = (scores["probability"] * weight) @ share
+            values[LABEL_ACCURACY] = (scores["right"] * weight) @ share
+        return values
+
+    def _block_values(self, objective: Any, values: dict[str, np.ndarray]) -> np.ndarray:
+        """The objective on parts of the validation data, every tenth example each."""
+        found = []
+        for block in range(min(BLOCKS, self._source.size)):
+            rows = np.arange(block, self._source.size, BLOCKS)
+            x, y, sample_weight = self._source.take(rows)
+            logs = self._model.evaluate(
+                x,
+                y,
+                sample_weight=sample_weight,
+                batch_size=self._batch_size,
+                verbose=0,
+                return_dict=True,
+            )
+            logs |= {name: column[rows].mean() for name, column in values.items() if name != "loss"}
+            found.append(
+                objective.get_value({f"val_{name}": float(value) for name, value in logs.items()})
+            )
+        return np.array(found, np.float64)
+
+
+def difference_noise(first: np.ndarray | None, second: np.ndarray | None) -> float:
+    """The standard error of the difference of two objectives, judged on the same examples.
+
+    Args:
+        first, second: float arrays of one shape `(k,)`, as `Judge.judge`
+            returns them, or `None`.
+
+    Returns:
+        A float; NaN where it cannot be known.
+
+    Example:
+        >>> difference_noise(np.array([1.0, 2.0, 3.0]), np.array([0.0, 1.0, 2.0]))
+        0.0
+    """
+    if first is None or second is None or len(first) != len(second) or len(first) < 2:
+        return float("nan")
+    return float(np.std(first - second, ddof=1) / np.sqrt(len(first)))
+
+
+def find_objective(judge: Judge, objective: Any) -> Any:
+    """The objective as KerasTuner's, checked against what the model reports."""
+    import keras_tuner
+
+    reported = list(judge.logs())
+    ours = f"val_{LABEL_PROBABILITY}"
+    if objective is None:
+        if judge.is_classifier:
+            return keras_tuner.Objective(ours, "max")
+        return keras_tuner.Objective("val_loss", "min")
+    if judge.is_classifier:
+        reported += [LABEL_PROBABILITY, LABEL_ACCURACY]
+    given = objective if isinstance(objective, list | tuple) else [objective]
+    # KerasTuner does not know which way ours goes.
+    names = (ours, f"val_{LABEL_ACCURACY}")
+    given = [keras_tuner.Objective(name, "max") if name in names else name for name in given]
+    # The base class reads strings and lists; the seed keeps it off the global generator.
+    wanted: Any = given if isinstance(objective, list | tuple) else given[0]
+    parsed = keras_tuner.Oracle(objective=wanted, max_trials=1, seed=1).objective
+    logged = [*reported, *(f"val_{name}" for name in reported)]
+    directions = getattr(parsed, "name_to_direction", {parsed.name: parsed.direction})
+    missing = [name for name in directions if name not in logged]
+    if missing:
+        raise ValueError(
+            f"`objective` must be among what the model reports: {sorted(logged)}. "
+            f"Received: {missing}. Compile the model with that metric."
+        )
+    return parsed
+
+
+def check_classes(model: keras.Model, y: Any, validation_y: Any) -> None:
+    """Raises if a classifier's training data have classes that the validation data lack."""
+    if not is_one_class(model):
+        return
+    found = [classes_of(labels) for labels in (y, validation_y)]
+    if found[0] is None or found[1] is None:
+        return
+    (output,) = label_outputs(model) or ()
+    missing = np.setdiff1d(found[0], found[1])
+    missing = missing[missing != output.ignored] if output.ignored is not None else missing
+    if len(missing):
+        shown = ", ".join(str(int(label)) for label in missing[:10])
+        raise ValueError(
+            f"`validation_data` must have examples of every class of `y`. Received: {len(missing)} "
+            f"of {len(np.unique(found[0]))} classes missing from it: {shown}"
+            f"{', ...' if len(missing) > 10 else ''}. A sampler judged on it would drop them. Hold "
+            "out a stratified share, and shuffle the data before `validation_split`."
+        )

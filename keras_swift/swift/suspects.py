@@ -1,0 +1,239 @@
+"""`find_suspects`: which labels are wrong, from one training and nothing else.
+
+This file decides what a training needs to tell wrong labels, and how they are shown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_swift._plotting import import_figure, save
+from keras_swift.data import arrays
+from keras_swift.fitting.model_state import Unchanged
+from keras_swift.scoring.compiled import build
+from keras_swift.swift.datasets import DrawnDataset
+from keras_swift.swift.mixture import WrongShare, find_doubts
+from keras_swift.swift.outputs import classes_of, is_one_class, label_outputs
+from keras_swift.swift.record import FinishedRecord, recording
+from keras_swift.swift.search.search import check_arrays
+from keras_swift.validation import check_model, check_positive_integer
+
+# Examples in the figure, and numbers shown of a row that is no image.
+SHOWN, COLUMNS = 24, 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Suspects:
+    """What `find_suspects` found.
+
+    Attributes:
+        indices: int array: the examples whose label is more likely wrong than
+            right, most suspicious first.
+        scores: float64 array, shape `(n,)`: how strongly each label is doubted.
+            Only the order matters.
+        probability: float64 array, shape `(n,)`: of being wrong, by the
+            mixture; a rough guide.
+        labels: int array, shape `(n,)`, the classes given; `None` where
+            targets are not one class an example.
+        instead: int array, the class that the trained model holds for the most
+            probable but for the label, for each of `indices`; `None` likewise.
+        wrong_share: `WrongShare`: `estimate`, `low`, `high`.
+        record: what training saw of each example: for
+            `compute_features(..., record=...)`.
+    """
+
+    indices: np.ndarray
+    scores: np.ndarray
+    probability: np.ndarray
+    labels: np.ndarray | None
+    instead: np.ndarray | None
+    wrong_share: WrongShare
+    record: FinishedRecord
+    _x: Any = dataclasses.field(repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def plot(self, file: Any = None, count: int = SHOWN) -> Any:
+        """Draws the most suspicious examples, each with its label and what the model would say.
+
+        Images (of one channel, three or four) are drawn as such, other rows as
+        lines of their first numbers.
+
+        Args:
+            file: path to write the figure to. Defaults to `None`, not written.
+            count: int, how many examples. Defaults to 24.
+
+        Returns:
+            A `matplotlib.figure.Figure`.
+
+        Raises:
+            ImportError: if matplotlib is not installed.
+        """
+        check_positive_integer("count", count)
+        order = np.argsort(-self.scores, kind="stable")
+        chosen = (self.indices if len(self.indices) else order)[:count]
+        rows = np.asarray(arrays.select((_first(self._x),), chosen)[0])
+        image = _is_image(rows)
+        across = min(8 if image else 4, len(chosen))
+        down = -(-len(chosen) // across)
+        size = (1.5 * across, 1.8 * down + 0.5) if image else (3.2 * across, 1.6 * down + 0.5)
+        figure = import_figure()(figsize=size, layout="constrained")
+        figure.suptitle(f"Most suspicious labels; wrong: {self.wrong_share}")
+        grid = figure.subplots(down, across, squeeze=False).reshape(-1)
+        for axes, row, index in zip(grid, rows, chosen, strict=False):
+            if image:
+                picture = row[..., 0] if row.ndim == 3 and row.shape[-1] == 1 else row
+                low, high = float(picture.min()), float(picture.max())
+                # Whatever the images were scaled to.
+                axes.imshow((picture - low) / max(high - low, 1e-12), cmap="gray")
+                axes.set_axis_off()
+            else:
+                axes.plot(np.asarray(row, np.float64).reshape(-1)[:COLUMNS], ".-")
+                axes.tick_params(labelsize="x-small")
+            axes.set_title(self._caption(int(index)), fontsize="small")
+        for axes in grid[len(chosen) :]:
+            axes.set_axis_off()
+        return save(figure, file)
+
+    def _caption(self, index: int) -> str:
+        if self.labels is None:
+            return f"{index}"
+        place = np.flatnonzero(self.indices == index)
+        text = f"{index}: {self.labels[index]}"
+        if self.instead is None or not len(place):
+            return text
+        return f"{text}, rather {self.instead[place[0]]}"
+
+    def __str__(self) -> str:
+        lines = [
+            f"{len(self.indices)} of {len(self.scores)} labels are more likely wrong than right; "
+            f"wrong share {self.wrong_share}"
+        ]
+        if len(self.indices):
+            shown = "; ".join(self._caption(int(index)) for index in self.indices[:10])
+            lines.append(f"  most suspicious (index: label)  {shown}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def find_suspects(
+    model: keras.Model,
+    x: Any,
+    y: Any = None,
+    *,
+    epochs: int = 15,
+    batch_size: int = 32,
+    sample_weight: Any = None,
+    seed: int | None = None,
+    verbose: Any = "auto",
+) -> Suspects:
+    """Finds the examples whose label is probably wrong, by one training.
+
+    Trains the model and records what it thinks of each example on the way.
+    Wrong labels are learned late: over the training, the model held another
+    class for more probable. No validation data and no search are needed. The
+    model, its optimizer and metrics leave as they came.
+
+    Args:
+        model: a compiled `keras.Model`, not yet trained.
+        x, y: arrays, or lists or dicts of arrays, first axis `n`.
+        epochs: int. Enough to learn what most examples have in common, not so
+            many that all labels are known by heart. Defaults to 15.
+        batch_size: int. Defaults to 32.
+        sample_weight: array, weights of the loss, as for `model.fit`.
+        seed: int or `None`, fixes the order of training. Defaults to `None`,
+            fresh entropy.
+        verbose: `"auto"` or 1 for a progress bar, 0 for silence.
+
+    Returns:
+        `Suspects`: `indices`, `scores`, `wrong_share`, and a `plot()`. For
+        regression, `indices` are those of a separate group of high losses, if
+        there is one.
+
+    Raises:
+        TypeError: if `x` and `y` are not arrays.
+        ValueError: if the model is not compiled, or for values outside the
+            ranges above.
+
+    Example:
+
+        suspects = find_suspects(model, x, y, batch_size=128)
+        print(suspects)
+        suspects.plot("suspects.png")
+        keep = np.delete(np.arange(len(x)), suspects.indices)
+
+    Reference:
+        Pleiss et al., "Identifying Mislabeled Data using the Area Under the
+        Margin Ranking", NeurIPS 2020, arXiv 2001.10528, for the mean margin;
+        Arazo et al., ICML 2019, arXiv 1904.11238, for the mixture.
+    """
+    check_model(model)
+    check_arrays(x, y)
+    check_positive_integer("epochs", epochs)
+    check_positive_integer("batch_size", batch_size)
+    source = arrays.ArraySource(x, y, sample_weight)
+    build(model, *source.take(np.arange(min(batch_size, source.size)))[:2])
+    seed = int(np.random.default_rng(seed).integers(2**31))
+    with Unchanged(model):
+        recorder, callbacks = recording(model, source, batch_size, epochs)
+        probability = np.full(source.size, 1.0 / source.size)
+        dataset = DrawnDataset(source, probability, batch_size, seed=seed)
+        model.fit(dataset, epochs=epochs, shuffle=False, callbacks=callbacks, verbose=verbose)
+        record = FinishedRecord.of(recorder.record)
+        classes = classes_of(source.y) if is_one_class(model) else None
+        doubts = find_doubts(record, classes)
+        order = np.argsort(-doubts.scores, kind="stable")
+        indices = order[doubts.suspect[order]]
+        instead = _instead(model, source, indices, classes, batch_size)
+    return Suspects(
+        indices=indices,
+        scores=doubts.scores,
+        probability=doubts.probability,
+        labels=classes,
+        instead=instead,
+        wrong_share=doubts.share,
+        record=record,
+        _x=source.x,
+    )
+
+
+def _instead(
+    model: keras.Model,
+    source: arrays.ArraySource,
+    indices: np.ndarray,
+    classes: np.ndarray | None,
+    batch_size: int,
+) -> np.ndarray | None:
+    """The most probable class but for the label: the label itself may be known by heart."""
+    if classes is None:
+        return None
+    (label,) = label_outputs(model) or ()
+    found = []
+    for start in range(0, len(indices), batch_size):
+        rows = indices[start : start + batch_size]
+        outputs = np.array(model.predict_on_batch(source.take(rows)[0]), np.float64)
+        if label.kind == "binary":
+            found.append(1 - classes[rows])
+            continue
+        outputs = np.moveaxis(outputs, label.axis, -1)
+        outputs[np.arange(len(rows)), classes[rows]] = -np.inf
+        found.append(outputs.argmax(axis=-1))
+    return np.concatenate(found) if found else np.empty(0, np.int64)
+
+
+def _first(x: Any) -> Any:
+    """The first array of the inputs."""
+    return keras.tree.flatten(x)[0]
+
+
+def _is_image(rows: np.ndarray) -> bool:
+    if rows.ndim == 4:
+        return rows.shape[-1] in (1, 3, 4)
+    # Grey images without an axis for it; sequences of vectors look the same.
+    return rows.ndim == 3 and rows.shape[1] == rows.shape[2]

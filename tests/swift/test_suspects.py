@@ -1,0 +1,102 @@
+"""`find_suspects` on labels moved by hand."""
+
+import keras
+import numpy as np
+import pytest
+from small_models import classifier
+
+import keras_swift as ks
+
+
+def moved_labels(digits, n=600, share=0.3):
+    generator = np.random.default_rng(0)
+    x, y = digits[0][:n], digits[1][:n]
+    wrong = generator.random(n) < share
+    return x, np.where(wrong, (y + generator.integers(1, 10, n)) % 10, y), wrong, y
+
+
+def test_wrong_labels_are_found_and_counted(digits):
+    x, y, wrong, true = moved_labels(digits)
+    model = classifier(0.3)
+    before = model.get_weights()
+    found = ks.find_suspects(model, x, y, seed=0, verbose=0)
+    for ours, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert abs(found.wrong_share.estimate - wrong.mean()) < 0.05
+    assert wrong[found.indices].mean() > 0.9
+    assert np.isin(np.flatnonzero(wrong), found.indices).mean() > 0.85
+    assert np.all(np.diff(found.scores[found.indices]) <= 0)
+    assert np.all(found.probability[found.indices] > 0.5)
+    # What the model would say is mostly the true class, and never the label.
+    assert np.all(found.instead != y[found.indices])
+    assert np.mean(found.instead == true[found.indices]) > 0.7
+    assert f"{len(found)} of 600 labels" in str(found)
+    first = found.indices[0]
+    assert f"{first}: {y[first]}, rather {found.instead[0]}" in str(found)
+    again = ks.find_suspects(model, x, y, seed=0, verbose=0)
+    np.testing.assert_array_equal(found.scores, again.scores)
+    features = ks.compute_features(model, x, y, ("mean_margin",), record=found.record, verbose=0)
+    np.testing.assert_array_equal(features["mean_margin"], -found.scores)
+
+
+def test_clean_labels_are_left_alone(digits):
+    found = ks.find_suspects(classifier(0.3), digits[0][:500], digits[1][:500], seed=0, verbose=0)
+    assert found.wrong_share.estimate < 0.05
+
+
+def test_the_figure_shows_images_with_both_classes(digits, tmp_path):
+    x, y, _, _ = moved_labels(digits, 200)
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10, "softmax")]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+    found = ks.find_suspects(model, x.reshape(-1, 8, 8, 1), y, epochs=5, verbose=0)
+    figure = found.plot(tmp_path / "suspects.png", count=10)
+    assert (tmp_path / "suspects.png").stat().st_size > 5000
+    shown = [axes for axes in figure.axes if axes.get_images()]
+    assert len(shown) == 10
+    first = found.indices[0]
+    picture = x[first].reshape(8, 8)
+    drawn = shown[0].get_images()[0].get_array()
+    low, high = picture.min(), picture.max()
+    np.testing.assert_allclose(drawn, (picture - low) / (high - low), atol=1e-6)
+    assert shown[0].get_title() == f"{first}: {y[first]}, rather {found.instead[0]}"
+
+
+def test_rows_are_drawn_as_lines(digits):
+    x, y, _, _ = moved_labels(digits, 200)
+    found = ks.find_suspects(classifier(), x, y, epochs=2, verbose=0)
+    figure = found.plot(count=6)
+    lines = [axes.get_lines()[0].get_ydata() for axes in figure.axes if axes.get_lines()]
+    assert len(lines) == 6
+    np.testing.assert_allclose(lines[0], x[found.indices[0]][:12], rtol=1e-6)
+
+
+def test_regression_shows_a_group_of_high_losses():
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(400, 3)).astype("float32")
+    y = x @ [1.0, -2.0, 0.5]
+    wrong = generator.random(400) < 0.15
+    y = np.where(wrong, y + 40 * generator.choice([-1, 1], 400), y).astype("float32")
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.Adam(0.03), "mae")
+    found = ks.find_suspects(model, x, y, epochs=10, seed=0, verbose=0)
+    assert found.labels is None and found.instead is None
+    assert np.mean(np.isin(np.arange(400), found.indices) == wrong) > 0.95
+    assert found.plot(count=3).axes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"epochs": 0}, ValueError, "`epochs` must be"),
+        ({"y": None}, ValueError, "`y` must be given"),
+        ({"x": iter([1])}, TypeError, "`x` and `y` must be arrays"),
+    ],
+)
+def test_wrong_arguments_are_refused(digits, arguments, error, message):
+    settings = {"x": digits[0][:20], "y": digits[1][:20], **arguments}
+    with pytest.raises(error, match=message):
+        ks.find_suspects(classifier(), settings.pop("x"), settings.pop("y"), **settings)
