@@ -167,8 +167,7 @@ def _recorded(
         )
     if base == name:
         return column
-    if not model.built or not getattr(compile_loss(model), "built", True):
-        build(model, *source.take(np.zeros(1, np.int64))[:2])
+    build(model, *source.take(np.zeros(1, np.int64))[:2])
     classes = classes_of(source.y) if is_one_class(model) else None
     if classes is None:
         raise ValueError(

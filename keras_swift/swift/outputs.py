@@ -15,10 +15,10 @@ import numpy as np
 from keras import ops
 
 from keras_swift import backends
-from keras_swift._keras import compile_loss, loss_settings, mask_of
+from keras_swift._keras import loss_settings, mask_of
 from keras_swift.scoring.compiled import accepts_training, build, compiled_losses
 from keras_swift.scoring.gradient_norm import OutputLoss, pre_activation_gradient
-from keras_swift.validation import align_targets, check_model
+from keras_swift.validation import check_model
 
 # Below any probability that float32 can hold apart from 0.
 _SMALLEST = 1e-30
@@ -174,10 +174,9 @@ class LabelScorer:
 
     def __init__(self, model: keras.Model, x: Any, y: Any) -> None:
         check_model(model)
-        if not model.built or not getattr(compile_loss(model), "built", True):
-            build(model, x, y)
+        losses = build(model, x, y)
         self._model = model
-        self._outputs = compiled_losses(model)
+        self._outputs, self._matching = losses.outputs, losses.matching
         self.labels = label_outputs(model)
         self._training_argument = accepts_training(model)
         self._compiled = backends.active().compile_scoring(self._quantities, model)
@@ -203,9 +202,9 @@ class LabelScorer:
     def _quantities(self, values: Any, x: Any, y: Any, sample_weight: Any = None) -> dict[str, Any]:
         arguments = {"training": False} if self._training_argument else {}
         y_pred, _ = self._model.stateless_call(*values, x, **arguments)
-        names = getattr(self._model, "output_names", None)
-        y = align_targets(y, y_pred, names, self._outputs)
-        weights = self._weights(sample_weight, y_pred, names)
+        paths = [output.path for output in self._outputs]
+        weights = self._matching.weights(sample_weight, y_pred, paths)
+        y, y_pred = self._matching.aligned(y, y_pred)
         loss = sum(
             output.weight
             * pre_activation_gradient(output, output.of(y), output.of(y_pred), weight).losses
@@ -232,13 +231,6 @@ class LabelScorer:
         for name, parts in zip(names, zip(*columns, strict=True), strict=True):
             results[name] = ops.stack(parts, axis=1)
         return results
-
-    def _weights(self, sample_weight: Any, y_pred: Any, names: Any) -> list[Any]:
-        """The weights of each compiled loss."""
-        if sample_weight is None or not keras.tree.is_nested(sample_weight):
-            return [sample_weight] * len(self._outputs)
-        aligned = align_targets(sample_weight, y_pred, names, self._outputs)
-        return [output.of(aligned) for output in self._outputs]
 
 
 def combined(scores: dict[str, np.ndarray], name: str, weights: Sequence[float]) -> np.ndarray:
