@@ -86,8 +86,10 @@ def test_steps_know_the_size_of_their_batch_where_it_is_fixed(digits, batch_size
     fit(model, digits, size=64, batch_size=batch_size, trainer={"tau_threshold": None}, epochs=2)
     fit(model, digits, size=64, batch_size=batch_size)
     # As with `fit`: recurrent layers on TensorFlow are faster for it.
+    # Of a `train_step` of the model's own two steps of 8 are tried, to see that weights arrive.
+    seen -= {8}
     if batch_size == 8:
-        assert seen == {8}
+        assert seen == set()
     else:
         assert seen == ({None} if keras.backend.backend() == "tensorflow" else {12, 4})
 
@@ -418,8 +420,8 @@ def test_a_model_that_is_not_compiled_is_named():
 def test_a_model_without_a_loss_is_named(digits):
     model = not_compiled()
     model.compile("sgd")
-    with pytest.raises(ValueError, match="compiled with a loss"):
-        fit(model, digits)
+    with pytest.raises(ValueError, match="compiled without a loss.*Give `score=`"):
+        ks.ImportanceDataset(model, digits[0][:64], digits[1][:64])
 
 
 class Never(keras.callbacks.Callback):
@@ -619,8 +621,13 @@ def test_a_train_step_that_drops_the_weights_is_named(digits):
 def test_models_tied_to_a_batch_are_named(inputs, layer, message):
     model = keras.Sequential([keras.Input(**inputs), layer(), keras.layers.Dense(10)])
     model.compile("sgd", "mse")
+    x, y = np.zeros((64, 8, 8), "float32"), np.zeros((64, 10), "float32")
     with pytest.raises(ValueError, match=message):
-        ks.ImportanceTraining(model)
+        ks.ImportanceDataset(model, x, y)
+    if isinstance(model.layers[0], keras.layers.LSTM):
+        with pytest.warns(UserWarning, match=message + ".*uniform batches"):
+            history = ks.ImportanceTraining(model).fit(x, y, batch_size=32, verbose=0)
+        assert history.history["importance"] == [0.0]
 
 
 def test_callable_scores_are_used(digits):

@@ -117,7 +117,12 @@ def test_without_a_compiled_loss_batches_are_uniform_and_the_cure_is_named():
     with pytest.warns(UserWarning, match="compiled without a loss.*Give `score=`, a callable"):
         history = fit(model, shuffle=False, epochs=2)
     assert history.history["importance"] == [0, 0]
-    assert set(history.history) == set(expected.history) | {"tau", "importance", "presample"}
+    assert set(history.history) == set(expected.history) | {
+        "tau",
+        "gain",
+        "importance",
+        "presample",
+    }
 
 
 def test_without_a_compiled_loss_a_callable_score_draws():
