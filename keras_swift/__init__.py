@@ -4,12 +4,13 @@ from keras_swift._keras import check_backend
 
 check_backend()
 
+from keras_swift.importance.batch import Batch  # noqa: E402
 from keras_swift.importance.dataset import ImportanceDataset  # noqa: E402
 from keras_swift.importance.plot import plot_training  # noqa: E402
 from keras_swift.importance.training import ImportanceTraining  # noqa: E402
 from keras_swift.swift.features import compute_features  # noqa: E402
 from keras_swift.swift.sampler import SwiftSampler  # noqa: E402
-from keras_swift.swift.search.result import SearchResult  # noqa: E402
+from keras_swift.swift.search.result import SearchResult, SearchTrial  # noqa: E402
 from keras_swift.swift.search.search import search  # noqa: E402
 from keras_swift.swift.suspects import find_suspects  # noqa: E402
 from keras_swift.swift.training import SwiftTraining  # noqa: E402
@@ -17,9 +18,11 @@ from keras_swift.swift.training import SwiftTraining  # noqa: E402
 __version__ = "0.1.0"
 
 __all__ = [
+    "Batch",
     "ImportanceDataset",
     "ImportanceTraining",
     "SearchResult",
+    "SearchTrial",
     "SwiftSampler",
     "SwiftTraining",
     "compute_features",
@@ -27,3 +30,7 @@ __all__ = [
     "plot_training",
     "search",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -25,9 +25,11 @@ def python(code, **environment):
 
 def test_public_names():
     assert sorted(ks.__all__) == [
+        "Batch",
         "ImportanceDataset",
         "ImportanceTraining",
         "SearchResult",
+        "SearchTrial",
         "SwiftSampler",
         "SwiftTraining",
         "compute_features",
@@ -36,6 +38,8 @@ def test_public_names():
         "search",
     ]
     assert all(hasattr(ks, name) for name in ks.__all__)
+    # No internal modules among them.
+    assert dir(ks) == sorted([*ks.__all__, "__version__"])
 
 
 def test_import_loads_the_active_framework_alone():
