@@ -453,14 +453,18 @@ def test_bad_data_stop_before_training(digits, change, error, message):
         ks.ImportanceTraining(classifier()).fit(**data, verbose=0, callbacks=[Never()])
 
 
-def test_nan_in_the_inputs_is_named(digits):
+def test_nan_in_the_inputs_is_named_and_left_to_the_callbacks(digits):
     model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(10, activation="softmax")])
     model.compile("sgd", "sparse_categorical_crossentropy")
-    x = digits[0][:100].copy()
+    x = digits[0][:96].copy()
     x[1, 6] = np.nan
-    message = "`x` must be finite. Received: NaN or infinity in 1 of the 32.*at step 0.*position 1"
-    with pytest.raises(ValueError, match=message):
-        ks.ImportanceTraining(model).fit(x, digits[1][:100], verbose=0, callbacks=[Never()])
+    message = "`x` must be finite. Received: NaN or infinity in 1 of the 96.*at step 0.*uniformly"
+    training = ks.ImportanceTraining(model, tau_threshold=0, seed=0)
+    arguments = {"epochs": 5, "verbose": 0, "callbacks": [keras.callbacks.TerminateOnNaN()]}
+    with pytest.warns(UserWarning, match=message):
+        history = training.fit(x, digits[1][:96], **arguments)
+    assert history.epoch == [0]
+    assert history.history["importance"] == [0.0]
 
 
 @pytest.mark.parametrize(
@@ -476,11 +480,11 @@ def test_a_wrong_score_stops_before_training(digits, score, message):
         fit(classifier(), digits, trainer={"score": score}, callbacks=[Never()])
 
 
-def test_diverged_training_stops_with_the_step_and_the_cure(digits):
+def test_diverged_training_goes_on_and_says_the_step_and_the_cure(digits):
     model = classifier(1e30)
     message = r"Scores must be finite. Received: \d+ of 96 scores .* step \d+.*lower the learning"
-    with pytest.raises(ValueError, match=message):
-        fit(model, digits, epochs=5)
+    with pytest.warns(UserWarning, match=message):
+        assert fit(model, digits, epochs=5).epoch == [0, 1, 2, 3, 4]
 
 
 def test_a_metric_without_weights_is_warned_of_and_kept(digits):

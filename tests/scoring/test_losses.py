@@ -144,10 +144,11 @@ def test_names_train_as_objects_do(name):
 
 
 @pytest.mark.parametrize("name", sorted(OF_THE_WHOLE_BATCH))
-def test_losses_of_a_whole_batch_are_refused(name):
+def test_losses_of_a_whole_batch_are_trained_uniformly(name):
     model, y = model_for(name, getattr(keras.losses, name)())
-    with pytest.raises(ValueError, match="must give one value .* for each example"):
-        ks.ImportanceTraining(model).fit(X, y, batch_size=4, verbose=0)
+    with pytest.warns(UserWarning, match="must give one value .* for each example.*uniform"):
+        history = ks.ImportanceTraining(model).fit(X, y, batch_size=4, verbose=0).history
+    assert history["importance"] == [0.0]
 
 
 @pytest.mark.parametrize("name", sorted(AMONG_EXAMPLES & names()))
