@@ -286,8 +286,8 @@ class ImportanceTraining:
             # Its first batch is gone.
             raise
         self._weighted_step.inspect(batches)
-        some_x, some_y, some_weights = batches.first(8)
-        weights = self._scorer.loss_weights(np.ones(8), some_weights)
+        some_x, some_y, some_weights = batches.first(batches.batch_size)
+        weights = self._scorer.loss_weights(np.ones(batches.batch_size), some_weights)
         check_weights_arrive(self.model, some_x, some_y, weights)
         if presample == "auto":
             self._remember(batches, scales)

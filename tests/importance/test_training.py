@@ -86,12 +86,9 @@ def test_steps_know_the_size_of_their_batch_where_it_is_fixed(digits, batch_size
     fit(model, digits, size=64, batch_size=batch_size, trainer={"tau_threshold": None}, epochs=2)
     fit(model, digits, size=64, batch_size=batch_size)
     # As with `fit`: recurrent layers on TensorFlow are faster for it.
-    # Of a `train_step` of the model's own two steps of 8 are tried, to see that weights arrive.
-    seen -= {8}
-    if batch_size == 8:
-        assert seen == set()
-    else:
-        assert seen == ({None} if keras.backend.backend() == "tensorflow" else {12, 4})
+    # Of a `train_step` of the model's own two steps are tried, to see that weights arrive.
+    unknown = keras.backend.backend() == "tensorflow"
+    assert seen == ({8} if batch_size == 8 else {12, None if unknown else 4})
 
 
 def test_rate_zero_changes_nothing(digits):
@@ -457,19 +454,19 @@ def test_bad_data_stop_before_training(digits, change, error, message):
         ks.ImportanceTraining(classifier()).fit(**data, verbose=0, callbacks=[Never()])
 
 
-def test_nan_in_the_inputs_is_named(digits):
+def test_nan_in_the_inputs_is_named_and_left_to_the_callbacks(digits):
     model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(10, activation="softmax")])
     model.compile("sgd", "sparse_categorical_crossentropy")
-    x = digits[0][:100].copy()
+    x = digits[0][:96].copy()
     x[1, 6] = np.nan
     message = "`x` must be finite. Received: NaN or infinity in 1 of the .*the first at position"
     with pytest.warns(UserWarning, match=message) as caught:
         trainer = ks.ImportanceTraining(model, tau_threshold=0, seed=0)
-        history = trainer.fit(x, digits[1][:100], epochs=2, verbose=0)
+        history = trainer.fit(x, digits[1][:96], epochs=2, verbose=0)
     # Once, and training goes on as `fit` would.
     assert sum("must be finite" in str(warning.message) for warning in caught) == 1
     assert np.isnan(history.history["loss"]).all()
-    assert int(model.optimizer.iterations) == 8
+    assert int(model.optimizer.iterations) == 6
 
 
 @pytest.mark.parametrize("settings", [{}, {"tau_threshold": 0}, {"tau_threshold": 1e9}])

@@ -102,7 +102,7 @@ def test_sequences_take_the_mean_over_unmasked_steps(masked):
         assert found["renormed_entropy"][i] == pytest.approx(entropy, rel=1e-4)
         if masked and i < 4:
             everywhere = np.mean([slow_entropy(p[i, t], y[i, t]) for t in range(6)])
-            assert everywhere != pytest.approx(entropy, rel=1e-2)
+            assert everywhere != pytest.approx(entropy, rel=3e-3)
 
 
 def test_classes_may_lie_on_any_axis_of_the_output():
