@@ -132,11 +132,13 @@ def doubtful_end(name: str) -> float:
     return -1.0 if name.removesuffix(_IN_CLASS) in _DOUBTFUL_LOW else 1.0
 
 
-def default_features(model: keras.Model) -> tuple[str, ...]:
-    """The features that tell most of wrong labels, of those a built model can have."""
+def default_features(model: keras.Model, y: Any) -> tuple[str, ...]:
+    """The features that tell most of wrong labels, of those a built model and its targets have."""
     if label_outputs(model) is None:
         return ("mean_loss", "loss")
-    return DEFAULTS if is_one_class(model) else ("mean_margin", "mean_loss")
+    # Sequences and images of labels have no class of their own.
+    one_class = is_one_class(model) and classes_of(y) is not None
+    return DEFAULTS if one_class else ("mean_margin", "mean_loss")
 
 
 def rank_in_class(values: np.ndarray, classes: np.ndarray) -> np.ndarray:

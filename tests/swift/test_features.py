@@ -1,11 +1,15 @@
 """Features against slow references, on every kind of output they work for."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
+from made_up_record import made_up_record
 from small_models import classifier
 
 import keras_swift as ks
+from keras_swift.swift.features import DEFAULTS, default_features
 
 
 def slow_entropy(probabilities, label):
@@ -77,6 +81,8 @@ def sequence_model(masked):
             keras.layers.Dense(7, activation="softmax"),
         ]
     )
+    # Large enough for the masked steps to differ from the others by more than rounding.
+    model.set_weights([3 * weight for weight in model.get_weights()])
     model.compile("sgd", "sparse_categorical_crossentropy")
     return model
 
@@ -185,3 +191,60 @@ def test_renormed_entropy_names_what_works_instead(model, received):
 def test_wrong_features_are_refused(digits, features, error, message):
     with pytest.raises(error, match=message):
         ks.compute_features(classifier(), digits[0][:20], digits[1][:20], features, verbose=0)
+
+
+def test_a_record_gives_features_from_training(digits):
+    x, y = digits[0][:100], digits[1][:100]
+    record = made_up_record()
+    names = ("mean_margin", "mean_loss_in_class", "share_wrong")
+    found = ks.compute_features(classifier(), x, y, names, record=record, verbose=0)
+    assert list(found) == list(names)
+    np.testing.assert_array_equal(found["mean_margin"], record.mean_margin)
+    np.testing.assert_array_equal(found["share_wrong"], record.share_wrong)
+    for i in range(100):
+        same = record.mean_loss[y == y[i]]
+        assert found["mean_loss_in_class"][i] == np.mean(same <= record.mean_loss[i])
+
+
+@pytest.mark.parametrize(
+    ("names", "record", "message"),
+    [
+        (("mean_margin",), None, "needs a record of the model's training.*'loss'"),
+        (("mean_loss",), made_up_record(50), r"`record` must be of the training.*\(50,\)"),
+    ],
+)
+def test_a_record_that_is_missing_or_of_other_data_is_named(digits, names, record, message):
+    with pytest.raises(ValueError, match=message):
+        ks.compute_features(classifier(), digits[0][:20], digits[1][:20], names, record=record)
+
+
+def test_regression_has_losses_alone():
+    record = made_up_record(20)
+    nothing = np.full(20, np.nan)
+    record = dataclasses.replace(record, mean_margin=nothing, share_wrong=nothing)
+    x, y = np.zeros((20, 4), "float32"), np.zeros((20, 1))
+    model = simple("mse")
+    found = ks.compute_features(model, x, y, ("mean_loss",), record=record, verbose=0)
+    np.testing.assert_array_equal(found["mean_loss"], record.mean_loss)
+    with pytest.raises(ValueError, match="'mean_margin' is for classifiers.*Use \"mean_loss\""):
+        ks.compute_features(model, x, y, ("mean_margin",), record=record, verbose=0)
+    with pytest.raises(ValueError, match="one label an example.*Use 'mean_loss'"):
+        ks.compute_features(model, x, y, ("mean_loss_in_class",), record=record, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("model", "y", "names"),
+    [
+        (simple("sparse_categorical_crossentropy", 3, "softmax"), np.arange(6) % 3, DEFAULTS),
+        (simple("binary_crossentropy", 1, "sigmoid"), np.arange(6) % 2, DEFAULTS),
+        (
+            simple("binary_crossentropy", 3, "sigmoid"),
+            np.eye(3)[[0, 1, 2, 0, 1, 2]],
+            ("mean_margin", "mean_loss"),
+        ),
+        (sequence_model(False), np.zeros((6, 6), int), ("mean_margin", "mean_loss")),
+        (simple("mse"), np.arange(6), ("mean_loss", "loss")),
+    ],
+)
+def test_defaults_are_what_a_model_and_its_targets_can_have(model, y, names):
+    assert default_features(model, y) == names

@@ -185,7 +185,7 @@ def search(
     build(model, *first)
     note = ""
     if features is None:
-        named = named_features(default_features(model))
+        named = named_features(default_features(model, source.y))
         if tuple(named) != DEFAULTS:
             note = f"in place of {', '.join(DEFAULTS)}, which need one label an example"
     with Unchanged(model):
