@@ -512,7 +512,7 @@ def test_a_diverging_sampler_is_a_failure_and_never_the_best(digits, monkeypatch
         "COMPLETED"
     ] * 2
     assert np.isnan(result.trials[1].objective) and np.isfinite(result.best.objective)
-    assert "5 trials, 2 failed" in str(result)
+    assert "5 trials of 1 epochs, 2 failed" in str(result)
 
 
 @pytest.mark.parametrize(
