@@ -59,9 +59,9 @@ class ExampleMemory:
 
     @property
     def margin(self) -> FloatArray:
-        """float32 array, shape `(n,)`: log probability of the label less that of the best other.
+        """float32 array, shape `(n,)`: probability of the label less that of the best other class.
 
-        NaN for models that are not classifiers.
+        From -1 to 1; NaN for models that are not classifiers.
         """
         return self._latest[:, 2]
 

@@ -7,7 +7,7 @@ from typing import Any
 from keras import ops
 
 from keras_swift._types import Tensor
-from keras_swift.scoring.margin import label_kind, label_margin
+from keras_swift.scoring.label_outputs import label_means, label_output
 from keras_swift.scoring.scorer import Scorer
 
 
@@ -24,8 +24,10 @@ class StepScores:
 
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
-        kinds = [label_kind(output.loss) for output in scorer.outputs]
-        self.has_labels = bool(kinds) and None not in kinds
+        labels = [label_output(output) for output in scorer.outputs]
+        # All or none: the mean over those that say something would say little.
+        self._labels = [] if None in labels else [label for label in labels if label is not None]
+        self.has_labels = bool(self._labels)
         self.numbers = 4 if self.has_labels else 2
         self.columns = self.numbers + (len(scorer.outputs) if scorer.has_masks else 0)
 
@@ -51,7 +53,12 @@ class StepScores:
             loss = scorer.of_outputs(y, y_pred)["loss"]
         numbers = [score, loss]
         if self.has_labels:
-            labels = [label_margin(*compared) for compared in scorer.compared(y, y_pred)]
+            labels = [
+                label_means(label, targets, outputs)
+                for label, (_, targets, outputs) in zip(
+                    self._labels, scorer.compared(y, y_pred), strict=True
+                )
+            ]
             numbers += [
                 sum(margin for _, margin in labels) / len(labels),
                 sum(probability for probability, _ in labels) / len(labels),
