@@ -22,8 +22,8 @@ bound       uniform batches of four times the size, charged as one: no draw of o
             can do better
 
 Seeds below 2 are for choosing: the summary takes, for each task and method, the batch size, rate
-and schedule whose mean test loss (`--choose-by`: test error or train loss) is lowest there, and
-prints the others' means with standard errors, and the paired differences to uniform training.
+and schedule whose mean test error (`--choose-by`: test or train loss) is lowest there, and prints
+the others' means with standard errors, and the paired differences to uniform training.
 """
 
 import argparse
@@ -162,8 +162,8 @@ def run(task_name, method, batch_size, rate, schedule_name, seed, arguments):
         "test_error": 1.0 - right,
         "importance": share,
         "gain": float(np.mean(history.get("gain", [1.0]))),
-        # A batch out of a presample of r batches scores r b examples, one drawn uniformly none.
-        "cost": 1.0 + COST_RATIO * (ratio if ratio > 1 else 0.0),
+        # `presample` counts a uniform step as 1, which scores nothing.
+        "cost": 1.0 + COST_RATIO * (ratio - 1.0 + share if ratio > 1 else 0.0),
         "cpu_seconds": seconds,
         "backend": keras.backend.backend(),
         "keras": keras.__version__,
@@ -218,7 +218,7 @@ def chosen(rows, by):
     return best
 
 
-def summarise(rows, by="test_loss"):
+def summarise(rows, by="test_error"):
     for (task, epochs, examples, backend), methods in chosen(rows, by).items():
         print(f"\n{task}, {examples:,} examples, {epochs} epochs, {backend}\n")
         print(
@@ -245,7 +245,7 @@ def summarise(rows, by="test_loss"):
             print(f"| {' | '.join(cells)} |")
 
 
-def plot(rows, file, by="test_loss"):
+def plot(rows, file, by="test_error"):
     """Test error and train loss of each task, over those of uniform training at its own best."""
     from matplotlib.figure import Figure
 
@@ -318,7 +318,7 @@ def main():
         "--summary", nargs="+", metavar="FILE.jsonl", help="read in place of training"
     )
     parser.add_argument("--plot", metavar="FILE.png", help="draw a figure of the summary")
-    parser.add_argument("--choose-by", choices=MEASURES, default="test_loss")
+    parser.add_argument("--choose-by", choices=MEASURES, default="test_error")
     parser.add_argument("--quick", action="store_true", help="digits, two epochs, one seed")
     arguments = parser.parse_args()
     if arguments.quick:

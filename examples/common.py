@@ -114,13 +114,13 @@ def compare(build, arguments, data):
     rows, history = {}, None
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
     settings = {"batch_size": arguments.batch_size, "epochs": arguments.epochs, "verbose": 0}
-    for name in ("fit", "importance"):
-        rows[name] = []
+    for side in ("fit", "importance"):
+        rows[side] = []
         for seed in seeds:
             set_seed(seed)
             model = build()
             cost = 1.0
-            if name == "fit":
+            if side == "fit":
                 model.fit(x, y, **settings)
             else:
                 trainer = ks.ImportanceTraining(
@@ -130,12 +130,13 @@ def compare(build, arguments, data):
                     seed=seed,
                 )
                 history = trainer.fit(x, y, **settings).history
-                ratio = np.mean(history["presample"])
-                # A forward pass is about a third of training on an example.
-                cost += ratio / 3 if ratio > 1 else 0.0
+                ratio, share = (np.mean(history[name]) for name in ("presample", "importance"))
+                # `presample` counts a uniform step as 1, which scores nothing. A forward pass is
+                # about a third of training on an example.
+                cost += (ratio - 1 + share) / 3 if ratio > 1 else 0.0
             loss = model.evaluate(x, y, batch_size=512, verbose=0, return_dict=True)["loss"]
             test = model.evaluate(x_test, y_test, batch_size=512, verbose=0, return_dict=True)
-            rows[name].append((cost, loss, test["loss"], 1 - test["accuracy"]))
+            rows[side].append((cost, loss, test["loss"], 1 - test["accuracy"]))
     print("\n| training | cost | train loss | test loss | test error |\n|---|---|---|---|---|")
     for name, found in rows.items():
         cost, *measured = np.mean(found, axis=0)
