@@ -8,14 +8,12 @@ import os
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# What another backend brings along takes longer to load than the tests take.
-sys.modules["tensorflow"] = None
-
 import jax
 import keras
 import numpy as np
 
 import keras_swift as ks
+from keras_swift.scoring.scorer import Scorer
 
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 SIZE, BATCH = 64, 16
@@ -75,6 +73,24 @@ def numbers(model, history, draws):
         "drawn": draws.indices,
         "importance": draws.importance,
         "rates": draws.rates,
+    }
+
+
+def step(process):
+    """One step by fresh scores of the whole part, and what it was made of."""
+    x, y = part(process)
+    model, draws = build(), Draws()
+    model.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy")
+    before = model.get_weights()
+    scores = Scorer(model)(x, y)["gradient_norm"]
+    trainer = ks.ImportanceTraining(model, SIZE / BATCH, tau_threshold=0, seed=5)
+    trainer.fit(x, y, BATCH, steps_per_epoch=1, verbose=0, callbacks=[draws])
+    return {
+        "before": [weight.tolist() for weight in before],
+        "after": [weight.tolist() for weight in model.get_weights()],
+        "scores": scores.tolist(),
+        "indices": draws.indices[0],
+        "importance": draws.importance[0],
     }
 
 
@@ -168,7 +184,7 @@ def die(process, folder):
 
 def train(process, folder):
     x, y = part(process)
-    found = {}
+    found = {"step": step(process)}
     for name, arguments in {
         "fresh": {"tau_threshold": 0},
         "remembered": {},

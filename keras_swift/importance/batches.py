@@ -105,12 +105,13 @@ class Batches:
         self.reader = _reader(
             x, y, sample_weight, batch_size, class_weight, generators[:2], shuffle, steps_per_epoch
         )
-        if self._processes > 1 and self.reader.fixed_size is None and not is_stream(x):
+        arrays = isinstance(self.reader, ArraySupply)
+        if self._processes > 1 and arrays and self.reader.fixed_size is None:
             raise ValueError(
                 "With several processes, the examples of each must be a multiple of `batch_size`: "
                 "a batch drawn by importance is never smaller, and all have to be of one size. "
-                f"Received: {self.reader.source.size} examples, batch_size={self.batch_size}. "
-                f"Leave out {self.reader.source.size % self.batch_size} of them."
+                f"Received: {self.reader.size} examples, batch_size={self.batch_size}. "
+                f"Leave out {self.reader.size % self.batch_size} of them."
             )
         self.scorer = scorer
         first = self.reader.first(self.reader.batch_size)
