@@ -184,9 +184,14 @@ def die(process, folder):
             if epoch == 2 and process == 1:
                 os._exit(9)
 
-    ks.ImportanceTraining(build(), seed=3).fit(
-        x, y, BATCH, epochs=10**6, verbose=0, callbacks=[Dies()]
-    )
+    try:
+        ks.ImportanceTraining(build(), seed=3).fit(
+            x, y, BATCH, epochs=10**6, verbose=0, callbacks=[Dies()]
+        )
+    except Exception as error:
+        print(type(error).__name__, error, file=sys.stderr, flush=True)
+        # Else Python waits until JAX' heartbeat gives the other one up.
+        os._exit(3)
 
 
 def train(process, folder):

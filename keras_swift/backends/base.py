@@ -220,15 +220,18 @@ def padded(array: np.ndarray, multiple: int) -> np.ndarray:
     return np.concatenate([array, np.repeat(array[:1], missing, axis=0)]) if missing else array
 
 
-def several_processes(what: str) -> ValueError:
-    """The error for training that is spread over processes.
+def several_processes(what: str, why: str) -> ValueError:
+    """The error for training that is spread over processes in another way than on JAX.
 
     Args:
         what: what was found.
+        why: a sentence, what stands against it.
     """
     return ValueError(
-        "Importance training runs in one process, on one or more of its devices: the processes "
-        f"would have to agree on the gate and on every draw. Received: {what}. Use the devices of "
-        "one machine (`tf.distribute.MirroredStrategy`, `keras.distribution.DataParallel`), or "
-        "`model.fit`. `keras_swift.search` shares its trials among machines."
+        "Importance training in several processes must run on JAX, with "
+        "`keras.distribution.initialize` and "
+        "`keras.distribution.DataParallel(auto_shard_dataset=False)`, each process on its own part "
+        f"of the data. Received: {what}. {why} Use that, or the devices of one machine "
+        "(`tf.distribute.MirroredStrategy`, `keras.distribution.DataParallel`). "
+        "`keras_swift.search` shares its trials among machines."
     )

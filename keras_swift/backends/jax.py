@@ -45,7 +45,8 @@ class JaxBackend(Backend):
         if not isinstance(distribution, keras.distribution.DataParallel):
             raise several_processes(
                 f"JAX with {jax.process_count()} processes and "
-                f"keras.distribution.distribution()={distribution}"
+                f"keras.distribution.distribution()={distribution}",
+                "Each process has to hold the model as a whole, to score by itself.",
             )
         if distribution.auto_shard_dataset:
             raise ValueError(
