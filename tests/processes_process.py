@@ -201,7 +201,7 @@ def train(process, folder):
         "fresh": {"tau_threshold": 0},
         "remembered": {},
         # A gate that opens on its way.
-        "mixed": {"tau_threshold": 0.9},
+        "mixed": {"tau_threshold": 0.5},
     }.items():
         model, draws = build(), Draws()
         trainer = ks.ImportanceTraining(model, seed=3, **arguments)

@@ -83,6 +83,7 @@ def test_scores_are_remembered_and_steps_scaled(trained):
     # The gains differ; the history has their mean, and the steps one rate.
     rates = [found["remembered"]["rates"] for found in trained]
     assert rates[0] != rates[1] and max(rates[0] + rates[1]) > 1
+    assert 0 < trained[0]["mixed"]["history"]["importance"][4] <= 1
     for found in trained:
         np.testing.assert_allclose(
             found["step"]["remembered"], found["step"]["predicted"], rtol=1e-5
