@@ -105,13 +105,13 @@ class Batches:
         self.reader = _reader(
             x, y, sample_weight, batch_size, class_weight, generators[:2], shuffle, steps_per_epoch
         )
-        arrays = isinstance(self.reader, ArraySupply)
-        if self._processes > 1 and arrays and self.reader.fixed_size is None:
+        reader = self.reader
+        if self._processes > 1 and isinstance(reader, ArraySupply) and reader.fixed_size is None:
             raise ValueError(
                 "With several processes, the examples of each must be a multiple of `batch_size`: "
                 "a batch drawn by importance is never smaller, and all have to be of one size. "
-                f"Received: {self.reader.size} examples, batch_size={self.batch_size}. "
-                f"Leave out {self.reader.size % self.batch_size} of them."
+                f"Received: {reader.size} examples, batch_size={reader.batch_size}. "
+                f"Leave out {reader.size % reader.batch_size} of them."
             )
         self.scorer = scorer
         first = self.reader.first(self.reader.batch_size)
