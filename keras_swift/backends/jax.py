@@ -213,8 +213,8 @@ class JaxBackend(Backend):
             distribution = keras.distribution.distribution()
             if values is not None and distribution is not None:
                 # Where the batch is: each process finds its own rows on its own devices.
-                layout = distribution.get_data_layout(values.shape)
-                values = keras.distribution.distribute_tensor(values, layout)
+                layout = distribution.get_data_layout(values.shape).backend_layout
+                values = jax.lax.with_sharding_constraint(values, layout)
             return (logs if values is None else {**logs, _VALUES: values}), state
 
         def without_values(step):
