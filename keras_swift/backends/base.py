@@ -90,6 +90,31 @@ class Backend:
     def check_devices(self, model: keras.Model) -> None:
         """Raises where the model is trained in a way that batches cannot be drawn for."""
 
+    def process(self) -> tuple[int, int]:
+        """Which process this is, and how many train one model together: `(0, 1)` for one."""
+        return 0, 1
+
+    def check_agreement(self, numbers: dict[str, int]) -> None:
+        """Raises, on every process, where the processes of a training differ in these numbers.
+
+        What is exchanged are the numbers, once.
+        """
+
+    def mean_over_processes(self, numbers: dict[str, float]) -> dict[str, float]:
+        """The means of these numbers over the processes of a training, the same on each."""
+        return numbers
+
+    def common_scale(self, scales: Tensor) -> Tensor:
+        """Out of what each example of a batch, shape `(b,)`, says of its step: one for all."""
+        return scales[0]
+
+    def local_state(self, model: keras.Model) -> list[tuple[Any, Tensor]]:
+        """`(variable, value)` for a `keras.StatelessScope` to call the model in between steps.
+
+        Empty unless variables are spread over processes, which would have to call together.
+        """
+        return []
+
     def capture_values(self, model: keras.Model) -> Values | None:
         """The current values where they have to be captured between two steps, else `None`."""
         return None
@@ -195,15 +220,18 @@ def padded(array: np.ndarray, multiple: int) -> np.ndarray:
     return np.concatenate([array, np.repeat(array[:1], missing, axis=0)]) if missing else array
 
 
-def several_processes(what: str) -> ValueError:
-    """The error for training that is spread over processes.
+def several_processes(what: str, why: str) -> ValueError:
+    """The error for training that is spread over processes in another way than on JAX.
 
     Args:
         what: what was found.
+        why: a sentence, what stands against it.
     """
     return ValueError(
-        "Importance training runs in one process, on one or more of its devices: the processes "
-        f"would have to agree on the gate and on every draw. Received: {what}. Use the devices of "
-        "one machine (`tf.distribute.MirroredStrategy`, `keras.distribution.DataParallel`), or "
-        "`model.fit`. `keras_swift.search` shares its trials among machines."
+        "Importance training in several processes must run on JAX, with "
+        "`keras.distribution.initialize` and "
+        "`keras.distribution.DataParallel(auto_shard_dataset=False)`, each process on its own part "
+        f"of the data. Received: {what}. {why} Use that, or the devices of one machine "
+        "(`tf.distribute.MirroredStrategy`, `keras.distribution.DataParallel`). "
+        "`keras_swift.search` shares its trials among machines."
     )

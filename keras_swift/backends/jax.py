@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
+from jax.experimental import multihost_utils
 
 from keras_swift._keras import is_jax_synced, jax_state, value_or_none, wrapping_train_step
 from keras_swift.backends.base import Backend, Tap, overridden, padded, several_processes
@@ -26,18 +27,72 @@ class JaxBackend(Backend):
             count = len(keras.tree.flatten(inputs)[0])
 
             def shared(array):
-                array = padded(np.asarray(array), jax.device_count())
+                array = padded(np.asarray(array), jax.local_device_count())
+                if jax.process_count() > 1:
+                    return jax.device_put(array, _on_local_devices("batch"))
                 layout = distribution.get_data_layout(array.shape)
                 return keras.distribution.distribute_tensor(array, layout)
 
-            scores = compiled(values, *keras.tree.map_structure(shared, inputs))
+            scores = compiled(_local(values), *keras.tree.map_structure(shared, inputs))
             return jax.tree_util.tree_map(lambda array: np.asarray(array)[:count], scores)
 
         return score
 
     def check_devices(self, model):
-        if jax.process_count() > 1:
-            raise several_processes(f"JAX with {jax.process_count()} processes")
+        if jax.process_count() == 1:
+            return
+        distribution = keras.distribution.distribution()
+        if not isinstance(distribution, keras.distribution.DataParallel):
+            raise several_processes(
+                f"JAX with {jax.process_count()} processes and "
+                f"keras.distribution.distribution()={distribution}",
+                "Each process has to hold the model as a whole, to score by itself.",
+            )
+        if distribution.auto_shard_dataset:
+            raise ValueError(
+                "With several processes each one trains on its own part of the data, so "
+                "`DataParallel` must not share them out. Received: auto_shard_dataset=True. Use "
+                "`keras.distribution.DataParallel(auto_shard_dataset=False)`."
+            )
+        _local([value_or_none(variable) for variable in model.variables])
+
+    def process(self):
+        return jax.process_index(), jax.process_count()
+
+    def check_agreement(self, numbers):
+        if jax.process_count() == 1:
+            return
+        own = np.array(list(numbers.values()), np.int32)
+        found = multihost_utils.process_allgather(own)
+        for name, column in zip(numbers, np.transpose(found), strict=True):
+            if len(set(column.tolist())) > 1:
+                raise ValueError(
+                    f"{name} must be the same in every process, or they would wait for one "
+                    f"another. Received: {column.tolist()} in processes 0 to {len(column) - 1}. "
+                    "Give each process as many examples and the same batch size."
+                )
+
+    def mean_over_processes(self, numbers):
+        if jax.process_count() == 1:
+            return numbers
+        own = np.array(list(numbers.values()), np.float32)
+        means = multihost_utils.process_allgather(own).astype(np.float64).mean(axis=0)
+        return dict(zip(numbers, means.tolist(), strict=True))
+
+    def common_scale(self, scales):
+        if jax.process_count() == 1:
+            return scales[0]
+        # Each process says by how much its own variance is divided: their mean is that of the
+        # whole step, where shards are alike. It travels in the batch: one float a step.
+        return 1.0 / jnp.mean(1.0 / scales)
+
+    def local_state(self, model):
+        if jax.process_count() == 1:
+            return []
+        optimizer = getattr(model.optimizer, "variables", [])
+        every = [*model.variables, *optimizer, *model.metrics_variables]
+        variables = list({id(variable): variable for variable in every}.values())
+        return list(zip(variables, _local([_value(v) for v in variables]), strict=True))
 
     def capture_values(self, model):
         """References to the current values, valid until the next step is dispatched.
@@ -83,10 +138,11 @@ class JaxBackend(Backend):
         return jax.lax.map(norm, jax.tree_util.tree_map(jnp.asarray, inputs))
 
     def step(self, model, data):
-        values = self.capture_values(model)
+        values = _local(self.capture_values(model))
         optimizer = [] if model.optimizer is None else model.optimizer.variables
         others = [
-            [_value(variable) for variable in part] for part in (optimizer, model.metrics_variables)
+            _local([_value(variable) for variable in part])
+            for part in (optimizer, model.metrics_variables)
         ]
         logs, state = model.train_step((*values, *others), data)
         return logs, list(state[3])
@@ -104,7 +160,8 @@ class JaxBackend(Backend):
         return int(transfers)
 
     def tap_obstacle(self, model):
-        if keras.distribution.distribution() is not None:
+        distribution = keras.distribution.distribution()
+        if not isinstance(distribution, keras.distribution.DataParallel | None):
             return ""
         # What a step puts out can only be added to if the step is Keras' own.
         if type(model).train_step is not keras.Model.train_step:
@@ -153,6 +210,11 @@ class JaxBackend(Backend):
             passed.values = None
             logs, state = own_step(state, data)
             values, passed.values = passed.values, None
+            distribution = keras.distribution.distribution()
+            if values is not None and distribution is not None:
+                # Where the batch is: each process finds its own rows on its own devices.
+                layout = distribution.get_data_layout(values.shape).backend_layout
+                values = jax.lax.with_sharding_constraint(values, layout)
             return (logs if values is None else {**logs, _VALUES: values}), state
 
         def without_values(step):
@@ -192,6 +254,10 @@ class _JaxTap(Tap):
         super().__init__(columns)
         self.passed = _Passed()
 
+    def read(self):
+        self._rows = [_local_rows(values) for values in self._rows]
+        return super().read()
+
 
 @jax.tree_util.register_pytree_node_class
 class _Observed:
@@ -206,6 +272,49 @@ class _Observed:
     @classmethod
     def tree_unflatten(cls, _, children):
         return cls(*children)
+
+
+def _on_local_devices(*axes):
+    """A placement on the devices of this process: rows shared out, or, without axes, copies."""
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("batch",))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+
+
+def _local(values):
+    """The values as this process can compute with them alone: no copies, no collectives.
+
+    Those that are on no other process are left as they are.
+    """
+    if jax.process_count() == 1:
+        return values
+    copies = _on_local_devices()
+
+    def of(value):
+        if value is None:
+            return None
+        if not value.is_fully_replicated:
+            raise ValueError(
+                "With several processes, each must hold the model's values as a whole: it scores "
+                f"by itself. Received: a value of shape {value.shape} that is spread as "
+                f"{value.sharding}. Use `keras.distribution.DataParallel`, or `model.fit`."
+            )
+        if jax.local_device_count() == 1:
+            # `addressable_shards` fails on what was put there from the host (JAX 0.10).
+            return value.addressable_data(0)
+        if value.is_fully_addressable:
+            return value if len(value.devices()) > 1 else jax.device_put(value, copies)
+        parts = [shard.data for shard in value.addressable_shards]
+        return jax.make_array_from_single_device_arrays(value.shape, copies, parts)
+
+    return jax.tree_util.tree_map(of, values, is_leaf=lambda value: value is None)
+
+
+def _local_rows(values):
+    """The rows of a step's output that are on devices of this process, in order."""
+    if len(values.devices()) == 1:
+        return values
+    shards = {shard.index[0].start or 0: shard.data for shard in values.addressable_shards}
+    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
 
 
 def _value(variable):

@@ -83,7 +83,11 @@ class TensorFlowBackend(Backend):
             tf.distribute.MultiWorkerMirroredStrategy
             | tf.distribute.experimental.ParameterServerStrategy,
         ):
-            raise several_processes(type(strategy).__name__)
+            raise several_processes(
+                type(strategy).__name__,
+                # Seen with Keras 3.15 and a `MultiWorkerMirroredStrategy`, at the first batch.
+                "Keras 3 does not train under it: its own `fit` fails as well.",
+            )
 
     def gradient(self, function, tensor):
         tensor = tf.stop_gradient(tensor)

@@ -25,7 +25,10 @@ class TorchBackend(Backend):
         if distributed.is_available() and distributed.is_initialized():
             if distributed.get_world_size() > 1:
                 raise several_processes(
-                    f"torch.distributed with {distributed.get_world_size()} processes"
+                    f"torch.distributed with {distributed.get_world_size()} processes",
+                    # Seen with Keras 3.15: `DistributedDataParallel` has no `fit` of its own.
+                    "Keras' `fit` trains a copy of the model in each of them there, and these "
+                    "drift apart.",
                 )
 
     def gradient(self, function, tensor):

@@ -44,8 +44,8 @@ class SaveSampling(keras.callbacks.Callback):
                 "layers": layer_seeds(self.model),
                 "framework": backends.active().random_state(),
             }
-            write_state(os.path.join(directory, _NAME.format(epoch + 1)), state)
-            for name in glob.glob(os.path.join(glob.escape(directory), _NAME.format("*"))):
+            write_state(os.path.join(directory, _name(epoch + 1)), state)
+            for name in glob.glob(os.path.join(glob.escape(directory), _name("*"))):
                 # The last but one, for the weights that are not yet written, and the one before
                 # it, for the copy that Keras keeps.
                 if _epoch_of(name) < epoch - 1:
@@ -67,7 +67,7 @@ class RestoreSampling(keras.callbacks.Callback):
         for directory in self._directories:
             if not os.path.exists(os.path.join(directory, "training_metadata.json")):
                 continue
-            path = os.path.join(directory, _NAME.format(epoch))
+            path = os.path.join(directory, _name(epoch))
             if os.path.exists(path):
                 state = read_state(path)
                 if not _alike(state["sampling"], self._dataset.state()):
@@ -180,6 +180,12 @@ def read_state(path):
             return [full(part) for part in value] if isinstance(value, list) else value
 
         return full(json.loads(str(file["state"])))
+
+
+def _name(epoch):
+    """The file of an epoch; with several processes each has its own."""
+    process, count = backends.active().process()
+    return _NAME.format(epoch if count == 1 else f"{process}of{count}_{epoch}")
 
 
 def _epoch_of(name):

@@ -96,10 +96,23 @@ class Batches:
         self.model = model
         self._on_draw = on_draw
         self._steps = steps_per_epoch
-        generators = np.random.default_rng(seed).spawn(3)
+        generator = np.random.default_rng(seed)
+        process, self._processes = backends.active().process()
+        if self._processes > 1:
+            # Each draws from its own part of the data.
+            generator = generator.spawn(self._processes)[process]
+        generators = generator.spawn(3)
         self.reader = _reader(
             x, y, sample_weight, batch_size, class_weight, generators[:2], shuffle, steps_per_epoch
         )
+        reader = self.reader
+        if self._processes > 1 and isinstance(reader, ArraySupply) and reader.fixed_size is None:
+            raise ValueError(
+                "With several processes, the examples of each must be a multiple of `batch_size`: "
+                "a batch drawn by importance is never smaller, and all have to be of one size. "
+                f"Received: {reader.size} examples, batch_size={reader.batch_size}. "
+                f"Leave out {reader.size % reader.batch_size} of them."
+            )
         self.scorer = scorer
         first = self.reader.first(self.reader.batch_size)
         with explained(*first[:2]):
@@ -170,6 +183,12 @@ class Batches:
             warnings.warn(NOT_RECORDED, stacklevel=2)
             lookahead.sampler = self._fresh
         batch = lookahead.next(self.num_batches - lookahead.steps, self._together)
+        if self._processes > 1 and len(batch.importance) != self.batch_size:
+            raise ValueError(
+                "With several processes, all batches of a stream must have one size, or the "
+                f"processes would wait for one another. Received: one of {len(batch.importance)} "
+                f"examples after {self.batch_size}. Drop the last batch of an epoch."
+            )
         if self._on_draw is not None:
             self._on_draw(batch)
         return batch
@@ -254,6 +273,15 @@ class Batches:
         """Called before a step, of which the batch may have been handed over before."""
         self._lookahead.begin_step()
 
+    def check_processes(self, epoch: int) -> None:
+        """Called before the first epoch: raises where processes would wait for one another."""
+        numbers = {
+            "The first epoch": epoch,
+            "The number of steps in an epoch": self.num_batches,
+            "`batch_size`": self.batch_size,
+        }
+        backends.active().check_agreement(numbers)
+
     def on_epoch_begin(self) -> None:
         """Starts an epoch, unless one has begun: Keras and our callback both say so."""
         if self.within_epoch:
@@ -279,8 +307,10 @@ class Batches:
 
         Returns:
             A dict of `tau`, `gain`, `importance` and `presample`; see `ImportanceTraining`.
+            With several processes they are means over these: all have to ask.
         """
-        return {"tau": float(self._lookahead.sampler.tau), **self._lookahead.summary()}
+        summary = {"tau": float(self._lookahead.sampler.tau), **self._lookahead.summary()}
+        return backends.active().mean_over_processes(summary)
 
     def arrays_to_gather_from(self) -> tuple[ArrayTree, ArrayTree] | None:
         """The arrays, if rows may be gathered elsewhere: batches then have indices alone.

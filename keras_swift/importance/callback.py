@@ -16,8 +16,16 @@ class SamplingCallback(keras.callbacks.Callback):
         super().__init__()
         self._dataset = dataset
         self._snapshot = []
+        self._checked = False
+
+    def on_train_begin(self, logs=None):
+        self._checked = False
 
     def on_epoch_begin(self, epoch, logs=None):
+        if not self._checked:
+            # Not before: `BackupAndRestore` may let it be a later one.
+            self._checked = True
+            self._dataset.check_processes(epoch)
         self._dataset.on_epoch_end()
         self._dataset.on_epoch_begin()
 

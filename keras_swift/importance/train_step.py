@@ -131,7 +131,9 @@ class WeightedStep:
         self._current.sample_weight = weights.get("sample_weight")
         scaling = contextlib.nullcontext()
         if "rate_scale" in weights:
-            scaling = scaled_rate(self._model.optimizer, weights["rate_scale"][0])
+            scaling = scaled_rate(
+                self._model.optimizer, backends.active().common_scale(weights["rate_scale"])
+            )
         try:
             with scaling:
                 return self._step(*state, (x, y, weights["weights"]))
@@ -175,6 +177,14 @@ class WeightedStep:
         # As many examples as no other axis has, or weights could pair with it.
         count = next(number for number in itertools.count(8) if number not in axes)
         x, y, _ = dataset.first(count)
+        losses = build(model, x, y)
+        local = backends.active().local_state(model)
+        # Whatever is tried leaves no trace, nor has another process to take part.
+        with keras.StatelessScope(local) if local else contextlib.nullcontext():
+            self._inspect(losses, x, y)
+
+    def _inspect(self, losses, x, y):
+        model = self._model
         y_pred = model(
             _tensors(x),
             **({"training": False} if accepts_training(model) else {}),
@@ -186,9 +196,8 @@ class WeightedStep:
                 "get no weights, so while batches are drawn by importance they are those of the "
                 "harder examples that were drawn. Put them into the compiled loss to have them "
                 "weighted.",
-                stacklevel=3,
+                stacklevel=4,
             )
-        losses = build(model, x, y)
         targets, outputs = losses.matching.aligned(y, y_pred)
         for output in losses.outputs:
             _warn_of_comparisons(output.loss, output.of(targets), output.of(outputs))
@@ -227,7 +236,7 @@ def _warn_of_comparisons(loss, target, output):
             f"The loss {loss.name!r} compares the examples of a batch with one another. Importance "
             "sampling changes which of them meet, so the gradient estimates that of another "
             "objective. Train with `model.fit` if that matters.",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
@@ -253,7 +262,7 @@ def _weights_shape(metric, target, output):
     warnings.warn(
         f"The metric {metric.name!r} takes no weights for single examples. While batches are "
         "drawn by importance it describes the harder examples that were drawn.",
-        stacklevel=4,
+        stacklevel=5,
     )
     return None
 

@@ -254,7 +254,8 @@ def compiled_losses(model: keras.Model, container: Any = None) -> list[OutputLos
             weight=1.0 if weight is None else float(weight),
             activation=activations.get(tuple(path)),
         )
-        for path, loss, weight, _ in flat_losses(container or compile_loss(model))
+        # There are none before they are built, which an own `compute_loss` may never do.
+        for path, loss, weight, _ in flat_losses(container or compile_loss(model)) or []
     ]
 
 

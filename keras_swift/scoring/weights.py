@@ -89,9 +89,10 @@ class _Effect:
         data = put_back((x, y, weights), map(keras.ops.convert_to_tensor, there((x, y, weights))))
         before = [variable.value for variable in model.metrics_variables]
         gradients: list[Any] = []
+        local = backends.active().local_state(model)
         try:
             # Nothing is assigned to a variable of Keras' in there.
-            with _recorded(model, gradients), keras.StatelessScope() as scope:
+            with _recorded(model, gradients), keras.StatelessScope(local) as scope:
                 if {"train_step", "compute_loss_and_updates"} & set(own):
                     logs, after = backends.active().step(model, data)
                     losses = gradients or _named_loss(logs)

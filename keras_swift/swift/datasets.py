@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_swift import backends
 from keras_swift.data import arrays
 from keras_swift.data.draws import inclusion_probability, systematic_draw
 from keras_swift.data.reader import StreamSupply
@@ -57,6 +58,11 @@ class DrawnDataset(keras.utils.PyDataset):
     @property
     def num_batches(self) -> int:
         return self._steps
+
+    @property
+    def num_examples(self) -> int:
+        """int, how many are drawn in an epoch."""
+        return len(self._indices)
 
     def indices(self, index: int) -> np.ndarray:
         """Which examples batch `index` of this epoch holds."""
@@ -124,6 +130,11 @@ class PresampledDataset(keras.utils.PyDataset):
     def num_batches(self) -> int:
         return self._supply.num_batches
 
+    @property
+    def num_examples(self) -> int:
+        """int, how many are kept in an epoch of whole batches."""
+        return self.num_batches * self._supply.batch_size
+
     def start_epoch(self, epoch: int) -> None:
         """From now on, items are trained on; until now, Keras only looked at them."""
         self._started = True
@@ -179,6 +190,17 @@ class EpochCallback(keras.callbacks.Callback):
     def __init__(self, dataset: DrawnDataset | PresampledDataset) -> None:
         super().__init__()
         self._dataset = dataset
+        self._checked = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if not self._checked:
+            # Not before: `BackupAndRestore` may let it be a later one.
+            self._checked = True
+            backends.active().check_agreement(
+                {
+                    "The first epoch": epoch,
+                    "The number of steps in an epoch": self._dataset.num_batches,
+                    "The number of examples in an epoch": self._dataset.num_examples,
+                }
+            )
         self._dataset.start_epoch(epoch)

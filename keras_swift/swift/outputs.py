@@ -26,7 +26,7 @@ from keras_swift.validation import check_model
 def label_outputs(model: keras.Model) -> tuple[LabelOutput, ...] | None:
     """The outputs of a built classifier; `None` where any compiled loss is of another kind."""
     found = [label_output(output) for output in compiled_losses(model)]
-    return None if None in found else tuple(o for o in found if o is not None)
+    return None if None in found or not found else tuple(o for o in found if o is not None)
 
 
 def is_one_class(model: keras.Model) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_swift import backends
 from keras_swift.data import arrays
 from keras_swift.data.reader import StreamSupply
 from keras_swift.data.streams import check_stream_arguments, is_stream
@@ -136,6 +137,10 @@ class SwiftTraining:
         if steps_per_epoch is not None:
             check_positive_integer("steps_per_epoch", steps_per_epoch)
         seed = int(self._generator.integers(2**63))
+        process, count = backends.active().process()
+        if count > 1:
+            # Each draws from its own part of the data.
+            seed = int(np.random.default_rng([seed, process]).integers(2**63))
         if is_stream(x):
             check_stream_arguments(x, y, sample_weight, batch_size, validation_split)
             dataset: Any = self._stream_dataset(x, class_weight, shuffle, steps_per_epoch, seed)

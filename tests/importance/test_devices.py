@@ -37,10 +37,16 @@ def test_several_devices_give_the_result_of_one(tmp_path):
         for name, values in first.items():
             np.testing.assert_allclose(second[name], values, rtol=1e-4, err_msg=name)
     np.testing.assert_allclose(several["weights"], one["weights"], rtol=1e-4)
-    # Scores are remembered on one device, and fresh on several.
     assert one["default"]["presample"] == [1.0] * 3
-    assert several["default"]["presample"][-1] > 1
-    assert several["default"]["loss"][-1] < 1.1 * one["default"]["loss"][0]
+    if BACKEND == "jax":
+        # Each device's rows are remembered as those of one device.
+        for name, values in one["default"].items():
+            np.testing.assert_allclose(several["default"][name], values, rtol=1e-3, err_msg=name)
+        assert several["default"]["importance"][-1] == 1.0
+    else:
+        # Scores are fresh under a `MirroredStrategy`.
+        assert several["default"]["presample"][-1] > 1
+        assert several["default"]["loss"][-1] < 1.1 * one["default"]["loss"][0]
     # While the gate is shut exactly; drawn by importance, a rounded score may move a draw.
     assert several["drawn"][:20] == one["drawn"][:20]
     same = [a == b for a, b in zip(one["drawn"][20:], several["drawn"][20:], strict=True)]
@@ -63,5 +69,5 @@ def test_several_processes_are_refused(digits, monkeypatch):
         monkeypatch.setattr(
             module.tf.distribute, "MultiWorkerMirroredStrategy", module.tf.distribute.Strategy
         )
-    with pytest.raises(ValueError, match="runs in one process.*Received: .*search` shares its"):
+    with pytest.raises(ValueError, match="must run on JAX.*Received: .*search` shares its"):
         ks.ImportanceTraining(classifier()).fit(digits[0][:100], digits[1][:100])

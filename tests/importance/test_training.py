@@ -621,7 +621,8 @@ def test_models_tied_to_a_batch_are_named(inputs, layer, message):
     x, y = np.zeros((64, 8, 8), "float32"), np.zeros((64, 10), "float32")
     with pytest.raises(ValueError, match=message):
         ks.ImportanceDataset(model, x, y)
-    if isinstance(model.layers[0], keras.layers.LSTM):
+    # PyTorch's own `fit` fails with a stateful layer.
+    if isinstance(model.layers[0], keras.layers.LSTM) and keras.backend.backend() != "torch":
         with pytest.warns(UserWarning, match=message + ".*uniform batches"):
             history = ks.ImportanceTraining(model).fit(x, y, batch_size=32, verbose=0)
         assert history.history["importance"] == [0.0]

@@ -83,6 +83,10 @@ def test_a_step_without_weights_stops_before_training(kind, message):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch",
+    reason="PyTorch's loader of arrays draws from the generator that dropout draws from",
+)
 @pytest.mark.parametrize("kind", [PassesInLoss, PassesInStep])
 def test_a_step_with_weights_trains_and_looking_at_it_changes_nothing(kind):
     def trained(model, threshold):

@@ -1,0 +1,160 @@
+"""Several processes that train one model: two real ones, on this machine."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from keras_swift.importance import batches
+from keras_swift.importance.resampling import importance_weights, sampling_probability
+
+SCRIPT = pathlib.Path(__file__).parents[1] / "processes_process.py"
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="Keras does so on JAX")
+COUNT, BATCH = 2, 16
+
+
+def start(what, folder):
+    """Both processes, not waited for."""
+    # What another backend brings along takes longer to load than the tests take.
+    (folder / "tensorflow.py").write_text("raise ModuleNotFoundError('not needed here')\n")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "XLA_FLAGS": ""}
+    arguments = [sys.executable, SCRIPT, what, str(port), str(COUNT)]
+    return [
+        subprocess.Popen(
+            [*arguments, str(process), folder],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(COUNT)
+    ]
+
+
+def run(what, folder):
+    """What each of the processes has found."""
+    processes = start(what, folder)
+    try:
+        errors = [process.communicate(timeout=600)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, error in zip(processes, errors, strict=True):
+        assert process.returncode == 0, error
+    return [json.loads((folder / f"{what}{i}.json").read_text()) for i in range(COUNT)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return run("train", tmp_path_factory.mktemp("processes"))
+
+
+@pytest.mark.parametrize("name", ["fresh", "remembered", "mixed", "dataset", "swift"])
+def test_weights_and_history_are_equal_on_all_processes(trained, name):
+    first, second = (found[name] for found in trained)
+    assert first["weights"] == second["weights"]
+    assert np.isfinite(np.concatenate(first["weights"])).all()
+    assert first["history"] == second["history"]
+
+
+@pytest.mark.parametrize("name", ["fresh", "remembered", "mixed"])
+def test_each_process_draws_by_itself(trained, name):
+    first, second = (found[name] for found in trained)
+    assert first["drawn"] != second["drawn"]
+    assert [len(batch) for batch in first["drawn"]] == [BATCH] * 24
+    assert [len(batch) for batch in second["drawn"]] == [BATCH] * 24
+
+
+def test_scores_are_remembered_and_steps_scaled(trained):
+    histories = [found["remembered"]["history"] for found in trained]
+    assert histories[0]["presample"] == [1.0] * 6
+    assert histories[0]["importance"][-1] == 1.0
+    # The gains differ; the history has their mean, and the steps one rate.
+    rates = [found["remembered"]["rates"] for found in trained]
+    assert rates[0] != rates[1] and max(rates[0] + rates[1]) > 1
+    assert 0 < trained[0]["mixed"]["history"]["importance"][4] <= 1
+    for found in trained:
+        np.testing.assert_allclose(
+            found["step"]["remembered"], found["step"]["predicted"], rtol=1e-5
+        )
+
+
+def last_kernel_gradients(step, process):
+    """The gradient of each example's loss in the last kernel, in NumPy: `(n, 16, 3)`."""
+    generator = np.random.default_rng(process)
+    x = generator.normal(size=(64, 8)).astype("float32").astype("float64")
+    y = (x.astype("float32") @ np.random.default_rng(9).normal(size=(8, 3))).argmax(1)
+    y[:8] = (y[:8] + 1) % 3
+    kernel, bias, last, last_bias = map(np.array, step["before"])
+    hidden = np.maximum(x @ kernel + bias, 0)
+    outputs = np.exp(hidden @ last + last_bias)
+    outputs = outputs / outputs.sum(1, keepdims=True) - np.eye(3)[y]
+    return hidden[:, :, None] * outputs[:, None, :]
+
+
+def test_a_step_is_the_mean_of_estimates_without_bias(trained):
+    estimates, expected, whole = [], [], []
+    for process, found in enumerate(trained):
+        step = found["step"]
+        gradients = last_kernel_gradients(step, process)
+        probability = sampling_probability(np.array(step["scores"]), batches.FLOOR)
+        # Those drawn weigh what the probabilities of this process' own part say.
+        weights = importance_weights(probability)
+        indices = step["indices"]
+        np.testing.assert_allclose(step["importance"], weights[indices], rtol=1e-5)
+        drawn = np.array(step["importance"])[:, None, None] * gradients[indices]
+        estimates.append(drawn.mean(0))
+        expected.append(np.einsum("i,i,ijk->jk", probability, weights, gradients))
+        whole.append(gradients.mean(0))
+    step = trained[0]["step"]
+    taken = np.array(step["before"][2]) - np.array(step["after"][2])
+    np.testing.assert_allclose(taken, np.mean(estimates, axis=0), atol=1e-6)
+    np.testing.assert_allclose(np.mean(expected, axis=0), np.mean(whole, axis=0), atol=1e-6)
+
+
+def test_a_backup_resumes_the_part_of_each_process(tmp_path):
+    for process, found in enumerate(run("resume", tmp_path)):
+        whole, resumed = found["whole"], found["resumed"]
+        assert resumed["weights"] == whole["weights"]
+        assert resumed["drawn"] == whole["drawn"][-len(resumed["drawn"]) :]
+        assert len(resumed["drawn"]) == 12
+        files = [name for name in found["resumed_files"] if name.startswith("keras_swift")]
+        assert files and all(f"_{process}of2_" in name for name in files)
+
+
+def test_what_would_wait_for_ever_is_an_error_on_every_process(tmp_path):
+    for found in run("refuse", tmp_path):
+        assert "must be a multiple of `batch_size`" in found["multiple"]
+        assert "Received: 60 examples, batch_size=16. Leave out 12 of them." in found["multiple"]
+        assert "The number of steps in an epoch must be the same" in found["steps"]
+        assert "Received: [2, 3] in processes 0 to 1" in found["steps"]
+        assert "`batch_size` must be the same in every process" in found["batch_size"]
+        assert "The number of examples in an epoch must be the same" in found["swift"]
+        assert "DataParallel(auto_shard_dataset=False)" in found["shards"]
+        assert "ModelParallel" in found["parallel"] and "DataParallel" in found["parallel"]
+        assert "distribution()=None" in found["alone"]
+
+
+def test_a_process_that_dies_ends_the_other(tmp_path):
+    first, second = start("die", tmp_path)
+    try:
+        assert second.wait(timeout=300) == 9
+        died = time.monotonic()
+        error = first.communicate(timeout=60)[1]
+        assert time.monotonic() - died < 60
+        assert first.returncode == 3, error
+        assert "JaxRuntimeError" in error and "Connection" in error
+    finally:
+        first.kill()
+        second.kill()
