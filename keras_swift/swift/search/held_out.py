@@ -248,7 +248,10 @@ def find_objective(judge: Judge, objective: Any) -> Any:
     given = objective if isinstance(objective, list | tuple) else [objective]
     # KerasTuner does not know which way ours goes.
     names = (ours, f"val_{LABEL_ACCURACY}")
-    given = [keras_tuner.Objective(name, "max") if name in names else name for name in given]
+    given = [
+        keras_tuner.Objective(one, "max") if isinstance(one, str) and one in names else one
+        for one in given
+    ]
     # The base class reads strings and lists; the seed keeps it off the global generator.
     wanted: Any = given if isinstance(objective, list | tuple) else given[0]
     parsed = keras_tuner.Oracle(objective=wanted, max_trials=1, seed=1).objective
