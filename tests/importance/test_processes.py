@@ -149,7 +149,8 @@ def test_what_would_wait_for_ever_is_an_error_on_every_process(tmp_path):
 def test_a_process_that_dies_ends_the_other(tmp_path):
     first, second = start("die", tmp_path)
     try:
-        assert second.wait(timeout=300) == 9
+        second.communicate(timeout=300)
+        assert second.returncode == 9
         died = time.monotonic()
         error = first.communicate(timeout=60)[1]
         assert time.monotonic() - died < 60
