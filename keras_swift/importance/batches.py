@@ -147,7 +147,13 @@ class Batches:
         if not isinstance(self.reader, ArraySupply):
             raise TypeError("Scores are remembered by index. Received: a stream, which has none.")
         sampler = RememberedSampler(
-            self.reader, self.scorer, memory, floor, self._fresh.generator, scale_steps
+            self.reader,
+            self.scorer,
+            memory,
+            floor,
+            self._fresh.generator,
+            self._fresh.check_labels,
+            scale_steps,
         )
         sampler.listen(tap, self._in_flight)
         self._lookahead = Lookahead(sampler, self.model)

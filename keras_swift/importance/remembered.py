@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,7 @@ class RememberedSampler:
         memory: `ExampleMemory` of as many examples.
         floor: float in [0, 1), the uniform share of the probabilities.
         generator: `np.random.Generator`, for the draws.
+        check_labels: function that raises for targets that do not fit.
         scale_steps: bool, whether batches ask for a learning rate times the realised gain.
     """
 
@@ -94,8 +96,10 @@ class RememberedSampler:
         memory: ExampleMemory,
         floor: float,
         generator: np.random.Generator,
+        check_labels: Callable[[Any], None],
         scale_steps: bool = True,
     ) -> None:
+        self._check_labels = check_labels
         self.reader = reader
         self.scorer = scorer
         self.memory = memory
@@ -150,9 +154,11 @@ class RememberedSampler:
         self._unread_rows += len(indices)
         self._unheard += 1
         examples = self.reader.examples(indices, by_index=self._by_index)
+        x, y, sample_weight = examples.data
+        if y is not None:
+            self._check_labels(y)
         if not part.by_importance:
             return uniform_batch(self.scorer, examples)
-        x, y, sample_weight = examples.data
         return Batch(
             x=x,
             y=y,

@@ -508,3 +508,12 @@ def test_a_train_step_of_the_models_own_is_named_on_jax(digits):
     with pytest.warns(UserWarning, match="Override `compute_loss` in its place"):
         trainer.fit(digits[0][:64], digits[1][:64], verbose=0)
     assert trainer.memory is None
+
+
+def test_labels_on_a_disk_are_checked_as_they_come(digits, tmp_path):
+    y = digits[1][:96].copy()
+    y[70] = 12
+    np.save(tmp_path / "y.npy", y)
+    mapped = np.load(tmp_path / "y.npy", mmap_mode="r")
+    with pytest.raises(ValueError, match=r"class numbers from 0 to 9.*the first at index \d+ \(12"):
+        ks.ImportanceTraining(classifier(), seed=0).fit(digits[0][:96], mapped, verbose=0)
