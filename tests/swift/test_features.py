@@ -82,8 +82,9 @@ def sequence_model(masked):
             keras.layers.Dense(7, activation="softmax"),
         ]
     )
-    # Large enough for the masked steps to differ from the others by more than rounding.
-    model.set_weights([3 * weight for weight in model.get_weights()])
+    # The same on each backend, and large enough for the masked steps to differ from the others.
+    generator = np.random.default_rng(1)
+    model.set_weights([generator.normal(size=weight.shape) for weight in model.get_weights()])
     model.compile("sgd", "sparse_categorical_crossentropy")
     return model
 
@@ -107,7 +108,7 @@ def test_sequences_take_the_mean_over_unmasked_steps(masked):
         everywhere = np.mean([slow_entropy(p[i, t], y[i, t]) for t in range(6)])
         unlike.append(abs(everywhere / entropy - 1))
     # A mask that is not read would be seen.
-    assert (max(unlike[:4]) > 1e-3) == masked
+    assert (max(unlike[:4]) > 1e-2) == masked
     assert max(unlike[4:]) < 1e-6
 
 
