@@ -13,6 +13,10 @@ from sklearn.datasets import load_digits
 
 from keras_swift.scoring import precision
 
+# Programs that tests start in processes of their own, some for one backend alone: pytest would
+# import them to look for doctests.
+collect_ignore_glob = ["*_process.py", "keras_own_tests.py"]
+
 
 @pytest.fixture(scope="session")
 def digits():
