@@ -1,8 +1,14 @@
 """One batch, how it was drawn, and how it is handed to training."""
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
+
+from keras_swift._types import ArrayTree, FloatArray, IntArray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,43 +37,43 @@ class Batch:
             a uniform batch.
     """
 
-    x: object
-    y: object
-    weights: object
-    importance: np.ndarray
-    indices: np.ndarray | None
-    sample_weight: object
-    scores: np.ndarray | None
+    x: ArrayTree
+    y: ArrayTree
+    weights: ArrayTree
+    importance: FloatArray
+    indices: IntArray | None
+    sample_weight: ArrayTree
+    scores: FloatArray | None
     presample_size: int
     by_importance: bool
     rate_scale: float = 1.0
     gain: float = 1.0
 
 
-class LazyItem(list):
+class LazyItem(list[Any]):
     """An item that is drawn when it is unpacked, not when it is fetched."""
 
-    def __init__(self, make):
+    def __init__(self, make: Callable[[], Iterable[Any]]) -> None:
         super().__init__()
-        self._make = make
+        self._make: Callable[[], Iterable[Any]] | None = make
 
-    def _kept(self):
+    def _kept(self) -> LazyItem:
         if self._make is not None:
             make, self._make = self._make, None
             self.extend(make())
         return self
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         return super(LazyItem, self._kept()).__iter__()
 
-    def __getitem__(self, position):
+    def __getitem__(self, position: Any) -> Any:
         return super(LazyItem, self._kept()).__getitem__(position)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return super(LazyItem, self._kept()).__len__()
 
 
-def mask_correction(valid, positions):
+def mask_correction(valid: FloatArray, positions: IntArray) -> FloatArray:
     """What undoes the division by the unmasked entries of the drawn batch.
 
     Keras divides a masked loss by the batch's unmasked share, `V`, which a
@@ -79,9 +85,10 @@ def mask_correction(valid, positions):
     """
     valid = valid.astype(np.float64)
     everywhere = valid.mean(axis=0)
-    return np.divide(
+    correction: FloatArray = np.divide(
         valid[positions].mean(axis=0),
         everywhere,
         out=np.ones_like(everywhere),
         where=everywhere > 0,
     )
+    return correction

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from keras_swift import backends
-from keras_swift._types import ArrayTree, Seed
+from keras_swift._types import ArrayTree, Seed, State
 from keras_swift.backends.base import Tap, Values
 from keras_swift.data.arrays import ArraySource, class_weights
 from keras_swift.data.reader import ArraySupply, Examples, StreamSupply
@@ -161,7 +161,8 @@ class Batches:
     @property
     def _in_flight(self) -> int:
         """int, how many batches Keras asks for before it trains on the first of them."""
-        return self.model.steps_per_execution + backends.active().prefetch_depth() + 1
+        steps: int = self.model.steps_per_execution
+        return steps + backends.active().prefetch_depth() + 1
 
     @property
     def batch_size(self) -> int:
@@ -244,7 +245,7 @@ class Batches:
             self._on_draw, self._together = on_draw, True
             sampler.restore(state)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Where permutations, draws, memory and gate are, between two epochs.
 
         The place in sources that cannot be asked for a batch by its number is
@@ -255,7 +256,7 @@ class Batches:
         """
         return {"reader": self.reader.state(), **self._lookahead.sampler.state()}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: State) -> None:
         """Goes on from what `state` returned."""
         self.reader.restore(state["reader"])
         self._lookahead.sampler.restore(state)

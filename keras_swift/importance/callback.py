@@ -1,8 +1,14 @@
 """What a dataset needs to hear from `model.fit`, and what it writes to the logs."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import keras
 
 from keras_swift import backends
+from keras_swift._types import Logs
+from keras_swift.importance.batches import Batches
 
 
 class SamplingCallback(keras.callbacks.Callback):
@@ -12,16 +18,16 @@ class SamplingCallback(keras.callbacks.Callback):
     Keras wait for every step.
     """
 
-    def __init__(self, dataset):
+    def __init__(self, dataset: Batches) -> None:
         super().__init__()
         self._dataset = dataset
-        self._snapshot = []
+        self._snapshot: list[tuple[Any, Any]] = []
         self._checked = False
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         self._checked = False
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         if not self._checked:
             # Not before: `BackupAndRestore` may let it be a later one.
             self._checked = True
@@ -29,7 +35,7 @@ class SamplingCallback(keras.callbacks.Callback):
         self._dataset.on_epoch_end()
         self._dataset.on_epoch_begin()
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         self._dataset.on_step_begin()
         # Not `self.model`, which would make Keras put JAX' state back into the
         # model before every step.
@@ -38,17 +44,17 @@ class SamplingCallback(keras.callbacks.Callback):
         snapshot = backend.snapshot(model)
         self._snapshot = self._snapshot if snapshot is None else snapshot
 
-    def restore_lost(self):
+    def restore_lost(self) -> None:
         """Gives the model back what a step that failed has taken from it."""
         backends.active().restore_lost(self._snapshot)
         self._snapshot = []
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._dataset.on_epoch_end()
         self._dataset.score_by(None)
         if logs is not None:
             logs.update(self._dataset.epoch_summary())
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         if logs is not None:
             logs.update(self._dataset.epoch_summary())

@@ -1,9 +1,15 @@
 """Algorithm 1 of the paper as a `PyDataset`, for those who call `model.fit` themselves."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
 import keras
 
 from keras_swift import backends
-from keras_swift.importance.batch import LazyItem
+from keras_swift._types import ArrayTree, Score, ScoringDtype, Seed
+from keras_swift.importance.batch import Batch, LazyItem
 from keras_swift.importance.batches import FLOOR, Batches
 from keras_swift.importance.callback import SamplingCallback
 from keras_swift.importance.gate import COST_RATIO
@@ -15,6 +21,9 @@ from keras_swift.validation import (
     check_settings,
     chosen_presample,
 )
+
+# A batch `(x, y, weights)`.
+Item = tuple[ArrayTree, ArrayTree, ArrayTree]
 
 
 class ImportanceDataset(keras.utils.PyDataset):
@@ -119,25 +128,25 @@ class ImportanceDataset(keras.utils.PyDataset):
 
     def __init__(
         self,
-        model,
-        x,
-        y=None,
-        sample_weight=None,
-        batch_size=None,
-        presample=None,
-        tau_threshold=None,
+        model: keras.Model,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        batch_size: int | None = None,
+        presample: float | Literal["auto"] | None = None,
+        tau_threshold: float | None = None,
         *,
-        score="gradient_norm",
-        floor=FLOOR,
-        seed=None,
-        shuffle=True,
-        class_weight=None,
-        steps_per_epoch=None,
-        on_draw=None,
-        scoring_dtype=None,
-        cost_ratio=None,
-        score_inputs=None,
-    ):
+        score: Score = "gradient_norm",
+        floor: float = FLOOR,
+        seed: Seed = None,
+        shuffle: bool = True,
+        class_weight: dict[int, float] | None = None,
+        steps_per_epoch: int | None = None,
+        on_draw: Callable[[Batch], None] | None = None,
+        scoring_dtype: ScoringDtype | None = None,
+        cost_ratio: float | None = None,
+        score_inputs: Callable[[ArrayTree], ArrayTree] | None = None,
+    ) -> None:
         # Keras runs ahead of training when it feeds a `PyDataset` to
         # TensorFlow. With workers it does not, but fetches items in them:
         # `__getitem__` then hands out a lazy item that is kept in step.
@@ -166,22 +175,22 @@ class ImportanceDataset(keras.utils.PyDataset):
         )
 
     @property
-    def num_batches(self):
+    def num_batches(self) -> int:
         """int, the number of items in an epoch."""
         return self.batches.num_batches
 
     @property
-    def batch_size(self):
+    def batch_size(self) -> int:
         """int, `b`."""
         return self.batches.batch_size
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.num_batches
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Item | LazyItem:
         return LazyItem(self._item) if backends.active().PULLS_AHEAD else self._item()
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Item]:
         self.on_epoch_begin()
         try:
             for _ in range(self.num_batches):
@@ -189,7 +198,7 @@ class ImportanceDataset(keras.utils.PyDataset):
         finally:
             self.on_epoch_end()
 
-    def callback(self):
+    def callback(self) -> keras.callbacks.Callback:
         """The callback that goes with this dataset in `model.fit`.
 
         Returns:
@@ -199,13 +208,13 @@ class ImportanceDataset(keras.utils.PyDataset):
         """
         return SamplingCallback(self.batches)
 
-    def on_epoch_begin(self):
+    def on_epoch_begin(self) -> None:
         self.batches.on_epoch_begin()
 
-    def on_epoch_end(self):
+    def on_epoch_end(self) -> None:
         self.batches.on_epoch_end()
 
-    def _item(self):
+    def _item(self) -> Item:
         within = self.batches.within_epoch
         batch = self.batches.next_batch() if within else self.batches.peek()[0]
         return batch.x, batch.y, batch.weights

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
+
+from keras_swift._types import State
 
 # The decay of the running mean in Algorithm 1 of the paper.
 MOMENTUM = 0.9
@@ -36,10 +38,10 @@ class Gate(Protocol):
     def update(self, tau: float, steps: int = 1) -> None:
         """Takes in a measured variance reduction that stands for `steps` steps."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """What `restore` brings back; plain values."""
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: State) -> None:
         """Goes on from what `state` returned."""
 
 
@@ -80,11 +82,11 @@ class _RunningTau:
         kept = MOMENTUM**steps
         self.tau = kept * self.tau + (1.0 - kept) * tau
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """What `restore` brings back; plain values."""
         return {"tau": float(self.tau)}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: State) -> None:
         """Goes on from what `state` returned."""
         self.tau = state["tau"]
 
@@ -170,11 +172,11 @@ class CostGate(_RunningTau):
         self._weight = kept + new
         self.tau = (kept * self.tau + new * tau) / self._weight
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """What `restore` brings back; plain values."""
         return {"tau": float(self.tau), "weight": float(self._weight)}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: State) -> None:
         """Goes on from what `state` returned."""
         self.tau, self._weight = state["tau"], state["weight"]
 

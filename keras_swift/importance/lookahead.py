@@ -113,7 +113,7 @@ class Lookahead:
 
     def _number(self, steps_left: int, together: bool) -> int:
         """How many batches to draw now."""
-        number = self._model.steps_per_execution
+        number: int = self._model.steps_per_execution
         if number > 1 and not self.steps:
             # An item that is asked for one step early is that of the next execution, when
             # the first step has taken the values that it could be scored by.

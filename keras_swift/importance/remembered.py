@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_swift._types import FloatArray, IntArray
+from keras_swift._types import FloatArray, IntArray, State
 from keras_swift.backends.base import Tap
 from keras_swift.data.draws import systematic_draw
 from keras_swift.data.reader import ArraySupply
@@ -209,7 +209,7 @@ class RememberedSampler:
         """float, the variance reduction that the remembered scores promise; 0 while unknown."""
         return self._tau
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """What `restore` brings back; where the reader is, it knows itself."""
         part = [] if self._part is None else list(vars(self._part).values())
         return {
@@ -223,7 +223,7 @@ class RememberedSampler:
             "part": part,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: State) -> None:
         """Goes on from what `state` returned."""
         self._generator.bit_generator.state = state["generator"]
         self.memory.restore(state["memory"])

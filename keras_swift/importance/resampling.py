@@ -5,9 +5,17 @@ draws and weights, and how much variance that saves. It knows nothing of
 models: every identity the method rests on can be checked here with arrays.
 """
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
+
+from keras_swift._types import FloatArray, IntArray
+
+# A vector of numbers.
+Numbers = FloatArray | Sequence[float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +29,12 @@ class Draw:
         tau: float, the variance reduction of the scores, 1 or more.
     """
 
-    positions: np.ndarray
-    weights: np.ndarray
+    positions: IntArray
+    weights: FloatArray
     tau: float
 
 
-def sampling_probability(scores, floor=0.0):
+def sampling_probability(scores: Numbers, floor: float = 0.0) -> FloatArray:
     """The probability with which each presampled example is drawn.
 
     Computes `(1 - floor) * scores / sum(scores) + floor / B` in float64. The
@@ -59,11 +67,12 @@ def sampling_probability(scores, floor=0.0):
         return np.full(len(scores), 1.0 / len(scores))
     # Scaling by the largest first keeps tiny (denormal) scores from a
     # division by a rounded-off sum.
-    scores = scores / largest
-    return (1.0 - floor) * (scores / scores.sum()) + floor / len(scores)
+    scaled: FloatArray = scores / largest
+    probability: FloatArray = (1.0 - floor) * (scaled / scaled.sum()) + floor / len(scaled)
+    return probability
 
 
-def importance_weights(probability):
+def importance_weights(probability: Numbers) -> FloatArray:
     """The weights that make the mean over the drawn batch unbiased.
 
     Computes `w = 1 / (B p)` (Katharopoulos and Fleuret 2018, section 3.1):
@@ -89,7 +98,7 @@ def importance_weights(probability):
         return 1.0 / (len(probability) * probability)
 
 
-def effective_sample_size(probability):
+def effective_sample_size(probability: Numbers) -> float:
     """How many equally likely examples would be as informative.
 
     Computes `1 / sum(p**2)` (Kish). Uniform `p` gives `B`; one certain
@@ -119,7 +128,7 @@ def effective_sample_size(probability):
     return float(1.0 / np.sum(probability**2))
 
 
-def variance_reduction(probability):
+def variance_reduction(probability: Numbers) -> float:
     """How far importance sampling outdoes uniform sampling, `tau`.
 
     Computes `sqrt(B / ESS)`, which equals the `1 / sqrt(1 - |g - u|^2 /
@@ -140,7 +149,9 @@ def variance_reduction(probability):
     return float(np.sqrt(len(probability) / effective_sample_size(probability)))
 
 
-def draw(scores, batch_size, generator, floor=0.0):
+def draw(
+    scores: Numbers, batch_size: int, generator: np.random.Generator, floor: float = 0.0
+) -> Draw:
     """Draws a batch from a presample in proportion to the scores.
 
     The draw is with replacement, so that `1 / (B p)` is the weight of an
@@ -171,7 +182,7 @@ def draw(scores, batch_size, generator, floor=0.0):
     )
 
 
-def check_scores(scores, empty=False):
+def check_scores(scores: FloatArray, empty: bool = False) -> None:
     """Raises unless `scores` is a vector of finite numbers >= 0, not empty unless it may be."""
     if scores.ndim != 1 or (len(scores) == 0 and not empty):
         raise ValueError(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_swift._types import ArrayTree, FloatArray
+from keras_swift._types import ArrayTree, FloatArray, State
 from keras_swift.data.arrays import select
 from keras_swift.data.reader import ArraySupply, Examples, StreamSupply
 from keras_swift.importance import resampling
@@ -135,7 +135,7 @@ class ImportanceSampler:
         """float, the gate's running mean of the variance reduction."""
         return self.gate.tau
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """What `restore` brings back; where the reader is, it knows itself."""
         return {
             "generator": self.generator.bit_generator.state,
@@ -144,7 +144,7 @@ class ImportanceSampler:
             "unprobed": self._unprobed,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: State) -> None:
         """Goes on from what `state` returned."""
         self.generator.bit_generator.state = state["generator"]
         self.gate.restore(state["gate"])

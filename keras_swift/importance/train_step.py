@@ -6,10 +6,14 @@ importance weights, and only those, or they describe the harder examples that
 were drawn. While a `weighted_step` is entered, batches carry both.
 """
 
+from __future__ import annotations
+
 import contextlib
 import itertools
 import threading
 import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,8 +28,15 @@ from keras_swift._keras import (
     scaled_rate,
     without_plain_metrics,
 )
+from keras_swift._types import ArrayTree, Tensor
+from keras_swift.backends.base import Tap
 from keras_swift.data.leaves import put_back, there
-from keras_swift.scoring.compiled import accepts_training, build
+from keras_swift.importance.batches import Batches
+from keras_swift.scoring.compiled import CompiledLosses, accepts_training, build
+from keras_swift.scoring.step_scores import StepScores
+
+# Importance weights, shape `(b,)`, and an output, to the weights as a metric takes them.
+Shape = Callable[[Tensor, Tensor], Tensor]
 
 
 class WeightedStep:
@@ -47,23 +58,24 @@ class WeightedStep:
         tap: `Tap` of the steps, `None` unless scores are recorded.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model) -> None:
         self._model = model
-        self.tap = None
-        self._step_scores = self._recorded = None
+        self.tap: Tap | None = None
+        self._step_scores: StepScores | None = None
+        self._recorded: tuple[int, int] | None = None
         # The train function traced with this step in it, and what was left in
         # the model when it was taken out: the same object there next time
         # means that the model was not compiled anew.
-        self._function = None
-        self._left = None
-        self._step = None
+        self._function: Callable[..., Any] | None = None
+        self._left: Callable[..., Any] | None = None
+        self._step: Any = None
         # Of the batch in the step that is traced or run; a mirrored strategy
         # traces the steps of its replicas in threads that take turns.
         self._current = threading.local()
         # How the weights have to be shaped for each metric that takes any.
-        self._shapes = {}
+        self._shapes: dict[int, Shape] = {}
 
-    def record(self, step_scores, rows=0):
+    def record(self, step_scores: StepScores | None, rows: int = 0) -> None:
         """Lets the steps to come be recorded.
 
         Args:
@@ -78,14 +90,14 @@ class WeightedStep:
         self._recorded = form
         self._step_scores = step_scores
 
-    def _observe(self, y, y_pred):
+    def _observe(self, y: ArrayTree, y_pred: ArrayTree) -> Tensor | None:
         """What a step's outputs say of its examples; `None` in validation."""
-        if getattr(self._current, "importance", None) is None:
+        if self._step_scores is None or getattr(self._current, "importance", None) is None:
             return None
         return self._step_scores(y, y_pred, self._current.sample_weight)
 
     @contextlib.contextmanager
-    def entered(self):
+    def entered(self) -> Iterator[None]:
         """A context in which `model.fit` takes such batches; leaves no trace."""
         if getattr(keras.config, "is_nnx_enabled", bool)():
             raise ValueError(
@@ -103,7 +115,7 @@ class WeightedStep:
         model.train_function = self._function
         if metrics is not None:
             metrics.update_state = self._update_state
-        tapped = contextlib.nullcontext()
+        tapped: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if self.tap is not None:
             # Of a step that failed something may be left.
             self.tap.read()
@@ -124,12 +136,12 @@ class WeightedStep:
                 model.make_train_function()
             self._left = model.train_function
 
-    def _train_step(self, *arguments):
+    def _train_step(self, *arguments: Any) -> Any:
         # `(data)` or, on JAX, `(state, data)`.
         *state, (x, y, weights) = arguments
         self._current.importance = weights["importance"]
         self._current.sample_weight = weights.get("sample_weight")
-        scaling = contextlib.nullcontext()
+        scaling: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if "rate_scale" in weights:
             scaling = scaled_rate(
                 self._model.optimizer, backends.active().common_scale(weights["rate_scale"])
@@ -149,7 +161,9 @@ class WeightedStep:
         finally:
             self._current.importance = None
 
-    def _update_state(self, y_true, y_pred, sample_weight=None):
+    def _update_state(
+        self, y_true: ArrayTree, y_pred: ArrayTree, sample_weight: ArrayTree = None
+    ) -> None:
         metrics = compile_metrics(self._model)
         importance = getattr(self._current, "importance", None)
         if not metrics.built:
@@ -166,7 +180,7 @@ class WeightedStep:
                     weights = self._shapes[id(metric)](importance, output)
                 metric.update_state(target, output, sample_weight=weights)
 
-    def inspect(self, dataset):
+    def inspect(self, dataset: Batches) -> None:
         """Finds out which plain metrics take weights, and warns of what takes none.
 
         Args:
@@ -183,7 +197,7 @@ class WeightedStep:
         with keras.StatelessScope(local) if local else contextlib.nullcontext():
             self._inspect(losses, x, y)
 
-    def _inspect(self, losses, x, y):
+    def _inspect(self, losses: CompiledLosses, x: ArrayTree, y: ArrayTree) -> None:
         model = self._model
         y_pred = model(
             _tensors(x),
@@ -216,18 +230,18 @@ class WeightedStep:
                     self._shapes[id(metric)] = shape
 
 
-def _tensors(structure):
+def _tensors(structure: ArrayTree) -> ArrayTree:
     return put_back(structure, map(keras.ops.convert_to_tensor, there(structure)))
 
 
-def _warn_of_comparisons(loss, target, output):
+def _warn_of_comparisons(loss: keras.losses.Loss, target: ArrayTree, output: ArrayTree) -> None:
     """Warns of a loss whose value for an example depends on the others in the batch."""
 
-    def converted(leaf):
+    def converted(leaf: Any) -> Tensor:
         # By way of NumPy: a tensor of TensorFlow may carry logits, which a part of it would not.
         return keras.ops.convert_to_tensor(keras.ops.convert_to_numpy(leaf), dtype=loss.dtype)
 
-    def first(count):
+    def first(count: int | None) -> Any:
         cut = keras.tree.map_structure(lambda leaf: converted(leaf)[:count], (target, output))
         return keras.ops.convert_to_numpy(loss.call(*cut)[0])
 
@@ -244,7 +258,7 @@ def _warn_of_comparisons(loss, target, output):
 _COUNTING = (keras.metrics.IoU, keras.metrics.MeanIoU)
 
 
-def _weights_shape(metric, target, output):
+def _weights_shape(metric: keras.metrics.Metric, target: Tensor, output: Tensor) -> Shape | None:
     """How weights are to be shaped for a metric; `None`, with a warning, if it takes none.
 
     Returns:
@@ -267,12 +281,12 @@ def _weights_shape(metric, target, output):
     return None
 
 
-def _for_entries(importance, output):
+def _for_entries(importance: Tensor, output: Tensor) -> Tensor:
     """The importance weights with the axes of the output, as AUC wants them for images."""
     return keras.ops.reshape(importance, (-1,) + (1,) * (len(output.shape) - 1))
 
 
-def _for_rows(importance, output):
+def _for_rows(importance: Tensor, output: Tensor) -> Tensor:
     """The importance weights with the axes of the output's mask, where it has one.
 
     Keras multiplies the two for metrics as they come, and would pair the

@@ -6,13 +6,14 @@ import contextlib
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import keras
 import numpy as np
 
 from keras_swift import backends
-from keras_swift._types import Seed
+from keras_swift._types import ArrayTree, Score, ScoringDtype, Seed
+from keras_swift.backends.base import Tap
 from keras_swift.data import arrays
 from keras_swift.data.reader import ArraySupply
 from keras_swift.data.streams import check_stream_arguments, is_stream
@@ -145,13 +146,13 @@ class ImportanceTraining:
         model: keras.Model,
         presample: float | Literal["auto"] | None = None,
         tau_threshold: float | None = None,
-        score: str | Callable[[Any, Any], Any] = "gradient_norm",
+        score: Score = "gradient_norm",
         floor: float | None = None,
         seed: Seed = None,
         *,
-        scoring_dtype: str | None = None,
+        scoring_dtype: ScoringDtype | None = None,
         cost_ratio: float | None = None,
-        score_inputs: Callable[[Any], Any] | None = None,
+        score_inputs: Callable[[ArrayTree], ArrayTree] | None = None,
         scale_learning_rate: bool | None = None,
     ) -> None:
         check_model(model, any_batches=False)
@@ -182,7 +183,7 @@ class ImportanceTraining:
         callbacks: Any = None,
         validation_split: float = 0.0,
         validation_data: Any = None,
-        shuffle: bool = True,
+        shuffle: bool | Literal["batch"] = True,
         class_weight: dict[int, float] | None = None,
         sample_weight: Any = None,
         initial_epoch: int = 0,
@@ -363,7 +364,7 @@ class ImportanceTraining:
         rows = remembered.UNREAD + (remembered.TOGETHER + 2) * batches.batch_size
         self._weighted_step.record(StepScores(self._scorer), rows)
         floor = remembered.FLOOR if self.floor is None else self.floor
-        batches.remember(self.memory, self._weighted_step.tap, floor, scales)
+        batches.remember(self.memory, cast(Tap, self._weighted_step.tap), floor, scales)
 
 
 def _keras_seed() -> int:
