@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from keras_swift._plotting import import_figure, save
+
+if TYPE_CHECKING:
+    import keras
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
 
 
-def plot_training(history: Any, file: Any = None) -> Any:
+def plot_training(
+    history: keras.callbacks.History | Mapping[str, Sequence[float]],
+    file: str | os.PathLike[str] | None = None,
+) -> Figure:
     """Draws a run of `ImportanceTraining`: the loss, and what drawing by importance gained.
 
     The upper panel has the training loss, and the validation loss if there is
@@ -69,5 +77,5 @@ def plot_training(history: Any, file: Any = None) -> Any:
     share.set_ylabel("share of steps")
     lines = [*below.get_lines(), *share.get_lines()]
     below.legend(lines, [line.get_label() for line in lines], loc="lower right", fontsize="small")
-    below.xaxis.get_major_locator().set_params(integer=True)
+    below.locator_params(axis="x", integer=True)
     return save(figure, file)

@@ -5,17 +5,22 @@ The file decides which examples a batch holds; what they are drawn by is the sam
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 
 from keras_swift import backends
+from keras_swift._types import ArrayTree, FloatArray, IntArray, Logs, State
 from keras_swift.data import arrays
 from keras_swift.data.draws import inclusion_probability, systematic_draw
 from keras_swift.data.reader import StreamSupply
 from keras_swift.swift.features import FeatureScorer
 from keras_swift.swift.sampler import SwiftSampler
+
+# `(x, y)` or `(x, y, sample_weight)`.
+Item: TypeAlias = tuple[ArrayTree, ...]
 
 
 class DrawnDataset(keras.utils.PyDataset):
@@ -37,7 +42,7 @@ class DrawnDataset(keras.utils.PyDataset):
     def __init__(
         self,
         source: arrays.ArraySource,
-        probability: np.ndarray,
+        probability: FloatArray,
         batch_size: int,
         *,
         seed: int,
@@ -64,11 +69,11 @@ class DrawnDataset(keras.utils.PyDataset):
         """int, how many are drawn in an epoch."""
         return len(self._indices)
 
-    def indices(self, index: int) -> np.ndarray:
+    def indices(self, index: int) -> IntArray:
         """Which examples batch `index` of this epoch holds."""
         return self._indices[index * self._batch_size : (index + 1) * self._batch_size]
 
-    def __getitem__(self, index: int) -> tuple:
+    def __getitem__(self, index: int) -> Item:
         x, y, sample_weight = self._source.take(self.indices(index))
         return (x, y) if sample_weight is None else (x, y, sample_weight)
 
@@ -81,18 +86,18 @@ class DrawnDataset(keras.utils.PyDataset):
     def on_epoch_end(self) -> None:
         self.start_epoch(self._epoch + 1)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """What `restore` brings back; the draws of an epoch follow from it."""
         return {"seed": self._seed}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: State) -> None:
         self._seed = state["seed"]
         self._indices = self._draw()
 
     def close(self) -> None:
         """Nothing to end."""
 
-    def _draw(self) -> np.ndarray:
+    def _draw(self) -> IntArray:
         return systematic_draw(self._expected, np.random.default_rng([self._seed, self._epoch]))
 
 
@@ -112,7 +117,7 @@ class PresampledDataset(keras.utils.PyDataset):
         supply: StreamSupply,
         sampler: SwiftSampler,
         reference: keras.Model,
-        wanted: dict[str, Any],
+        wanted: Mapping[str, Any],
         seed: int,
     ) -> None:
         super().__init__()
@@ -123,7 +128,7 @@ class PresampledDataset(keras.utils.PyDataset):
         self._wanted = wanted
         self._generator = np.random.default_rng(seed)
         self._scorer: FeatureScorer | None = None
-        self._peeked: dict[int, tuple] = {}
+        self._peeked: dict[int, Item] = {}
         self._started = False
 
     @property
@@ -145,14 +150,14 @@ class PresampledDataset(keras.utils.PyDataset):
     def on_epoch_end(self) -> None:
         self._supply.end_epoch()
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """What `restore` brings back; the place in a stream only where it can be told."""
         return {
             "generator": self._generator.bit_generator.state,
             "supply": self._supply.state(),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: State) -> None:
         self._generator.bit_generator.state = state["generator"]
         self._supply.restore(state["supply"])
 
@@ -160,7 +165,7 @@ class PresampledDataset(keras.utils.PyDataset):
         """Ends the workers of the stream, if it has any."""
         self._supply.close()
 
-    def __getitem__(self, index: int) -> tuple:
+    def __getitem__(self, index: int) -> Item:
         try:
             if self._started:
                 if self._peeked:
@@ -173,7 +178,7 @@ class PresampledDataset(keras.utils.PyDataset):
             self.error = error
             raise
 
-    def _next(self) -> tuple:
+    def _next(self) -> Item:
         data = self._supply.presample(2 * self._supply.batch_size).data
         if self._scorer is None:
             self._scorer = FeatureScorer(self._reference, self._wanted, *data[:2])
@@ -192,7 +197,7 @@ class EpochCallback(keras.callbacks.Callback):
         self._dataset = dataset
         self._checked = False
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         if not self._checked:
             # Not before: `BackupAndRestore` may let it be a later one.
             self._checked = True

@@ -6,14 +6,15 @@ enter, and that nothing depends on the batch size the model was scored with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_swift._keras import mask_of
+from keras_swift._types import Array, ArrayTree, FloatArray, IntArray, Tensor
 from keras_swift.data import arrays
 from keras_swift.scoring.compiled import build
 from keras_swift.scoring.gradient_norm import OutputLoss
@@ -24,14 +25,32 @@ from keras_swift.swift.record import TrainingRecord
 from keras_swift.swift.sampler import cumulative_rank
 from keras_swift.validation import check_model
 
+FeatureName: TypeAlias = Literal[
+    "loss",
+    "renormed_entropy",
+    "gradient_norm",
+    "mean_loss",
+    "mean_margin",
+    "share_wrong",
+    "mean_probability",
+    "mean_loss_in_class",
+    "mean_margin_in_class",
+    "share_wrong_in_class",
+    "mean_probability_in_class",
+]
+# A known name, a function `(y_true, y_pred) -> (n,)`, or numbers that are at hand.
+Feature: TypeAlias = (
+    FeatureName | Callable[[ArrayTree, ArrayTree], Tensor] | Array | Sequence[float]
+)
+Features: TypeAlias = Sequence[Feature] | Mapping[str, Feature]
 # What one forward pass of a trained model tells.
-NAMES = ("loss", "renormed_entropy", "gradient_norm")
+NAMES: tuple[FeatureName, ...] = ("loss", "renormed_entropy", "gradient_norm")
 # What a record of its training tells, over all examples and within the labelled class.
 RECORDED = ("mean_loss", "mean_margin", "share_wrong", "mean_probability")
 _IN_CLASS = "_in_class"
 RECORDED_NAMES = (*RECORDED, *(name + _IN_CLASS for name in RECORDED))
 # Where a doubtful label has the lower value; elsewhere it has the higher one.
-DEFAULTS = ("mean_margin", "mean_margin_in_class")
+DEFAULTS: tuple[FeatureName, ...] = ("mean_margin", "mean_margin_in_class")
 _DOUBTFUL_LOW = ("mean_margin", "mean_probability", "renormed_entropy")
 # Far enough below any logit that the softmax is exactly 0, near enough that 0 * log(0) is 0.
 _MASKED = -1e9
@@ -41,12 +60,12 @@ def compute_features(
     model: keras.Model,
     x: Any,
     y: Any,
-    features: Any = NAMES,
+    features: Features = NAMES,
     *,
     record: TrainingRecord | None = None,
     batch_size: int = 128,
-    verbose: Any = "auto",
-) -> dict[str, np.ndarray]:
+    verbose: int | Literal["auto"] = "auto",
+) -> dict[str, FloatArray]:
     """Scores every example of a data set with a model's current weights.
 
     At most one forward pass in inference mode; the model is not changed. For
@@ -99,7 +118,7 @@ def compute_features(
     """
     named = named_features(features)
     source = arrays.ArraySource(x, y)
-    columns: dict[str, np.ndarray] = {}
+    columns: dict[str, FloatArray] = {}
     scored = {}
     for name, feature in named.items():
         if isinstance(feature, str) and feature in RECORDED_NAMES:
@@ -132,7 +151,7 @@ def doubtful_end(name: str) -> float:
     return -1.0 if name.removesuffix(_IN_CLASS) in _DOUBTFUL_LOW else 1.0
 
 
-def default_features(model: keras.Model, y: Any) -> tuple[str, ...]:
+def default_features(model: keras.Model, y: ArrayTree) -> tuple[FeatureName, ...]:
     """The features that tell most of wrong labels, of those a built model and its targets have."""
     if label_outputs(model) is None:
         return ("mean_loss", "loss")
@@ -141,7 +160,7 @@ def default_features(model: keras.Model, y: Any) -> tuple[str, ...]:
     return DEFAULTS if one_class else ("mean_margin", "mean_loss")
 
 
-def rank_in_class(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def rank_in_class(values: FloatArray, classes: IntArray) -> FloatArray:
     """Ranks among the examples of the same class, float64 in `(0, 1]`."""
     ranks = np.empty(len(values))
     for label in np.unique(classes):
@@ -152,7 +171,7 @@ def rank_in_class(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 def _recorded(
     name: str, record: TrainingRecord | None, model: keras.Model, source: arrays.ArraySource
-) -> np.ndarray:
+) -> FloatArray:
     """A feature from a record of training."""
     if record is None:
         raise ValueError(
@@ -188,7 +207,9 @@ class FeatureScorer:
         x, y: NumPy structures, a batch of at least one example.
     """
 
-    def __init__(self, model: keras.Model, features: Mapping[str, Any], x: Any, y: Any) -> None:
+    def __init__(
+        self, model: keras.Model, features: Mapping[str, Any], x: ArrayTree, y: ArrayTree
+    ) -> None:
         check_model(model)
         outputs = build(model, x, y).outputs
         quantities: list[Any] = []
@@ -203,10 +224,10 @@ class FeatureScorer:
             quantities.append(feature)
         self._scorer = Scorer(model, tuple(quantities))
 
-    def __call__(self, x: Any, y: Any) -> dict[str, np.ndarray]:
+    def __call__(self, x: ArrayTree, y: ArrayTree) -> dict[str, FloatArray]:
         """Scores a batch; a dict from name to float64 array, shape `(n,)`."""
         scores = self._scorer(x, y)
-        results = {}
+        results: dict[str, FloatArray] = {}
         for name, key in self._keys.items():
             column = np.asarray(scores[key], np.float64)
             if not key.startswith("custom_") and scores["valid"].shape[1] == 1:
@@ -217,7 +238,9 @@ class FeatureScorer:
         return results
 
 
-def renormed_entropy(model: keras.Model, outputs: Sequence[OutputLoss], y: Any) -> Any:
+def renormed_entropy(
+    model: keras.Model, outputs: Sequence[OutputLoss], y: ArrayTree
+) -> Callable[[Tensor, Tensor], Tensor]:
     """A callable `(y_true, y_pred) -> (n,)` for a model's renormed entropy.
 
     Args:
@@ -255,7 +278,7 @@ def renormed_entropy(model: keras.Model, outputs: Sequence[OutputLoss], y: Any) 
     if isinstance(shape, tuple) and shape and isinstance(shape[axis], int) and shape[axis] < 3:
         raise refuse(f"a model with {shape[axis]} output units")
 
-    def entropy(y_true: Any, y_pred: Any) -> Any:
+    def entropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
         classes = y_pred.shape[axis]
         if classes < 3:
             raise refuse(f"a model with {classes} output units")
@@ -285,7 +308,7 @@ def renormed_entropy(model: keras.Model, outputs: Sequence[OutputLoss], y: Any) 
     return entropy
 
 
-def _mean_over_steps(value: Any, mask: Any) -> Any:
+def _mean_over_steps(value: Tensor, mask: Tensor | None) -> Tensor:
     """The mean over all axes but the first, of unmasked entries; 0 where none is unmasked."""
     axes = tuple(range(1, len(value.shape)))
     if not axes:
@@ -296,7 +319,7 @@ def _mean_over_steps(value: Any, mask: Any) -> Any:
     return ops.sum(value * mask, axis=axes) / ops.maximum(ops.sum(mask, axis=axes), 1.0)
 
 
-def named_features(features: Any) -> dict[str, Any]:
+def named_features(features: Features) -> dict[str, Feature]:
     """Features as a dict from name to name, callable or array.
 
     Raises:
@@ -308,7 +331,7 @@ def named_features(features: Any) -> dict[str, Any]:
             "`features` must be a sequence of names, callables and arrays, or a mapping from "
             f'names to them. Received: {features!r}. Write ("loss",) for a single one.'
         )
-    items: list[tuple[str, Any]]
+    items: list[tuple[str, Feature]]
     if isinstance(features, Mapping):
         items = list(features.items())
     else:
@@ -334,7 +357,7 @@ def named_features(features: Any) -> dict[str, Any]:
     return named
 
 
-def _check_column(name: str, feature: Any, size: int) -> np.ndarray:
+def _check_column(name: str, feature: Feature, size: int) -> FloatArray:
     """A ready feature as a float64 array, or an error that says what is wrong with it."""
     try:
         column = np.asarray(feature, np.float64)
@@ -352,8 +375,11 @@ def _check_column(name: str, feature: Any, size: int) -> np.ndarray:
 
 
 def _score_all(
-    scorer: FeatureScorer, source: arrays.ArraySource, batch_size: int, verbose: Any
-) -> dict[str, np.ndarray]:
+    scorer: FeatureScorer,
+    source: arrays.ArraySource,
+    batch_size: int,
+    verbose: int | Literal["auto"],
+) -> dict[str, FloatArray]:
     """Features of every example, one batch after another."""
     batches = -(-source.size // batch_size)
     bar = keras.utils.Progbar(batches, unit_name="batch") if verbose else None

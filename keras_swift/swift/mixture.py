@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_swift._types import BoolArray, FloatArray, IntArray
 from keras_swift.swift.record import TrainingRecord
 
 # Classes with fewer examples are fitted together.
@@ -53,13 +54,13 @@ class Doubts:
         share: `WrongShare`.
     """
 
-    scores: np.ndarray
-    probability: np.ndarray
-    suspect: np.ndarray
+    scores: FloatArray
+    probability: FloatArray
+    suspect: BoolArray
     share: WrongShare
 
 
-def find_doubts(record: TrainingRecord, classes: np.ndarray | None, seed: int = 0) -> Doubts:
+def find_doubts(record: TrainingRecord, classes: IntArray | None, seed: int = 0) -> Doubts:
     """Doubts about labels, from a record of training.
 
     The logarithms of the mean losses are taken for a mixture of two normal
@@ -112,7 +113,7 @@ def find_doubts(record: TrainingRecord, classes: np.ndarray | None, seed: int = 
     )
 
 
-def _groups(classes: np.ndarray | None, size: int) -> np.ndarray:
+def _groups(classes: IntArray | None, size: int) -> IntArray:
     """The number of each example's group: its class, or 0 for all small classes."""
     groups = np.zeros(size, np.int64)
     if classes is None:
@@ -123,9 +124,7 @@ def _groups(classes: np.ndarray | None, size: int) -> np.ndarray:
     return np.unique(groups, return_inverse=True)[1].reshape(-1)
 
 
-def _histograms(
-    values: np.ndarray, groups: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _histograms(values: FloatArray, groups: IntArray) -> tuple[IntArray, FloatArray, FloatArray]:
     """The bin of each value, and centres and counts of the bins, shape `(groups, BINS)`."""
     count = int(groups.max()) + 1
     bins = np.zeros(len(values), np.int64)
@@ -141,11 +140,11 @@ def _histograms(
     return bins, centres, counts
 
 
-_Fit = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+_Fit = tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]
 
 
 def _fit(
-    centres: np.ndarray, counts: np.ndarray, start: _Fit | None = None, iterations: int = ITERATIONS
+    centres: FloatArray, counts: FloatArray, start: _Fit | None = None, iterations: int = ITERATIONS
 ) -> _Fit:
     """Expectation-maximisation for all groups at once.
 
@@ -177,7 +176,7 @@ def _fit(
     return upper, low, high, first, second
 
 
-def _responsibility(fit: _Fit, centres: np.ndarray) -> np.ndarray:
+def _responsibility(fit: _Fit, centres: FloatArray) -> FloatArray:
     """The probability of the upper component in each bin."""
     upper, low, high, first, second = (part[:, None] for part in fit)
     with np.errstate(divide="ignore"):
@@ -186,7 +185,7 @@ def _responsibility(fit: _Fit, centres: np.ndarray) -> np.ndarray:
     return 1.0 / (1.0 + np.exp(np.clip(below - above, -500.0, 500.0)))
 
 
-def _posterior(fit: _Fit, centres: np.ndarray) -> np.ndarray:
+def _posterior(fit: _Fit, centres: FloatArray) -> FloatArray:
     """The same, rising with the loss: a wide component must not claim the lowest losses."""
     share = _responsibility(fit, centres)
     share = np.where(centres <= fit[1][:, None], 0.0, share)

@@ -10,6 +10,8 @@ import numpy as np
 from keras import ops
 
 from keras_swift import backends
+from keras_swift._types import ArrayTree, FloatArray, IntArray, Tensor
+from keras_swift.backends.base import Values
 from keras_swift.scoring.compiled import accepts_training, build, compiled_losses
 from keras_swift.scoring.gradient_norm import pre_activation_gradient
 from keras_swift.scoring.label_outputs import (
@@ -39,7 +41,7 @@ def is_one_class(model: keras.Model) -> bool:
     return found[0].kind == CATEGORICAL or entries == 1
 
 
-def classes_of(y: Any) -> np.ndarray | None:
+def classes_of(y: ArrayTree) -> IntArray | None:
     """The class of each example, an int array; `None` where targets are not one class each."""
     if keras.tree.is_nested(y):
         return None
@@ -68,7 +70,7 @@ class LabelScorer:
             class probabilities: then there are losses alone.
     """
 
-    def __init__(self, model: keras.Model, x: Any, y: Any) -> None:
+    def __init__(self, model: keras.Model, x: ArrayTree, y: ArrayTree) -> None:
         check_model(model)
         losses = build(model, x, y)
         self._model = model
@@ -77,7 +79,9 @@ class LabelScorer:
         self._training_argument = accepts_training(model)
         self._compiled = backends.active().compile_scoring(self._quantities, model)
 
-    def __call__(self, x: Any, y: Any, sample_weight: Any = None) -> dict[str, np.ndarray]:
+    def __call__(
+        self, x: ArrayTree, y: ArrayTree, sample_weight: ArrayTree = None
+    ) -> dict[str, FloatArray]:
         """Scores a batch.
 
         Args:
@@ -95,7 +99,9 @@ class LabelScorer:
         # Inside `fit`, JAX keeps the values elsewhere than in the model.
         return self._compiled(backends.active().capture_values(self._model), *inputs)
 
-    def _quantities(self, values: Any, x: Any, y: Any, sample_weight: Any = None) -> dict[str, Any]:
+    def _quantities(
+        self, values: Values, x: ArrayTree, y: ArrayTree, sample_weight: ArrayTree = None
+    ) -> dict[str, Tensor]:
         arguments = {"training": False} if self._training_argument else {}
         y_pred, _ = self._model.stateless_call(*values, x, **arguments)
         paths = [output.path for output in self._outputs]
@@ -131,7 +137,8 @@ class LabelScorer:
         return results
 
 
-def combined(scores: dict[str, np.ndarray], name: str, weights: Sequence[float]) -> np.ndarray:
+def combined(scores: dict[str, FloatArray], name: str, weights: Sequence[float]) -> FloatArray:
     """A quantity of `LabelScorer`, as the mean over the outputs, weighted by their losses."""
     share = np.asarray(weights, np.float64) / np.sum(weights)
-    return np.asarray(scores[name], np.float64) @ share
+    found: FloatArray = np.asarray(scores[name], np.float64) @ share
+    return found

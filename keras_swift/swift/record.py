@@ -7,11 +7,12 @@ little of wrong labels, because it has learned them by heart; how it got there s
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Protocol
 
 import keras
 import numpy as np
 
+from keras_swift._types import FloatArray, IntArray, Logs
 from keras_swift.data.arrays import ArraySource
 from keras_swift.swift.outputs import LabelScorer, combined
 
@@ -35,22 +36,22 @@ class TrainingRecord(Protocol):
     """
 
     @property
-    def loss(self) -> np.ndarray: ...
+    def loss(self) -> FloatArray: ...
 
     @property
-    def margin(self) -> np.ndarray: ...
+    def margin(self) -> FloatArray: ...
 
     @property
-    def mean_loss(self) -> np.ndarray: ...
+    def mean_loss(self) -> FloatArray: ...
 
     @property
-    def mean_margin(self) -> np.ndarray: ...
+    def mean_margin(self) -> FloatArray: ...
 
     @property
-    def share_wrong(self) -> np.ndarray: ...
+    def share_wrong(self) -> FloatArray: ...
 
     @property
-    def mean_probability(self) -> np.ndarray: ...
+    def mean_probability(self) -> FloatArray: ...
 
 
 class ExampleRecord:
@@ -67,7 +68,7 @@ class ExampleRecord:
         self._sums = {name: np.zeros(size) for name in ("loss", "margin", "wrong", "probability")}
 
     def add(
-        self, indices: np.ndarray, loss: np.ndarray, margin: np.ndarray, probability: np.ndarray
+        self, indices: IntArray, loss: FloatArray, margin: FloatArray, probability: FloatArray
     ) -> None:
         """Adds one look at some examples, each at most once.
 
@@ -85,22 +86,22 @@ class ExampleRecord:
         self._sums["wrong"][indices] += np.where(np.isnan(margin), np.nan, margin < 0)
 
     @property
-    def mean_loss(self) -> np.ndarray:
+    def mean_loss(self) -> FloatArray:
         return self._mean("loss")
 
     @property
-    def mean_margin(self) -> np.ndarray:
+    def mean_margin(self) -> FloatArray:
         return self._mean("margin")
 
     @property
-    def share_wrong(self) -> np.ndarray:
+    def share_wrong(self) -> FloatArray:
         return self._mean("wrong")
 
     @property
-    def mean_probability(self) -> np.ndarray:
+    def mean_probability(self) -> FloatArray:
         return self._mean("probability")
 
-    def _mean(self, name: str) -> np.ndarray:
+    def _mean(self, name: str) -> FloatArray:
         with np.errstate(invalid="ignore", divide="ignore"):
             return self._sums[name] / self._seen
 
@@ -130,7 +131,7 @@ class RecordingCallback(keras.callbacks.Callback):
         self._scorer = scorer
         self._batch_size = min(source.size, LARGER_BATCH * batch_size)
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if epoch % self._every == 0:
             self.look()
 
@@ -180,19 +181,19 @@ _NAMES = ("loss", "margin", "mean_loss", "mean_margin", "share_wrong", "mean_pro
 class FinishedRecord:
     """A `TrainingRecord` that is complete: plain float64 arrays, shape `(n,)`."""
 
-    loss: np.ndarray
-    margin: np.ndarray
-    mean_loss: np.ndarray
-    mean_margin: np.ndarray
-    share_wrong: np.ndarray
-    mean_probability: np.ndarray
+    loss: FloatArray
+    margin: FloatArray
+    mean_loss: FloatArray
+    mean_margin: FloatArray
+    share_wrong: FloatArray
+    mean_probability: FloatArray
 
     @classmethod
     def of(cls, record: TrainingRecord) -> FinishedRecord:
         """The arrays of any record, copied."""
         return cls(**{name: np.array(getattr(record, name), np.float64) for name in _NAMES})
 
-    def columns(self) -> dict[str, np.ndarray]:
+    def columns(self) -> dict[str, FloatArray]:
         """The arrays by name."""
         return {name: getattr(self, name) for name in _NAMES}
 

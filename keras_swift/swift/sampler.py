@@ -10,20 +10,26 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import scipy.stats
+
+from keras_swift._types import FloatArray
 
 FORMAT = "keras_swift.SwiftSampler"
 VERSION = 1
+Transform: TypeAlias = Literal["cgf", "cdf"]
 TRANSFORMS = ("cgf", "cdf")
 DEFAULT_FEATURES = ("loss", "renormed_entropy")
 # The feature that weighs the cumulative gradient function, whether or not it is also searched on.
-GRADIENT_NORM = "gradient_norm"
+GRADIENT_NORM: Final = "gradient_norm"
+# Features by name, or side by side, shape `(n, features)`.
+Columns: TypeAlias = Mapping[str, npt.ArrayLike] | npt.ArrayLike
 
 
-def cumulative_rank(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def cumulative_rank(values: FloatArray, weights: FloatArray | None = None) -> FloatArray:
     """Share of the total weight that lies at or below each value.
 
     Computes `sum(weights[values <= v]) / sum(weights)` for each `v`. Equal
@@ -134,11 +140,11 @@ class SwiftSampler:
 
     def __init__(
         self,
-        knots: Any,
-        values: Any,
-        coefficients: Any,
+        knots: npt.ArrayLike,
+        values: npt.ArrayLike,
+        coefficients: npt.ArrayLike,
         features: Sequence[str] = DEFAULT_FEATURES,
-        transform: str = "cgf",
+        transform: Transform = "cgf",
     ) -> None:
         self.knots = _numbers("knots", knots, 0.0, 1.0)
         self.values = _numbers("values", values, 0.0, 1.0)
@@ -171,7 +177,7 @@ class SwiftSampler:
         cls,
         features: Sequence[str] = DEFAULT_FEATURES,
         segments: int = 4,
-        transform: str = "cgf",
+        transform: Transform = "cgf",
     ) -> SwiftSampler:
         """The sampler that draws every example alike.
 
@@ -188,7 +194,7 @@ class SwiftSampler:
 
     @classmethod
     def from_parameters(
-        cls, parameters: Any, layout: Layout, transform: str = "cgf"
+        cls, parameters: npt.ArrayLike, layout: Layout, transform: Transform = "cgf"
     ) -> SwiftSampler:
         """The sampler of such numbers as `parameters` gives, in their `Layout`."""
         numbers = np.asarray(parameters, np.float64)
@@ -211,7 +217,7 @@ class SwiftSampler:
         return Layout(self.features, self.segments)
 
     @property
-    def parameters(self) -> np.ndarray:
+    def parameters(self) -> FloatArray:
         """Knots, values and coefficients in one float64 array: ten numbers by default."""
         layout = self.layout
         numbers = np.empty(layout.size)
@@ -225,7 +231,7 @@ class SwiftSampler:
         """Whether every example is drawn alike, whatever its features."""
         return bool(np.all(self.values == self.values[0]))
 
-    def piecewise_linear(self, transformed: Any) -> np.ndarray:
+    def piecewise_linear(self, transformed: FloatArray) -> FloatArray:
         """`H` at points of `[0, 1]`: the unnormalised probability.
 
         Args:
@@ -237,7 +243,9 @@ class SwiftSampler:
         knots = np.concatenate([[0.0], self.knots, [1.0]])
         return np.asarray(np.interp(transformed, knots, self.values))
 
-    def transformed(self, features: Any, gradient_norm: Any = None) -> np.ndarray:
+    def transformed(
+        self, features: Columns, gradient_norm: npt.ArrayLike | None = None
+    ) -> FloatArray:
         """`T(G)` of each example: where on the axis of `H` it lies.
 
         Args:
@@ -255,7 +263,9 @@ class SwiftSampler:
         # Sums that are equal but for the order of rounding are ties.
         return cumulative_rank(np.round(aggregate, 12), weights)
 
-    def probabilities(self, features: Any, gradient_norm: Any = None) -> np.ndarray:
+    def probabilities(
+        self, features: Columns, gradient_norm: npt.ArrayLike | None = None
+    ) -> FloatArray:
         """The sampling probability of each example.
 
         Args:
@@ -362,7 +372,7 @@ class SwiftSampler:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        def short(numbers: np.ndarray) -> list[float]:
+        def short(numbers: FloatArray) -> list[float]:
             return [round(float(number), 3) for number in numbers]
 
         return (
@@ -372,8 +382,8 @@ class SwiftSampler:
         )
 
     def _columns(
-        self, features: Any, gradient_norm: Any
-    ) -> tuple[list[np.ndarray], np.ndarray | None]:
+        self, features: Columns, gradient_norm: npt.ArrayLike | None
+    ) -> tuple[list[FloatArray], FloatArray | None]:
         """The features in the sampler's order, and the weights of the transform."""
         if isinstance(features, Mapping):
             missing = [name for name in self.features if name not in features]
@@ -382,7 +392,9 @@ class SwiftSampler:
                     f"`features` must have the entries {list(self.features)}, which this sampler "
                     f"was made for. Received: {sorted(features)}; missing: {missing}"
                 )
-            columns = [np.asarray(features[name], np.float64) for name in self.features]
+            columns: list[FloatArray] = [
+                np.asarray(features[name], np.float64) for name in self.features
+            ]
             if gradient_norm is None:
                 gradient_norm = features.get(GRADIENT_NORM)
         else:
@@ -393,7 +405,7 @@ class SwiftSampler:
                     f"each of {list(self.features)}. Received: shape {matrix.shape}"
                 )
             columns = list(matrix.T)
-        weights = None
+        weights: FloatArray | None = None
         if self.transform == "cgf":
             if gradient_norm is None:
                 raise ValueError(
@@ -415,7 +427,7 @@ class SwiftSampler:
         return columns, weights
 
 
-def _check_features(columns: Mapping[str, np.ndarray]) -> None:
+def _check_features(columns: Mapping[str, FloatArray]) -> None:
     """Raises unless all are one-dimensional, of one length, not empty, and finite."""
     shapes = {name: column.shape for name, column in columns.items()}
     if len(set(shapes.values())) != 1 or any(len(shape) != 1 for shape in shapes.values()):
@@ -431,7 +443,7 @@ def _check_features(columns: Mapping[str, np.ndarray]) -> None:
             )
 
 
-def _numbers(name: str, numbers: Any, low: float, high: float) -> np.ndarray:
+def _numbers(name: str, numbers: npt.ArrayLike, low: float, high: float) -> FloatArray:
     """A read-only float64 vector whose entries lie in `[low, high]`."""
     try:
         array = np.array(numbers, np.float64)

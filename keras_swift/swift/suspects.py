@@ -6,12 +6,14 @@ This file decides what a training needs to tell wrong labels, and how they are s
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any, Literal
 
 import keras
 import numpy as np
 
 from keras_swift._plotting import import_figure, save
+from keras_swift._types import Array, ArrayTree, FloatArray, IntArray
 from keras_swift.data import arrays
 from keras_swift.fitting.model_state import Unchanged
 from keras_swift.scoring.compiled import build
@@ -21,6 +23,9 @@ from keras_swift.swift.outputs import classes_of, is_one_class, label_outputs
 from keras_swift.swift.record import FinishedRecord, recording
 from keras_swift.swift.search.search import check_arrays
 from keras_swift.validation import check_model, check_positive_integer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Examples in the figure, and numbers shown of a row that is no image.
 SHOWN, COLUMNS = 24, 12
@@ -46,19 +51,19 @@ class Suspects:
             `compute_features(..., record=...)`.
     """
 
-    indices: np.ndarray
-    scores: np.ndarray
-    probability: np.ndarray
-    labels: np.ndarray | None
-    instead: np.ndarray | None
+    indices: IntArray
+    scores: FloatArray
+    probability: FloatArray
+    labels: IntArray | None
+    instead: IntArray | None
     wrong_share: WrongShare
     record: FinishedRecord
-    _x: Any = dataclasses.field(repr=False, compare=False)
+    _x: ArrayTree = dataclasses.field(repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def plot(self, file: Any = None, count: int = SHOWN) -> Any:
+    def plot(self, file: str | os.PathLike[str] | None = None, count: int = SHOWN) -> Figure:
         """Draws the most suspicious examples, each with its label and what the model would say.
 
         Images (of one channel, three or four) are drawn as such, other rows as
@@ -131,7 +136,7 @@ def find_suspects(
     batch_size: int = 32,
     sample_weight: Any = None,
     seed: int | None = None,
-    verbose: Any = "auto",
+    verbose: int | Literal["auto"] = "auto",
 ) -> Suspects:
     """Finds the examples whose label is probably wrong, by one training.
 
@@ -206,10 +211,10 @@ def find_suspects(
 def _instead(
     model: keras.Model,
     source: arrays.ArraySource,
-    indices: np.ndarray,
-    classes: np.ndarray | None,
+    indices: IntArray,
+    classes: IntArray | None,
     batch_size: int,
-) -> np.ndarray | None:
+) -> IntArray | None:
     """The most probable class but for the label: the label itself may be known by heart."""
     if classes is None:
         return None
@@ -227,12 +232,13 @@ def _instead(
     return np.concatenate(found) if found else np.empty(0, np.int64)
 
 
-def _first(x: Any) -> Any:
+def _first(x: ArrayTree) -> Array:
     """The first array of the inputs."""
-    return keras.tree.flatten(x)[0]
+    array: Array = keras.tree.flatten(x)[0]
+    return array
 
 
-def _is_image(rows: np.ndarray) -> bool:
+def _is_image(rows: Array) -> bool:
     if rows.ndim == 4:
         return rows.shape[-1] in (1, 3, 4)
     # Grey images without an axis for it; sequences of vectors look the same.

@@ -6,21 +6,32 @@ This file decides what has to be known of the data and the sampler before traini
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import keras
 import numpy as np
 
 from keras_swift import backends
+from keras_swift._types import FloatArray
 from keras_swift.data import arrays
 from keras_swift.data.reader import StreamSupply
 from keras_swift.data.streams import check_stream_arguments, is_stream
 from keras_swift.fitting.callbacks import with_callbacks
 from keras_swift.fitting.resume import resuming
 from keras_swift.swift.datasets import DrawnDataset, EpochCallback, PresampledDataset
-from keras_swift.swift.features import RECORDED_NAMES, compute_features, named_features
+from keras_swift.swift.features import (
+    RECORDED_NAMES,
+    Feature,
+    Features,
+    compute_features,
+    named_features,
+)
 from keras_swift.swift.sampler import GRADIENT_NORM, SwiftSampler
 from keras_swift.validation import check_model, check_positive_integer
+
+if TYPE_CHECKING:
+    from keras_swift.swift.search.result import SearchResult
 
 
 class SwiftTraining:
@@ -74,25 +85,26 @@ class SwiftTraining:
     def __init__(
         self,
         model: keras.Model,
-        sampler: Any,
+        sampler: SwiftSampler | SearchResult,
         reference: keras.Model | None = None,
-        features: Any = None,
+        features: Features | None = None,
         seed: int | None = None,
     ) -> None:
         check_model(model)
         if reference is not None:
             check_model(reference)
-        self._result = None
-        if not isinstance(sampler, SwiftSampler):
-            self._result = sampler
-            sampler = getattr(sampler, "sampler", None)
-        if not isinstance(sampler, SwiftSampler):
+        self._result: SearchResult | None = None
+        found: Any = sampler
+        if not isinstance(found, SwiftSampler):
+            self._result = found
+            found = getattr(found, "sampler", None)
+        if not isinstance(found, SwiftSampler):
             raise TypeError(
                 "`sampler` must be a `SwiftSampler` or the result of `keras_swift.search`. "
                 f"Received: {type(self._result).__name__}"
             )
         self.model = model
-        self.sampler = sampler
+        self.sampler = found
         self.reference = reference
         self.features = features
         self._generator = np.random.default_rng(seed)
@@ -103,18 +115,18 @@ class SwiftTraining:
         y: Any = None,
         batch_size: int | None = None,
         epochs: int = 1,
-        verbose: Any = "auto",
+        verbose: int | Literal["auto"] = "auto",
         callbacks: Any = None,
         validation_split: float = 0.0,
         validation_data: Any = None,
-        shuffle: Any = True,
-        class_weight: Any = None,
+        shuffle: bool | Literal["batch"] = True,
+        class_weight: dict[int, float] | None = None,
         sample_weight: Any = None,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
-        validation_freq: Any = 1,
+        validation_freq: int | Sequence[int] = 1,
     ) -> keras.callbacks.History:
         """Trains the model, as `keras.Model.fit` does.
 
@@ -143,7 +155,9 @@ class SwiftTraining:
             seed = int(np.random.default_rng([seed, process]).integers(2**63))
         if is_stream(x):
             check_stream_arguments(x, y, sample_weight, batch_size, validation_split)
-            dataset: Any = self._stream_dataset(x, class_weight, shuffle, steps_per_epoch, seed)
+            dataset: PresampledDataset | DrawnDataset = self._stream_dataset(
+                x, class_weight, shuffle, steps_per_epoch, seed
+            )
         else:
             validation_batch_size = validation_batch_size or batch_size
             source, validation_data, batch_size = arrays.from_fit(
@@ -190,7 +204,7 @@ class SwiftTraining:
         finally:
             dataset.close()
 
-    def _wanted(self) -> dict[str, Any]:
+    def _wanted(self) -> dict[str, Feature]:
         """What has to be computed for the sampler: its features by name, and its weights."""
         given = {} if self.features is None else named_features(self.features)
         wanted = {name: given.get(name, name) for name in self.sampler.features}
@@ -199,8 +213,8 @@ class SwiftTraining:
         return named_or_explained(wanted)
 
     def _probabilities(
-        self, source: arrays.ArraySource, batch_size: int, verbose: Any
-    ) -> np.ndarray:
+        self, source: arrays.ArraySource, batch_size: int, verbose: int | Literal["auto"]
+    ) -> FloatArray:
         """The sampling probability of each example of the source."""
         if self._result is not None and self.reference is None and self.features is None:
             columns = self._result.features
@@ -238,7 +252,12 @@ class SwiftTraining:
         return self.sampler.probabilities(columns)
 
     def _stream_dataset(
-        self, x: Any, class_weight: Any, shuffle: Any, steps_per_epoch: int | None, seed: int
+        self,
+        x: Any,
+        class_weight: dict[int, float] | None,
+        shuffle: bool | Literal["batch"],
+        steps_per_epoch: int | None,
+        seed: int,
     ) -> PresampledDataset:
         """The dataset over a stream, with a reference model to score it."""
         if self.reference is None or self.reference is self.model:
@@ -261,7 +280,7 @@ class SwiftTraining:
         return PresampledDataset(supply, self.sampler, self.reference, wanted, seed)
 
 
-def named_or_explained(wanted: dict[str, Any]) -> dict[str, Any]:
+def named_or_explained(wanted: Mapping[str, Any]) -> dict[str, Feature]:
     """`wanted`, or an error for names that nothing is known about."""
     try:
         return named_features(wanted)
@@ -272,7 +291,7 @@ def named_or_explained(wanted: dict[str, Any]) -> dict[str, Any]:
         ) from error
 
 
-def _refuse_recorded(wanted: dict[str, Any]) -> None:
+def _refuse_recorded(wanted: Mapping[str, Feature]) -> None:
     """Raises for features that no trained model can tell without a record of its training."""
     recorded = [f for f in wanted.values() if isinstance(f, str) and f in RECORDED_NAMES]
     if recorded:

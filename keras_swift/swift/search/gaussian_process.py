@@ -9,6 +9,8 @@ import numpy as np
 import scipy.linalg
 import scipy.spatial.distance
 
+from keras_swift._types import FloatArray
+
 # Hellinger distances lie in [0, 1.42].
 LENGTH_SCALES = (0.1, 0.16, 0.25, 0.4, 0.63, 1.0)
 # Share of the objective's variance that is noise: a validation metric always has some.
@@ -29,7 +31,7 @@ class GaussianProcess:
         values: float array, shape `(n,)`, finite.
     """
 
-    def __init__(self, points: np.ndarray, values: np.ndarray) -> None:
+    def __init__(self, points: FloatArray, values: FloatArray) -> None:
         self._points = points
         count = len(values)
         distances = scipy.spatial.distance.cdist(points, points)
@@ -53,7 +55,7 @@ class GaussianProcess:
         weights = np.exp(np.array(likelihoods) - max(likelihoods))
         self._weights = weights / weights.sum()
 
-    def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def predict(self, points: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation of the objective, without its noise.
 
         Args:
@@ -81,7 +83,7 @@ class GaussianProcess:
         return mean, np.sqrt(np.maximum(square - mean**2, 0.0))
 
 
-def matern(scaled: np.ndarray) -> np.ndarray:
+def matern(scaled: FloatArray) -> FloatArray:
     """The Matern 5/2 correlation at distances in units of the length scale."""
     root = np.sqrt(5.0) * scaled
     return np.asarray((1.0 + root + root**2 / 3.0) * np.exp(-root))

@@ -7,15 +7,20 @@ exact the difference of two trials is.
 from __future__ import annotations
 
 import types
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
+from keras_swift._types import Array, ArrayTree, FloatArray
 from keras_swift.data.arrays import ArraySource
 from keras_swift.data.streams import is_stream
 from keras_swift.swift.outputs import LabelScorer, classes_of, is_one_class, label_outputs
 from keras_swift.swift.record import LARGER_BATCH
+
+if TYPE_CHECKING:
+    import keras_tuner
 
 # A data set given as `validation_data` is read once and held in memory, up to so many bytes.
 HELD_BYTES = 2 * 2**30
@@ -27,7 +32,7 @@ LABEL_PROBABILITY = "label_probability"
 LABEL_ACCURACY = "label_accuracy"
 
 
-def held(validation_data: Any) -> tuple[Any, ...]:
+def held(validation_data: Any) -> tuple[ArrayTree, ...]:
     """`validation_data` as a tuple of arrays `(x, y)` or `(x, y, sample_weight)`.
 
     Args:
@@ -82,7 +87,7 @@ def held(validation_data: Any) -> tuple[Any, ...]:
     return tuple(keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *batches))
 
 
-def _batches(data: Any) -> Any:
+def _batches(data: Any) -> Iterable[Any]:
     """The batches of a data set, once from its beginning to its end."""
     if isinstance(data, keras.utils.PyDataset):
         endless = data.num_batches is None
@@ -97,10 +102,11 @@ def _batches(data: Any) -> Any:
         )
     if isinstance(data, keras.utils.PyDataset):
         return (data[index] for index in range(data.num_batches or 0))
-    return iter(data)
+    batches: Iterable[Any] = iter(data)
+    return batches
 
 
-def _as_numpy(leaf: Any) -> np.ndarray:
+def _as_numpy(leaf: Any) -> Array:
     # A PyTorch tensor may need gradients, or lie on a device.
     return np.asarray(leaf.detach().cpu() if hasattr(leaf, "detach") else leaf)
 
@@ -114,7 +120,9 @@ class Judge:
         batch_size: int.
     """
 
-    def __init__(self, model: keras.Model, validation_data: tuple[Any, ...], batch_size: int):
+    def __init__(
+        self, model: keras.Model, validation_data: tuple[ArrayTree, ...], batch_size: int
+    ) -> None:
         self.data = validation_data
         self._model = model
         self._batch_size = batch_size
@@ -144,7 +152,7 @@ class Judge:
         )
         return {name: float(value) for name, value in found.items()}
 
-    def judge(self, objective: Any) -> tuple[dict[str, float], np.ndarray | None]:
+    def judge(self, objective: keras_tuner.Objective) -> tuple[dict[str, float], FloatArray | None]:
         """The logs, and what each validation example says of the objective.
 
         Args:
@@ -170,7 +178,7 @@ class Judge:
             return logs, values[name]
         return logs, self._block_values(objective, values)
 
-    def _values(self) -> dict[str, np.ndarray]:
+    def _values(self) -> dict[str, FloatArray]:
         """Values of single examples by the name of the metric whose mean they are."""
         size = self._source.size
         batch_size = min(size, LARGER_BATCH * self._batch_size)
@@ -193,7 +201,9 @@ class Judge:
             values[LABEL_ACCURACY] = (scores["right"] * weight) @ share
         return values
 
-    def _block_values(self, objective: Any, values: dict[str, np.ndarray]) -> np.ndarray:
+    def _block_values(
+        self, objective: keras_tuner.Objective, values: dict[str, FloatArray]
+    ) -> FloatArray:
         """The objective on parts of the validation data, every tenth example each."""
         found = []
         for block in range(min(BLOCKS, self._source.size)):
@@ -214,7 +224,7 @@ class Judge:
         return np.array(found, np.float64)
 
 
-def difference_noise(first: np.ndarray | None, second: np.ndarray | None) -> float:
+def difference_noise(first: FloatArray | None, second: FloatArray | None) -> float:
     """The standard error of the difference of two objectives, judged on the same examples.
 
     Args:
@@ -233,7 +243,10 @@ def difference_noise(first: np.ndarray | None, second: np.ndarray | None) -> flo
     return float(np.std(first - second, ddof=1) / np.sqrt(len(first)))
 
 
-def find_objective(judge: Judge, objective: Any) -> Any:
+def find_objective(
+    judge: Judge,
+    objective: str | keras_tuner.Objective | Sequence[str | keras_tuner.Objective] | None,
+) -> keras_tuner.Objective:
     """The objective as KerasTuner's, checked against what the model reports."""
     import keras_tuner
 
@@ -266,7 +279,7 @@ def find_objective(judge: Judge, objective: Any) -> Any:
     return parsed
 
 
-def check_classes(model: keras.Model, y: Any, validation_y: Any) -> None:
+def check_classes(model: keras.Model, y: ArrayTree, validation_y: ArrayTree) -> None:
     """Raises if a classifier's training data have classes that the validation data lack."""
     if not is_one_class(model):
         return

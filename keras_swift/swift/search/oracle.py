@@ -11,12 +11,13 @@ import glob
 import json
 import os
 import random
-from typing import Any
+from typing import Any, Literal
 
 import keras_tuner
 import numpy as np
 import scipy.stats.qmc
 
+from keras_swift._types import FloatArray
 from keras_swift.swift.sampler import SwiftSampler
 from keras_swift.swift.search.gaussian_process import GaussianProcess
 from keras_swift.swift.search.space import SamplerSpace
@@ -54,10 +55,10 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
     def __init__(
         self,
         space: SamplerSpace,
-        objective: Any = None,
+        objective: keras_tuner.Objective | None = None,
         max_trials: int = 40,
         *,
-        method: str = "bayesian",
+        method: Literal["bayesian", "random"] = "bayesian",
         num_initial_points: int | None = None,
         beta: float = 1.5,
         seed: int = 0,
@@ -100,7 +101,7 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
             values = self.space.to_values(sampler)
         return {"status": keras_tuner.engine.trial.TrialStatus.RUNNING, "values": values}
 
-    def _suggest(self, number: int) -> np.ndarray:
+    def _suggest(self, number: int) -> FloatArray:
         """A point of the cube for trial `number`, from 1."""
         generator = np.random.default_rng([self._swift_seed, number])
         dimensions = self.space.dimensions
@@ -114,15 +115,17 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
             shift = np.random.default_rng([self._swift_seed, 0]).uniform(size=dimensions)
             sequence = scipy.stats.qmc.Sobol(dimensions, scramble=False)
             sequence.fast_forward(number)
-            return (sequence.random(1)[0] + shift) % 1.0
+            point: FloatArray = (sequence.random(1)[0] + shift) % 1.0
+            return point
         points, losses = self._observations()
         if len(points) < 2:
             return generator.uniform(size=dimensions)
         process = GaussianProcess(self.space.embed(points), losses)
 
-        def bound(candidates: np.ndarray) -> np.ndarray:
+        def bound(candidates: FloatArray) -> FloatArray:
             mean, deviation = process.predict(self.space.embed(candidates))
-            return mean - self.beta * deviation
+            bounds: FloatArray = mean - self.beta * deviation
+            return bounds
 
         # The embedding has kinks and flat stretches where gradients mislead, and costs little:
         # many candidates at once are both faster and better than restarts of L-BFGS.
@@ -130,7 +133,8 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         values = bound(candidates)
         best = np.argsort(losses, kind="stable")[:4]
         centres = np.concatenate([candidates[np.argsort(values, kind="stable")[:4]], points[best]])
-        chosen, lowest = candidates[values.argmin()], values.min()
+        chosen: FloatArray = candidates[values.argmin()]
+        lowest = values.min()
         for round_ in range(LOCAL_ROUNDS):
             width = 0.2 * 0.5**round_
             nearby = centres[generator.integers(len(centres), size=LOCAL_CANDIDATES)]
@@ -142,7 +146,7 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
             centres = np.concatenate([nearby[np.argsort(values, kind="stable")[:7]], chosen[None]])
         return chosen
 
-    def _observations(self) -> tuple[np.ndarray, np.ndarray]:
+    def _observations(self) -> tuple[FloatArray, FloatArray]:
         """Points tried and their objectives, as losses, in the order of the trials."""
         sign = -1.0 if self.objective.direction == "max" else 1.0
         trials = sorted(self.trials.values(), key=lambda trial: int(trial.trial_id))

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_swift._plotting import import_figure, save
+from keras_swift._types import FloatArray, IntArray
 from keras_swift.swift.sampler import cumulative_rank
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-def plot_search(result: Any, file: Any = None) -> Any:
+    from keras_swift.swift.search.result import SearchResult
+
+
+def plot_search(result: SearchResult, file: str | os.PathLike[str] | None = None) -> Figure:
     """Draws what a search found, in three panels.
 
     Left, how often each example is drawn, over the ranks of the sampler's
@@ -38,7 +46,7 @@ def plot_search(result: Any, file: Any = None) -> Any:
     return save(figure, file)
 
 
-def _plot_draws(figure: Any, axes: Any, result: Any) -> None:
+def _plot_draws(figure: Figure, axes: Axes, result: SearchResult) -> None:
     sampler = result.sampler
     relative = result.probabilities * len(result.probabilities)
     ranks = [100 * cumulative_rank(result.features[name]) for name in sampler.features[:2]]
@@ -63,7 +71,7 @@ def _plot_draws(figure: Any, axes: Any, result: Any) -> None:
     axes.set_title("How often each example is drawn")
 
 
-def _plot_function(axes: Any, result: Any) -> None:
+def _plot_function(axes: Axes, result: SearchResult) -> None:
     sampler = result.sampler
     grid = np.unique(np.concatenate([np.linspace(0, 1, 201), sampler.knots]))
     knots = np.concatenate([[0.0], sampler.knots, [1.0]])
@@ -88,7 +96,7 @@ def _plot_function(axes: Any, result: Any) -> None:
     axes.set_title("The sampler's function")
 
 
-def _plot_progress(axes: Any, result: Any) -> None:
+def _plot_progress(axes: Axes, result: SearchResult) -> None:
     numbers = np.array([trial.number for trial in result.trials])
     objectives = np.array([trial.objective for trial in result.trials])
     finite = np.isfinite(objectives)
@@ -113,12 +121,14 @@ def _plot_progress(axes: Any, result: Any) -> None:
         _leave_out_the_worst(axes, numbers[finite], objectives[finite], result)
     axes.set_xlabel("trial")
     axes.set_ylabel(result.objective.replace("_", " "))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.legend(loc="best", fontsize="small")
     axes.set_title("The search")
 
 
-def _leave_out_the_worst(axes: Any, numbers: Any, objectives: Any, result: Any) -> None:
+def _leave_out_the_worst(
+    axes: Axes, numbers: IntArray, objectives: FloatArray, result: SearchResult
+) -> None:
     """Cuts the axis where a few bad trials would flatten the rest, and marks them at the edge."""
     up = result.direction == "max"
     again = [t.objective for t in result.confirmed if np.isfinite(t.objective)]

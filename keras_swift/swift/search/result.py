@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
 import numpy as np
 
+from keras_swift._types import Array, FloatArray, IntArray
 from keras_swift.swift.mixture import Doubts, WrongShare, find_doubts
 from keras_swift.swift.record import FinishedRecord
 from keras_swift.swift.sampler import SwiftSampler
@@ -22,6 +24,11 @@ from keras_swift.swift.search.held_out import (
     difference_noise,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Direction: TypeAlias = Literal["max", "min"]
+Status: TypeAlias = Literal["COMPLETED", "FAILED", "RUNNING"]
 # A sampler is clearly better from so many standard errors of the difference on.
 CLEARLY = 2.0
 # Share of the way from uniform's probability of the label to 1, from which a model that gets no
@@ -49,12 +56,12 @@ class SearchTrial:
     sampler: SwiftSampler
     objective: float
     seconds: float
-    status: str = "COMPLETED"
+    status: Status = "COMPLETED"
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
-    values: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
+    values: FloatArray | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
-    def parameters(self) -> np.ndarray:
+    def parameters(self) -> FloatArray:
         """The sampler's numbers: knots, values, coefficients; ten by default."""
         return self.sampler.parameters
 
@@ -86,14 +93,14 @@ class SearchResult:
         note: str, what else `search` decided, such as other features.
     """
 
-    features: dict[str, np.ndarray]
+    features: dict[str, FloatArray]
     trials: tuple[SearchTrial, ...]
     confirmed: tuple[SearchTrial, ...]
     objective: str
-    direction: str
+    direction: Direction
     record: FinishedRecord
-    classes: np.ndarray | None
-    pretrained_weights: list[np.ndarray]
+    classes: IntArray | None
+    pretrained_weights: list[Array]
     pretrain_epochs: int
     finetune_epochs: int
     pretrain_seconds: float
@@ -180,7 +187,7 @@ class SearchResult:
         return _signed(trial, self.direction) - _signed(uniform, self.direction)
 
     @property
-    def probabilities(self) -> np.ndarray:
+    def probabilities(self) -> FloatArray:
         """The best sampler's probability of each training example, shape `(n,)`."""
         return self.sampler.probabilities(self.features)
 
@@ -202,7 +209,7 @@ class SearchResult:
             "to record": self.record_epochs,
         }
 
-    def loss_deciles(self) -> np.ndarray:
+    def loss_deciles(self) -> FloatArray:
         """The share of the draws that falls into each tenth of the examples by mean loss.
 
         Returns:
@@ -217,7 +224,7 @@ class SearchResult:
         return find_doubts(self.record, self.classes)
 
     @property
-    def suspicion(self) -> np.ndarray:
+    def suspicion(self) -> FloatArray:
         """How strongly each label is doubted, float64, shape `(n,)`: only the order matters."""
         return self._doubts.scores
 
@@ -226,7 +233,19 @@ class SearchResult:
         """The estimated share of wrong labels: `estimate`, `low`, `high`."""
         return self._doubts.share
 
-    def suspects(self, count: int | None = None, return_scores: bool = False) -> Any:
+    @overload
+    def suspects(
+        self, count: int | None = None, return_scores: Literal[False] = False
+    ) -> IntArray: ...
+
+    @overload
+    def suspects(
+        self, count: int | None = None, *, return_scores: Literal[True]
+    ) -> tuple[IntArray, FloatArray]: ...
+
+    def suspects(
+        self, count: int | None = None, return_scores: bool = False
+    ) -> IntArray | tuple[IntArray, FloatArray]:
         """The examples most likely mislabelled.
 
         Args:
@@ -244,7 +263,7 @@ class SearchResult:
         indices = order[self._doubts.suspect[order]] if count is None else order[:count]
         return (indices, self.suspicion[indices]) if return_scores else indices
 
-    def plot(self, file: Any = None) -> Any:
+    def plot(self, file: str | os.PathLike[str] | None = None) -> Figure:
         """Draws what was found: see `keras_swift.swift.search.plot.plot_search`.
 
         Args:
@@ -324,13 +343,16 @@ class SearchResult:
         return f"{self.price:.1f} uniform trainings of {self.pretrain_epochs} epochs ({parts})"
 
 
-def _signed(trial: SearchTrial, direction: str) -> float:
+def _signed(trial: SearchTrial, direction: Direction) -> float:
     """The objective, higher is better."""
     return trial.objective if direction == "max" else -trial.objective
 
 
 def candidates(
-    trials: Sequence[SearchTrial], direction: str, features: dict[str, np.ndarray], count: int
+    trials: Sequence[SearchTrial],
+    direction: Direction,
+    features: Mapping[str, FloatArray],
+    count: int,
 ) -> list[SearchTrial]:
     """The best trials other than uniform, best first.
 

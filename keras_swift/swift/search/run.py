@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import glob
 import io
 import json
@@ -15,25 +16,31 @@ import math
 import os
 import shutil
 import time
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
 
 import keras
 import numpy as np
 
+from keras_swift._types import FloatArray
 from keras_swift.data import arrays
 from keras_swift.fitting.model_state import read_variables, write_variables
 from keras_swift.fitting.weight_average import WeightAverage
 from keras_swift.swift.datasets import DrawnDataset
-from keras_swift.swift.features import compute_features
+from keras_swift.swift.features import Feature, compute_features
 from keras_swift.swift.outputs import classes_of, is_one_class
 from keras_swift.swift.record import FinishedRecord, recording
-from keras_swift.swift.sampler import GRADIENT_NORM, SwiftSampler
+from keras_swift.swift.sampler import GRADIENT_NORM, SwiftSampler, Transform
 from keras_swift.swift.search import fingerprint
 from keras_swift.swift.search.held_out import Judge
 from keras_swift.swift.search.result import SearchResult, SearchTrial, candidates
 from keras_swift.swift.search.space import SamplerSpace
 from keras_swift.swift.search.start import Start, read_start, write_start
 
+if TYPE_CHECKING:
+    import keras_tuner
+
+Method: TypeAlias = Literal["bayesian", "random"]
 START = "start.npz"
 # What each validation example said of a trial, and of a training from scratch.
 VALUES = "values_{number}.npy"
@@ -47,21 +54,21 @@ class SearchRun:
     model: keras.Model
     source: arrays.ArraySource
     judge: Judge
-    named: dict[str, Any]
+    named: dict[str, Feature]
     max_trials: int
     finetune_epochs: int
     pretrain_epochs: int
     batch_size: int
     segments: int
-    transform: str
-    objective: Any
+    transform: Transform
+    objective: keras_tuner.Objective
     confirm: int
-    method: str
+    method: Method
     note: str
     directory: str
     project_name: str
     seed: int | None
-    verbose: Any
+    verbose: int | Literal["auto"]
 
     def result(self, overwrite: bool) -> SearchResult:
         """Runs what is left of the search and reads what came of it."""
@@ -150,12 +157,12 @@ class SearchRun:
                     start.seed + 1,
                     averaged=1.0,
                 )
-                content = {
+                content: dict[str, Any] = {
                     "logs": np.array(json.dumps(logs)),
                     "values": np.empty(0) if values is None else values,
                     "seconds": np.array(time.perf_counter() - begin),
                 }
-                self._write(name, lambda file, content=content: np.savez(file, **content))
+                self._write(name, functools.partial(np.savez, **content))
             if os.path.exists(path):
                 with np.load(path) as loaded:
                     logs = json.loads(str(loaded["logs"]))
@@ -173,7 +180,7 @@ class SearchRun:
         number: int,
         sampler: SwiftSampler,
         logs: dict[str, float],
-        values: np.ndarray,
+        values: FloatArray,
         seconds: float,
     ) -> SearchTrial:
         value = float(self.objective.get_value(logs))
@@ -187,7 +194,7 @@ class SearchRun:
             values=values if len(values) else None,
         )
 
-    def _write(self, name: str, write: Any) -> None:
+    def _write(self, name: str, write: Callable[[BinaryIO], None]) -> None:
         """Writes a file of the search, whole or not at all."""
         path = os.path.join(self._folder, name)
         temporary = f"{path}.{os.getpid()}.part"
@@ -201,14 +208,14 @@ class SearchRun:
 
     def _train(
         self,
-        probability: np.ndarray,
+        probability: FloatArray,
         epochs: int,
         seed: int,
         *,
         averaged: float,
-        callbacks: Any = (),
-        verbose: Any = 0,
-    ) -> tuple[dict[str, float], np.ndarray | None]:
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        verbose: int | Literal["auto"] = 0,
+    ) -> tuple[dict[str, float], FloatArray | None]:
         """Trains under a probability and judges the mean weights of the last `averaged` epochs.
 
         Returns:
@@ -295,7 +302,7 @@ class SearchRun:
             self.model, self.source, self.batch_size, self.pretrain_epochs
         )
         logs: dict[str, float] = {}
-        judged: np.ndarray | None = None
+        judged: FloatArray | None = None
         if self.pretrain_epochs:
             uniform = np.full(self.source.size, 1.0 / self.source.size)
             # Not the trials' seed: they would begin with the draws the pretraining ended with.
@@ -369,7 +376,7 @@ class SearchRun:
         done = [trial for trial in self._trials(space) if trial.status in ("COMPLETED", "FAILED")]
         return len(done) >= self.max_trials
 
-    def _reporter(self) -> Any:
+    def _reporter(self) -> Callable[[int, float], None]:
         """A function that moves a progress bar on with each trial."""
         if not self.verbose:
             return lambda number, value: None

@@ -5,9 +5,11 @@ This file decides what a search takes and checks it; `search_run.py` runs it.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import keras
 import numpy as np
@@ -16,13 +18,16 @@ from keras_swift.data import arrays
 from keras_swift.data.streams import is_stream
 from keras_swift.fitting.model_state import Unchanged
 from keras_swift.scoring.compiled import build
-from keras_swift.swift.features import DEFAULTS, default_features, named_features
+from keras_swift.swift.features import DEFAULTS, Features, default_features, named_features
 from keras_swift.swift.record import record_cost
-from keras_swift.swift.sampler import TRANSFORMS
+from keras_swift.swift.sampler import TRANSFORMS, Transform
 from keras_swift.swift.search.held_out import Judge, check_classes, find_objective, held
 from keras_swift.swift.search.result import SearchResult
-from keras_swift.swift.search.run import SearchRun, is_distributed
+from keras_swift.swift.search.run import Method, SearchRun, is_distributed
 from keras_swift.validation import check_model, check_positive_integer
+
+if TYPE_CHECKING:
+    import keras_tuner
 
 METHODS = ("bayesian", "random")
 
@@ -39,17 +44,17 @@ def search(
     finetune_epochs: int = 2,
     pretrain_epochs: int = 30,
     batch_size: int = 32,
-    features: Any = None,
+    features: Features | None = None,
     segments: int = 4,
-    transform: str = "cgf",
-    objective: Any = None,
+    transform: Transform = "cgf",
+    objective: str | keras_tuner.Objective | Sequence[str | keras_tuner.Objective] | None = None,
     confirm: int = 2,
-    method: str = "bayesian",
-    directory: Any = None,
+    method: Method = "bayesian",
+    directory: str | os.PathLike[str] | None = None,
     project_name: str = "swift_search",
     overwrite: bool = False,
     seed: int | None = None,
-    verbose: Any = "auto",
+    verbose: int | Literal["auto"] = "auto",
 ) -> SearchResult:
     """Searches the sampler under which a model does best on validation data.
 

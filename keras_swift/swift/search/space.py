@@ -8,13 +8,20 @@ numbers).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import scipy.stats.qmc
 
+from keras_swift._types import FloatArray
 from keras_swift.swift.features import doubtful_end
-from keras_swift.swift.sampler import DEFAULT_FEATURES, Layout, SwiftSampler, cumulative_rank
+from keras_swift.swift.sampler import (
+    DEFAULT_FEATURES,
+    Layout,
+    SwiftSampler,
+    Transform,
+    cumulative_rank,
+)
 
 # Examples on which two samplers are compared. Their distance then has a standard error of a few
 # percent, and 4,000 candidates take a tenth of a second.
@@ -50,8 +57,8 @@ class SamplerSpace:
         self,
         features: Sequence[str] = DEFAULT_FEATURES,
         segments: int = 4,
-        transform: str = "cgf",
-        columns: Mapping[str, np.ndarray] | None = None,
+        transform: Transform = "cgf",
+        columns: Mapping[str, FloatArray] | None = None,
         seed: int = 0,
     ) -> None:
         self.features = tuple(features)
@@ -130,7 +137,7 @@ class SamplerSpace:
             self.transform,
         )
 
-    def to_sampler(self, point: Any) -> SwiftSampler:
+    def to_sampler(self, point: npt.ArrayLike) -> SwiftSampler:
         """The sampler at a point of the unit cube."""
         numbers = self._numbers(np.asarray(point, np.float64)[None])[0]
         return self.from_values(dict(zip(self.names, numbers.tolist(), strict=True)))
@@ -144,7 +151,7 @@ class SamplerSpace:
         """The sampler's numbers by name, the inverse of `from_values`."""
         return dict(zip(self.names, sampler.parameters.tolist(), strict=True))
 
-    def to_point(self, sampler: SwiftSampler) -> np.ndarray:
+    def to_point(self, sampler: SwiftSampler) -> FloatArray:
         """The point of the unit cube at which a sampler lies."""
         point = np.empty(self.dimensions)
         previous = 0.0
@@ -157,7 +164,7 @@ class SamplerSpace:
         point[self._layout.coefficients] = (sampler.coefficients + 1.0) / 2.0
         return np.clip(point, 0.0, 1.0)
 
-    def embed(self, points: Any) -> np.ndarray:
+    def embed(self, points: npt.ArrayLike) -> FloatArray:
         """What the samplers at these points draw, as coordinates.
 
         The distance between two rows is the Hellinger distance between the
@@ -190,9 +197,10 @@ class SamplerSpace:
         total = height.sum(axis=1, keepdims=True)
         # `H` of zero everywhere means uniform, as in `SwiftSampler.probabilities`.
         height = np.where(total > 1e-9, height, 1.0)
-        return np.sqrt(height / height.sum(axis=1, keepdims=True))
+        embedded: FloatArray = np.sqrt(height / height.sum(axis=1, keepdims=True))
+        return embedded
 
-    def _numbers(self, points: np.ndarray) -> np.ndarray:
+    def _numbers(self, points: FloatArray) -> FloatArray:
         """Knots, values and coefficients at points of the cube, shape `(k, dimensions)`."""
         numbers = np.clip(points, 0.0, 1.0)
         knots = numbers[:, self._layout.knots]
@@ -208,6 +216,6 @@ class SamplerSpace:
         return numbers
 
 
-def _usable(weights: np.ndarray | None, count: int) -> np.ndarray:
+def _usable(weights: FloatArray | None, count: int) -> FloatArray:
     """Weights of the cumulative function; weights that are all zero count each example once."""
     return np.ones(count) if weights is None or not np.any(weights > 0) else weights

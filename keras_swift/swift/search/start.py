@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_swift._types import Array, FloatArray
+
 
 @dataclasses.dataclass(frozen=True)
 class Start:
@@ -33,13 +35,13 @@ class Start:
     """
 
     seed: int
-    values: list[np.ndarray]
-    initial: list[np.ndarray]
-    features: dict[str, np.ndarray]
-    record: dict[str, np.ndarray]
-    pretrained_weights: list[np.ndarray]
+    values: list[Array]
+    initial: list[Array]
+    features: dict[str, FloatArray]
+    record: dict[str, FloatArray]
+    pretrained_weights: list[Array]
     logs: dict[str, float]
-    judged: np.ndarray
+    judged: FloatArray
     record_cost: float
     seconds: float
 
