@@ -1,10 +1,22 @@
 """What of Keras has no public name, or may be missing: touched here alone."""
 
+from __future__ import annotations
+
 import contextlib
 import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from keras_swift._types import ArrayTree, Path, Tensor
+
+if TYPE_CHECKING:
+    import keras
+
+# A training step of JAX, `(state, data) -> (logs, state)`.
+JaxStep = Callable[[Any, Any], tuple[dict[str, Tensor], Any]]
 
 
-def check_backend():
+def check_backend() -> None:
     """Raises, with the cure, where Keras finds no backend to run on."""
     try:
         import keras  # noqa: F401
@@ -33,7 +45,7 @@ _OF_BUILT_METRICS = ("_flat_metrics",)
 _OF_OPTIMIZER = ("_get_current_learning_rate", "_learning_rate")
 
 
-def check_release(model):
+def check_release(model: keras.Model) -> None:
     """Raises, with the cure, if this Keras lacks what keras_swift relies on.
 
     Args:
@@ -46,7 +58,7 @@ def check_release(model):
 
     optimizer = innermost(getattr(model, "optimizer", None))
     metrics = getattr(model, "_compile_metrics", None)
-    missing = []
+    missing: list[str] = []
     for owner, names in (
         (model, _OF_MODEL),
         (getattr(model, "_compile_loss", None), _OF_LOSS),
@@ -60,14 +72,14 @@ def check_release(model):
         raise _other_release(missing)
 
 
-def innermost(optimizer):
+def innermost(optimizer: Any) -> Any:
     """The optimizer that makes the step: loss scaling wraps it."""
     while hasattr(optimizer, "inner_optimizer"):
         optimizer = optimizer.inner_optimizer
     return optimizer
 
 
-def _other_release(missing):
+def _other_release(missing: list[str]) -> ImportError:
     import keras
 
     return ImportError(
@@ -76,22 +88,24 @@ def _other_release(missing):
     )
 
 
-def flatten_layers(model):
+def flatten_layers(model: keras.Model) -> list[keras.Layer]:
     """All layers of a model, those inside of others included."""
-    return model._flatten_layers()
+    layers: list[keras.Layer] = model._flatten_layers()
+    return layers
 
 
-def compile_loss(model):
+def compile_loss(model: keras.Model) -> Any:
     """The container of the compiled losses, or `None`."""
     return model._compile_loss
 
 
-def flat_losses(container):
+def flat_losses(container: Any) -> list[tuple[Path, keras.losses.Loss, float | None, str]] | None:
     """The losses in a built container, `(path, loss, weight, name)` for each."""
-    return container._flat_losses
+    losses: list[tuple[Path, keras.losses.Loss, float | None, str]] | None = container._flat_losses
+    return losses
 
 
-def as_compared(container, y, y_pred):
+def as_compared(container: Any, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayTree, ArrayTree]:
     """Targets and outputs in the structures in which a container of losses compares them.
 
     Keras' own matching, asked by a copy that notes what it gets. Leaves may be anything.
@@ -103,13 +117,13 @@ def as_compared(container, y, y_pred):
     Raises:
         Exception: whatever Keras raises for structures that do not match.
     """
-    noted = []
+    noted: list[ArrayTree] = []
 
-    def note(y_true, y_pred, sample_weight=None):
+    def note(y_true: ArrayTree, y_pred: ArrayTree, sample_weight: ArrayTree = None) -> float:
         noted.extend((y_true, y_pred))
         return 0.0
 
-    def note_and_end(y_true, y_pred):
+    def note_and_end(y_true: ArrayTree, y_pred: ArrayTree) -> None:
         note(y_true, y_pred)
         raise _Noted
 
@@ -128,7 +142,7 @@ class _Noted(Exception):
     """Ends a call of a container that is not built."""
 
 
-def built_losses(model, y, y_pred):
+def built_losses(model: keras.Model, y: ArrayTree, y_pred: ArrayTree) -> Any:
     """The container of a model's compiled losses, built; `None` if it was compiled without.
 
     A model that overrides `compute_loss` may never build its own. Then it is another one of the
@@ -148,18 +162,19 @@ def built_losses(model, y, y_pred):
     return container
 
 
-def compile_metrics(model):
+def compile_metrics(model: keras.Model) -> Any:
     """The container of the compiled metrics, or `None`."""
     return model._compile_metrics
 
 
-def plain_metrics(container):
+def plain_metrics(container: Any) -> list[Any]:
     """The lists of plain metrics in a built container, one for each output; `None` for none."""
-    return container._flat_metrics
+    metrics: list[Any] = container._flat_metrics
+    return metrics
 
 
 @contextlib.contextmanager
-def without_plain_metrics(container):
+def without_plain_metrics(container: Any) -> Iterator[None]:
     """A context in which the container updates its weighted metrics alone."""
     plain = container._flat_metrics
     container._flat_metrics = [None] * len(plain)
@@ -169,12 +184,13 @@ def without_plain_metrics(container):
         container._flat_metrics = plain
 
 
-def flatten_targets(container, y):
+def flatten_targets(container: Any, y: ArrayTree) -> list[Tensor]:
     """Targets or outputs in the order of the container's metrics."""
-    return container._flatten_y(y)
+    leaves: list[Tensor] = container._flatten_y(y)
+    return leaves
 
 
-def own_methods(model):
+def own_methods(model: keras.Model) -> list[str]:
     """The names of the methods of the training step that are not Keras' own.
 
     Returns:
@@ -191,12 +207,14 @@ def own_methods(model):
     return found
 
 
-def loss_of(model, x, y, y_pred, sample_weight):
+def loss_of(
+    model: keras.Model, x: ArrayTree, y: ArrayTree, y_pred: ArrayTree, sample_weight: ArrayTree
+) -> Tensor:
     """The loss that the model trains on, as its step computes it."""
     return model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
 
 
-def metrics_of_keras(model):
+def metrics_of_keras(model: keras.Model) -> list[keras.Metric | None]:
     """The metrics that Keras makes and updates: of the loss, and those compiled."""
     found = [getattr(model, "_loss_tracker", None)]
     for container in (model._compile_metrics, model._compile_loss):
@@ -204,13 +222,13 @@ def metrics_of_keras(model):
     return found
 
 
-def symbolic_build(model, x, y):
+def symbolic_build(model: keras.Model, x: ArrayTree, y: ArrayTree) -> None:
     """Builds model, losses, metrics and optimizer without computing anything."""
     model._symbolic_build(data_batch=(x, y, None))
 
 
 @contextlib.contextmanager
-def already_built(model):
+def already_built(model: keras.Model) -> Iterator[None]:
     """A context in which `fit` does not build the model once more.
 
     A model that never uses its compiled loss counts as unbuilt, and Keras would hand its
@@ -223,38 +241,40 @@ def already_built(model):
         del model._symbolic_build
 
 
-def history_of(tensor):
+def history_of(tensor: keras.KerasTensor) -> tuple[Any, int, int]:
     """What made a symbolic tensor: `(layer, node index, tensor index)`."""
-    return tensor._keras_history
+    history: tuple[Any, int, int] = tensor._keras_history
+    return history
 
 
-def number_of_calls(layer):
+def number_of_calls(layer: keras.Layer) -> int:
     """int, how often a layer has been called symbolically."""
     return len(layer._inbound_nodes)
 
 
-def loss_settings(loss):
+def loss_settings(loss: keras.losses.Loss) -> dict[str, Any]:
     """The keyword arguments that a loss made of a function passes to it, a dict."""
-    return loss._fn_kwargs
+    settings: dict[str, Any] = loss._fn_kwargs
+    return settings
 
 
-def value_or_none(variable):
+def value_or_none(variable: keras.Variable) -> Tensor | None:
     """A variable's value; `None` if Keras has emptied it for a compiled step (JAX)."""
     return variable._value
 
 
-def jax_state(model):
+def jax_state(model: keras.Model) -> dict[str, list[Tensor]] | None:
     """The trainer's state while the variables are not in sync with it (JAX), else `None`."""
     synced = getattr(model, "_jax_state_synced", True)
     return None if synced else getattr(model, "_jax_state", None)
 
 
-def is_jax_synced(model):
+def is_jax_synced(model: keras.Model) -> bool:
     """bool, whether the variables hold the state (JAX)."""
     return getattr(model, "_jax_state_synced", True)
 
 
-def mask_of(tensor):
+def mask_of(tensor: Tensor) -> Tensor | None:
     """The mask Keras attached to a tensor, or `None`.
 
     On JAX a tensor cannot carry attributes and Keras keeps masks in a table of
@@ -268,7 +288,7 @@ def mask_of(tensor):
 
 
 @contextlib.contextmanager
-def wrapping_train_step(model, wrap):
+def wrapping_train_step(model: keras.Model, wrap: Callable[[JaxStep], JaxStep]) -> Iterator[None]:
     """A context in which the train function that Keras makes calls `wrap(step)` for its step.
 
     For JAX, where the function is a Python loop around a jitted step. Leaves no trace in the model.
@@ -279,10 +299,10 @@ def wrapping_train_step(model, wrap):
     """
     make_train_function, make_function = model.make_train_function, model._make_function
 
-    def wrapped(step_function, *arguments, **named):
+    def wrapped(step_function: JaxStep, *arguments: Any, **named: Any) -> Any:
         return make_function(wrap(step_function), *arguments, **named)
 
-    def make(force=False):
+    def make(force: bool = False) -> Any:
         model._make_function = wrapped
         try:
             return make_train_function(force)
@@ -296,18 +316,18 @@ def wrapping_train_step(model, wrap):
         del model.make_train_function
 
 
-def resumed_epoch(model):
+def resumed_epoch(model: keras.Model) -> int | None:
     """The epoch that `BackupAndRestore` lets this `fit` begin with, or `None`."""
     return getattr(model, "_initial_epoch", None)
 
 
-def seed_variables(model):
+def seed_variables(model: keras.Model) -> list[keras.Variable]:
     """The random states of a model's layers: variables that are neither weights nor metrics'."""
     known = {id(variable) for variable in (*model.weights, *model.metrics_variables)}
     return [variable for variable in model.non_trainable_variables if id(variable) not in known]
 
 
-def rate_and_iterations(optimizer):
+def rate_and_iterations(optimizer: Any) -> tuple[Any, keras.Variable]:
     """An optimizer's rate and the count of its steps, a variable.
 
     The rate is a variable, a schedule of that count or a function of nothing.
@@ -317,7 +337,7 @@ def rate_and_iterations(optimizer):
 
 
 @contextlib.contextmanager
-def scaled_rate(optimizer, scale):
+def scaled_rate(optimizer: Any, scale: Tensor | float) -> Iterator[None]:
     """A context in which an optimizer's steps are those of `scale` times its learning rate.
 
     The rate itself is left alone, so there is nothing that callbacks could

@@ -1,7 +1,15 @@
 """Importing matplotlib when a figure is drawn, and saving one."""
 
+from __future__ import annotations
 
-def import_figure():
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def import_figure() -> type[Figure]:
     """`matplotlib.figure.Figure`, which draws without a window and without global state."""
     try:
         from matplotlib.figure import Figure
@@ -12,7 +20,7 @@ def import_figure():
     return Figure
 
 
-def save(figure, file):
+def save(figure: Figure, file: str | os.PathLike[str] | None) -> Figure:
     """Writes the figure where a file is given; returns it."""
     if file is not None:
         figure.savefig(file, dpi=120)

@@ -1,12 +1,18 @@
 """Checks of arguments, all made before any data move."""
 
+from __future__ import annotations
+
 import contextlib
 import math
+import traceback
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import keras
 import numpy as np
 
 from keras_swift._keras import check_release, flatten_layers
+from keras_swift._types import ArrayTree
 
 SCORES = ("gradient_norm", "loss", "full_gradient_norm")
 # The presample ratio where the paper's gate is asked for by its threshold alone.
@@ -14,7 +20,7 @@ PRESAMPLE = 3.0
 SCORING_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-def check_model(model, any_batches=True):
+def check_model(model: Any, any_batches: bool = True) -> None:
     """Raises unless `model` is a compiled Keras model.
 
     Args:
@@ -37,7 +43,7 @@ def check_model(model, any_batches=True):
         raise ValueError(reason)
 
 
-def why_own_batches(model):
+def why_own_batches(model: keras.Model) -> str | None:
     """Why a model cannot be trained on other batches than it is given, or `None`."""
     stateful = [layer.name for layer in flatten_layers(model) if getattr(layer, "stateful", 0)]
     if stateful:
@@ -60,14 +66,18 @@ def why_own_batches(model):
     return None
 
 
-def chosen_presample(presample, tau_threshold):
+def chosen_presample(
+    presample: float | Literal["auto"] | None, tau_threshold: float | None
+) -> float | Literal["auto"]:
     """What `presample=None` stands for: `"auto"`, or the paper's ratio with its threshold."""
     if presample is not None:
         return presample
     return "auto" if tau_threshold is None else PRESAMPLE
 
 
-def check_settings(presample, tau_threshold, score, floor, cost_ratio=None):
+def check_settings(
+    presample: Any, tau_threshold: Any, score: Any, floor: Any, cost_ratio: Any = None
+) -> None:
     """Raises for settings outside their ranges."""
     presample = chosen_presample(presample, tau_threshold)
     if isinstance(presample, str) and presample == "auto":
@@ -110,17 +120,17 @@ def check_settings(presample, tau_threshold, score, floor, cost_ratio=None):
     check_score(score)
 
 
-def check_positive_integer(name, value):
+def check_positive_integer(name: str, value: Any) -> None:
     """Raises unless `value` is a whole number above 0."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}.")
 
 
-def _is_number(value):
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
-def check_score(score):
+def check_score(score: Any) -> None:
     """Raises unless `score` is a known name or a callable."""
     if not callable(score) and score not in SCORES:
         raise ValueError(
@@ -130,7 +140,7 @@ def check_score(score):
 
 
 @contextlib.contextmanager
-def explained(x, y):
+def explained(x: ArrayTree, y: ArrayTree) -> Iterator[None]:
     """Names the data where a model, loss or score of the user's cannot take them.
 
     Frameworks say which of their operations failed, not which argument did.
@@ -150,29 +160,27 @@ def explained(x, y):
         ) from error
 
 
-def _raised_here(error):
-    trace = error.__traceback__
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    ours = trace.tb_frame.f_globals.get("__name__", "").startswith("keras_swift.")
+def _raised_here(error: Exception) -> bool:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    ours = frame.f_globals.get("__name__", "").startswith("keras_swift.")
     # Keras names what is wrong with `loss` itself.
     keras_names = "`loss` argument" in str(error) or "in loss dict" in str(error)
     # Not one that Python raised on a line of ours.
     return keras_names or (ours and "Received:" in str(error))
 
 
-def _out_of_memory(error):
+def _out_of_memory(error: Exception) -> bool:
     named = type(error).__name__ in ("ResourceExhaustedError", "OutOfMemoryError")
     return named or isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
-def _shapes(structure):
+def _shapes(structure: ArrayTree) -> Any:
     return keras.tree.map_structure(
         lambda leaf: None if leaf is None else ("n", *leaf.shape[1:]), structure
     )
 
 
-def check_score_inputs(score_inputs):
+def check_score_inputs(score_inputs: Any) -> None:
     """Raises unless `score_inputs` is a function, or `None`."""
     if score_inputs is not None and not callable(score_inputs):
         raise TypeError(
@@ -181,7 +189,7 @@ def check_score_inputs(score_inputs):
         )
 
 
-def check_scoring_dtype(dtype):
+def check_scoring_dtype(dtype: Any) -> None:
     """Raises unless `dtype` is a type that scores can be computed in."""
     if dtype is not None and not (isinstance(dtype, str) and dtype in SCORING_DTYPES):
         raise ValueError(
@@ -191,7 +199,7 @@ def check_scoring_dtype(dtype):
         )
 
 
-def check_rate_scaling(scale_learning_rate, model):
+def check_rate_scaling(scale_learning_rate: Any, model: keras.Model) -> None:
     """Raises unless the model's learning rate can be scaled in this way."""
     if scale_learning_rate not in (False, True, None):
         raise ValueError(

@@ -4,13 +4,18 @@ The samplers ask a source for examples by index; they never see whether the
 data are one array or a dict of them.
 """
 
+from __future__ import annotations
+
 import math
 import operator
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 import scipy.sparse
 
+from keras_swift._types import Array, ArrayTree, IntArray, Tensor
 from keras_swift.data.leaves import (
     check_text,
     is_ragged,
@@ -21,6 +26,9 @@ from keras_swift.data.leaves import (
     rows_by_rows,
     there,
 )
+
+# `(x, y, sample_weight)` of some examples.
+Data: TypeAlias = tuple[ArrayTree, ArrayTree, ArrayTree]
 
 
 class ArraySource:
@@ -45,7 +53,7 @@ class ArraySource:
         ValueError: if there is no `y`, no example, or if lengths differ.
     """
 
-    def __init__(self, x, y, sample_weight=None):
+    def __init__(self, x: ArrayTree, y: ArrayTree, sample_weight: ArrayTree = None) -> None:
         self.x = keras.tree.map_structure(lambda leaf: _as_array(leaf, "x"), x)
         if y is None:
             raise ValueError(
@@ -59,10 +67,10 @@ class ArraySource:
                 lambda leaf: _as_array(leaf, "sample_weight"), sample_weight
             )
         self.size = self._common_length()
-        self._in_memory = None
+        self._in_memory: tuple[ArrayTree, ArrayTree] | None = None
 
     @property
-    def is_in_memory(self):
+    def is_in_memory(self) -> bool:
         """bool, whether looking at all targets costs no reading from a disk."""
         return not any(
             isinstance(leaf, RowsOnDisk) or _is_mapped(leaf)
@@ -70,8 +78,8 @@ class ArraySource:
             if leaf is not None
         )
 
-    def _common_length(self):
-        lengths = {
+    def _common_length(self) -> int:
+        lengths: dict[str, list[int]] = {
             # Sparse matrices have no `len`.
             name: [leaf.shape[0] for leaf in keras.tree.flatten(data) if leaf is not None]
             for name, data in (("x", self.x), ("y", self.y), ("sample_weight", self.sample_weight))
@@ -94,14 +102,14 @@ class ArraySource:
             raise ValueError("`x` must hold at least one example. Received: an empty array.")
         return lengths["x"][0]
 
-    def identity(self):
+    def identity(self) -> list[tuple[int, tuple[int, ...]]]:
         """What is equal if and, but for chance, only if the arrays are the same ones."""
         return [
             (leaf.ctypes.data if isinstance(leaf, np.ndarray) else id(leaf), leaf.shape)
             for leaf in there((self.x, self.y))
         ]
 
-    def arrays(self, most_bytes):
+    def arrays(self, most_bytes: int) -> tuple[ArrayTree, ArrayTree] | None:
         """The arrays of `x` and `y`, or `None` where they lie elsewhere or take more bytes.
 
         Returns:
@@ -114,7 +122,7 @@ class ArraySource:
             return None
         return (self.x, self.y) if sum(leaf.nbytes for leaf in leaves) <= most_bytes else None
 
-    def keep_on_device(self, most_bytes):
+    def keep_on_device(self, most_bytes: int) -> None:
         """Copies `x` and `y` to where the model computes, unless they lie elsewhere or are larger.
 
         From then on `take` gathers their rows there, and gives tensors.
@@ -125,13 +133,13 @@ class ArraySource:
             self._in_memory = arrays
             self.x, self.y = put_back(arrays, map(_on_device, there(arrays)))
 
-    def leave_device(self):
+    def leave_device(self) -> None:
         """Lets go of the copies, if there are any."""
         if self._in_memory is not None:
             self.x, self.y = self._in_memory
             self._in_memory = None
 
-    def take(self, indices, only_weights=False):
+    def take(self, indices: IntArray, only_weights: bool = False) -> Data:
         """The examples at `indices`.
 
         Args:
@@ -145,13 +153,14 @@ class ArraySource:
             `model.fit`; `sample_weight` is `None` where there is none.
         """
         x, y = (None, None) if only_weights else (self.x, self.y)
-        return select((x, y, self.sample_weight), indices)
+        x, y, sample_weight = select((x, y, self.sample_weight), indices)
+        return x, y, sample_weight
 
 
-def select(data, indices):
+def select(data: tuple[ArrayTree, ...], indices: IntArray) -> tuple[ArrayTree, ...]:
     """Rows of every array in a structure; `None` stays `None`."""
 
-    def rows(array):
+    def rows(array: Any) -> Any:
         if array is None:
             return None
         if keras.ops.is_tensor(array):
@@ -164,15 +173,15 @@ def select(data, indices):
     return tuple(None if part is None else keras.tree.map_structure(rows, part) for part in data)
 
 
-def _on_device(array):
+def _on_device(array: Array) -> Tensor:
     return keras.ops.convert_to_tensor(_standard(array))
 
 
-def _standard(array):
+def _standard(array: Array) -> Array:
     return array.astype(keras.config.floatx()) if array.dtype == np.float64 else array
 
 
-def _as_array(leaf, argument):
+def _as_array(leaf: Any, argument: str) -> Any:
     if leaf is None:
         return None
     package = type(leaf).__module__.partition(".")[0]
@@ -210,14 +219,14 @@ def _as_array(leaf, argument):
     return _by_rows(array)
 
 
-def _is_mapped(array):
+def _is_mapped(array: Any) -> bool:
     """Whether an array lies on a disk, or is a view of one that does."""
     while array is not None and not isinstance(array, np.memmap):
         array = getattr(array, "base", None)
     return array is not None
 
 
-def _by_rows(array):
+def _by_rows(array: Any) -> Any:
     """The array with each row in one piece; a copy where they are strewn over the memory.
 
     A data frame keeps its columns together, and `pixels[:, order]` comes so
@@ -238,20 +247,25 @@ class RowsOnDisk:
         start, stop: ints, the rows that count. Default to all.
     """
 
-    def __init__(self, data, start=0, stop=None):
+    def __init__(self, data: Any, start: int = 0, stop: int | None = None) -> None:
         self._data = data
         self._start = start
-        self.shape = ((data.shape[0] if stop is None else stop) - start, *data.shape[1:])
+        self.shape: tuple[int, ...] = (
+            (data.shape[0] if stop is None else stop) - start,
+            *data.shape[1:],
+        )
         self.dtype = data.dtype
         self.ndim = len(self.shape)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: slice | IntArray) -> Array:
+        read: Array
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
-            return self._data[self._start + start : self._start + stop : step]
+            read = self._data[self._start + start : self._start + stop : step]
+            return read
         # HDF5 reads in the order of the file, and each row once.
         found, inverse = np.unique(np.asarray(rows), return_inverse=True)
         first, last = (int(found[0]), int(found[-1])) if len(found) else (0, -1)
@@ -262,13 +276,15 @@ class RowsOnDisk:
             read = self._data[self._start + found]
         return read[inverse]
 
-    def part(self, rows):
+    def part(self, rows: slice) -> RowsOnDisk:
         """The rows of a slice, still on disk."""
         start, stop, _ = rows.indices(len(self))
         return RowsOnDisk(self._data, self._start + start, self._start + stop)
 
 
-def split(x, y, sample_weight, validation_split):
+def split(
+    x: ArrayTree, y: ArrayTree, sample_weight: ArrayTree, validation_split: float
+) -> tuple[Data, Data]:
     """Holds out the last share of the data, as `model.fit` does.
 
     Args:
@@ -295,8 +311,8 @@ def split(x, y, sample_weight, validation_split):
         )
     data = (source.x, source.y, source.sample_weight)
 
-    def cut(rows, take):
-        return tuple(
+    def cut(rows: slice, take: Callable[[Any, slice], Any]) -> Data:
+        x, y, sample_weight = (
             None
             if part is None
             else keras.tree.map_structure(
@@ -304,8 +320,9 @@ def split(x, y, sample_weight, validation_split):
             )
             for part in data
         )
+        return x, y, sample_weight
 
-    def lazily(leaf, rows):
+    def lazily(leaf: Any, rows: slice) -> Any:
         return leaf.part(rows) if isinstance(leaf, RowsOnDisk) else leaf[rows]
 
     # What is held out goes to Keras, which takes no rows of ours.
@@ -313,15 +330,15 @@ def split(x, y, sample_weight, validation_split):
 
 
 def from_fit(
-    x,
-    y,
-    sample_weight,
-    class_weight,
-    validation_split,
-    validation_data,
-    batch_size,
-    steps_per_epoch,
-):
+    x: ArrayTree,
+    y: ArrayTree,
+    sample_weight: ArrayTree,
+    class_weight: dict[int, float] | None,
+    validation_split: float,
+    validation_data: Any,
+    batch_size: int | None,
+    steps_per_epoch: int | None,
+) -> tuple[ArraySource, Any, int]:
     """What `fit` was given as arrays, its arguments resolved as `model.fit` does.
 
     Args:
@@ -346,7 +363,9 @@ def from_fit(
     return source, validation_data, batch_size
 
 
-def class_weights(y, class_weight, sample_weight=None):
+def class_weights(
+    y: ArrayTree, class_weight: dict[int, float] | None, sample_weight: ArrayTree = None
+) -> ArrayTree:
     """The weight of each example's class, shape `(n,)`, float32.
 
     Args:

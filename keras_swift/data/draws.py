@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from keras_swift._types import FloatArray, IntArray
 
-def systematic_draw(expected: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+
+def systematic_draw(expected: FloatArray, generator: np.random.Generator) -> IntArray:
     """Draws each example its expected number of times, rounded up or down at random.
 
     Points one apart are laid over the expected counts end to end, from a
@@ -41,7 +43,7 @@ def systematic_draw(expected: np.ndarray, generator: np.random.Generator) -> np.
     return generator.permutation(drawn)
 
 
-def inclusion_probability(probability: np.ndarray, count: int) -> np.ndarray:
+def inclusion_probability(probability: FloatArray, count: int) -> FloatArray:
     """Probability of keeping each of `n` examples when exactly `count` are kept, none twice.
 
     As near `count * probability` as numbers up to 1 can be: what is above 1

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 import numpy as np
 import scipy.sparse
+
+from keras_swift._types import Array, ArrayTree
 
 STRINGS = (str, bytes, np.str_, np.bytes_)
 
@@ -16,7 +19,7 @@ def is_text(array: Any) -> bool:
     return array.dtype.kind in "US" or array.dtype == object
 
 
-def check_text(name: str, array: np.ndarray) -> None:
+def check_text(name: str, array: Array) -> None:
     """Raises for Python objects that are not strings, and for strings that no layer can take."""
     if array.dtype == object and not all(isinstance(item, STRINGS) for item in array.flat):
         raise TypeError(
@@ -46,10 +49,11 @@ def is_ragged(leaf: Any) -> bool:
     return type(leaf).__name__ == "RaggedTensor" and "tensorflow" in type(leaf).__module__
 
 
-def dense(leaf: Any) -> np.ndarray:
+def dense(leaf: Any) -> Array:
     """The array of a sparse leaf."""
     if scipy.sparse.issparse(leaf):
-        return leaf.toarray()
+        array: Array = leaf.toarray()
+        return array
     if hasattr(leaf, "todense"):
         return np.asarray(leaf.todense())
     values = np.asarray(leaf.values)
@@ -73,9 +77,9 @@ def rows_by_rows(leaf: Any) -> Any:
     return scipy.sparse.csr_matrix((values, tuple(np.asarray(leaf.indices).T)), shape)
 
 
-def of_frame(frame: Any) -> np.ndarray:
+def of_frame(frame: Any) -> Array:
     """The numbers of a pandas object, as `model.fit` casts them."""
-    array = frame.to_numpy()
+    array: Array = frame.to_numpy()
     # Columns of several types, such as the bool ones of `get_dummies` beside floats.
     if array.dtype == object and not any(
         isinstance(item, STRINGS) for item in array.reshape(len(array), -1)[:1].flat
@@ -87,17 +91,17 @@ def of_frame(frame: Any) -> np.ndarray:
     return array
 
 
-def form(structure: Any) -> str:
+def form(structure: ArrayTree) -> str:
     """A structure's containers, and where it has a leaf or `None`; the same for the same."""
     return repr(keras.tree.map_structure(lambda leaf: None if leaf is None else 0, structure))
 
 
-def there(structure: Any) -> list:
+def there(structure: ArrayTree) -> list[Any]:
     """The leaves of a structure that are not `None`."""
     return [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
 
 
-def put_back(structure: Any, leaves: Any) -> Any:
+def put_back(structure: ArrayTree, leaves: Iterable[Any]) -> ArrayTree:
     """The structure with other leaves in place of those that are not `None`."""
     leaves = iter(leaves)
     return keras.tree.pack_sequence_as(

@@ -1,6 +1,15 @@
 """Random orders of the examples, one after the other."""
 
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
 import numpy as np
+
+from keras_swift._types import IntArray
+
+# The present order, the place in it and what the generator's own state is.
+PermutationState: TypeAlias = tuple[IntArray | None, int, Any]
 
 
 class Permutations:
@@ -9,60 +18,64 @@ class Permutations:
     With no generator the order is that of the data.
     """
 
-    def __init__(self, size, generator):
+    def __init__(self, size: int, generator: np.random.Generator | None) -> None:
         self._size = size
         self._generator = generator
-        self._order = None
+        self._order: IntArray | None = None
         self._next = 0
 
-    def take(self, count, across=True):
+    def take(self, count: int, across: bool = True) -> IntArray:
         """The next `count` indices; fewer at the end where not `across` orders."""
-        taken = []
+        taken: list[IntArray] = []
         while count > 0:
-            if self._order is None or self._next == self._size:
+            order = self._order
+            if order is None or self._next == self._size:
                 if taken and not across:
                     break
-                self._renew()
-            part = self._order[self._next : self._next + count]
+                order = self._renew()
+            part = order[self._next : self._next + count]
             self._next += len(part)
             count -= len(part)
             taken.append(part)
         return np.concatenate(taken)
 
-    def _renew(self):
+    def _renew(self) -> IntArray:
         self._next = 0
-        self._order = (
+        self._order = order = (
             np.arange(self._size)
             if self._generator is None
             else self._generator.permutation(self._size)
         )
+        return order
 
     @property
-    def left(self):
+    def left(self) -> int:
         """int, how many indices the present order has left, or the next if it has none."""
         ended = self._order is None or self._next == self._size
         return self._size if ended else self._size - self._next
 
-    def step_back(self, count):
+    def step_back(self, count: int) -> None:
         """Lets `take` give the last `count` indices again, which have to be of one order."""
         self._next -= count
 
-    def upcoming(self, count):
+    def upcoming(self, count: int) -> list[int]:
         """The indices that `take` gives next, up to `count` of what is settled already."""
-        if self._order is None or self._next == self._size:
-            self._renew()
-        return self._order[self._next : self._next + count].tolist()
+        order = self._order
+        if order is None or self._next == self._size:
+            order = self._renew()
+        indices: list[int] = order[self._next : self._next + count].tolist()
+        return indices
 
-    def restart(self, size=None):
+    def restart(self, size: int | None = None) -> None:
         """Lets the next `take` begin a new order, of another size if it has changed."""
         self._size = self._size if size is None else size
         self._order, self._next = None, 0
 
-    def state(self):
+    def state(self) -> PermutationState:
         state = None if self._generator is None else self._generator.bit_generator.state
         return self._order, self._next, state
 
-    def restore(self, state):
+    def restore(self, state: PermutationState) -> None:
         self._order, self._next, generator = state
         if self._generator is not None:
             self._generator.bit_generator.state = generator

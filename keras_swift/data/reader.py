@@ -16,10 +16,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_swift.data.arrays import ArraySource
+from keras_swift._types import ArrayTree, IntArray, State
+from keras_swift.data.arrays import ArraySource, Data
 from keras_swift.data.leaves import there
 from keras_swift.data.permutations import Permutations
-from keras_swift.data.streams import Stream
+from keras_swift.data.streams import Stream, StreamBatch
 
 # Batches that are drawn together where nothing speaks against it, and how large they may be: after
 # a training step Python's code has left the processor's caches, and drawing one batch costs several
@@ -48,8 +49,8 @@ class Examples:
         batches: float, how many batches they are worth: a presample of `r` batches is worth `r`.
     """
 
-    data: tuple
-    indices: np.ndarray | None
+    data: Data
+    indices: IntArray | None
     batches: float = 1.0
 
     def __len__(self) -> int:
@@ -94,7 +95,7 @@ class ArraySupply:
         self.source = source
         self.batch_size = min(batch_size, source.size)
         self.num_batches = math.ceil(source.size / self.batch_size)
-        size = sum(leaf.nbytes for leaf in there(self.first(self.batch_size)))
+        size: int = sum(leaf.nbytes for leaf in there(self.first(self.batch_size)))
         self._together = max(1, min(TOGETHER, TOGETHER_BYTES // max(1, size)))
         orders = [generator if shuffle else None for generator in generators]
         self._uniform = Permutations(source.size, orders[0])
@@ -122,15 +123,15 @@ class ArraySupply:
         """The largest presample ratio that the data have examples for."""
         return self.source.size / self.batch_size
 
-    def first(self, count: int) -> tuple:
+    def first(self, count: int) -> Data:
         """The first examples, over and over where there are fewer; changes nothing."""
         return self.source.take(np.arange(count) % self.source.size)
 
-    def targets(self) -> Any:
+    def targets(self) -> ArrayTree | None:
         """All targets, or `None` where they would have to be read from a disk."""
         return self.source.y if self.source.is_in_memory else None
 
-    def arrays(self) -> tuple[Any, Any] | None:
+    def arrays(self) -> tuple[ArrayTree, ArrayTree] | None:
         """`(x, y)` where they may be copied, else `None`."""
         return self.source.arrays(COPIED_BYTES)
 
@@ -151,7 +152,7 @@ class ArraySupply:
         """The number of examples."""
         return self.source.size
 
-    def identity(self) -> Any:
+    def identity(self) -> list[tuple[int, tuple[int, ...]]]:
         """What is equal if and, but for chance, only if the arrays are the same ones."""
         return self.source.identity()
 
@@ -170,11 +171,11 @@ class ArraySupply:
         """How many batches may be drawn before they are needed, for the memory they take."""
         return self._together
 
-    def examples(self, indices: np.ndarray, by_index: bool = False) -> Examples:
+    def examples(self, indices: IntArray, by_index: bool = False) -> Examples:
         """The examples at these indices; their weights alone `by_index`."""
         return self._take(indices, by_index)
 
-    def uniform_indices(self, count: int) -> np.ndarray:
+    def uniform_indices(self, count: int) -> IntArray:
         """The next `count` indices of the permutation, fewer at its end."""
         return self._uniform.take(count, across=False)
 
@@ -192,7 +193,7 @@ class ArraySupply:
         """Lets the last `count` uniform examples come again; no more than were drawn together."""
         self._uniform.step_back(count)
 
-    def _take(self, indices: np.ndarray, by_index: bool = False) -> Examples:
+    def _take(self, indices: IntArray, by_index: bool = False) -> Examples:
         return Examples(self.source.take(indices, only_weights=by_index), indices)
 
     def begin_epoch(self) -> None:
@@ -214,10 +215,10 @@ class ArraySupply:
         finally:
             self.restore(state)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         return {"uniform": self._uniform.state(), "presample": self._presample.state()}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: State) -> None:
         self._uniform.restore(state["uniform"])
         if self.fixed_size is not None and self._uniform.left % self.fixed_size:
             # The place was that of batches of another size.
@@ -257,7 +258,7 @@ class StreamSupply:
     def __init__(
         self,
         source: Any,
-        class_weight: Any,
+        class_weight: dict[int, float] | None,
         generators: list[np.random.Generator],
         shuffle: bool,
         steps_per_epoch: int | None,
@@ -305,10 +306,10 @@ class StreamSupply:
         """No limit: a stream is read on."""
         return math.inf
 
-    def first(self, count: int) -> tuple:
+    def first(self, count: int) -> Data:
         """Examples of the first batch, over and over where there are fewer; changes nothing."""
         indices = np.arange(count) % self.batch_size
-        return tuple(
+        x, y, sample_weight = (
             None
             if part is None
             else keras.tree.map_structure(
@@ -316,6 +317,7 @@ class StreamSupply:
             )
             for part in self._first
         )
+        return x, y, sample_weight
 
     def targets(self) -> None:
         """`None`: they come with the batches."""
@@ -389,10 +391,10 @@ class StreamSupply:
                 stack.enter_context(self._presample.unchanged())
             yield
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         return {"uniform": self._uniform.state(), "presample": self._presample.state()}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: State) -> None:
         self._uniform.restore(state["uniform"])
         self._presample.restore(state["presample"])
 
@@ -402,7 +404,7 @@ class StreamSupply:
         self._presample.close()
 
 
-def _held(source: Iterator) -> list:
+def _held(source: Iterator[Any]) -> list[Any]:
     """The batches of a generator up to its end, which `fit` would read in its one epoch."""
     batches, size = [], 0
     for batch in source:
@@ -425,6 +427,7 @@ def _concatenated(*rows: Any) -> Any:
     return np.concatenate(rows)
 
 
-def _padded(batch: tuple) -> tuple:
+def _padded(batch: StreamBatch) -> Data:
     """`(x, y, sample_weight)`, with `None` for weights that are not there."""
-    return (*batch, None)[:3]
+    x, y, sample_weight = (*batch, None)[:3]
+    return x, y, sample_weight

@@ -12,14 +12,18 @@ import concurrent.futures
 import contextlib
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 
+from keras_swift._types import Array, ArrayTree, IntArray
 from keras_swift.data.arrays import class_weights
 from keras_swift.data.leaves import check_text, dense, is_ragged, is_sparse, of_frame, there
 from keras_swift.data.permutations import Permutations
+
+# `(x, y)` or `(x, y, sample_weight)`.
+StreamBatch: TypeAlias = tuple[ArrayTree, ...]
 
 
 def is_stream(x: Any) -> bool:
@@ -81,18 +85,19 @@ class Stream:
     ) -> None:
         self._source = source
         self._class_weight = class_weight
-        self._iterator: Iterator | None = None
+        self._iterator: Iterator[Any] | None = None
         self._reader: _Reader | None = None
         if isinstance(source, keras.utils.PyDataset):
             self._reader = _Reader(source, generator)
-        self._again: collections.deque = collections.deque()
-        self._seen: list | None = None
+        self._again: collections.deque[tuple[Any, StreamBatch]] = collections.deque()
+        self._seen: list[tuple[Any, StreamBatch]] | None = None
 
     @property
     def length(self) -> int | None:
         """Number of batches in a pass, or `None` where it is not known or there is no end."""
         if isinstance(self._source, keras.utils.PyDataset):
-            return self._source.num_batches
+            batches: int | None = self._source.num_batches
+            return batches
         try:
             return len(self._source)
         except TypeError:
@@ -105,7 +110,7 @@ class Stream:
             return self._source.num_batches is None
         return isinstance(self._source, Iterator)
 
-    def next_batch(self) -> tuple:
+    def next_batch(self) -> StreamBatch:
         """The next `(x, y)` or `(x, y, sample_weight)`.
 
         Raises:
@@ -210,9 +215,8 @@ class Stream:
         except StopIteration:
             raise ValueError("`x` must hold at least one batch. Received: none.") from None
 
-    def _checked(self, batch: Any) -> tuple:
-        if isinstance(batch, list):
-            batch = tuple(batch)
+    def _checked(self, item: Any) -> StreamBatch:
+        batch: StreamBatch = tuple(item) if isinstance(item, list) else item
         if not isinstance(batch, tuple) or len(batch) not in (2, 3):
             found = f"{len(batch)} parts" if isinstance(batch, tuple) else type(batch).__name__
             raise ValueError(
@@ -246,7 +250,7 @@ class _Reader:
     ) -> None:
         self._dataset = dataset
         self._pool: concurrent.futures.Executor | None = None
-        self._futures: dict[int, concurrent.futures.Future] = {}
+        self._futures: dict[int, concurrent.futures.Future[Any]] = {}
         self.order: Any = (
             _Count()
             if dataset.num_batches is None
@@ -277,7 +281,7 @@ class _Reader:
             workers, initializer=_keep, initargs=(self._dataset,)
         )
 
-    def _submit(self, index: int) -> concurrent.futures.Future:
+    def _submit(self, index: int) -> concurrent.futures.Future[Any]:
         if self._dataset.use_multiprocessing:
             return self._pool.submit(_kept_item, index)  # type: ignore[union-attr]
         return self._pool.submit(self._dataset.__getitem__, index)  # type: ignore[union-attr]
@@ -305,7 +309,7 @@ class _Count:
     def __init__(self) -> None:
         self._next = 0
 
-    def take(self, count: int) -> np.ndarray:
+    def take(self, count: int) -> IntArray:
         self._next += count
         return np.arange(self._next - count, self._next)
 
@@ -332,7 +336,7 @@ def _kept_item(index: int) -> Any:
     return _dataset[index]
 
 
-def _as_numpy(leaf: Any) -> np.ndarray | None:
+def _as_numpy(leaf: Any) -> Array | None:
     if leaf is None:
         return None
     if is_sparse(leaf):
