@@ -134,7 +134,7 @@ class TensorFlowBackend(Backend):
         strategy = model.distribute_strategy
         several = strategy.num_replicas_in_sync > 1
         # `tf.data` takes a list for one tensor to be stacked.
-        example, *others = [keras.tree.lists_to_tuples(item) for item in dataset.peek(2)]
+        example, *others = [keras.tree.lists_to_tuples(item) for item in dataset.specimens(2)]
         # An array that is not there is `None` in every item.
         leaves = [tf.convert_to_tensor(leaf) for leaf in there(example)]
         # Axes that differ between two batches are of any length, as in Keras' own data sets.

@@ -6,7 +6,6 @@ two it is.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import warnings
@@ -127,6 +126,10 @@ class ArraySupply:
         """The first examples, over and over where there are fewer; changes nothing."""
         return self.source.take(np.arange(count) % self.source.size)
 
+    def specimens(self, count: int) -> list[Examples]:
+        """A batch of the first examples, as all batches have one form; changes nothing."""
+        return [self.examples(np.arange(self.batch_size))]
+
     def targets(self) -> ArrayTree | None:
         """All targets, or `None` where they would have to be read from a disk."""
         return self.source.y if self.source.is_in_memory else None
@@ -205,15 +208,6 @@ class ArraySupply:
     def restart(self) -> None:
         """Lets the next uniform batch begin a new permutation."""
         self._uniform.restart()
-
-    @contextlib.contextmanager
-    def unchanged(self) -> Iterator[None]:
-        """A context after which the same examples come again."""
-        state = self.state()
-        try:
-            yield
-        finally:
-            self.restore(state)
 
     def state(self) -> State:
         return {"uniform": self._uniform.state(), "presample": self._presample.state()}
@@ -319,6 +313,19 @@ class StreamSupply:
         )
         return x, y, sample_weight
 
+    def specimens(self, count: int) -> list[Examples]:
+        """The next batches, up to `count` and fewer at the end; they come again."""
+        found: list[Examples] = []
+        with self._uniform.unchanged():
+            while len(found) < count:
+                try:
+                    found.append(self.uniform())
+                except ValueError:
+                    if not found:
+                        raise
+                    break
+        return found
+
     def targets(self) -> None:
         """`None`: they come with the batches."""
 
@@ -381,15 +388,6 @@ class StreamSupply:
     def restart(self) -> None:
         """Lets the next uniform batch be the stream's first, where it can be read again."""
         self._uniform.restart()
-
-    @contextlib.contextmanager
-    def unchanged(self) -> Iterator[None]:
-        """A context after which the same batches come again."""
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self._uniform.unchanged())
-            if not self._shared:
-                stack.enter_context(self._presample.unchanged())
-            yield
 
     def state(self) -> State:
         return {"uniform": self._uniform.state(), "presample": self._presample.state()}

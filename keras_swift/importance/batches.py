@@ -6,9 +6,8 @@ batch is drawn. `dataset` and `training` hand its batches to `model.fit`.
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import keras
@@ -25,7 +24,7 @@ from keras_swift.importance.batch import Batch
 from keras_swift.importance.gate import RATIOS, CostGate, Gate, PublishedGate
 from keras_swift.importance.lookahead import Lookahead
 from keras_swift.importance.remembered import RememberedSampler
-from keras_swift.importance.sampler import ImportanceSampler
+from keras_swift.importance.sampler import ImportanceSampler, uniform_batch
 from keras_swift.scoring.compiled import build_for
 from keras_swift.scoring.scorer import Scorer
 from keras_swift.validation import check_model, check_positive_integer, explained
@@ -133,7 +132,6 @@ class Batches:
         scorer.settle(*self.reader.first(self.reader.presample_size(self._fresh.gate.ratio)))
         self._lookahead = Lookahead(self._fresh, model)
         self.within_epoch = False
-        self._together = True
 
     def remember(self, memory: ExampleMemory, tap: Tap, floor: float, scale_steps: bool) -> None:
         """Draws by remembered scores from here on.
@@ -189,7 +187,7 @@ class Batches:
         if isinstance(lookahead.sampler, RememberedSampler) and lookahead.sampler.is_deaf:
             warnings.warn(NOT_RECORDED, stacklevel=2)
             lookahead.sampler = self._fresh
-        batch = lookahead.next(self.num_batches - lookahead.steps, self._together)
+        batch = lookahead.next(self.num_batches - lookahead.steps)
         if self._processes > 1 and len(batch.importance) != self.batch_size:
             raise ValueError(
                 "With several processes, all batches of a stream must have one size, or the "
@@ -216,34 +214,15 @@ class Batches:
             self._lookahead.are_early(batches[1:])
         return batches
 
-    def peek(self, count: int = 1) -> list[Batch]:
-        """The batches that training would get next, fewer at the end of a generator.
+    def specimens(self, count: int = 1) -> list[Batch]:
+        """Batches of the shapes and types that training will get, with weights of 1.
 
-        Leaves the state as it is.
+        For whoever has to know these before an epoch begins; draws nothing.
+
+        Args:
+            count: int, how many are wanted; a stream with fewer batches gives those.
         """
-        batches: list[Batch] = []
-        with self.unchanged():
-            while len(batches) < count:
-                try:
-                    batches.append(self.next_batch())
-                except ValueError:
-                    if not batches:
-                        raise
-                    break
-        return batches
-
-    @contextlib.contextmanager
-    def unchanged(self) -> Iterator[None]:
-        """A context after which permutations, draws, gate and counts are as before."""
-        sampler, on_draw = self._lookahead.sampler, self._on_draw
-        state = sampler.state()
-        self._on_draw, self._together = None, False
-        try:
-            with self.reader.unchanged(), self._lookahead.unchanged():
-                yield
-        finally:
-            self._on_draw, self._together = on_draw, True
-            sampler.restore(state)
+        return [uniform_batch(self.scorer, found) for found in self.reader.specimens(count)]
 
     def state(self) -> State:
         """Where permutations, draws, memory and gate are, between two epochs.

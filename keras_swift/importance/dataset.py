@@ -216,5 +216,5 @@ class ImportanceDataset(keras.utils.PyDataset):
 
     def _item(self) -> Item:
         within = self.batches.within_epoch
-        batch = self.batches.next_batch() if within else self.batches.peek()[0]
+        batch = self.batches.next_batch() if within else self.batches.specimens()[0]
         return batch.x, batch.y, batch.weights

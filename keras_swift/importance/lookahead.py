@@ -6,8 +6,6 @@ This file decides how many batches are drawn at a time.
 from __future__ import annotations
 
 import collections
-import contextlib
-from collections.abc import Iterator
 
 import keras
 
@@ -65,15 +63,14 @@ class Lookahead:
         if self._early:
             self._early.popleft()
 
-    def next(self, steps_left: int, together: bool = True) -> Batch:
+    def next(self, steps_left: int) -> Batch:
         """Hands over the next batch.
 
         Args:
             steps_left: int, of the epoch, this one included.
-            together: bool, whether batches may be drawn before their step.
         """
         if not self._drawn:
-            for drawn in range(self._number(steps_left, together)):
+            for drawn in range(self._number(steps_left)):
                 self._drawn.append(self.sampler.next_batch(steps_left - drawn))
         batch = self._drawn.popleft()
         self._count(batch, 1)
@@ -96,28 +93,19 @@ class Lookahead:
             "gain": float(self._gains / steps) if self.steps else 1.0,
         }
 
-    @contextlib.contextmanager
-    def unchanged(self) -> Iterator[None]:
-        """A context after which the same batches wait and the counts are as before."""
-        before = self._drawn.copy(), self.steps, self._by_importance, self._ratios, self._gains
-        try:
-            yield
-        finally:
-            self._drawn, self.steps, self._by_importance, self._ratios, self._gains = before
-
     def _count(self, batch: Batch, sign: int) -> None:
         self.steps += sign
         self._by_importance += sign * batch.by_importance
         self._ratios += sign * batch.presample_size / len(batch.importance)
         self._gains += sign * batch.gain
 
-    def _number(self, steps_left: int, together: bool) -> int:
+    def _number(self, steps_left: int) -> int:
         """How many batches to draw now."""
         number: int = self._model.steps_per_execution
         if number > 1 and not self.steps:
             # An item that is asked for one step early is that of the next execution, when
             # the first step has taken the values that it could be scored by.
             number += backends.active().prefetch_depth()
-        elif number == 1 and together:
+        elif number == 1:
             number = self.sampler.batches_ready(steps_left)
         return max(1, min(number, steps_left))

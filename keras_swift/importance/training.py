@@ -407,7 +407,7 @@ class _Feed(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[Any, Any, Any]:
         with self._keeping_errors():
             if not self._batches.within_epoch:
-                return self.peek(1)[0]
+                return self.specimens(1)[0]
             if self._barrier is not None:
                 self._barrier.wait(index)
             return self._packed(self._batches.next_batch())
@@ -424,12 +424,12 @@ class _Feed(keras.utils.PyDataset):
         """The next block of batches, as `(indices, weights)` pairs of one length."""
         with self._keeping_errors():
             within = self._batches.within_epoch
-            drawn = self._batches.next_batches() if within else self._batches.peek(1)
+            drawn = self._batches.next_batches() if within else self._batches.specimens()
             return [(batch.indices, self._packed(batch)[2]) for batch in drawn]
 
-    def peek(self, count: int) -> list[tuple[Any, Any, Any]]:
-        """The next items, fewer at the end of a generator; leaves the state as it is."""
-        return [self._packed(batch) for batch in self._batches.peek(count)]
+    def specimens(self, count: int) -> list[tuple[Any, Any, Any]]:
+        """Items of the shapes and types to come, fewer at the end of a generator."""
+        return [self._packed(batch) for batch in self._batches.specimens(count)]
 
     @contextlib.contextmanager
     def _keeping_errors(self) -> Iterator[None]:

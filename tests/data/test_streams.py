@@ -335,9 +335,7 @@ def test_array_supply_looks_like_a_stream_supply():
     source = ArraySource(np.arange(7)[:, None], np.arange(7))
     found = ArraySupply(source, 3, generators(), False)
     assert (found.num_batches, found.presample_size(2.0)) == (3, 6)
-    with found.unchanged():
-        looked = found.presample(6).indices
-    assert found.presample(6).indices.tolist() == looked.tolist()
+    assert [specimen.indices.tolist() for specimen in found.specimens(2)] == [[0, 1, 2]]
     assert [len(found.uniform()) for _ in range(3)] == [3, 3, 1]
     state = found.state()
     expected = found.presample(6).indices.tolist()

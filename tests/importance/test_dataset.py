@@ -127,12 +127,14 @@ def test_the_default_gate_opens_when_the_scores_are_worth_it(digits):
     assert not any(data.batches.next_batch().by_importance for _ in range(60))
 
 
-def test_item_shows_the_next_batch_and_leaves_the_state(digits):
-    data = dataset(classifier(), digits, tau_threshold=0)
-    first, second = data[0], data[5]
-    np.testing.assert_array_equal(first[0], second[0])
-    np.testing.assert_array_equal(first[0], data.batches.next_batch().x)
-    assert [part.shape for part in data[0]] == [(32, 64), (32,), (32,)]
+def test_an_item_outside_an_epoch_shows_the_form_and_draws_nothing(digits):
+    untouched, data = (dataset(classifier(), digits, tau_threshold=0) for _ in range(2))
+    shown = [data[index] for index in (0, 5)]
+    before, after = untouched.batches.next_batch(), data.batches.next_batch()
+    np.testing.assert_array_equal(before.x, after.x)
+    for item in shown:
+        assert [part.shape for part in item] == [(32, 64), (32,), (32,)]
+        assert [part.dtype for part in item] == [after.x.dtype, after.y.dtype, after.weights.dtype]
 
 
 def test_iterating_goes_through_an_epoch(digits):
