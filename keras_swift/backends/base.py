@@ -7,17 +7,48 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import keras
 import numpy as np
 
-from keras_swift._types import ArrayTree, FloatArray, Tensor
+from keras_swift._types import Array, ArrayTree, FloatArray, IntArray, Tensor
 
 # A model's `(trainable, non_trainable)` values.
-Values = tuple[list[Tensor], list[Tensor]]
+Values: TypeAlias = tuple[list[Tensor], list[Tensor]]
 # `(y, y_pred)` of a step's compute_loss to `(b, c)` numbers; `None` outside of a training step.
-Observe = Callable[[Any, Any], "Tensor | None"]
+Observe: TypeAlias = Callable[[ArrayTree, ArrayTree], Tensor | None]
+# `(values, *inputs)` to one row of each quantity for each row of the inputs: of tensors, for the
+# framework to compile, and of NumPy arrays.
+TensorScoring: TypeAlias = Callable[..., dict[str, Tensor]]
+Scoring: TypeAlias = Callable[..., dict[str, FloatArray]]
+
+
+class Fed(Protocol):
+    """What `Backend.feed` asks of the batches of a training run."""
+
+    @property
+    def num_batches(self) -> int:
+        """How many there are in an epoch."""
+
+    @property
+    def fixed_size(self) -> int | None:
+        """How many examples every batch has, or `None` if they may differ."""
+
+    def __getitem__(self, index: int) -> tuple[ArrayTree, ArrayTree, ArrayTree]:
+        """The next item."""
+
+    def peek(self, count: int) -> list[tuple[ArrayTree, ArrayTree, ArrayTree]]:
+        """The next items, fewer at the end of a generator; leaves the state as it is."""
+
+    def arrays_to_gather_from(self) -> tuple[ArrayTree, ArrayTree] | None:
+        """`(x, y)` if `next_batches` may be used in place of items, else `None`."""
+
+    def next_batches(self) -> list[tuple[IntArray, ArrayTree]]:
+        """The next block of items, as `(indices, weights)` pairs of one length."""
+
+    def keep_on_device(self, free: int) -> None:
+        """Keeps the arrays where the model computes, if they fit; `free` bytes are free there."""
 
 
 class Tap:
@@ -48,9 +79,7 @@ class Backend:
     # Whether Keras asks a `PyDataset` for items several steps ahead of training.
     PULLS_AHEAD = False
 
-    def compile_scoring(
-        self, function: Callable[..., dict[str, Tensor]], model: keras.Model
-    ) -> Callable[..., dict[str, np.ndarray]]:
+    def compile_scoring(self, function: TensorScoring, model: keras.Model) -> Scoring:
         """Compiles `function(values, *inputs)`, which gives one row for each row of the inputs.
 
         Returns:
@@ -133,11 +162,11 @@ class Backend:
     def restore_lost(self, snapshot: list[tuple[Any, Any]] | None) -> None:
         """Gives the model back the values that a step that failed has taken from it."""
 
-    def random_state(self) -> list[np.ndarray]:
+    def random_state(self) -> list[Array]:
         """The framework's own random state where layers draw from it; elsewhere empty."""
         return []
 
-    def restore_random_state(self, state: list[np.ndarray]) -> None:
+    def restore_random_state(self, state: list[Array]) -> None:
         """Goes on from what `random_state` returned."""
 
     def prefetch_depth(self) -> int:
@@ -148,7 +177,7 @@ class Backend:
         """Whether the parts of a batch are trained on by several devices side by side."""
         return False
 
-    def feed(self, dataset: Any, model: keras.Model) -> Any:
+    def feed(self, dataset: Fed, model: keras.Model) -> Any:
         """What `model.fit` is to be given so that items are made in step with training.
 
         Lets the data be kept where they can be gathered without a detour.
@@ -214,7 +243,7 @@ def overridden(owner: Any, **methods: Callable[..., Any]) -> Iterator[None]:
             setattr(owner, name, method)
 
 
-def padded(array: np.ndarray, multiple: int) -> np.ndarray:
+def padded(array: Array, multiple: int) -> Array:
     """The rows, and the first one again until their number is a multiple of `multiple`."""
     missing = -len(array) % multiple
     return np.concatenate([array, np.repeat(array[:1], missing, axis=0)]) if missing else array

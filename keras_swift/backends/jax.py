@@ -1,6 +1,10 @@
 """JAX: scoring is a jitted function of values captured between two steps."""
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -8,37 +12,59 @@ import keras
 import numpy as np
 from jax.experimental import multihost_utils
 
-from keras_swift._keras import is_jax_synced, jax_state, value_or_none, wrapping_train_step
-from keras_swift.backends.base import Backend, Tap, overridden, padded, several_processes
+from keras_swift._keras import (
+    JaxStep,
+    is_jax_synced,
+    jax_state,
+    value_or_none,
+    wrapping_train_step,
+)
+from keras_swift._types import Array, ArrayTree, FloatArray, Tensor
+from keras_swift.backends.base import (
+    Backend,
+    Observe,
+    Scoring,
+    Tap,
+    TensorScoring,
+    Values,
+    overridden,
+    padded,
+    several_processes,
+)
+
+_Structure = TypeVar("_Structure")
 
 
 class JaxBackend(Backend):
     """JAX."""
 
-    def compile_scoring(self, function, model):
+    def compile_scoring(self, function: TensorScoring, model: keras.Model) -> Scoring:
         compiled = jax.jit(function)
 
-        def score(values, *inputs):
+        def score(values: Values | None, *inputs: ArrayTree) -> dict[str, FloatArray]:
             if values is None:
                 values = self.capture_values(model)
             distribution = keras.distribution.distribution()
+            scores: dict[str, FloatArray]
             if distribution is None:
-                return jax.tree_util.tree_map(np.asarray, compiled(values, *inputs))
+                scores = jax.tree_util.tree_map(np.asarray, compiled(values, *inputs))
+                return scores
             count = len(keras.tree.flatten(inputs)[0])
 
-            def shared(array):
+            def shared(array: Array) -> Tensor:
                 array = padded(np.asarray(array), jax.local_device_count())
                 if jax.process_count() > 1:
                     return jax.device_put(array, _on_local_devices("batch"))
                 layout = distribution.get_data_layout(array.shape)
                 return keras.distribution.distribute_tensor(array, layout)
 
-            scores = compiled(_local(values), *keras.tree.map_structure(shared, inputs))
-            return jax.tree_util.tree_map(lambda array: np.asarray(array)[:count], scores)
+            tensors = compiled(_local(values), *keras.tree.map_structure(shared, inputs))
+            scores = jax.tree_util.tree_map(lambda array: np.asarray(array)[:count], tensors)
+            return scores
 
         return score
 
-    def check_devices(self, model):
+    def check_devices(self, model: keras.Model) -> None:
         if jax.process_count() == 1:
             return
         distribution = keras.distribution.distribution()
@@ -56,10 +82,10 @@ class JaxBackend(Backend):
             )
         _local([value_or_none(variable) for variable in model.variables])
 
-    def process(self):
+    def process(self) -> tuple[int, int]:
         return jax.process_index(), jax.process_count()
 
-    def check_agreement(self, numbers):
+    def check_agreement(self, numbers: dict[str, int]) -> None:
         if jax.process_count() == 1:
             return
         own = np.array(list(numbers.values()), np.int32)
@@ -72,21 +98,21 @@ class JaxBackend(Backend):
                     "Give each process as many examples and the same batch size."
                 )
 
-    def mean_over_processes(self, numbers):
+    def mean_over_processes(self, numbers: dict[str, float]) -> dict[str, float]:
         if jax.process_count() == 1:
             return numbers
         own = np.array(list(numbers.values()), np.float32)
         means = multihost_utils.process_allgather(own).astype(np.float64).mean(axis=0)
         return dict(zip(numbers, means.tolist(), strict=True))
 
-    def common_scale(self, scales):
+    def common_scale(self, scales: Tensor) -> Tensor:
         if jax.process_count() == 1:
             return scales[0]
         # Each process says by how much its own variance is divided: their mean is that of the
         # whole step, where shards are alike. It travels in the batch: one float a step.
         return 1.0 / jnp.mean(1.0 / scales)
 
-    def local_state(self, model):
+    def local_state(self, model: keras.Model) -> list[tuple[Any, Tensor]]:
         if jax.process_count() == 1:
             return []
         optimizer = getattr(model.optimizer, "variables", [])
@@ -94,7 +120,7 @@ class JaxBackend(Backend):
         variables = list({id(variable): variable for variable in every}.values())
         return list(zip(variables, _local([_value(v) for v in variables]), strict=True))
 
-    def capture_values(self, model):
+    def capture_values(self, model: keras.Model) -> Values:
         """References to the current values, valid until the next step is dispatched.
 
         Inside `fit` Keras empties the variables and keeps the state in the loop;
@@ -108,28 +134,32 @@ class JaxBackend(Backend):
         # Keras wraps lists that are set on a model.
         return list(state["trainable_variables"]), list(state["non_trainable_variables"])
 
-    def current_values(self, model, captured):
+    def current_values(self, model: keras.Model, captured: Values | None) -> Values:
         return captured or self.capture_values(model)
 
-    def gradient(self, function, tensor):
+    def gradient(
+        self, function: Callable[[Tensor], tuple[Tensor, Any]], tensor: Tensor
+    ) -> tuple[tuple[Tensor, Any], Tensor]:
         return jax.value_and_grad(function, has_aux=True)(jax.lax.stop_gradient(tensor))
 
-    def snapshot(self, model):
+    def snapshot(self, model: keras.Model) -> list[tuple[Any, Any]] | None:
         if not is_jax_synced(model):
             return None
         optimizer = getattr(model.optimizer, "variables", [])
         variables = [*model.variables, *optimizer, *model.metrics_variables]
         return [(variable, value_or_none(variable)) for variable in variables]
 
-    def restore_lost(self, kept):
+    def restore_lost(self, snapshot: list[tuple[Any, Any]] | None) -> None:
         # Keras empties the variables before it asks for the first batch of an epoch, and loses
         # their values if that fails.
-        for variable, value in kept or ():
+        for variable, value in snapshot or ():
             if value_or_none(variable) is None and value is not None and not value.is_deleted():
                 variable.assign(value)
 
-    def example_gradient_norms(self, function, trainable, inputs):
-        def norm(row):
+    def example_gradient_norms(
+        self, function: Callable[..., Tensor], trainable: list[Tensor], inputs: ArrayTree
+    ) -> Tensor:
+        def norm(row: ArrayTree) -> Tensor:
             row = jax.tree_util.tree_map(lambda leaf: leaf[None], row)
             slopes = jax.grad(function)(list(trainable), *row)
             return jnp.sqrt(sum(jnp.sum(jnp.square(slope)) for slope in slopes))
@@ -137,7 +167,7 @@ class JaxBackend(Backend):
         # One after the other: side by side they need a copy of the model each.
         return jax.lax.map(norm, jax.tree_util.tree_map(jnp.asarray, inputs))
 
-    def step(self, model, data):
+    def step(self, model: keras.Model, data: Any) -> tuple[dict[str, Tensor], list[Tensor] | None]:
         values = _local(self.capture_values(model))
         optimizer = [] if model.optimizer is None else model.optimizer.variables
         others = [
@@ -147,19 +177,19 @@ class JaxBackend(Backend):
         logs, state = model.train_step((*values, *others), data)
         return logs, list(state[3])
 
-    def free_memory(self, model):
+    def free_memory(self, model: keras.Model) -> int | None:
         """int, bytes that are free where the model computes; `None` on the CPU, or if not known."""
         if jax.default_backend() == "cpu" or keras.distribution.distribution() is not None:
             return None
         stats = jax.local_devices()[0].memory_stats() or {}
         return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None
 
-    def prefetch_depth(self):
+    def prefetch_depth(self) -> int:
         # Keras starts a transfer early where there is one to start.
         transfers = jax.default_backend() != "cpu" and keras.distribution.distribution() is None
         return int(transfers)
 
-    def tap_obstacle(self, model):
+    def tap_obstacle(self, model: keras.Model) -> str | None:
         distribution = keras.distribution.distribution()
         if not isinstance(distribution, keras.distribution.DataParallel | None):
             return ""
@@ -171,11 +201,11 @@ class JaxBackend(Backend):
             )
         return None
 
-    def make_tap(self, columns, rows):
+    def make_tap(self, columns: int, rows: int) -> Tap:
         return _JaxTap(columns)
 
     @contextlib.contextmanager
-    def tapped(self, model, tap, observe):
+    def tapped(self, model: keras.Model, tap: Tap, observe: Observe) -> Iterator[None]:
         """A context in which `tap` gets what `observe` makes of every training step.
 
         A jitted step can only hand out what it returns. What is computed in `compute_loss`, where
@@ -185,28 +215,30 @@ class JaxBackend(Backend):
         own_loss, own_updates = model.compute_loss, model.compute_loss_and_updates
         own_metrics, own_step = model.compute_metrics, model.train_step
         # Of the tap, because a step traced in one `fit` may be traced again in the next.
-        passed = tap.passed
+        passed = cast(_JaxTap, tap).passed
 
-        def compute_loss(x=None, y=None, y_pred=None, *rest, **named):
+        def compute_loss(
+            x: Any = None, y: Any = None, y_pred: Any = None, *rest: Any, **named: Any
+        ) -> Any:
             values = observe(y, y_pred)
             if values is not None:
                 passed.values = values
             return own_loss(x, y, y_pred, *rest, **named)
 
-        def compute_loss_and_updates(*arguments, **named):
+        def compute_loss_and_updates(*arguments: Any, **named: Any) -> Any:
             passed.values = None
             loss, (unscaled, y_pred, *variables) = own_updates(*arguments, **named)
             if passed.values is not None:
                 y_pred = _Observed(y_pred, passed.values)
             return loss, (unscaled, y_pred, *variables)
 
-        def compute_metrics(x, y, y_pred, sample_weight=None):
+        def compute_metrics(x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
             passed.values = None
             if isinstance(y_pred, _Observed):
                 y_pred, passed.values = y_pred.y_pred, y_pred.values
             return own_metrics(x, y, y_pred, sample_weight)
 
-        def train_step(state, data):
+        def train_step(state: Any, data: Any) -> tuple[dict[str, Tensor], Any]:
             passed.values = None
             logs, state = own_step(state, data)
             values, passed.values = passed.values, None
@@ -214,11 +246,12 @@ class JaxBackend(Backend):
             if values is not None and distribution is not None:
                 # Where the batch is: each process finds its own rows on its own devices.
                 layout = distribution.get_data_layout(values.shape).backend_layout
-                values = jax.lax.with_sharding_constraint(values, layout)
+                constrained: Any = jax.lax.with_sharding_constraint
+                values = constrained(values, layout)
             return (logs if values is None else {**logs, _VALUES: values}), state
 
-        def without_values(step):
-            def stepping(state, data):
+        def without_values(step: JaxStep) -> JaxStep:
+            def stepping(state: Any, data: Any) -> tuple[dict[str, Tensor], Any]:
                 logs, state = step(state, data)
                 if _VALUES in logs:
                     tap.write(logs.pop(_VALUES))
@@ -246,15 +279,16 @@ _VALUES = "keras_swift_values"
 class _Passed:
     """What one function of a traced step leaves for the next."""
 
-    values = None
+    # Or `None`; said so, it would be taken to be `None` still after a call that sets it.
+    values: Tensor = None
 
 
 class _JaxTap(Tap):
-    def __init__(self, columns):
+    def __init__(self, columns: int) -> None:
         super().__init__(columns)
         self.passed = _Passed()
 
-    def read(self):
+    def read(self) -> FloatArray:
         self._rows = [_local_rows(values) for values in self._rows]
         return super().read()
 
@@ -263,24 +297,25 @@ class _JaxTap(Tap):
 class _Observed:
     """Outputs of a step, and numbers for its examples."""
 
-    def __init__(self, y_pred, values):
+    def __init__(self, y_pred: ArrayTree, values: Tensor) -> None:
         self.y_pred, self.values = y_pred, values
 
-    def tree_flatten(self):
+    def tree_flatten(self) -> tuple[tuple[ArrayTree, Tensor], None]:
         return (self.y_pred, self.values), None
 
     @classmethod
-    def tree_unflatten(cls, _, children):
+    def tree_unflatten(cls, _: None, children: Iterable[Any]) -> _Observed:
         return cls(*children)
 
 
-def _on_local_devices(*axes):
+def _on_local_devices(*axes: str) -> jax.sharding.NamedSharding:
     """A placement on the devices of this process: rows shared out, or, without axes, copies."""
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("batch",))
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+    specification: Any = jax.sharding.PartitionSpec
+    return jax.sharding.NamedSharding(mesh, specification(*axes))
 
 
-def _local(values):
+def _local(values: _Structure) -> _Structure:
     """The values as this process can compute with them alone: no copies, no collectives.
 
     Those that are on no other process are left as they are.
@@ -289,7 +324,7 @@ def _local(values):
         return values
     copies = _on_local_devices()
 
-    def of(value):
+    def of(value: Any) -> Any:
         if value is None:
             return None
         if not value.is_fully_replicated:
@@ -306,10 +341,11 @@ def _local(values):
         parts = [shard.data for shard in value.addressable_shards]
         return jax.make_array_from_single_device_arrays(value.shape, copies, parts)
 
-    return jax.tree_util.tree_map(of, values, is_leaf=lambda value: value is None)
+    local: _Structure = jax.tree_util.tree_map(of, values, is_leaf=lambda value: value is None)
+    return local
 
 
-def _local_rows(values):
+def _local_rows(values: Any) -> Any:
     """The rows of a step's output that are on devices of this process, in order."""
     if len(values.devices()) == 1:
         return values
@@ -317,7 +353,7 @@ def _local_rows(values):
     return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
 
 
-def _value(variable):
+def _value(variable: keras.Variable) -> Tensor:
     # `variable.value` would answer with freshly initialised numbers here.
     value = value_or_none(variable)
     if value is None:

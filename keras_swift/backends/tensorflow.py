@@ -1,12 +1,27 @@
 """TensorFlow: scoring is a `tf.function` over the model's own variables."""
 
+from __future__ import annotations
+
+import contextlib
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_swift.backends.base import Backend, Tap, padded, several_processes
+from keras_swift._types import Array, ArrayTree, FloatArray, Tensor
+from keras_swift.backends.base import (
+    Backend,
+    Fed,
+    Scoring,
+    Tap,
+    TensorScoring,
+    Values,
+    padded,
+    several_processes,
+)
 from keras_swift.data.leaves import put_back, there
 
 
@@ -15,18 +30,18 @@ class TensorFlowBackend(Backend):
 
     PULLS_AHEAD = True
 
-    def compile_scoring(self, function, model):
+    def compile_scoring(self, function: TensorScoring, model: keras.Model) -> Scoring:
         strategy = model.distribute_strategy
         replicas = strategy.num_replicas_in_sync
 
-        def on_a_replica(*inputs):
+        def on_a_replica(*inputs: Tensor) -> dict[str, Tensor]:
             return function(self.current_values(model, None), *inputs)
 
         # Given values are plain tensors, so one device computes with them.
         compiled_for = tf.function(function, autograph=False)
-        concrete = {}
+        concrete: dict[Any, Any] = {}
 
-        def called(traced, *inputs):
+        def called(traced: Any, *inputs: ArrayTree) -> dict[str, Tensor]:
             # By way of concrete functions: TensorFlow takes a function made for each model for one
             # that is traced again and again, and warns.
             leaves = keras.tree.flatten(inputs)
@@ -34,15 +49,17 @@ class TensorFlowBackend(Backend):
             if key not in concrete:
                 specs = keras.tree.map_structure(tf.TensorSpec.from_tensor, inputs)
                 concrete[key] = traced.get_concrete_function(*specs)
-            return concrete[key](*inputs)
+            outputs: dict[str, Tensor] = concrete[key](*inputs)
+            return outputs
 
-        @tf.function(autograph=False)
-        def compiled(*inputs):
+        def on_replicas(*inputs: Tensor) -> dict[str, Tensor]:
             return (
                 on_a_replica(*inputs) if replicas == 1 else strategy.run(on_a_replica, args=inputs)
             )
 
-        def score(values, *inputs):
+        compiled = tf.function(on_replicas, autograph=False)
+
+        def score(values: Values | None, *inputs: ArrayTree) -> dict[str, FloatArray]:
             if replicas > 1 and values is None:
                 return shared(inputs)
             # Tensors rather than arrays: a traced Python object would mean a new
@@ -53,18 +70,21 @@ class TensorFlowBackend(Backend):
             else:
                 values = keras.tree.map_structure(tf.convert_to_tensor, values)
                 outputs = called(compiled_for, values, *inputs)
-            return keras.tree.map_structure(lambda tensor: tensor.numpy(), outputs)
+            scores: dict[str, FloatArray] = keras.tree.map_structure(
+                lambda tensor: tensor.numpy(), outputs
+            )
+            return scores
 
-        def shared(inputs):
+        def shared(inputs: ArrayTree) -> dict[str, FloatArray]:
             count = len(keras.tree.flatten(inputs)[0])
 
-            def per_replica(array):
+            def per_replica(array: Array) -> Any:
                 parts = np.split(padded(np.asarray(array), replicas), replicas)
                 return strategy.experimental_distribute_values_from_function(
                     lambda context: tf.convert_to_tensor(parts[context.replica_id_in_sync_group])
                 )
 
-            def joined(values):
+            def joined(values: Any) -> FloatArray:
                 local = strategy.experimental_local_results(values)
                 return np.concatenate([tensor.numpy() for tensor in local])[:count]
 
@@ -73,10 +93,11 @@ class TensorFlowBackend(Backend):
 
         return score
 
-    def scope_of(self, model):
-        return model.distribute_strategy.scope()
+    def scope_of(self, model: keras.Model) -> contextlib.AbstractContextManager[Any]:
+        scope: contextlib.AbstractContextManager[Any] = model.distribute_strategy.scope()
+        return scope
 
-    def check_devices(self, model):
+    def check_devices(self, model: keras.Model) -> None:
         strategy = model.distribute_strategy
         if isinstance(
             strategy,
@@ -89,7 +110,9 @@ class TensorFlowBackend(Backend):
                 "Keras 3 does not train under it: its own `fit` fails as well.",
             )
 
-    def gradient(self, function, tensor):
+    def gradient(
+        self, function: Callable[[Tensor], tuple[Tensor, Any]], tensor: Tensor
+    ) -> tuple[tuple[Tensor, Any], Tensor]:
         tensor = tf.stop_gradient(tensor)
         with tf.GradientTape() as tape:
             tape.watch(tensor)
@@ -98,11 +121,13 @@ class TensorFlowBackend(Backend):
             value, tensor, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
 
-    def example_gradient_norms(self, function, trainable, inputs):
+    def example_gradient_norms(
+        self, function: Callable[..., Tensor], trainable: list[Tensor], inputs: ArrayTree
+    ) -> Tensor:
         trainable = [tf.convert_to_tensor(value) for value in trainable]
         inputs = keras.tree.map_structure(tf.convert_to_tensor, inputs)
 
-        def norm(position):
+        def norm(position: Tensor) -> Tensor:
             row = keras.tree.map_structure(lambda leaf: leaf[position : position + 1], inputs)
             with tf.GradientTape() as tape:
                 tape.watch(trainable)
@@ -115,18 +140,19 @@ class TensorFlowBackend(Backend):
         count = tf.shape(keras.tree.flatten(inputs)[0])[0]
         return tf.map_fn(norm, tf.range(count), fn_output_signature=tf.float32)
 
-    def has_replicas(self, model):
-        return model.distribute_strategy.num_replicas_in_sync > 1
+    def has_replicas(self, model: keras.Model) -> bool:
+        replicas: int = model.distribute_strategy.num_replicas_in_sync
+        return replicas > 1
 
-    def tap_obstacle(self, model):
+    def tap_obstacle(self, model: keras.Model) -> str | None:
         # These fetch batches ahead, so that it is not known which step a batch is for.
         fetching = tf.distribute.OneDeviceStrategy | tf.distribute.MirroredStrategy
         return "" if isinstance(model.distribute_strategy, fetching) else None
 
-    def make_tap(self, columns, rows):
+    def make_tap(self, columns: int, rows: int) -> Tap:
         return _TensorFlowTap(columns, rows)
 
-    def feed(self, dataset, model):
+    def feed(self, dataset: Fed, model: keras.Model) -> Any:
         """A `tf.data` dataset without a prefetch, which would run steps ahead."""
         # TensorFlow keeps the functions that a pipeline calls for good, and with them all they
         # hold. Whoever calls `fit` holds the dataset meanwhile.
@@ -170,19 +196,27 @@ class TensorFlowBackend(Backend):
         return strategy.experimental_distribute_dataset(data) if several else data
 
 
-def _items(dataset, example, dtypes, shapes):
+def _items(
+    dataset: Fed, example: ArrayTree, dtypes: list[tf.DType], shapes: list[list[int | None]]
+) -> tf.data.Dataset:
     """The items of a dataset, each made when it is asked for."""
 
-    def item(index):
+    def item(index: Array) -> list[Array]:
         return _of_types(there(dataset[int(index)]), dtypes)
 
-    def load(index):
+    def load(index: Tensor) -> ArrayTree:
         return put_back(example, _called(item, index, dtypes, shapes))
 
     return tf.data.Dataset.range(dataset.num_batches).map(load)
 
 
-def _gathered(dataset, arrays, example, dtypes, shapes):
+def _gathered(
+    dataset: Fed,
+    arrays: tuple[ArrayTree, ArrayTree],
+    example: ArrayTree,
+    dtypes: list[tf.DType],
+    shapes: list[list[int | None]],
+) -> tf.data.Dataset:
     """The same from copies of the arrays, by way of their indices.
 
     Python is then called once for all batches drawn together, and TensorFlow
@@ -192,7 +226,7 @@ def _gathered(dataset, arrays, example, dtypes, shapes):
     with tf.device("CPU:0"):
         # A data set of their own and not captured by `gather`, whose graph would keep them in
         # memory until Python looks for cycles.
-        arrays = tf.data.Dataset.from_tensors(
+        whole = tf.data.Dataset.from_tensors(
             tuple(
                 tf.convert_to_tensor(array, dtype)
                 for array, dtype in zip(there(arrays), dtypes, strict=False)
@@ -201,11 +235,11 @@ def _gathered(dataset, arrays, example, dtypes, shapes):
     dtypes = [tf.int64, *dtypes[count:]]
     shapes = [[None, shape[0], *shape[1:]] for shape in ([dataset.fixed_size], *shapes[count:])]
 
-    def batches(_):
+    def batches(_: Array) -> list[Array]:
         rows = [keras.tree.flatten(batch) for batch in dataset.next_batches()]
         return _of_types([np.stack(parts) for parts in zip(*rows, strict=True)], dtypes)
 
-    def gather(told, arrays):
+    def gather(told: tuple[Tensor, ...], arrays: tuple[Tensor, ...]) -> ArrayTree:
         indices, *weights = told
         rows = [tf.gather(array, indices) for array in arrays]
         return put_back(example, [*rows, *weights])
@@ -217,18 +251,23 @@ def _gathered(dataset, arrays, example, dtypes, shapes):
         .unbatch()
         .take(number)
     )
-    data = tf.data.Dataset.zip((told, arrays.repeat())).map(gather)
+    data = tf.data.Dataset.zip((told, whole.repeat())).map(gather)
     return data.apply(tf.data.experimental.assert_cardinality(number))
 
 
-def _of_types(arrays, dtypes):
+def _of_types(arrays: list[Array], dtypes: list[tf.DType]) -> list[Array]:
     return [
         np.asarray(array, dtype.as_numpy_dtype) for array, dtype in zip(arrays, dtypes, strict=True)
     ]
 
 
-def _called(function, index, dtypes, shapes):
-    tensors = tf.numpy_function(function, [index], dtypes)
+def _called(
+    function: Callable[[Array], list[Array]],
+    index: Tensor,
+    dtypes: list[tf.DType],
+    shapes: list[list[int | None]],
+) -> list[Tensor]:
+    tensors: list[Tensor] = tf.numpy_function(function, [index], dtypes)
     for tensor, shape in zip(tensors, shapes, strict=True):
         tensor.set_shape(shape)
     return tensors
@@ -240,14 +279,14 @@ class _TensorFlowTap(Tap):
     Whoever draws reads before it is full.
     """
 
-    def __init__(self, columns, rows):
+    def __init__(self, columns: int, rows: int) -> None:
         super().__init__(columns)
         self._rows_held = rows
         self._taken = 0
         self._buffer = tf.Variable(tf.zeros((rows, columns)), trainable=False)
         self._written = tf.Variable(0, dtype=tf.int64, trainable=False)
 
-    def write(self, values):
+    def write(self, values: Tensor) -> None:
         # Of a batch of fixed size the count is known before the batch is drawn. It must not change
         # before, because whoever draws reads what the steps before have left.
         with tf.control_dependencies([values]):
@@ -256,10 +295,11 @@ class _TensorFlowTap(Tap):
             self._buffer.scatter_nd_update(places[:, None], values)
             self._written.assign_add(count)
 
-    def read(self):
+    def read(self) -> FloatArray:
         written = int(self._written.numpy())
         unread = np.arange(self._taken, written) % self._rows_held
         # Of more rows than it holds it is not known whose the last ones are.
         fits = written - self._taken <= self._rows_held
         self._taken = written
-        return tf.gather(self._buffer, unread if fits else unread[:0]).numpy()
+        rows: FloatArray = tf.gather(self._buffer, unread if fits else unread[:0]).numpy()
+        return rows

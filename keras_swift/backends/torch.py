@@ -1,26 +1,42 @@
 """PyTorch: scoring reads the model as it is, without gradient bookkeeping."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import torch
 
-from keras_swift.backends.base import Backend, Tap, several_processes
+from keras_swift._types import Array, ArrayTree, FloatArray, Tensor
+from keras_swift.backends.base import (
+    Backend,
+    Scoring,
+    Tap,
+    TensorScoring,
+    Values,
+    several_processes,
+)
 
 
 class TorchBackend(Backend):
     """PyTorch."""
 
-    def compile_scoring(self, function, model):
-        def score(values, *inputs):
+    def compile_scoring(self, function: TensorScoring, model: keras.Model) -> Scoring:
+        def score(values: Values | None, *inputs: ArrayTree) -> dict[str, FloatArray]:
             inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
             # `no_grad`, not `inference_mode`: the loss is differentiated in the
             # model's output, and inference tensors cannot be.
             with torch.no_grad():
                 outputs = function(values or self.current_values(model, None), *inputs)
-            return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
+            scores: dict[str, FloatArray] = keras.tree.map_structure(
+                keras.ops.convert_to_numpy, outputs
+            )
+            return scores
 
         return score
 
-    def check_devices(self, model):
+    def check_devices(self, model: keras.Model) -> None:
         distributed = torch.distributed
         if distributed.is_available() and distributed.is_initialized():
             if distributed.get_world_size() > 1:
@@ -31,7 +47,9 @@ class TorchBackend(Backend):
                     "drift apart.",
                 )
 
-    def gradient(self, function, tensor):
+    def gradient(
+        self, function: Callable[[Tensor], tuple[Tensor, Any]], tensor: Tensor
+    ) -> tuple[tuple[Tensor, Any], Tensor]:
         with torch.enable_grad():
             tensor = tensor.detach().requires_grad_(True)
             value, rest = function(tensor)
@@ -42,20 +60,22 @@ class TorchBackend(Backend):
             slope = torch.zeros_like(tensor)
         return (value.detach(), rest), slope
 
-    def random_state(self):
+    def random_state(self) -> list[Array]:
         # Keras' dropout draws from PyTorch's global generators.
         states = [torch.get_rng_state()]
         if torch.cuda.is_available():
             states += torch.cuda.get_rng_state_all()
         return [state.numpy() for state in states]
 
-    def restore_random_state(self, state):
+    def restore_random_state(self, state: list[Array]) -> None:
         first, *others = [torch.from_numpy(array.copy()) for array in state]
         torch.set_rng_state(first)
         if others and len(others) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(others)
 
-    def example_gradient_norms(self, function, trainable, inputs):
+    def example_gradient_norms(
+        self, function: Callable[..., Tensor], trainable: list[Tensor], inputs: ArrayTree
+    ) -> Tensor:
         count = len(keras.tree.flatten(inputs)[0])
         norms = []
         with torch.enable_grad():
@@ -69,7 +89,7 @@ class TorchBackend(Backend):
                 norms.append(torch.sqrt(torch.stack(squares).sum()))
         return torch.stack(norms).detach()
 
-    def step(self, model, data):
+    def step(self, model: keras.Model, data: Any) -> tuple[dict[str, Tensor], list[Tensor] | None]:
         before = [(variable.value, variable.value.grad) for variable in model.trainable_variables]
         try:
             return super().step(model, data)
@@ -77,14 +97,14 @@ class TorchBackend(Backend):
             for tensor, gradient in before:
                 tensor.grad = gradient
 
-    def free_memory(self, model):
+    def free_memory(self, model: keras.Model) -> int | None:
         """int, bytes that are free where the model computes; `None` on the CPU, or if not known."""
         devices = [variable.value.device for variable in model.variables[:1]]
         if not devices or devices[0].type != "cuda":
             return None
         return torch.cuda.mem_get_info(devices[0])[0]
 
-    def make_tap(self, columns, rows):
+    def make_tap(self, columns: int, rows: int) -> Tap:
         return _TorchTap(columns)
 
 
@@ -92,11 +112,11 @@ class _TorchTap(Tap):
     """Keeps the tensors on their device, and moves them in one piece."""
 
     # A compiled step calls it without looking inside: a list that grows would be traced again.
-    @torch.compiler.disable
-    def write(self, values):
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def write(self, values: Tensor) -> None:
         self._rows.append(values.detach())
 
-    def read(self):
+    def read(self) -> FloatArray:
         if self._rows:
             self._rows = [torch.cat(self._rows).cpu()]
         return super().read()

@@ -242,7 +242,7 @@ class ImportanceTraining:
             )
         if is_stream(x):
             check_stream_arguments(x, y, sample_weight, batch_size, validation_split)
-            data = {"x": x, "class_weight": class_weight}
+            data: dict[str, Any] = {"x": x, "class_weight": class_weight}
         else:
             validation_batch_size = validation_batch_size or batch_size
             source, validation_data, batch_size = arrays.from_fit(
@@ -266,21 +266,22 @@ class ImportanceTraining:
         scales = presample == "auto" and not replicas
         if self.scale_learning_rate is not None:
             scales = self.scale_learning_rate
-        settings = dict(
-            presample=presample,
-            tau_threshold=self.tau_threshold,
-            scorer=self._scorer,
-            floor=batches_module.FLOOR if self.floor is None else self.floor,
-            seed=self._generator,
-            shuffle=bool(shuffle) and shuffle != "batch",
-            steps_per_epoch=steps_per_epoch,
-            on_draw=_hook(callbacks),
-            cost_ratio=COST_RATIO if self.cost_ratio is None else self.cost_ratio,
-            scale_steps=scales,
-            score_inputs=self.score_inputs,
-        )
         try:
-            batches = Batches(self.model, **settings, **data)
+            batches = Batches(
+                self.model,
+                presample=presample,
+                tau_threshold=self.tau_threshold,
+                scorer=self._scorer,
+                floor=batches_module.FLOOR if self.floor is None else self.floor,
+                seed=self._generator,
+                shuffle=bool(shuffle) and shuffle != "batch",
+                steps_per_epoch=steps_per_epoch,
+                on_draw=_hook(callbacks),
+                cost_ratio=COST_RATIO if self.cost_ratio is None else self.cost_ratio,
+                scale_steps=scales,
+                score_inputs=self.score_inputs,
+                **data,
+            )
         except NoExampleLoss as error:
             if not isinstance(x, Iterator):
                 return self._uniform_fit(str(error), given)
