@@ -38,7 +38,7 @@ class Fed(Protocol):
     def __getitem__(self, index: int) -> tuple[ArrayTree, ArrayTree, ArrayTree]:
         """The next item."""
 
-    def peek(self, count: int) -> list[tuple[ArrayTree, ArrayTree, ArrayTree]]:
+    def specimens(self, count: int) -> list[tuple[ArrayTree, ArrayTree, ArrayTree]]:
         """The next items, fewer at the end of a generator; leaves the state as it is."""
 
     def arrays_to_gather_from(self) -> tuple[ArrayTree, ArrayTree] | None:
