@@ -329,40 +329,6 @@ def split(
     return cut(slice(None, kept), lazily), cut(slice(kept, None), operator.getitem)
 
 
-def from_fit(
-    x: ArrayTree,
-    y: ArrayTree,
-    sample_weight: ArrayTree,
-    class_weight: dict[int, float] | None,
-    validation_split: float,
-    validation_data: Any,
-    batch_size: int | None,
-    steps_per_epoch: int | None,
-) -> tuple[ArraySource, Any, int]:
-    """What `fit` was given as arrays, its arguments resolved as `model.fit` does.
-
-    Args:
-        x, y, sample_weight, class_weight, validation_split, validation_data,
-            batch_size, steps_per_epoch: those of `keras.Model.fit`.
-
-    Returns:
-        A tuple `(source, validation_data, batch_size)`: an `ArraySource` of
-        the training data, with class weights among its weights; the data held
-        out, or those given; and an int.
-
-    Raises:
-        TypeError: if the data are not arrays.
-        ValueError: for arguments that do not fit each other.
-    """
-    if validation_split and validation_data is None:
-        (x, y, sample_weight), validation_data = split(x, y, sample_weight, validation_split)
-    sample_weight = class_weights(y, class_weight, sample_weight)
-    source = ArraySource(x, y, sample_weight)
-    if batch_size is None:
-        batch_size = -(-source.size // steps_per_epoch) if steps_per_epoch else 32
-    return source, validation_data, batch_size
-
-
 def class_weights(
     y: ArrayTree, class_weight: dict[int, float] | None, sample_weight: ArrayTree = None
 ) -> ArrayTree:

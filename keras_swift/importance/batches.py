@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import keras
 import numpy as np
@@ -16,9 +16,8 @@ import numpy as np
 from keras_swift import backends
 from keras_swift._types import ArrayTree, Seed, State
 from keras_swift.backends.base import Tap, Values
-from keras_swift.data.arrays import ArraySource, class_weights
 from keras_swift.data.reader import ArraySupply, Examples, StreamSupply
-from keras_swift.data.streams import check_stream_arguments, is_stream
+from keras_swift.fitting.arguments import TrainingData
 from keras_swift.fitting.memory import ExampleMemory
 from keras_swift.importance.batch import Batch
 from keras_swift.importance.gate import RATIOS, CostGate, Gate, PublishedGate
@@ -27,7 +26,7 @@ from keras_swift.importance.remembered import RememberedSampler
 from keras_swift.importance.sampler import ImportanceSampler, uniform_batch
 from keras_swift.scoring.compiled import build_for
 from keras_swift.scoring.scorer import Scorer
-from keras_swift.validation import check_model, check_positive_integer, explained
+from keras_swift.validation import check_model, explained
 
 # The uniform share of the probabilities if scores are fresh.
 FLOOR = 0.1
@@ -43,16 +42,12 @@ class Batches:
 
     Args:
         model: a compiled `keras.Model`; is built if it is not.
-        x, y, sample_weight: as for `ImportanceDataset`.
-        batch_size: int or `None`.
+        data: `TrainingData`.
         presample: float above 1, or `"auto"`.
         tau_threshold: float or `None`.
         scorer: `Scorer`.
         floor: float in [0, 1).
         seed: int, `np.random.Generator` or `None`.
-        shuffle: bool.
-        class_weight: dict or `None`.
-        steps_per_epoch: int or `None`.
         on_draw: callable that gets every `Batch` before it is trained on, or `None`.
         cost_ratio: float, the cost of scoring an example over that of training on it.
         scale_steps: bool, whether batches drawn by importance ask for a larger learning rate.
@@ -68,19 +63,13 @@ class Batches:
     def __init__(
         self,
         model: keras.Model,
-        x: Any,
-        y: Any = None,
-        sample_weight: Any = None,
-        batch_size: int | None = None,
+        data: TrainingData,
         *,
         presample: float | Literal["auto"],
         tau_threshold: float | None,
         scorer: Scorer,
         floor: float,
         seed: Seed,
-        shuffle: bool,
-        class_weight: dict[int, float] | None,
-        steps_per_epoch: int | None,
         on_draw: Callable[[Batch], None] | None,
         cost_ratio: float,
         scale_steps: bool = False,
@@ -88,23 +77,16 @@ class Batches:
     ) -> None:
         check_model(model)
         backends.active().check_devices(model)
-        if batch_size is not None:
-            check_positive_integer("batch_size", batch_size)
-        if steps_per_epoch is not None:
-            check_positive_integer("steps_per_epoch", steps_per_epoch)
         self.model = model
         self._on_draw = on_draw
-        self._steps = steps_per_epoch
+        self._steps = data.steps_per_epoch
         generator = np.random.default_rng(seed)
         process, self._processes = backends.active().process()
         if self._processes > 1:
             # Each draws from its own part of the data.
             generator = generator.spawn(self._processes)[process]
         generators = generator.spawn(3)
-        self.reader = _reader(
-            x, y, sample_weight, batch_size, class_weight, generators[:2], shuffle, steps_per_epoch
-        )
-        reader = self.reader
+        reader = self.reader = data.reader(generators[:2])
         if self._processes > 1 and isinstance(reader, ArraySupply) and reader.fixed_size is None:
             raise ValueError(
                 "With several processes, the examples of each must be a multiple of `batch_size`: "
@@ -319,24 +301,6 @@ class Batches:
     def close(self) -> None:
         """Ends the workers of the source of batches, and copies on a device, if there are any."""
         self.reader.close()
-
-
-def _reader(
-    x: Any,
-    y: Any,
-    sample_weight: Any,
-    batch_size: int | None,
-    class_weight: dict[int, float] | None,
-    generators: list[np.random.Generator],
-    shuffle: bool,
-    steps_per_epoch: int | None,
-) -> ArraySupply | StreamSupply:
-    if is_stream(x):
-        check_stream_arguments(x, y, sample_weight, batch_size, 0)
-        return StreamSupply(x, class_weight, generators, shuffle, steps_per_epoch)
-    sample_weight = class_weights(y, class_weight, sample_weight)
-    source = ArraySource(x, y, sample_weight)
-    return ArraySupply(source, batch_size or 32, generators, shuffle)
 
 
 def _gate(

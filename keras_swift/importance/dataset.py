@@ -9,6 +9,7 @@ import keras
 
 from keras_swift import backends
 from keras_swift._types import ArrayTree, Score, ScoringDtype, Seed
+from keras_swift.fitting.arguments import TrainingData
 from keras_swift.importance.batch import Batch, LazyItem
 from keras_swift.importance.batches import FLOOR, Batches
 from keras_swift.importance.callback import SamplingCallback
@@ -157,18 +158,14 @@ class ImportanceDataset(keras.utils.PyDataset):
         check_score_inputs(score_inputs)
         self.batches = Batches(
             model,
-            x,
-            y,
-            sample_weight,
-            batch_size,
+            TrainingData.of(
+                x, y, sample_weight, batch_size, class_weight, shuffle, steps_per_epoch
+            ),
             presample=chosen_presample(presample, tau_threshold),
             tau_threshold=tau_threshold,
             scorer=Scorer(model, (score,), scoring_dtype),
             floor=floor,
             seed=seed,
-            shuffle=shuffle,
-            class_weight=class_weight,
-            steps_per_epoch=steps_per_epoch,
             on_draw=on_draw,
             cost_ratio=COST_RATIO if cost_ratio is None else cost_ratio,
             score_inputs=score_inputs,

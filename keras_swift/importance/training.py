@@ -14,17 +14,17 @@ import numpy as np
 from keras_swift import backends
 from keras_swift._types import ArrayTree, Score, ScoringDtype, Seed
 from keras_swift.backends.base import Tap
-from keras_swift.data import arrays
 from keras_swift.data.reader import ArraySupply
-from keras_swift.data.streams import check_stream_arguments, is_stream
-from keras_swift.fitting.callbacks import StepBarrier, with_callbacks
+from keras_swift.fitting.arguments import resolve_fit_arguments
+from keras_swift.fitting.callbacks import StepBarrier
 from keras_swift.fitting.memory import ExampleMemory
-from keras_swift.fitting.resume import resuming
+from keras_swift.fitting.run import run_fit
 from keras_swift.importance import batches as batches_module
 from keras_swift.importance import remembered
 from keras_swift.importance.batch import Batch
 from keras_swift.importance.batches import Batches
 from keras_swift.importance.callback import SamplingCallback
+from keras_swift.importance.feed import Feed
 from keras_swift.importance.gate import COST_RATIO
 from keras_swift.importance.train_step import WeightedStep
 from keras_swift.scoring.compiled import uniform_warning, why_uniform
@@ -34,7 +34,6 @@ from keras_swift.scoring.step_scores import StepScores
 from keras_swift.scoring.weights import check_weights_arrive
 from keras_swift.validation import (
     check_model,
-    check_positive_integer,
     check_rate_scaling,
     check_score_inputs,
     check_settings,
@@ -216,23 +215,12 @@ class ImportanceTraining:
         """
         check_model(self.model, any_batches=False)
         given = {name: value for name, value in locals().items() if name != "self"}
-        rest = {
-            "epochs": epochs,
-            "verbose": verbose,
-            "initial_epoch": initial_epoch,
-            "validation_steps": validation_steps,
-            "validation_freq": validation_freq,
-        }
         if self.model in _IN_TRAINING:
             # The model's own `fit` calls this one, which has called it: what came are our batches.
             return keras.Model.fit(self.model, **given)
         reason = why_uniform(self.model, self.score, x, y)
         if reason is not None:
             return self._uniform_fit(reason, given)
-        if batch_size is not None:
-            check_positive_integer("batch_size", batch_size)
-        if steps_per_epoch is not None:
-            check_positive_integer("steps_per_epoch", steps_per_epoch)
         replicas = backends.active().has_replicas(self.model)
         if replicas and self.scale_learning_rate:
             raise ValueError(
@@ -240,28 +228,9 @@ class ImportanceTraining:
                 f"Received: scale_learning_rate={self.scale_learning_rate!r} on a model of several "
                 "replicas. Leave it out, or False."
             )
-        if is_stream(x):
-            check_stream_arguments(x, y, sample_weight, batch_size, validation_split)
-            data: dict[str, Any] = {"x": x, "class_weight": class_weight}
-        else:
-            validation_batch_size = validation_batch_size or batch_size
-            source, validation_data, batch_size = arrays.from_fit(
-                x,
-                y,
-                sample_weight,
-                class_weight,
-                validation_split,
-                validation_data,
-                batch_size,
-                steps_per_epoch,
-            )
-            data = {
-                "x": source.x,
-                "y": source.y,
-                "sample_weight": source.sample_weight,
-                "batch_size": batch_size,
-                "class_weight": None,
-            }
+        data, rest = resolve_fit_arguments(
+            **{name: value for name, value in given.items() if name != "callbacks"}
+        )
         presample = chosen_presample(self.presample, self.tau_threshold)
         scales = presample == "auto" and not replicas
         if self.scale_learning_rate is not None:
@@ -269,18 +238,16 @@ class ImportanceTraining:
         try:
             batches = Batches(
                 self.model,
+                data,
                 presample=presample,
                 tau_threshold=self.tau_threshold,
                 scorer=self._scorer,
                 floor=batches_module.FLOOR if self.floor is None else self.floor,
                 seed=self._generator,
-                shuffle=bool(shuffle) and shuffle != "batch",
-                steps_per_epoch=steps_per_epoch,
                 on_draw=_hook(callbacks),
                 cost_ratio=COST_RATIO if self.cost_ratio is None else self.cost_ratio,
                 scale_steps=scales,
                 score_inputs=self.score_inputs,
-                **data,
             )
         except NoExampleLoss as error:
             if not isinstance(x, Iterator):
@@ -297,32 +264,13 @@ class ImportanceTraining:
             self.memory = None
             self._weighted_step.record(None)
         barrier = StepBarrier() if replicas else None
-        feed = _Feed(batches, barrier, scales, self._weighted_step.tap is not None)
-        saving, restoring = resuming(callbacks, batches)
+        feed = Feed(batches, barrier, scales, self._weighted_step.tap is not None)
         sampling = SamplingCallback(batches)
-        ours = [sampling, *saving, *([barrier] if barrier else [])]
-        with (
-            _in_training(self.model),
-            self._weighted_step.entered(),
-            with_callbacks(callbacks, ours, self.model, restoring) as callbacks,
-        ):
+        ours = [sampling, *([barrier] if barrier else [])]
+        with _in_training(self.model), self._weighted_step.entered():
             try:
-                return self.model.fit(
-                    backends.active().feed(feed, self.model),
-                    callbacks=callbacks,
-                    validation_data=validation_data,
-                    validation_batch_size=validation_batch_size,
-                    # Batches come in the order they are drawn in; for Keras the order of
-                    # items has no meaning.
-                    shuffle=False,
-                    **rest,
-                )
-            except Exception:
-                if feed.error is not None:
-                    # TensorFlow wraps what a data set raises in an error of
-                    # its own.
-                    raise feed.error from None
-                raise
+                fed = backends.active().feed(feed, self.model)
+                return run_fit(self.model, fed, feed, batches, ours, callbacks, rest)
             finally:
                 if barrier is not None:
                     barrier.end()
@@ -381,73 +329,6 @@ def _in_training(model: keras.Model) -> Iterator[None]:
         yield
     finally:
         _IN_TRAINING.discard(model)
-
-
-class _Feed(keras.utils.PyDataset):
-    """The batches with both kinds of weights, for a `WeightedStep`."""
-
-    def __init__(
-        self, batches: Batches, barrier: StepBarrier | None, scales_rate: bool, records: bool
-    ) -> None:
-        super().__init__()
-        self._batches = batches
-        self._barrier = barrier
-        self._scales_rate = scales_rate
-        self._records = records
-        self.error: Exception | None = None
-
-    @property
-    def num_batches(self) -> int:
-        return self._batches.num_batches
-
-    @property
-    def fixed_size(self) -> int | None:
-        """int, how many examples every item has, or `None` if they may differ."""
-        return self._batches.fixed_size
-
-    def __getitem__(self, index: int) -> tuple[Any, Any, Any]:
-        with self._keeping_errors():
-            if not self._batches.within_epoch:
-                return self.specimens(1)[0]
-            if self._barrier is not None:
-                self._barrier.wait(index)
-            return self._packed(self._batches.next_batch())
-
-    def arrays_to_gather_from(self) -> tuple[Any, Any] | None:
-        """`(x, y)` if `next_batches` may be used in place of items, else `None`."""
-        return None if self._barrier is not None else self._batches.arrays_to_gather_from()
-
-    def keep_on_device(self, free: int) -> None:
-        """As `Batches.keep_on_device`."""
-        self._batches.keep_on_device(free)
-
-    def next_batches(self) -> list[tuple[Any, dict[str, Any]]]:
-        """The next block of batches, as `(indices, weights)` pairs of one length."""
-        with self._keeping_errors():
-            within = self._batches.within_epoch
-            drawn = self._batches.next_batches() if within else self._batches.specimens()
-            return [(batch.indices, self._packed(batch)[2]) for batch in drawn]
-
-    def specimens(self, count: int) -> list[tuple[Any, Any, Any]]:
-        """Items of the shapes and types to come, fewer at the end of a generator."""
-        return [self._packed(batch) for batch in self._batches.specimens(count)]
-
-    @contextlib.contextmanager
-    def _keeping_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            self.error = error
-            raise
-
-    def _packed(self, batch: Batch) -> tuple[Any, Any, Any]:
-        weights = {"importance": batch.importance, "weights": batch.weights}
-        if self._scales_rate:
-            # One for each example, because the parts of a batch are of one length.
-            weights["rate_scale"] = np.full(len(batch.importance), batch.rate_scale, np.float32)
-        if self._records and batch.sample_weight is not None:
-            weights["sample_weight"] = batch.sample_weight
-        return batch.x, batch.y, weights
 
 
 def _hook(callbacks: Any) -> Callable[[Batch], None] | None:

@@ -7,7 +7,7 @@ This file decides what has to be known of the data and the sampler before traini
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import keras
 import numpy as np
@@ -16,9 +16,8 @@ from keras_swift import backends
 from keras_swift._types import FloatArray
 from keras_swift.data import arrays
 from keras_swift.data.reader import StreamSupply
-from keras_swift.data.streams import check_stream_arguments, is_stream
-from keras_swift.fitting.callbacks import with_callbacks
-from keras_swift.fitting.resume import resuming
+from keras_swift.fitting.arguments import TrainingData, resolve_fit_arguments
+from keras_swift.fitting.run import run_fit
 from keras_swift.swift.datasets import DrawnDataset, EpochCallback, PresampledDataset
 from keras_swift.swift.features import (
     RECORDED_NAMES,
@@ -28,7 +27,7 @@ from keras_swift.swift.features import (
     named_features,
 )
 from keras_swift.swift.sampler import GRADIENT_NORM, SwiftSampler
-from keras_swift.validation import check_model, check_positive_integer
+from keras_swift.validation import check_model
 
 if TYPE_CHECKING:
     from keras_swift.swift.search.result import SearchResult
@@ -143,64 +142,31 @@ class SwiftTraining:
             ValueError: for arguments that do not fit each other or the model,
                 and for features that do not match the data.
         """
+        given = {
+            name: value for name, value in locals().items() if name not in ("self", "callbacks")
+        }
         check_model(self.model)
-        if batch_size is not None:
-            check_positive_integer("batch_size", batch_size)
-        if steps_per_epoch is not None:
-            check_positive_integer("steps_per_epoch", steps_per_epoch)
+        data, rest = resolve_fit_arguments(**given)
         seed = int(self._generator.integers(2**63))
         process, count = backends.active().process()
         if count > 1:
             # Each draws from its own part of the data.
             seed = int(np.random.default_rng([seed, process]).integers(2**63))
-        if is_stream(x):
-            check_stream_arguments(x, y, sample_weight, batch_size, validation_split)
-            dataset: PresampledDataset | DrawnDataset = self._stream_dataset(
-                x, class_weight, shuffle, steps_per_epoch, seed
-            )
+        dataset: DrawnDataset | PresampledDataset
+        if data.batch_size is None:
+            dataset = self._stream_dataset(data, seed)
         else:
-            validation_batch_size = validation_batch_size or batch_size
-            source, validation_data, batch_size = arrays.from_fit(
-                x,
-                y,
-                sample_weight,
-                class_weight,
-                validation_split,
-                validation_data,
-                batch_size,
-                steps_per_epoch,
-            )
-            probability = self._probabilities(source, batch_size, verbose)
             dataset = DrawnDataset(
-                source,
-                probability,
-                batch_size,
+                data.examples,
+                self._probabilities(data.examples, data.batch_size, verbose),
+                data.batch_size,
                 seed=seed,
                 steps_per_epoch=steps_per_epoch,
                 first_epoch=initial_epoch,
             )
         try:
-            saving, restoring = resuming(callbacks, dataset)
-            ours = [EpochCallback(dataset), *saving]
-            with with_callbacks(callbacks, ours, self.model, restoring) as callbacks:
-                return self.model.fit(
-                    dataset,
-                    epochs=epochs,
-                    verbose=verbose,
-                    callbacks=callbacks,
-                    validation_data=validation_data,
-                    # It is in random order already, and Keras would ask the global generator.
-                    shuffle=False,
-                    initial_epoch=initial_epoch,
-                    validation_steps=validation_steps,
-                    validation_batch_size=validation_batch_size,
-                    validation_freq=validation_freq,
-                )
-        except Exception:
-            if dataset.error is not None:
-                # TensorFlow wraps what a data set raises in an error of its own.
-                raise dataset.error from None
-            raise
+            ours = [EpochCallback(dataset)]
+            return run_fit(self.model, dataset, dataset, dataset, ours, callbacks, rest)
         finally:
             dataset.close()
 
@@ -251,14 +217,7 @@ class SwiftTraining:
         )
         return self.sampler.probabilities(columns)
 
-    def _stream_dataset(
-        self,
-        x: Any,
-        class_weight: dict[int, float] | None,
-        shuffle: bool | Literal["batch"],
-        steps_per_epoch: int | None,
-        seed: int,
-    ) -> PresampledDataset:
+    def _stream_dataset(self, data: TrainingData, seed: int) -> PresampledDataset:
         """The dataset over a stream, with a reference model to score it."""
         if self.reference is None or self.reference is self.model:
             raise ValueError(
@@ -276,7 +235,7 @@ class SwiftTraining:
                     "examples have no index. Received: an array."
                 )
         generators = np.random.default_rng([seed, 1]).spawn(2)
-        supply = StreamSupply(x, class_weight, generators, bool(shuffle), steps_per_epoch)
+        supply = cast(StreamSupply, data.reader(generators))
         return PresampledDataset(supply, self.sampler, self.reference, wanted, seed)
 
 

@@ -1,0 +1,130 @@
+"""What `fit` was given, put apart: the examples to train on, and what goes on to Keras."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from keras_swift._types import ArrayTree
+from keras_swift.data import arrays
+from keras_swift.data.arrays import ArraySource
+from keras_swift.data.reader import ArraySupply, StreamSupply
+from keras_swift.data.streams import check_stream_arguments, is_stream
+from keras_swift.validation import check_positive_integer
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """The examples to train on, and how an epoch goes through them.
+
+    Attributes:
+        examples: `ArraySource`; or a source of batches, as `Stream` takes it.
+        batch_size: int, `b`; `None` for a source of batches, which has its own.
+        class_weight: dict for the batches of a source, or `None`. Arrays have
+            class weights among their weights.
+        shuffle: bool, whether the order is random.
+        steps_per_epoch: int or `None`.
+    """
+
+    examples: Any
+    batch_size: int | None
+    class_weight: dict[int, float] | None
+    shuffle: bool
+    steps_per_epoch: int | None
+
+    @classmethod
+    def of(
+        cls,
+        x: Any,
+        y: ArrayTree = None,
+        sample_weight: ArrayTree = None,
+        batch_size: int | None = None,
+        class_weight: dict[int, float] | None = None,
+        shuffle: Any = True,
+        steps_per_epoch: int | None = None,
+    ) -> TrainingData:
+        """Checks arguments as `model.fit` has them, and fills in its defaults.
+
+        Raises:
+            TypeError: if the data are neither arrays nor a source of batches.
+            ValueError: for arguments that do not fit each other.
+        """
+        for name, value in (("batch_size", batch_size), ("steps_per_epoch", steps_per_epoch)):
+            if value is not None:
+                check_positive_integer(name, value)
+        # Keras has "batch" for files whose rows are dear to read one by one.
+        shuffle = bool(shuffle) and shuffle != "batch"
+        if is_stream(x):
+            check_stream_arguments(x, y, sample_weight, batch_size, 0.0)
+            return cls(x, None, class_weight, shuffle, steps_per_epoch)
+        source = ArraySource(x, y, arrays.class_weights(y, class_weight, sample_weight))
+        if batch_size is None:
+            batch_size = -(-source.size // steps_per_epoch) if steps_per_epoch else 32
+        return cls(source, batch_size, None, shuffle, steps_per_epoch)
+
+    @property
+    def is_stream(self) -> bool:
+        """bool, whether the examples come as batches, without an index."""
+        return not isinstance(self.examples, ArraySource)
+
+    def reader(self, generators: list[np.random.Generator]) -> ArraySupply | StreamSupply:
+        """What hands out uniform batches and presamples.
+
+        Args:
+            generators: two `np.random.Generator`, for the order of either.
+        """
+        if self.batch_size is None:
+            return StreamSupply(
+                self.examples, self.class_weight, generators, self.shuffle, self.steps_per_epoch
+            )
+        return ArraySupply(self.examples, self.batch_size, generators, self.shuffle)
+
+
+def resolve_fit_arguments(
+    *,
+    x: Any,
+    y: Any,
+    batch_size: int | None,
+    epochs: int,
+    verbose: Any,
+    validation_split: float,
+    validation_data: Any,
+    shuffle: Any,
+    class_weight: dict[int, float] | None,
+    sample_weight: Any,
+    initial_epoch: int,
+    steps_per_epoch: int | None,
+    validation_steps: int | None,
+    validation_batch_size: int | None,
+    validation_freq: Any,
+) -> tuple[TrainingData, dict[str, Any]]:
+    """Puts the arguments of `keras.Model.fit` apart, all but `callbacks`.
+
+    Returns:
+        A tuple `(data, rest)`: what is trained on, and what goes on to
+        `model.fit` as it is, with what `validation_split` holds out.
+
+    Raises:
+        TypeError: if `x` is neither arrays nor a source of batches.
+        ValueError: for arguments that do not fit each other.
+    """
+    if is_stream(x):
+        check_stream_arguments(x, y, sample_weight, None, validation_split)
+    else:
+        if validation_split and validation_data is None:
+            (x, y, sample_weight), validation_data = arrays.split(
+                x, y, sample_weight, validation_split
+            )
+        validation_batch_size = validation_batch_size or batch_size
+    data = TrainingData.of(x, y, sample_weight, batch_size, class_weight, shuffle, steps_per_epoch)
+    return data, {
+        "epochs": epochs,
+        "verbose": verbose,
+        "initial_epoch": initial_epoch,
+        "validation_data": validation_data,
+        "validation_steps": validation_steps,
+        "validation_batch_size": validation_batch_size,
+        "validation_freq": validation_freq,
+    }
