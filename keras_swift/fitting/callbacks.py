@@ -1,9 +1,15 @@
 """Our callbacks around the user's, and the turns of drawing and training."""
 
+from __future__ import annotations
+
 import contextlib
 import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
+
+from keras_swift._types import Logs
 
 
 class StepBarrier(keras.callbacks.Callback):
@@ -13,35 +19,40 @@ class StepBarrier(keras.callbacks.Callback):
     prevents: drawing and training no longer overlap.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self._changed = threading.Condition()
         self._allowed = 0
         self._over = False
 
-    def wait(self, index):
+    def wait(self, index: int) -> None:
         """Returns when batch `index` of the epoch may be drawn, or training is over."""
         with self._changed:
             self._changed.wait_for(lambda: self._over or index < self._allowed)
 
-    def end(self):
+    def end(self) -> None:
         """Lets everybody go."""
         self._allow(0, over=True)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._allow(self.model.steps_per_execution)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         self._allow(batch + 1 + self.model.steps_per_execution)
 
-    def _allow(self, count, over=False):
+    def _allow(self, count: int, over: bool = False) -> None:
         with self._changed:
             self._allowed, self._over = count, over
             self._changed.notify_all()
 
 
 @contextlib.contextmanager
-def with_callbacks(callbacks, front, model, behind=()):
+def with_callbacks(
+    callbacks: Any,
+    front: Sequence[keras.callbacks.Callback],
+    model: keras.Model,
+    behind: Sequence[keras.callbacks.Callback] = (),
+) -> Iterator[list[keras.callbacks.Callback] | keras.callbacks.CallbackList]:
     """The user's callbacks with ours around them.
 
     In front, so that what ours write to the logs is there for the user's.

@@ -6,11 +6,9 @@ forward pass. This file is the store; `fitting.recording` fills it.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from keras_swift._types import FloatArray
+from keras_swift._types import BoolArray, FloatArray, IntArray, State
 
 COLUMNS = ("score", "loss", "margin", "probability")
 
@@ -78,7 +76,7 @@ class ExampleMemory:
         return wrong
 
     @property
-    def seen(self) -> np.ndarray:
+    def seen(self) -> BoolArray:
         """bool array, shape `(n,)`: which examples have a score."""
         return np.isfinite(self.score)
 
@@ -107,7 +105,7 @@ class ExampleMemory:
         """float32 array, shape `(n,)`: how often another class was predicted, 0 to 1."""
         return self._mean(3)
 
-    def record(self, indices: np.ndarray, values: np.ndarray) -> None:
+    def record(self, indices: IntArray, values: FloatArray) -> None:
         """Takes in what a step said of its examples.
 
         Args:
@@ -128,7 +126,7 @@ class ExampleMemory:
         rows[:, 3] = np.where(np.isnan(rows[:, 1]), np.nan, rows[:, 1] <= 0)
         np.add.at(self._sums, indices, rows)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """What `restore` brings back, to the last bit."""
         return {
             "latest": self._latest.copy(),
@@ -136,7 +134,7 @@ class ExampleMemory:
             "counts": self._counts.copy(),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: State) -> None:
         self._latest[:] = state["latest"]
         self._sums[:], self._counts[:] = state["sums"], state["counts"]
 

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_swift._types import Array
+
 
 def variables_of(model: keras.Model) -> list[keras.Variable]:
     """Every variable of a built model, its optimizer and its metrics, each once.
@@ -20,7 +22,7 @@ def variables_of(model: keras.Model) -> list[keras.Variable]:
     return list({id(variable): variable for variable in found}.values())
 
 
-def read_variables(model: keras.Model) -> list[np.ndarray]:
+def read_variables(model: keras.Model) -> list[Array]:
     """The values of `variables_of(model)`, copied."""
     values = []
     for variable in variables_of(model):
@@ -30,7 +32,7 @@ def read_variables(model: keras.Model) -> list[np.ndarray]:
     return values
 
 
-def write_variables(model: keras.Model, values: list[np.ndarray]) -> None:
+def write_variables(model: keras.Model, values: list[Array]) -> None:
     """Puts values into the variables they were read from.
 
     Raises:

@@ -5,19 +5,33 @@ state and the gate were, and the random states that layers such as dropout use, 
 out. There is one file for each epoch that a run could resume from.
 """
 
+from __future__ import annotations
+
 import glob
 import io
 import json
 import os
 import warnings
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 
 from keras_swift import backends
 from keras_swift._keras import resumed_epoch, seed_variables
+from keras_swift._types import Array, Logs, State
 
 _NAME = "keras_swift_sampling_{}.npz"
+
+
+class Resumable(Protocol):
+    """What is taken up where a run was interrupted."""
+
+    def state(self) -> State:
+        """What `restore` brings back, between two epochs."""
+
+    def restore(self, state: State) -> None:
+        """Goes on from what `state` returned."""
 
 
 class SaveSampling(keras.callbacks.Callback):
@@ -31,12 +45,12 @@ class SaveSampling(keras.callbacks.Callback):
         directories: list of str, where backups are.
     """
 
-    def __init__(self, dataset, directories):
+    def __init__(self, dataset: Resumable, directories: list[str]) -> None:
         super().__init__()
         self._dataset = dataset
         self._directories = directories
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         for directory in self._directories:
             os.makedirs(directory, exist_ok=True)
             state = {
@@ -55,12 +69,12 @@ class SaveSampling(keras.callbacks.Callback):
 class RestoreSampling(keras.callbacks.Callback):
     """Takes the state up where the weights were; goes behind `BackupAndRestore`."""
 
-    def __init__(self, dataset, directories):
+    def __init__(self, dataset: Resumable, directories: list[str]) -> None:
         super().__init__()
         self._dataset = dataset
         self._directories = directories
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         epoch = resumed_epoch(self.model)
         if not epoch:
             return
@@ -92,7 +106,7 @@ class RestoreSampling(keras.callbacks.Callback):
             )
 
 
-def _alike(saved, present):
+def _alike(saved: Any, present: Any) -> bool:
     """Whether two states have the same names, whatever the numbers."""
     if not (isinstance(saved, dict) and isinstance(present, dict)):
         return isinstance(saved, dict) == isinstance(present, dict)
@@ -101,12 +115,14 @@ def _alike(saved, present):
     )
 
 
-def layer_seeds(model):
+def layer_seeds(model: keras.Model) -> list[Array]:
     """The random states of a model's layers, a list of arrays."""
     return [np.asarray(keras.ops.convert_to_numpy(state)) for state in seed_variables(model)]
 
 
-def resuming(callbacks, dataset):
+def resuming(
+    callbacks: Any, dataset: Resumable
+) -> tuple[list[keras.callbacks.Callback], list[keras.callbacks.Callback]]:
     """Callbacks that save and restore a dataset's state, where the user backs up.
 
     Args:
@@ -124,7 +140,7 @@ def resuming(callbacks, dataset):
     return [SaveSampling(dataset, directories)], [RestoreSampling(dataset, directories)]
 
 
-def _directories(callbacks):
+def _directories(callbacks: Any) -> list[str]:
     """The local folders of the `BackupAndRestore` callbacks among these."""
     listed = getattr(callbacks, "callbacks", callbacks)
     found = []
@@ -143,11 +159,11 @@ def _directories(callbacks):
     return found
 
 
-def write_state(path, state):
+def write_state(path: str, state: Any) -> None:
     """Writes nested dicts and lists of numbers, strings and arrays; all of it or nothing."""
-    arrays = {}
+    arrays: dict[str, Any] = {}
 
-    def plain(value):
+    def plain(value: Any) -> Any:
         if isinstance(value, np.ndarray):
             arrays[f"array_{len(arrays)}"] = value
             return {"__array__": f"array_{len(arrays) - 1}"}
@@ -168,11 +184,11 @@ def write_state(path, state):
     os.replace(temporary, path)
 
 
-def read_state(path):
+def read_state(path: str) -> Any:
     """What `write_state` wrote; tuples come as lists."""
     with np.load(path) as file:
 
-        def full(value):
+        def full(value: Any) -> Any:
             if isinstance(value, dict) and set(value) == {"__array__"}:
                 return file[value["__array__"]]
             if isinstance(value, dict):
@@ -182,11 +198,11 @@ def read_state(path):
         return full(json.loads(str(file["state"])))
 
 
-def _name(epoch):
+def _name(epoch: int | str) -> str:
     """The file of an epoch; with several processes each has its own."""
     process, count = backends.active().process()
     return _NAME.format(epoch if count == 1 else f"{process}of{count}_{epoch}")
 
 
-def _epoch_of(name):
+def _epoch_of(name: str) -> int:
     return int(name.rsplit("_", 1)[1].removesuffix(".npz"))

@@ -6,12 +6,11 @@ leave, whose accuracy is mostly noise, but their mean over the end of the trial.
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import numpy as np
 
 from keras_swift import backends
+from keras_swift._types import FloatArray, Logs
 
 # Reading the weights makes an accelerator wait; more readings hardly steady the mean.
 READINGS = 32
@@ -37,14 +36,14 @@ class WeightAverage(keras.callbacks.Callback):
         self._next = epochs * steps_per_epoch - steps + 1
         self._epoch = 0
         self._count = 0
-        self._sums: list[np.ndarray] = []
+        self._sums: list[FloatArray] = []
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._epoch = epoch
 
     # At the beginning of a step, not at its end: a callback that asks for the ends makes Keras wait
     # for every step.
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         step = self._epoch * self._steps_per_epoch + batch
         if step >= self._next:
             self._add()
@@ -67,7 +66,9 @@ class WeightAverage(keras.callbacks.Callback):
             places = {id(variable): k for k, variable in enumerate(order)}
             flat = [*captured[0], *captured[1]]
             values = [flat[places[id(variable)]] for variable in variables]
-        arrays = [np.asarray(keras.ops.convert_to_numpy(value), np.float64) for value in values]
+        arrays: list[FloatArray] = [
+            np.asarray(keras.ops.convert_to_numpy(value), np.float64) for value in values
+        ]
         if self._count:
             arrays = [a + b for a, b in zip(self._sums, arrays, strict=True)]
         self._sums = arrays

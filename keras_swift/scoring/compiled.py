@@ -23,7 +23,9 @@ from keras_swift._keras import (
     own_methods,
     symbolic_build,
 )
+from keras_swift._types import ArrayTree, Score
 from keras_swift.data.leaves import is_ragged, is_text
+from keras_swift.data.reader import ArraySupply, StreamSupply
 from keras_swift.data.streams import is_stream
 from keras_swift.scoring.gradient_norm import OutputLoss, output_activation
 from keras_swift.scoring.labels import label_check
@@ -56,11 +58,11 @@ class CompiledLosses:
 
     outputs: list[OutputLoss]
     matching: Matching
-    y_pred: Any
+    y_pred: ArrayTree
     missing: str = ""
 
 
-def build(model: keras.Model, x: Any, y: Any) -> CompiledLosses:
+def build(model: keras.Model, x: ArrayTree, y: ArrayTree) -> CompiledLosses:
     """Builds model, losses, metrics and optimizer from one batch, as `fit` would.
 
     `fit` would do so itself, by fetching an item before training starts.
@@ -111,7 +113,7 @@ def build(model: keras.Model, x: Any, y: Any) -> CompiledLosses:
 NO_LOSS = "The model is compiled without a loss, so the loss of an example cannot be read."
 
 
-def why_uniform(model: keras.Model, score: Any, x: Any, y: Any) -> str | None:
+def why_uniform(model: keras.Model, score: Score, x: Any, y: ArrayTree) -> str | None:
     """Why a model can be trained on uniform batches alone, as far as that is known beforehand.
 
     The rest, a loss without a value for an example, is found when the first
@@ -156,7 +158,7 @@ def uniform_warning(reason: str) -> str:
     return f"{reason} Until then it is trained by `model.fit`, on uniform batches."
 
 
-def _is_complete(output: OutputLoss, targets: Any) -> bool:
+def _is_complete(output: OutputLoss, targets: ArrayTree) -> bool:
     """Whether a loss has all its targets."""
     try:
         return all(leaf is not None for leaf in keras.tree.flatten(output.of(targets)))
@@ -164,7 +166,7 @@ def _is_complete(output: OutputLoss, targets: Any) -> bool:
         return False
 
 
-def _is_an_output(outputs: Any, message: str) -> bool:
+def _is_an_output(outputs: ArrayTree, message: str) -> bool:
     """Whether Keras could not find a path in the targets that leads to an output."""
     found = re.search(r"The path: (\(.*?\)) in the `loss` argument", message)
     try:
@@ -174,7 +176,7 @@ def _is_an_output(outputs: Any, message: str) -> bool:
     return True
 
 
-def _matched(model: keras.Model, y: Any, y_pred: Any) -> tuple[Any, Any]:
+def _matched(model: keras.Model, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayTree, ArrayTree]:
     """Targets and outputs as the model's losses compare them."""
     try:
         return Matching(compile_loss(model)).aligned(y, y_pred)
@@ -182,7 +184,9 @@ def _matched(model: keras.Model, y: Any, y_pred: Any) -> tuple[Any, Any]:
         raise wrong_targets(y, y_pred, getattr(model, "output_names", None)) from error
 
 
-def build_for(model: keras.Model, supply: Any) -> Callable[[Any], None]:
+def build_for(
+    model: keras.Model, supply: ArraySupply | StreamSupply
+) -> Callable[[ArrayTree], None]:
     """Builds a model and checks that the data fit its losses.
 
     Args:
@@ -212,7 +216,7 @@ def build_for(model: keras.Model, supply: Any) -> Callable[[Any], None]:
     return check if targets is None else lambda y: None
 
 
-def check_weights(sample_weight: Any, losses: CompiledLosses) -> None:
+def check_weights(sample_weight: ArrayTree, losses: CompiledLosses) -> None:
     """Raises unless the weights are one array, or one for each output.
 
     Args:
@@ -259,7 +263,7 @@ def compiled_losses(model: keras.Model, container: Any = None) -> list[OutputLos
     ]
 
 
-def symbolic_outputs(model: keras.Model, x: Any) -> Any:
+def symbolic_outputs(model: keras.Model, x: ArrayTree) -> ArrayTree:
     """What a built model puts out for one example, as `KerasTensor`s.
 
     Args:
@@ -269,7 +273,7 @@ def symbolic_outputs(model: keras.Model, x: Any) -> Any:
     return without_list_of_one(model(_specified(x)))
 
 
-def _specified(structure: Any, count: int = 1) -> Any:
+def _specified(structure: ArrayTree, count: int = 1) -> ArrayTree:
     """`KerasTensor`s for that many examples of a NumPy structure, one by default."""
 
     def one(leaf: Any) -> Any:
@@ -281,7 +285,7 @@ def _specified(structure: Any, count: int = 1) -> Any:
     return keras.tree.map_structure(one, structure)
 
 
-def without_list_of_one(outputs: Any) -> Any:
+def without_list_of_one(outputs: ArrayTree) -> ArrayTree:
     """What Keras makes of outputs where it computes: a list of one is that one."""
     one = isinstance(outputs, list | tuple) and len(outputs) == 1
     return outputs[0] if one else outputs

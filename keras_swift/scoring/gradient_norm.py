@@ -6,18 +6,24 @@ norm of the example's gradient in all parameters (Katharopoulos and Fleuret
 the name of the last activation.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
 
 import keras
 from keras import ops
 
 from keras_swift import backends
 from keras_swift._keras import history_of, loss_settings, mask_of, number_of_calls
+from keras_swift._types import ArrayTree, Path, Tensor
 
+Activation: TypeAlias = Literal["linear", "softmax", "sigmoid", "tanh", "relu"]
 # The activations that a gradient in the output is pulled back through.
-PULLED_BACK = ("linear", "softmax", "sigmoid", "tanh", "relu")
+PULLED_BACK: tuple[Activation, ...] = ("linear", "softmax", "sigmoid", "tanh", "relu")
 
 
 class NoExampleLoss(ValueError):
@@ -37,12 +43,12 @@ class OutputLoss:
             is not known (a subclassed model).
     """
 
-    path: tuple
+    path: Path
     loss: keras.losses.Loss
     weight: float
-    activation: str | None
+    activation: Activation | None
 
-    def of(self, structure):
+    def of(self, structure: ArrayTree) -> ArrayTree:
         """This output's part of a structure of predictions or targets."""
         for step in self.path:
             structure = structure[step]
@@ -62,14 +68,14 @@ class ExampleLosses:
         masked: bool, whether the output carries a mask.
     """
 
-    losses: object
-    gradient: object
-    valid: object
-    axes: tuple
+    losses: Tensor
+    gradient: Tensor
+    valid: Tensor
+    axes: tuple[int, ...]
     masked: bool
 
 
-def output_activation(tensor):
+def output_activation(tensor: keras.KerasTensor) -> Activation:
     """Names the activation that made a functional model's output.
 
     Layers that only move or pass on values are walked through. A layer whose
@@ -91,7 +97,7 @@ def output_activation(tensor):
     return "linear" if moved and name == "softmax" else name
 
 
-def output_layers(model):
+def output_layers(model: keras.Model) -> list[Any]:
     """The layers that make a functional model's outputs, with those that only pass them on.
 
     Args:
@@ -109,7 +115,7 @@ def output_layers(model):
     return found
 
 
-def _last_layers(tensor):
+def _last_layers(tensor: keras.KerasTensor) -> list[Any]:
     """The layer that made an output, last, after the layers that only pass its values on."""
     layer, _, index = history_of(tensor)
     passed = []
@@ -141,7 +147,7 @@ _WITH_ACTIVATION = (
 )
 
 
-def _activation_name(layer):
+def _activation_name(layer: Any) -> Activation:
     """The name of a layer's, or of a `keras.ops` operation's, activation."""
     if isinstance(layer, keras.layers.Softmax):
         return "softmax" if layer.axis == -1 else "linear"
@@ -154,13 +160,15 @@ def _activation_name(layer):
                 return name
         return "linear"
     if not isinstance(layer, keras.Layer):
-        name = type(layer).__name__.lower()
-        if name in PULLED_BACK and getattr(layer, "axis", -1) == -1:
-            return name
+        operation = type(layer).__name__.lower()
+        if operation in PULLED_BACK and getattr(layer, "axis", -1) == -1:
+            return operation
     return "linear"
 
 
-def pre_activation_gradient(output, y_true, y_pred, sample_weight=None):
+def pre_activation_gradient(
+    output: OutputLoss, y_true: ArrayTree, y_pred: ArrayTree, sample_weight: Tensor | None = None
+) -> ExampleLosses:
     """Per-example loss and its gradient in the last pre-activation.
 
     The loss of an example is its share of the batch's loss, times the batch
@@ -195,7 +203,7 @@ def pre_activation_gradient(output, y_true, y_pred, sample_weight=None):
     # behind a softmax and would leave the output out of the differentiation.
     y_pred = ops.stop_gradient(ops.convert_to_tensor(y_pred, dtype=loss.dtype))
 
-    def weighted_sum(y_pred):
+    def weighted_sum(y_pred: Tensor) -> tuple[Tensor, Any]:
         losses, valid, share = _weighted_losses(loss, y_true, y_pred, mask, sample_weight)
         return ops.sum(losses), (losses, valid, share)
 
@@ -210,7 +218,9 @@ def pre_activation_gradient(output, y_true, y_pred, sample_weight=None):
     return ExampleLosses(losses, gradient * output.weight, valid, tuple(share.shape[1:]), masked)
 
 
-def _of_several(output, y_true, y_pred, sample_weight):
+def _of_several(
+    output: OutputLoss, y_true: ArrayTree, y_pred: ArrayTree, sample_weight: Tensor | None
+) -> ExampleLosses:
     """The same for a loss of several outputs, in all of which it is differentiated."""
     loss = output.loss
     y_true = keras.tree.map_structure(
@@ -223,7 +233,7 @@ def _of_several(output, y_true, y_pred, sample_weight):
     rows = [ops.reshape(leaf, (ops.shape(leaf)[0], math.prod(leaf.shape[1:]))) for leaf in leaves]
     ends = list(itertools.accumulate(row.shape[1] for row in rows))
 
-    def weighted_sum(joined):
+    def weighted_sum(joined: Tensor) -> tuple[Tensor, Any]:
         parts = ops.split(joined, ends[:-1], axis=1)
         parts = [
             ops.reshape(part, ops.shape(leaf)) for part, leaf in zip(parts, leaves, strict=True)
@@ -237,7 +247,9 @@ def _of_several(output, y_true, y_pred, sample_weight):
     return ExampleLosses(losses, gradient * output.weight, valid, tuple(share.shape[1:]), False)
 
 
-def loss_sum(output, y_true, y_pred, sample_weight=None):
+def loss_sum(
+    output: OutputLoss, y_true: ArrayTree, y_pred: ArrayTree, sample_weight: Tensor | None = None
+) -> Tensor:
     """The sum over a batch of the losses of one output, to be differentiated in the model.
 
     Args:
@@ -260,7 +272,13 @@ def loss_sum(output, y_true, y_pred, sample_weight=None):
     return ops.sum(losses) * output.weight
 
 
-def _weighted_losses(loss, y_true, y_pred, mask, sample_weight):
+def _weighted_losses(
+    loss: keras.losses.Loss,
+    y_true: ArrayTree,
+    y_pred: ArrayTree,
+    mask: Tensor | None,
+    sample_weight: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Losses of the examples, their unmasked share, and what each value was multiplied by."""
     values = loss.call(y_true, y_pred)
     shapes = [tuple(leaf.shape) for leaf in keras.tree.flatten(y_pred)]
@@ -292,14 +310,16 @@ def _weighted_losses(loss, y_true, y_pred, mask, sample_weight):
     return losses, valid, share
 
 
-def _joint_mask(mask, values):
+def _joint_mask(mask: Tensor | None, values: Tensor) -> Tensor | None:
     other = mask_of(values)
     if mask is None or other is None:
         return other if mask is None else mask
     return ops.logical_and(mask, other)
 
 
-def _share(values, loss, mask, sample_weight):
+def _share(
+    values: Tensor, loss: keras.losses.Loss, mask: Tensor | None, sample_weight: Tensor | None
+) -> Tensor:
     """What each loss value is multiplied by on its way into the example's loss."""
     rank = len(values.shape)
     share = ops.ones_like(values)
@@ -323,7 +343,7 @@ def _share(values, loss, mask, sample_weight):
     return share
 
 
-def _to_rank(tensor, rank):
+def _to_rank(tensor: Tensor, rank: int) -> Tensor:
     while len(tensor.shape) > rank and tensor.shape[-1] == 1:
         tensor = ops.squeeze(tensor, axis=-1)
     while len(tensor.shape) < rank:
@@ -331,13 +351,13 @@ def _to_rank(tensor, rank):
     return tensor
 
 
-def _over_axes(reduce, tensor):
+def _over_axes(reduce: Callable[..., Tensor], tensor: Tensor) -> Tensor:
     """Reduces all axes but the first."""
     axes = tuple(range(1, len(tensor.shape)))
     return reduce(tensor, axis=axes) if axes else tensor
 
 
-def _closed_form(output, y_true, y_pred):
+def _closed_form(output: OutputLoss, y_true: Tensor, y_pred: Tensor) -> Tensor | None:
     """The gradient of each loss value in the pre-activation, or `None`."""
     loss = output.loss
     settings = _cross_entropy_settings(loss)
@@ -367,7 +387,9 @@ def _closed_form(output, y_true, y_pred):
     return probability * ops.sum(target, axis=-1, keepdims=True) - target
 
 
-def _cross_entropy_settings(loss):
+def _cross_entropy_settings(
+    loss: keras.losses.Loss,
+) -> tuple[Literal["binary", "categorical", "sparse"], bool, float] | None:
     """`(kind, from_logits, label_smoothing)` of a plain cross-entropy, or `None`."""
     # A subclass may override `call`, and then anything goes.
     if type(loss).call is not keras.losses.MeanSquaredError.call:
@@ -384,14 +406,14 @@ def _cross_entropy_settings(loss):
     )
 
 
-_CROSS_ENTROPIES = {
+_CROSS_ENTROPIES: dict[Any, Literal["binary", "categorical", "sparse"]] = {
     keras.losses.binary_crossentropy: "binary",
     keras.losses.categorical_crossentropy: "categorical",
     keras.losses.sparse_categorical_crossentropy: "sparse",
 }
 
 
-def _pull_back(activation, y_pred, gradient):
+def _pull_back(activation: Activation | None, y_pred: Tensor, gradient: Tensor) -> Tensor:
     """The chain rule through an activation, written in its output."""
     if activation == "softmax":
         return y_pred * (gradient - ops.sum(gradient * y_pred, axis=-1, keepdims=True))
@@ -404,6 +426,6 @@ def _pull_back(activation, y_pred, gradient):
     return gradient
 
 
-def row_norms(tensor):
+def row_norms(tensor: Tensor) -> Tensor:
     """The Euclidean norm of each row over all its other axes, shape `(B,)`."""
     return ops.sqrt(_over_axes(ops.sum, ops.square(tensor)))

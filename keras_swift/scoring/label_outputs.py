@@ -7,7 +7,7 @@ the targets.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Final, Literal
 
 from keras import ops
 
@@ -17,7 +17,8 @@ from keras_swift.scoring.gradient_norm import OutputLoss
 
 # Below any probability that float32 can hold apart from 0.
 _SMALLEST = 1e-30
-CATEGORICAL, BINARY = "categorical", "binary"
+CATEGORICAL: Final = "categorical"
+BINARY: Final = "binary"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class LabelOutput:
     """
 
     output: OutputLoss
-    kind: str
+    kind: Literal["categorical", "binary"]
     from_logits: bool
     axis: int
     ignored: int | None
@@ -51,7 +52,7 @@ def label_output(output: OutputLoss) -> LabelOutput | None:
         found = settings.get(key, getattr(loss, key, default))
         return default if found is None else found
 
-    kind = None
+    kind: Literal["categorical", "binary"] | None = None
     if "hinge" not in name:
         if "categorical" in name or output.activation == "softmax":
             kind = CATEGORICAL
@@ -69,7 +70,9 @@ def label_output(output: OutputLoss) -> LabelOutput | None:
     )
 
 
-def label_values(label: LabelOutput, y_true: Any, y_pred: Any) -> tuple[Any, Any, Any]:
+def label_values(
+    label: LabelOutput, y_true: Tensor, y_pred: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Probability and margin of every label, and which of them count.
 
     Args:
@@ -122,7 +125,7 @@ def label_values(label: LabelOutput, y_true: Any, y_pred: Any) -> tuple[Any, Any
     return probability, margin, counts
 
 
-def label_means(label: LabelOutput, y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
+def label_means(label: LabelOutput, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
     """Probability and margin of each example's labels, means over those that count.
 
     Args:
@@ -137,13 +140,13 @@ def label_means(label: LabelOutput, y_true: Any, y_pred: Any) -> tuple[Tensor, T
     return sum_over_entries(probability * counts) / safe, sum_over_entries(margin * counts) / safe
 
 
-def sum_over_entries(tensor: Any) -> Any:
+def sum_over_entries(tensor: Tensor) -> Tensor:
     """The sum over all axes but the first."""
     axes = tuple(range(1, len(tensor.shape)))
     return ops.sum(tensor, axis=axes) if axes else tensor
 
 
-def _like(target: Any, p: Any) -> Any:
+def _like(target: Tensor, p: Tensor) -> Tensor:
     """Targets with as many axes as predictions, of which the last may be missing or 1."""
     while len(target.shape) < len(p.shape):
         target = ops.expand_dims(target, axis=-1)
@@ -152,7 +155,7 @@ def _like(target: Any, p: Any) -> Any:
     return target
 
 
-def broadcast(weight: Any, like: Any) -> Any:
+def broadcast(weight: Tensor, like: Tensor) -> Tensor:
     """Weights or masks with the axes of the labels."""
     while len(weight.shape) > len(like.shape) and weight.shape[-1] == 1:
         weight = ops.squeeze(weight, axis=-1)

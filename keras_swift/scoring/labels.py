@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
 
 from keras_swift._keras import loss_settings
+from keras_swift._types import Array, ArrayTree
 from keras_swift.scoring.gradient_norm import OutputLoss
 from keras_swift.scoring.structures import Matching, follow
 
@@ -24,7 +24,9 @@ def class_axis(loss: keras.losses.Loss) -> int:
     return axis if isinstance(axis, int) else -1
 
 
-def label_check(y_pred: Any, losses: list[OutputLoss], matching: Matching) -> Callable[[Any], None]:
+def label_check(
+    y_pred: ArrayTree, losses: list[OutputLoss], matching: Matching
+) -> Callable[[ArrayTree], None]:
     """A function that raises for class numbers the output has no place for.
 
     Frameworks would read a neighbour's probability, or put out NaN.
@@ -44,7 +46,7 @@ def label_check(y_pred: Any, losses: list[OutputLoss], matching: Matching) -> Ca
         if isinstance(output.loss, _SPARSE[0]) or getattr(output.loss, "fn", None) is _SPARSE[1]
     ]
 
-    def check(y: Any) -> None:
+    def check(y: ArrayTree) -> None:
         if not sparse:
             return
         targets, outputs = matching.aligned(y, y_pred)
@@ -63,7 +65,7 @@ def label_check(y_pred: Any, losses: list[OutputLoss], matching: Matching) -> Ca
     return check
 
 
-def _check_output(loss: keras.losses.Loss, labels: np.ndarray, classes: int) -> None:
+def _check_output(loss: keras.losses.Loss, labels: Array, classes: int) -> None:
     wrong = (labels < 0) | (labels >= classes)
     ignored = getattr(loss, "ignore_class", None)
     if ignored is not None:

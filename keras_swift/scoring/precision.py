@@ -4,13 +4,17 @@ This file decides which layers compute in it, puts every layer's own policy
 back, and finds out whether a lower precision is faster here.
 """
 
+from __future__ import annotations
+
 import contextlib
 import time
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
 
 from keras_swift._keras import flatten_layers
+from keras_swift._types import FloatArray, ScoringDtype
 from keras_swift.scoring.gradient_norm import output_layers
 
 # A scoring pass faster than this (seconds) is not worth a second compilation.
@@ -19,7 +23,11 @@ WORTH_TIMING = 1e-3
 CLEARLY_FASTER = 0.8
 _ROUNDS = 4
 
-_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+_POLICIES: dict[str | None, str] = {
+    "float32": "float32",
+    "bfloat16": "mixed_bfloat16",
+    "float16": "mixed_float16",
+}
 # Cheap layers whose inputs may be large whole numbers or far from zero, where
 # eight bits of precision would change what they mean.
 _KEPT = (
@@ -35,7 +43,7 @@ _KEPT = (
 )
 
 
-def layers_to_change(model, dtype):
+def layers_to_change(model: keras.Model, dtype: ScoringDtype | None) -> list[keras.Layer]:
     """The layers that compute in another type when scores are computed in `dtype`.
 
     The layers that put out the model's predictions stay as they are, so that
@@ -65,7 +73,7 @@ def layers_to_change(model, dtype):
 
 
 @contextlib.contextmanager
-def computing_in(dtype, layers):
+def computing_in(dtype: ScoringDtype | None, layers: list[keras.Layer]) -> Iterator[None]:
     """A context in which `layers` compute in `dtype`; their variables stay float32.
 
     Meant for the trace of a function: what is compiled in it keeps the type.
@@ -80,7 +88,7 @@ def computing_in(dtype, layers):
             layer.dtype_policy = policy
 
 
-def faster(own, lower):
+def faster(own: Callable[[], FloatArray], lower: Callable[[], FloatArray]) -> bool:
     """Whether a scoring function in lower precision is clearly the faster one.
 
     Both are called in turn; the least of four times counts, which a busy
@@ -108,7 +116,7 @@ def faster(own, lower):
     return bool(fast <= CLEARLY_FASTER * slow)
 
 
-def _least_seconds(function, times=_ROUNDS):
+def _least_seconds(function: Callable[[], object], times: int = _ROUNDS) -> float:
     seconds = []
     for _ in range(times):
         start = time.perf_counter()

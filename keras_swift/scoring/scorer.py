@@ -5,8 +5,12 @@ per-example numbers. It changes nothing in the model: the pass is stateless,
 in inference mode, and takes no gradient of the network.
 """
 
+from __future__ import annotations
+
 import functools
 import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,20 +18,23 @@ from keras import ops
 
 from keras_swift import backends
 from keras_swift._keras import compile_loss
+from keras_swift._types import ArrayTree, FloatArray, Score, ScoringDtype, Tensor
+from keras_swift.backends.base import Scoring, Values
 from keras_swift.data.leaves import form, put_back, there
 from keras_swift.scoring.compiled import accepts_training, build
 from keras_swift.scoring.gradient_norm import (
     NoExampleLoss,
+    OutputLoss,
     loss_sum,
     pre_activation_gradient,
     row_norms,
 )
 from keras_swift.scoring.precision import computing_in, faster, layers_to_change
-from keras_swift.scoring.structures import paths
+from keras_swift.scoring.structures import Matching, paths
 from keras_swift.validation import check_score, check_scoring_dtype
 
 # A model that has not been looked at: `None` is one without a compiled loss.
-_NOT_BUILT = object()
+_NOT_BUILT: Any = object()
 
 
 class Scorer:
@@ -73,28 +80,39 @@ class Scorer:
         2018, section 3.2.
     """
 
-    def __init__(self, model, quantities=("gradient_norm",), dtype=None):
+    def __init__(
+        self,
+        model: keras.Model,
+        quantities: Sequence[Score] = ("gradient_norm",),
+        dtype: ScoringDtype | None = None,
+    ) -> None:
         for quantity in quantities:
             check_score(quantity)
         check_scoring_dtype(dtype)
         self.model = model
-        self.dtype = None if dtype == "auto" else dtype
+        self.dtype: ScoringDtype | None = None if dtype == "auto" else dtype
         self._unsettled = dtype == "auto"
         self._tried = False
         self.quantities = tuple(quantities)
-        self.outputs = None
         self.traces = 0
         # Known once the first batch has been scored.
-        self._weight_axes = None
+        self.outputs: list[OutputLoss] = []
+        self._weight_axes: list[tuple[int, ...]] = []
         self._masked = False
-        self._structure = None
-        self._matching = None
+        self._structure: ArrayTree = None
+        self._matching = Matching(None)
         self._training_argument = accepts_training(model)
         # A compiled function for each form of the inputs.
-        self._compiled = {}
+        self._compiled: dict[str, Scoring] = {}
         self._built_for = _NOT_BUILT
 
-    def __call__(self, x, y, sample_weight=None, values=None):
+    def __call__(
+        self,
+        x: ArrayTree,
+        y: ArrayTree,
+        sample_weight: ArrayTree = None,
+        values: Values | None = None,
+    ) -> dict[str, FloatArray]:
         """Scores one batch.
 
         Args:
@@ -138,7 +156,7 @@ class Scorer:
         self._tried = True
         return result
 
-    def settle(self, x, y, sample_weight=None):
+    def settle(self, x: ArrayTree, y: ArrayTree, sample_weight: ArrayTree = None) -> None:
         """Chooses the type to compute in where it was left to be measured.
 
         Times a few passes over one batch, the size of which should be that of
@@ -161,24 +179,31 @@ class Scorer:
         if faster(lambda: own(None, *leaves)[name], lambda: lower(None, *leaves)[name]):
             self.dtype, self._compiled = "bfloat16", {form(inputs): lower}
 
-    def _compiled_for(self, inputs):
+    def _compiled_for(self, inputs: tuple[ArrayTree, ...]) -> Scoring:
         """The compiled function for inputs of this form, which takes their leaves."""
         key = form(inputs)
         if key not in self._compiled:
             self._compiled[key] = self._compile(self.dtype, inputs)
         return self._compiled[key]
 
-    def _compile(self, dtype, inputs):
+    def _compile(self, dtype: ScoringDtype | None, inputs: tuple[ArrayTree, ...]) -> Scoring:
         changed = layers_to_change(self.model, dtype)
         # No framework takes `None` for an array.
         like = keras.tree.map_structure(lambda leaf: None if leaf is None else 0, inputs)
 
-        def quantities(values, *leaves):
+        def quantities(values: Values, *leaves: Tensor) -> dict[str, Tensor]:
             return self._quantities(values, like, leaves, dtype, changed)
 
         return backends.active().compile_scoring(quantities, self.model)
 
-    def _quantities(self, values, like, leaves, dtype, changed):
+    def _quantities(
+        self,
+        values: Values,
+        like: ArrayTree,
+        leaves: tuple[Tensor, ...],
+        dtype: ScoringDtype | None,
+        changed: list[keras.Layer],
+    ) -> dict[str, Tensor]:
         # Runs once for each set of shapes where the backend compiles.
         self.traces += 1
         trainable, non_trainable = values
@@ -193,7 +218,9 @@ class Scorer:
                 )
         return results
 
-    def of_outputs(self, y, y_pred, sample_weight=None):
+    def of_outputs(
+        self, y: ArrayTree, y_pred: ArrayTree, sample_weight: ArrayTree = None
+    ) -> dict[str, Tensor]:
         """The quantities that follow from the outputs alone, all but `"full_gradient_norm"`.
 
         Args:
@@ -208,7 +235,8 @@ class Scorer:
         self._structure = keras.tree.map_structure(lambda leaf: 0, outputs)
         weights = self._weights_of_losses(sample_weight)
         self._weight_axes, self._masked = [], False
-        losses, square, valid = 0.0, 0.0, []
+        losses, square = 0.0, 0.0
+        valid: list[Tensor] = []
         for output, weight in zip(self.outputs, weights, strict=True):
             found = pre_activation_gradient(output, output.of(targets), output.of(outputs), weight)
             # Keras multiplies mask and weights in place on PyTorch, so there
@@ -218,7 +246,7 @@ class Scorer:
             losses = losses + found.losses * output.weight
             square = square + ops.square(row_norms(found.gradient))
             valid.append(found.valid)
-        results = {}
+        results: dict[str, Tensor] = {}
         if self.outputs:
             results = {"valid": ops.stack(valid, axis=1), "loss": losses}
         for position, quantity in enumerate(self.quantities):
@@ -235,29 +263,39 @@ class Scorer:
             results["valid"] = ops.expand_dims(ops.ones_like(score), 1)
         return results
 
-    def compared(self, y, y_pred):
+    def compared(
+        self, y: ArrayTree, y_pred: ArrayTree
+    ) -> list[tuple[OutputLoss, ArrayTree, ArrayTree]]:
         """What each compiled loss compares: `(OutputLoss, targets, outputs)` for each."""
         targets, outputs = self._matching.aligned(y, y_pred)
         return [(output, output.of(targets), output.of(outputs)) for output in self.outputs]
 
     @property
-    def has_masks(self):
+    def has_masks(self) -> bool:
         """bool, whether an output carries a mask; known once a batch has been scored."""
         return self._masked
 
     @property
-    def score_name(self):
+    def score_name(self) -> str:
         """str, under which the first quantity stands among the results."""
         name = self.quantities[0]
         return name if isinstance(name, str) else "custom_0"
 
-    def _predicted(self, trainable, non_trainable, x):
+    def _predicted(
+        self, trainable: list[Tensor], non_trainable: list[Tensor], x: ArrayTree
+    ) -> ArrayTree:
         """The outputs for `x`."""
         arguments = {"training": False} if self._training_argument else {}
         y_pred, _ = self.model.stateless_call(trainable, non_trainable, x, **arguments)
         return y_pred
 
-    def _loss_sum(self, non_trainable, like, trainable, *leaves):
+    def _loss_sum(
+        self,
+        non_trainable: list[Tensor],
+        like: ArrayTree,
+        trainable: list[Tensor],
+        *leaves: Tensor,
+    ) -> Tensor:
         """The sum of the examples' losses, as a function of the trainable values."""
         x, y, sample_weight = (*put_back(like, leaves), None)[:3]
         targets, y_pred = self._matching.aligned(y, self._predicted(trainable, non_trainable, x))
@@ -267,7 +305,12 @@ class Scorer:
             for output, weight in zip(self.outputs, weights, strict=True)
         )
 
-    def loss_weights(self, importance, sample_weight=None, corrections=None):
+    def loss_weights(
+        self,
+        importance: FloatArray,
+        sample_weight: ArrayTree = None,
+        corrections: FloatArray | None = None,
+    ) -> ArrayTree:
         """Importance times user weights, in the shape each output's loss needs.
 
         A loss with values of shape `(batch, time)` takes weights of shape
@@ -310,7 +353,7 @@ class Scorer:
         leaves = [by_path.get(path, weights[0]) for path in paths(self._structure)]
         return keras.tree.pack_sequence_as(self._structure, leaves)
 
-    def _weights_differ(self, sample_weight):
+    def _weights_differ(self, sample_weight: ArrayTree) -> bool:
         """Whether the outputs need weights of their own.
 
         If they do not, one array is given: it is what a model's own
@@ -321,13 +364,13 @@ class Scorer:
             self._masked or keras.tree.is_nested(sample_weight) or len(set(self._weight_axes)) > 1
         )
 
-    def _weights_of_losses(self, sample_weight):
+    def _weights_of_losses(self, sample_weight: ArrayTree) -> list[Any]:
         """The user's weights of each compiled loss, out of one array or a structure."""
         paths_of_losses = [output.path for output in self.outputs]
         return self._matching.weights(sample_weight, self._structure, paths_of_losses)
 
 
-def _weighted(importance, sample_weight):
+def _weighted(importance: FloatArray, sample_weight: ArrayTree) -> ArrayTree:
     """The user's weights, in their own structure, times one factor for each example."""
     importance = np.asarray(importance, np.float32)
     if sample_weight is None:
@@ -337,7 +380,7 @@ def _weighted(importance, sample_weight):
     )
 
 
-def check_score_shape(score, function, like):
+def check_score_shape(score: Tensor, function: Callable[..., Tensor], like: Tensor) -> None:
     """Raises unless a callable's score is one number for each example."""
     if len(score.shape) != 1 or score.shape[0] != like.shape[0]:
         name = getattr(function, "__name__", type(function).__name__)
@@ -348,7 +391,7 @@ def check_score_shape(score, function, like):
         )
 
 
-def _row_weights(sample_weight, dtype):
+def _row_weights(sample_weight: ArrayTree, dtype: Any) -> Tensor:
     """One weight for each example, the mean over whatever other axes there are."""
     weights = [
         ops.mean(ops.reshape(ops.cast(leaf, dtype), (leaf.shape[0], -1)), axis=1)
@@ -357,7 +400,9 @@ def _row_weights(sample_weight, dtype):
     return sum(weights) / len(weights)
 
 
-def not_finite(scores, x, y, sample_weight, step):
+def not_finite(
+    scores: FloatArray, x: ArrayTree, y: ArrayTree, sample_weight: ArrayTree, step: int
+) -> str | None:
     """Says which scores are not finite, and where that comes from.
 
     Args:
@@ -392,7 +437,7 @@ def not_finite(scores, x, y, sample_weight, step):
     )
 
 
-def warn_not_finite(reason):
+def warn_not_finite(reason: str) -> None:
     """Warns that a batch is uniform because scores are not finite.
 
     Args:

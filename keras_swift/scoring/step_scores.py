@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from keras import ops
 
-from keras_swift._types import Tensor
+from keras_swift._types import ArrayTree, Tensor
 from keras_swift.scoring.label_outputs import label_means, label_output
 from keras_swift.scoring.scorer import Scorer
 
@@ -31,7 +29,7 @@ class StepScores:
         self.numbers = 4 if self.has_labels else 2
         self.columns = self.numbers + (len(scorer.outputs) if scorer.has_masks else 0)
 
-    def __call__(self, y: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
+    def __call__(self, y: ArrayTree, y_pred: ArrayTree, sample_weight: ArrayTree = None) -> Tensor:
         """The numbers of one batch.
 
         Args:

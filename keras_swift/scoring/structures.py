@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from keras_swift._keras import as_compared
+from keras_swift._types import ArrayTree, Path
 from keras_swift.data.leaves import form
 
 
@@ -28,9 +29,9 @@ class Matching:
 
     def __init__(self, container: Any) -> None:
         self._container = container
-        self._answers: dict[tuple[str, str], tuple[Any, Any]] = {}
+        self._answers: dict[tuple[str, str], tuple[ArrayTree, ArrayTree]] = {}
 
-    def aligned(self, y: Any, y_pred: Any) -> tuple[Any, Any]:
+    def aligned(self, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayTree, ArrayTree]:
         """Targets and outputs in the structures in which Keras compares them.
 
         Args:
@@ -47,12 +48,10 @@ class Matching:
         key = (form(y), form(y_pred))
         if key not in self._answers:
             self._answers[key] = self._asked(y, y_pred)
-        return tuple(  # type: ignore[return-value]
-            _filled(places, structure)
-            for places, structure in zip(self._answers[key], (y, y_pred), strict=True)
-        )
+        targets, outputs = self._answers[key]
+        return _filled(targets, y), _filled(outputs, y_pred)
 
-    def like(self, y: Any, y_pred: Any) -> Any:
+    def like(self, y: ArrayTree, y_pred: ArrayTree) -> ArrayTree:
         """The targets in the structure of the outputs, or as Keras has them where some are missing.
 
         Args:
@@ -65,7 +64,7 @@ class Matching:
         except (ValueError, TypeError):
             return targets
 
-    def weights(self, sample_weight: Any, y_pred: Any, paths: list[tuple]) -> list[Any]:
+    def weights(self, sample_weight: ArrayTree, y_pred: ArrayTree, paths: list[Path]) -> list[Any]:
         """The weights of each compiled loss: the same for all, or one array for each output.
 
         They are taken in the structure of the outputs, as Keras does, and also in any form that
@@ -97,7 +96,7 @@ class Matching:
         leaves = keras.tree.flatten(sample_weight)
         return [None if place is None else leaves[place.index] for place in found]
 
-    def _asked(self, y: Any, y_pred: Any) -> tuple[Any, Any]:
+    def _asked(self, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayTree, ArrayTree]:
         """What `aligned` returns, with the places of the leaves for leaves."""
         targets, outputs = _places(y), _places(y_pred)
         if self._container is None:
@@ -123,19 +122,19 @@ class _Place:
         self.index = index
 
 
-def _places(structure: Any) -> Any:
+def _places(structure: ArrayTree) -> Any:
     leaves = keras.tree.flatten(structure)
     return keras.tree.pack_sequence_as(structure, [_Place(index) for index in range(len(leaves))])
 
 
-def _filled(places: Any, structure: Any) -> Any:
+def _filled(places: Any, structure: ArrayTree) -> Any:
     leaves = keras.tree.flatten(structure)
     return keras.tree.map_structure(
         lambda place: None if place is None else leaves[place.index], places
     )
 
 
-def paths(structure: Any, before: tuple = ()) -> list[tuple]:
+def paths(structure: ArrayTree, before: Path = ()) -> list[Path]:
     """The way to each leaf of a structure, in the order of `keras.tree`.
 
     Returns:
@@ -151,14 +150,14 @@ def paths(structure: Any, before: tuple = ()) -> list[tuple]:
     return [path for key, part in items for path in paths(part, (*before, key))]
 
 
-def follow(path: tuple, structure: Any) -> Any:
+def follow(path: Path, structure: ArrayTree) -> ArrayTree:
     """The part of a structure at the end of a path."""
     for step in path:
         structure = structure[step]
     return structure
 
 
-def described(structure: Any) -> str:
+def described(structure: ArrayTree) -> str:
     """A structure in words, for errors."""
     if isinstance(structure, dict):
         return f"a dict with the keys {', '.join(map(repr, structure))}"
@@ -168,7 +167,7 @@ def described(structure: Any) -> str:
     return "one array"
 
 
-def wrong_targets(y: Any, y_pred: Any, output_names: list[str] | None) -> ValueError:
+def wrong_targets(y: ArrayTree, y_pred: ArrayTree, output_names: list[str] | None) -> ValueError:
     """The error for targets that do not fit the outputs.
 
     Args:
@@ -192,7 +191,7 @@ def wrong_targets(y: Any, y_pred: Any, output_names: list[str] | None) -> ValueE
     )
 
 
-def wrong_weights(sample_weight: Any, y_pred: Any) -> ValueError:
+def wrong_weights(sample_weight: ArrayTree, y_pred: ArrayTree) -> ValueError:
     """The error for weights that do not fit the outputs."""
     return ValueError(
         "`sample_weight` must be one array for all outputs, or one for each of the model's "
@@ -200,5 +199,5 @@ def wrong_weights(sample_weight: Any, y_pred: Any) -> ValueError:
     )
 
 
-def _values(structure: Any) -> Any:
+def _values(structure: ArrayTree) -> Any:
     return structure.values() if isinstance(structure, dict) else structure

@@ -18,6 +18,7 @@ import numpy as np
 
 from keras_swift import backends
 from keras_swift._keras import loss_of, metrics_of_keras, own_methods
+from keras_swift._types import ArrayTree
 from keras_swift.data.leaves import put_back, there
 from keras_swift.scoring.compiled import accepts_training
 
@@ -29,7 +30,9 @@ _CURE = (
 )
 
 
-def check_weights_arrive(model: keras.Model, x: Any, y: Any, weights: Any) -> None:
+def check_weights_arrive(
+    model: keras.Model, x: ArrayTree, y: ArrayTree, weights: ArrayTree
+) -> None:
     """Raises if the model's step leaves out the weights, and warns of metrics that do.
 
     A model with Keras' own methods is not looked at. Otherwise two steps are
@@ -84,7 +87,9 @@ class _Effect:
         self.metrics = metrics
 
     @classmethod
-    def of(cls, model: keras.Model, own: list[str], x: Any, y: Any, weights: Any) -> _Effect:
+    def of(
+        cls, model: keras.Model, own: list[str], x: ArrayTree, y: ArrayTree, weights: ArrayTree
+    ) -> _Effect:
         state = backends.active().random_state()
         data = put_back((x, y, weights), map(keras.ops.convert_to_tensor, there((x, y, weights))))
         before = [variable.value for variable in model.metrics_variables]
