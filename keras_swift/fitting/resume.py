@@ -8,7 +8,6 @@ out. There is one file for each epoch that a run could resume from.
 from __future__ import annotations
 
 import glob
-import io
 import json
 import os
 import warnings
@@ -20,7 +19,10 @@ import numpy as np
 from keras_swift import backends
 from keras_swift._keras import resumed_epoch, seed_variables
 from keras_swift._types import Array, Logs, State
+from keras_swift.fitting.atomic import write_atomically
 
+# Of what is saved beside a backup.
+VERSION = 1
 _NAME = "keras_swift_sampling_{}.npz"
 
 
@@ -54,6 +56,7 @@ class SaveSampling(keras.callbacks.Callback):
         for directory in self._directories:
             os.makedirs(directory, exist_ok=True)
             state = {
+                "version": VERSION,
                 "sampling": self._dataset.state(),
                 "layers": layer_seeds(self.model),
                 "framework": backends.active().random_state(),
@@ -84,6 +87,13 @@ class RestoreSampling(keras.callbacks.Callback):
             path = os.path.join(directory, _name(epoch))
             if os.path.exists(path):
                 state = read_state(path)
+                if state.get("version") != VERSION:
+                    raise ValueError(
+                        f"The backup in {directory!r} must be of version {VERSION}. Received: "
+                        f"{path} of version {state.get('version')!r}, written by another release "
+                        "of keras_swift. Go on with that release, or delete the folder and begin "
+                        "again."
+                    )
                 if not _alike(state["sampling"], self._dataset.state()):
                     warnings.warn(
                         f"The backup in {directory!r} is of a run with other settings: the draws "
@@ -174,14 +184,7 @@ def write_state(path: str, state: Any) -> None:
         return value.item() if isinstance(value, np.generic) else value
 
     text = json.dumps(plain(state))
-    buffer = io.BytesIO()
-    np.savez(buffer, state=np.array(text), **arrays)
-    temporary = f"{path}.{os.getpid()}.part"
-    with open(temporary, "wb") as file:
-        file.write(buffer.getvalue())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_atomically(path, lambda file: np.savez(file, state=np.array(text), **arrays))
 
 
 def read_state(path: str) -> Any:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import scipy.stats
 
 from keras_swift._types import FloatArray
+from keras_swift.fitting.atomic import write_atomically
 
 FORMAT = "keras_swift.SwiftSampler"
 VERSION = 1
@@ -314,9 +315,8 @@ class SwiftSampler:
             path: file to write; an existing one is replaced.
         """
         content = {"format": FORMAT, "version": VERSION, **self.get_config()}
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2)
-            file.write("\n")
+        text = json.dumps(content, indent=2) + "\n"
+        write_atomically(os.fspath(path), lambda file: file.write(text.encode()))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SwiftSampler:
@@ -351,7 +351,7 @@ class SwiftSampler:
         if version != VERSION:
             raise ValueError(
                 f"`path` must hold a sampler of version {VERSION}. {name} has version {version!r}. "
-                "Install a newer keras_swift to read it."
+                "Read it with the release that wrote it."
             )
         config = {key: value for key, value in content.items() if key not in ("format", "version")}
         expected = {"knots", "values", "coefficients", "features", "transform"}

@@ -13,6 +13,7 @@ from resume_process import train
 from small_models import classifier
 
 import keras_swift as ks
+from keras_swift.fitting import resume
 from keras_swift.fitting.resume import read_state, write_state
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "resume_process.py"
@@ -80,6 +81,20 @@ def test_backup_of_other_settings_is_taken_up_with_a_warning(digits, tmp_path):
     with pytest.warns(UserWarning, match="a run with other settings: the draws.*begin anew"):
         history = resumed(3, presample=3.0)
     assert history.epoch == [2]
+
+
+def test_backup_of_another_version_is_refused(digits, tmp_path, monkeypatch):
+    def resumed(epochs):
+        callback = keras.callbacks.BackupAndRestore(str(tmp_path), delete_checkpoint=False)
+        ks.ImportanceTraining(classifier()).fit(
+            digits[0][:100], digits[1][:100], epochs=epochs, verbose=0, callbacks=callback
+        )
+
+    monkeypatch.setattr(resume, "VERSION", 0)
+    resumed(1)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="must be of version 1. Received: .* of version 0"):
+        resumed(2)
 
 
 def test_backups_elsewhere_keep_no_draws_and_say_so(digits, monkeypatch):

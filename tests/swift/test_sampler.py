@@ -185,7 +185,7 @@ def test_load_explains_a_file_that_is_cut_off(tmp_path):
     [
         ([1, 2], "has: 'list'"),
         ({"weights": 1}, "has: None"),
-        ({"format": "keras_swift.SwiftSampler", "version": 2}, "has version 2. Install a newer"),
+        ({"format": "keras_swift.SwiftSampler", "version": 2}, "has version 2. Read it with"),
         ({"format": "keras_swift.SwiftSampler", "version": 1}, r"has \[\]"),
         ({"values": [1.0, 2.0, 1.0, 1.0, 1.0]}, "`values` must be .* from 0.0 to 1.0"),
         ({"values": [1.0, float("nan"), 1.0, 1.0, 1.0]}, "`values` must be"),

@@ -8,7 +8,6 @@ finished before it: the random state is derived, not stored, so nothing of it ca
 from __future__ import annotations
 
 import glob
-import json
 import os
 import random
 from typing import Any, Literal
@@ -18,6 +17,7 @@ import numpy as np
 import scipy.stats.qmc
 
 from keras_swift._types import FloatArray
+from keras_swift.fitting.atomic import write_json
 from keras_swift.swift.sampler import SwiftSampler
 from keras_swift.swift.search.gaussian_process import GaussianProcess
 from keras_swift.swift.search.space import SamplerSpace
@@ -206,13 +206,3 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
                 # What it reported before the kill would be averaged with what it reports now.
                 trial.metrics = type(trial.metrics)()
                 self._retry_queue.insert(0, trial.trial_id)
-
-
-def write_json(path: str, content: Any) -> None:
-    """Writes a file that a kill leaves either old or new, never cut off."""
-    temporary = f"{path}.{os.getpid()}.part"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -17,13 +17,14 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import keras
 import numpy as np
 
 from keras_swift._types import FloatArray
 from keras_swift.data import arrays
+from keras_swift.fitting.atomic import write_atomically
 from keras_swift.fitting.model_state import read_variables, write_variables
 from keras_swift.fitting.weight_average import WeightAverage
 from keras_swift.swift.datasets import DrawnDataset
@@ -97,7 +98,8 @@ class SearchRun:
                 averaged=self.finetune_epochs / 2,
             )
             if values is not None:
-                self._write(VALUES.format(number=number), lambda file: np.save(file, values))
+                values_path = os.path.join(self._folder, VALUES.format(number=number))
+                write_atomically(values_path, lambda file: np.save(file, values))
             return logs
 
         tuner = None
@@ -162,7 +164,7 @@ class SearchRun:
                     "values": np.empty(0) if values is None else values,
                     "seconds": np.array(time.perf_counter() - begin),
                 }
-                self._write(name, functools.partial(np.savez, **content))
+                write_atomically(path, functools.partial(np.savez, **content))
             if os.path.exists(path):
                 with np.load(path) as loaded:
                     logs = json.loads(str(loaded["logs"]))
@@ -193,14 +195,6 @@ class SearchRun:
             metrics=logs,
             values=values if len(values) else None,
         )
-
-    def _write(self, name: str, write: Callable[[BinaryIO], None]) -> None:
-        """Writes a file of the search, whole or not at all."""
-        path = os.path.join(self._folder, name)
-        temporary = f"{path}.{os.getpid()}.part"
-        with open(temporary, "wb") as file:
-            write(file)
-        os.replace(temporary, path)
 
     @property
     def _folder(self) -> str:

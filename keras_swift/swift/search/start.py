@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
 from typing import Any
 
 import numpy as np
 
 from keras_swift._types import Array, FloatArray
+from keras_swift.fitting.atomic import create_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Start:
     seconds: float
 
 
+# Of the files of a search: another number, and the search has to begin again.
+VERSION = 1
 _LISTS = ("values", "initial", "pretrained_weights")
 _DICTS = ("features", "record")
 
@@ -54,6 +56,7 @@ def write_start(path: str, start: Start, settings: dict[str, str]) -> None:
     """Writes the start unless another process was faster; whole or not at all."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     header = {
+        "version": VERSION,
         "settings": settings,
         "seed": start.seed,
         "seconds": start.seconds,
@@ -67,17 +70,7 @@ def write_start(path: str, start: Start, settings: dict[str, str]) -> None:
         arrays |= {f"{name}_{k}": value for k, value in enumerate(getattr(start, name))}
     for name in _DICTS:
         arrays |= {f"{name}_{k}": value for k, value in enumerate(getattr(start, name).values())}
-    with tempfile.NamedTemporaryFile(dir=os.path.dirname(path), delete=False) as file:
-        np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        # A link, unlike a renaming, fails where the file exists: the first one counts.
-        os.link(file.name, path)
-    except FileExistsError:
-        pass
-    finally:
-        os.unlink(file.name)
+    create_atomically(path, lambda file: np.savez(file, **arrays))
 
 
 def read_start(path: str, settings: dict[str, str], seed: int | None) -> Start:
@@ -85,6 +78,10 @@ def read_start(path: str, settings: dict[str, str], seed: int | None) -> Start:
     try:
         with np.load(path) as loaded:
             header = json.loads(str(loaded["header"]))
+            if header.get("version") != VERSION:
+                raise ValueError(
+                    f"it is of version {header.get('version')!r}, this release reads {VERSION}"
+                )
             lists: dict[str, Any] = {
                 name: [loaded[f"{name}_{k}"] for k in range(header[name])] for name in _LISTS
             }

@@ -12,8 +12,8 @@ from typing import Any
 
 import keras_tuner
 
+from keras_swift.fitting.atomic import write_json
 from keras_swift.swift.sampler import SwiftSampler
-from keras_swift.swift.search.oracle import write_json
 
 
 class SwiftTuner(keras_tuner.Tuner):
