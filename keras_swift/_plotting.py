@@ -1,4 +1,7 @@
-"""Importing matplotlib when a figure is drawn, and saving one."""
+"""Importing matplotlib when a figure is drawn, and saving one; the colours of all figures."""
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#767676"
 
 
 def import_figure():

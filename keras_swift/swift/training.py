@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_swift import backends
+from keras_swift._display import html_table
 from keras_swift.data import arrays
 from keras_swift.data.reader import StreamSupply
 from keras_swift.data.streams import check_stream_arguments, is_stream
@@ -96,6 +97,23 @@ class SwiftTraining:
         self.reference = reference
         self.features = features
         self._generator = np.random.default_rng(seed)
+
+    def __repr__(self) -> str:
+        return (
+            f"SwiftTraining(model={self.model.name!r}, sampler={self.sampler!r}, "
+            f"reference={self.reference and self.reference.name!r})"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [("sampler", repr(self.sampler)), ("features", self._where_features_come_from())]
+        return html_table(f"SwiftTraining of {self.model.name}", rows)
+
+    def _where_features_come_from(self) -> str:
+        if self.features is not None:
+            return "as given"
+        if self.reference is not None:
+            return f"computed by {self.reference.name}"
+        return "none" if self._result is None else "those of the search"
 
     def fit(
         self,
