@@ -5,14 +5,14 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#767676"
 
 
 def import_figure():
-    """`matplotlib.figure.Figure`, which draws without a window and without global state."""
+    """A `matplotlib.figure.Figure`, which draws without a window and without global state."""
     try:
-        from matplotlib.figure import Figure
+        from keras_swift._figure import NotebookFigure
     except ImportError as error:
         raise ImportError(
             "Figures need matplotlib. Install it with `pip install 'keras-swift[plot]'`."
         ) from error
-    return Figure
+    return NotebookFigure
 
 
 def save(figure, file):

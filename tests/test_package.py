@@ -90,10 +90,19 @@ def test_plot_training_says_what_is_to_be_seen():
         "75% of the steps were drawn by importance,\n"
         "at best with the noise of a batch 2.0 times as large"
     )
+    assert (above.get_yscale(), above.get_ylabel()) == ("linear", "loss")
     # Validated every second epoch.
     assert list(above.get_lines()[1].get_xdata()) == [2, 4]
+    values["loss"][-1] = 0.1
     above = ks.plot_training({**values, "importance": [0.0] * 4}).axes[0]
     assert above.get_title().startswith("Every step was uniform")
+    assert (above.get_yscale(), above.get_ylabel()) == ("log", "loss, on a log scale")
+
+
+def test_a_notebook_shows_a_figure_before_pyplot_has_drawn_one():
+    values = {"loss": [2.0, 1.0], "gain": [1.0, 1.5], "importance": [0.0, 1.0]}
+    picture = ks.plot_training(values)._repr_png_()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 5000
 
 
 def test_plot_training_refuses_another_history():

@@ -46,7 +46,8 @@ def plot_training(history: Any, file: Any = None) -> Any:
         at = epochs[every - 1 :: every][: len(validated)]
         above.plot(at, validated, marker=".", color=ORANGE, label="validation")
     above.set_ylabel("loss")
-    if min(values["loss"]) > 0:
+    # Over less than a decade the ticks of a log axis are hard to read.
+    if max(values["loss"]) > 10 * min(values["loss"]) > 0:
         above.set_yscale("log")
         above.set_ylabel("loss, on a log scale")
     above.legend()
