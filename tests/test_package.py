@@ -83,6 +83,28 @@ def test_plot_training_draws_the_history(digits, tmp_path):
     assert (below.get_xlabel(), share.get_ylabel()) == ("epoch", "share of steps")
 
 
+def test_plot_training_says_what_is_to_be_seen():
+    values = {"loss": [2.0, 1.0, 0.5, 0.4], "gain": [1.0, 1.5, 2.0, 1.8], "val_loss": [1.2, 0.6]}
+    above = ks.plot_training({**values, "importance": [0.0, 1.0, 1.0, 1.0]}).axes[0]
+    assert above.get_title() == (
+        "75% of the steps were drawn by importance,\n"
+        "at best with the noise of a batch 2.0 times as large"
+    )
+    assert (above.get_yscale(), above.get_ylabel()) == ("linear", "loss")
+    # Validated every second epoch.
+    assert list(above.get_lines()[1].get_xdata()) == [2, 4]
+    values["loss"][-1] = 0.1
+    above = ks.plot_training({**values, "importance": [0.0] * 4}).axes[0]
+    assert above.get_title().startswith("Every step was uniform")
+    assert (above.get_yscale(), above.get_ylabel()) == ("log", "loss, on a log scale")
+
+
+def test_a_notebook_shows_a_figure_before_pyplot_has_drawn_one():
+    values = {"loss": [2.0, 1.0], "gain": [1.0, 1.5], "importance": [0.0, 1.0]}
+    picture = ks.plot_training(values)._repr_png_()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 5000
+
+
 def test_plot_training_refuses_another_history():
     with pytest.raises(ValueError, match=r"must come from `ImportanceTraining.fit`.*\['gain'"):
         ks.plot_training({"loss": [1.0]})

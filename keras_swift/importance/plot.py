@@ -6,14 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from keras_swift._plotting import import_figure, save
+from keras_swift._plotting import BLUE, GREEN, GREY, ORANGE, import_figure, save
 
 if TYPE_CHECKING:
     import keras
     from matplotlib.figure import Figure
-
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
 
 
 def plot_training(
@@ -47,35 +44,47 @@ def plot_training(
             f"`history` must come from `ImportanceTraining.fit`. Received: one without {missing}, "
             f"with {sorted(values)}."
         )
-    epochs = range(1, len(values["loss"]) + 1)
+    epochs = list(range(1, len(values["loss"]) + 1))
     figure = import_figure()(figsize=(7, 5.4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     above.plot(epochs, values["loss"], marker=".", color=BLUE, label="training")
-    if "val_loss" in values:
-        # With `validation_freq` above 1 there are fewer.
-        validated = range(1, len(values["val_loss"]) + 1)
-        above.plot(validated, values["val_loss"], marker=".", color=ORANGE, label="validation")
+    if validated := values.get("val_loss"):
+        # With `validation_freq=k` there is one for every k-th epoch.
+        every = len(epochs) // len(validated)
+        at = epochs[every - 1 :: every][: len(validated)]
+        above.plot(at, validated, marker=".", color=ORANGE, label="validation")
     above.set_ylabel("loss")
-    if min(values["loss"]) > 0:
+    # Over less than a decade the ticks of a log axis are hard to read.
+    if max(values["loss"]) > 10 * min(values["loss"]) > 0:
         above.set_yscale("log")
+        above.set_ylabel("loss, on a log scale")
     above.legend()
-    drawn = sum(values["importance"]) / len(values["importance"])
-    above.set_title(
-        f"{drawn:.0%} of the steps drawn by importance, worth "
-        f"{max(values['gain']):.2f} uniform steps each at most",
-        fontsize=10,
-    )
+    above.set_title(_verdict(values), fontsize=10)
     below.plot(epochs, values["gain"], marker=".", color=GREEN, label="realised variance gain")
-    below.axhline(1.0, color="grey", linewidth=0.8, linestyle="--", label="uniform draws")
-    below.set_ylabel("variance gain")
+    below.axhline(1.0, color=GREY, linewidth=0.8, linestyle="--", label="uniform draws")
+    below.set_ylabel("variance gain (1: uniform)")
     below.set_xlabel("epoch")
     below.set_ylim(bottom=0)
     share = below.twinx()
     share.fill_between(epochs, values["importance"], step="mid", alpha=0.2, color=BLUE, linewidth=0)
-    share.plot([], [], color=BLUE, alpha=0.4, linewidth=6, label="steps by importance")
+    share.plot([], [], color=BLUE, alpha=0.4, linewidth=6, label="share of steps by importance")
     share.set_ylim(0, 1.02)
     share.set_ylabel("share of steps")
     lines = [*below.get_lines(), *share.get_lines()]
     below.legend(lines, [line.get_label() for line in lines], loc="lower right", fontsize="small")
     below.locator_params(axis="x", integer=True)
     return save(figure, file)
+
+
+def _verdict(values: Mapping[str, Sequence[float]]) -> str:
+    """What is to be seen, in one sentence."""
+    drawn = sum(values["importance"]) / len(values["importance"])
+    if not drawn:
+        return (
+            "Every step was uniform:\ndrawing by importance promised no gain, or could not be tried"
+        )
+    gain = max(values["gain"])
+    return (
+        f"{drawn:.0%} of the steps were drawn by importance,\n"
+        f"at best with the noise of a batch {gain:.1f} times as large"
+    )

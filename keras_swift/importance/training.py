@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_swift import backends
+from keras_swift._display import html_table
 from keras_swift._types import ArrayTree, Score, ScoringDtype, Seed
 from keras_swift.backends.base import Tap
 from keras_swift.data.reader import ArraySupply
@@ -171,6 +172,34 @@ class ImportanceTraining:
         self._generator = np.random.default_rng(_keras_seed() if seed is None else seed)
         self._weighted_step = WeightedStep(model)
         self._scorer = Scorer(model, (score,), scoring_dtype)
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value}" for name, value in self._settings())
+        return f"ImportanceTraining(model={self.model.name!r}, {settings})"
+
+    def _repr_html_(self) -> str:
+        built = self.model.built
+        size = f"{self.model.count_params():,} parameters" if built else "not built yet"
+        rows = [("model", f"{self.model.name}, {size}")]
+        remembered = "nothing yet" if self.memory is None else repr(self.memory).strip("<>")
+        return html_table(
+            "ImportanceTraining", [*rows, *self._settings(), ("remembers", remembered)]
+        )
+
+    def _settings(self) -> list[tuple[str, str]]:
+        """The arguments by which this trainer differs from one of the defaults, and `presample`."""
+        settings = [("presample", repr(chosen_presample(self.presample, self.tau_threshold)))]
+        score = getattr(self.score, "__name__", None) or repr(self.score)
+        if score != repr("gradient_norm"):
+            settings.append(("score", score))
+        for name in ("tau_threshold", "floor", "cost_ratio", "scale_learning_rate"):
+            if getattr(self, name) is not None:
+                settings.append((name, repr(getattr(self, name))))
+        if self.score_inputs is not None:
+            settings.append(
+                ("score_inputs", getattr(self.score_inputs, "__name__", repr(self.score_inputs)))
+            )
+        return settings
 
     def fit(
         self,

@@ -1,7 +1,8 @@
 """`SwiftSampler`: a few numbers that say how often each kind of example is drawn.
 
-Pure NumPy and SciPy. This file decides how features become probabilities (the paper's equations 4
-to 10), how ties and degenerate inputs are handled, and what the saved JSON looks like.
+NumPy and SciPy, but for Keras' registry of what can be saved. This file decides how features become
+probabilities (the paper's equations 4 to 10), how ties and degenerate inputs are handled, and what
+the saved JSON looks like.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
+import keras
 import numpy as np
 import numpy.typing as npt
 import scipy.stats
 
+from keras_swift._display import html_table
 from keras_swift._types import FloatArray
 from keras_swift.fitting.atomic import write_atomically
 
@@ -99,6 +102,7 @@ class Layout:
         ]
 
 
+@keras.saving.register_keras_serializable(package="keras_swift")
 class SwiftSampler:
     """Draws each example with a probability read off its features.
 
@@ -372,13 +376,31 @@ class SwiftSampler:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        def short(numbers: FloatArray) -> list[float]:
-            return [round(float(number), 3) for number in numbers]
-
         return (
-            f"SwiftSampler(knots={short(self.knots)}, values={short(self.values)}, "
-            f"coefficients={short(self.coefficients)}, features={list(self.features)}, "
+            f"SwiftSampler(knots={_short(self.knots)}, values={_short(self.values)}, "
+            f"coefficients={_short(self.coefficients)}, features={list(self.features)}, "
             f"transform={self.transform!r})"
+        )
+
+    def _repr_html_(self) -> str:
+        kind = "uniform" if self.is_uniform else f"{self.layout.size} numbers"
+        pairs = zip(self.features, _short(self.coefficients), strict=True)
+        rows = [
+            ("features, with coefficients", ", ".join(f"{name} {c:g}" for name, c in pairs)),
+            ("knots", ", ".join(f"{knot:g}" for knot in _short(self.knots))),
+            ("values at 0, the knots and 1", ", ".join(f"{v:g}" for v in _short(self.values))),
+            ("transform", self.transform),
+        ]
+        return html_table(f"SwiftSampler, {kind}", rows, self._sketch())
+
+    def _sketch(self) -> str:
+        """`H` as a line in the colour of the text."""
+        ends = zip([0.0, *self.knots, 1.0], self.values, strict=True)
+        points = " ".join(f"{2 + 196 * x:.0f},{58 - 56 * y:.0f}" for x, y in ends)
+        line = 'fill="none" stroke="currentColor" stroke-width="2"'
+        return (
+            '<svg width="200" height="60" role="img" aria-label="The sampler\'s function H">'
+            f'<polyline points="{points}" {line}/></svg>'
         )
 
     def _columns(
@@ -441,6 +463,10 @@ def _check_features(columns: Mapping[str, FloatArray]) -> None:
                 f"Feature {name!r} must be finite. Received: {int(bad.sum())} of {len(column)} "
                 f"that are not, the first at index {int(bad.argmax())}."
             )
+
+
+def _short(numbers: FloatArray) -> list[float]:
+    return [round(float(number), 3) for number in numbers]
 
 
 def _numbers(name: str, numbers: npt.ArrayLike, low: float, high: float) -> FloatArray:

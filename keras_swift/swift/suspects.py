@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import keras
 import numpy as np
 
-from keras_swift._plotting import import_figure, save
+from keras_swift._display import html_table
+from keras_swift._plotting import BLUE, import_figure, save
 from keras_swift._types import Array, ArrayTree, FloatArray, IntArray
 from keras_swift.data import arrays
 from keras_swift.fitting.model_state import Unchanged
@@ -88,7 +89,14 @@ class Suspects:
         down = -(-len(chosen) // across)
         size = (1.5 * across, 1.8 * down + 0.5) if image else (3.2 * across, 1.6 * down + 0.5)
         figure = import_figure()(figsize=size, layout="constrained")
-        figure.suptitle(f"Most suspicious labels; wrong: {self.wrong_share}")
+        figure.suptitle(
+            f"The {len(chosen)} labels most doubted, by index. Estimated share of wrong labels: "
+            f"{self.wrong_share}",
+            fontsize="medium",
+        )
+        if not image:
+            figure.supxlabel("number of the input", fontsize="small")
+            figure.supylabel("value", fontsize="small")
         grid = figure.subplots(down, across, squeeze=False).reshape(-1)
         for axes, row, index in zip(grid, rows, chosen, strict=False):
             if image:
@@ -98,7 +106,7 @@ class Suspects:
                 axes.imshow((picture - low) / max(high - low, 1e-12), cmap="gray")
                 axes.set_axis_off()
             else:
-                axes.plot(np.asarray(row, np.float64).reshape(-1)[:COLUMNS], ".-")
+                axes.plot(np.asarray(row, np.float64).reshape(-1)[:COLUMNS], ".-", color=BLUE)
                 axes.tick_params(labelsize="x-small")
             axes.set_title(self._caption(int(index)), fontsize="small")
         for axes in grid[len(chosen) :]:
@@ -115,14 +123,22 @@ class Suspects:
         return f"{text}, rather {self.instead[place[0]]}"
 
     def __str__(self) -> str:
-        lines = [
-            f"{len(self.indices)} of {len(self.scores)} labels are more likely wrong than right; "
-            f"wrong share {self.wrong_share}"
-        ]
+        lines = [f"{self._count()}; wrong share {self.wrong_share}"]
         if len(self.indices):
-            shown = "; ".join(self._caption(int(index)) for index in self.indices[:10])
-            lines.append(f"  most suspicious (index: label)  {shown}")
+            lines.append(f"  most suspicious (index: label)  {self._first_captions()}")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = [("estimated share of wrong labels", str(self.wrong_share))]
+        if len(self.indices):
+            rows.append(("most suspicious (index: label)", self._first_captions()))
+        return html_table(self._count(), rows)
+
+    def _count(self) -> str:
+        return f"{len(self.indices)} of {len(self.scores)} labels are more likely wrong than right"
+
+    def _first_captions(self) -> str:
+        return "; ".join(self._caption(int(index)) for index in self.indices[:10])
 
     __repr__ = __str__
 

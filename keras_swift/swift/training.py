@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_swift import backends
+from keras_swift._display import html_table
 from keras_swift._types import FloatArray
 from keras_swift.data import arrays
 from keras_swift.data.reader import StreamSupply
@@ -107,6 +108,23 @@ class SwiftTraining:
         self.reference = reference
         self.features = features
         self._generator = np.random.default_rng(seed)
+
+    def __repr__(self) -> str:
+        return (
+            f"SwiftTraining(model={self.model.name!r}, sampler={self.sampler!r}, "
+            f"reference={self.reference and self.reference.name!r})"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [("sampler", repr(self.sampler)), ("features", self._where_features_come_from())]
+        return html_table(f"SwiftTraining of {self.model.name}", rows)
+
+    def _where_features_come_from(self) -> str:
+        if self.features is not None:
+            return "as given"
+        if self.reference is not None:
+            return f"computed by {self.reference.name}"
+        return "none" if self._result is None else "those of the search"
 
     def fit(
         self,

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_swift._plotting import import_figure, save
+from keras_swift._plotting import BLUE, GREEN, GREY, ORANGE, import_figure, save
 from keras_swift._types import FloatArray, IntArray
 from keras_swift.swift.sampler import cumulative_rank
+from keras_swift.swift.search.result import verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +39,12 @@ def plot_search(result: SearchResult, file: str | os.PathLike[str] | None = None
     Raises:
         ImportError: if matplotlib is not installed.
     """
-    figure = import_figure()(figsize=(12.5, 3.8), layout="constrained")
+    figure = import_figure()(figsize=(12.5, 4.1), layout="constrained")
+    title = f"Chosen: {verdict(result)}"
+    if result.best.number:
+        name, again = result.objective.replace("_", " "), result.confirmed
+        title += f"; {name} {result.gain:+.3f}" + (" from scratch" if again else " in its trial")
+    figure.suptitle(title, fontsize="medium")
     left, middle, right = figure.subplots(1, 3)
     _plot_draws(figure, left, result)
     _plot_function(middle, result)
@@ -55,8 +61,8 @@ def _plot_draws(figure: Figure, axes: Axes, result: SearchResult) -> None:
     axes.set_xlim(0, 100)
     if len(ranks) == 1:
         order = np.argsort(ranks[0])
-        axes.plot(ranks[0][order], relative[order])
-        axes.set_ylabel("draws an epoch")
+        axes.plot(ranks[0][order], relative[order], color=BLUE)
+        axes.set_ylabel("draws per epoch (1: uniform)")
         axes.set_ylim(bottom=0)
     else:
         # Thousands of points hide each other: the largest probabilities are drawn last.
@@ -67,7 +73,7 @@ def _plot_draws(figure: Figure, axes: Axes, result: SearchResult) -> None:
         )
         axes.set_ylabel(labels[1])
         axes.set_ylim(0, 100)
-        figure.colorbar(dots, ax=axes, label="draws an epoch")
+        figure.colorbar(dots, ax=axes, label="draws per epoch (1: uniform)")
     axes.set_title("How often each example is drawn")
 
 
@@ -75,10 +81,11 @@ def _plot_function(axes: Axes, result: SearchResult) -> None:
     sampler = result.sampler
     grid = np.unique(np.concatenate([np.linspace(0, 1, 201), sampler.knots]))
     knots = np.concatenate([[0.0], sampler.knots, [1.0]])
-    axes.plot(grid, sampler.piecewise_linear(grid), color="tab:blue", label="H")
-    axes.plot(knots, sampler.values, "o", color="tab:blue", label="knots")
-    axes.set_xlabel(f"transformed aggregate T ({sampler.transform})")
-    axes.set_ylabel("H, relative probability")
+    axes.plot(grid, sampler.piecewise_linear(grid), color=BLUE, label="H")
+    axes.plot(knots, sampler.values, "o", color=BLUE, label="knots")
+    weighted = ", weighted by gradient norm" if sampler.transform == "cgf" else ""
+    axes.set_xlabel(f"place T of an example by its features{weighted}", fontsize="small")
+    axes.set_ylabel("relative probability H")
     axes.set_xlim(0, 1)
     # Room for the legend above whatever the function does.
     axes.set_ylim(-0.03, 1.42)
@@ -88,7 +95,7 @@ def _plot_function(axes: Axes, result: SearchResult) -> None:
         position,
         np.arange(1, len(position) + 1) / len(position),
         where="post",
-        color="tab:gray",
+        color=GREY,
         linestyle=":",
         label="share of examples below",
     )
@@ -101,12 +108,12 @@ def _plot_progress(axes: Axes, result: SearchResult) -> None:
     objectives = np.array([trial.objective for trial in result.trials])
     finite = np.isfinite(objectives)
     better = np.fmax if result.direction == "max" else np.fmin
-    axes.plot(numbers[finite], objectives[finite], "o", markersize=4, label="trial")
+    axes.plot(numbers[finite], objectives[finite], "o", markersize=4, color=BLUE, label="trial")
     if finite.any():
         best = better.accumulate(objectives)
-        axes.step(numbers, best, where="post", color="tab:orange", label="best so far")
+        axes.step(numbers, best, where="post", color=ORANGE, label="best so far")
         axes.axhline(
-            result.uniform.objective, color="tab:gray", linestyle="--", label="uniform (trial 0)"
+            result.uniform.objective, color=GREY, linestyle="--", label="uniform (trial 0)"
         )
         again = [t for t in result.confirmed if np.isfinite(t.objective)]
         if again:
@@ -114,13 +121,14 @@ def _plot_progress(axes: Axes, result: SearchResult) -> None:
                 [trial.number for trial in again],
                 [trial.objective for trial in again],
                 "*",
-                color="tab:green",
+                color=GREEN,
                 markersize=9,
                 label="trained from scratch",
             )
         _leave_out_the_worst(axes, numbers[finite], objectives[finite], result)
     axes.set_xlabel("trial")
-    axes.set_ylabel(result.objective.replace("_", " "))
+    direction = "higher" if result.direction == "max" else "lower"
+    axes.set_ylabel(f"{result.objective.replace('_', ' ')} ({direction} is better)")
     axes.locator_params(axis="x", integer=True)
     axes.legend(loc="best", fontsize="small")
     axes.set_title("The search")
@@ -150,7 +158,7 @@ def _leave_out_the_worst(
         numbers[outside],
         np.full(outside.sum(), edge),
         "v" if up else "^",
-        color="tab:blue",
+        color=BLUE,
         markersize=5,
         clip_on=False,
         label="beyond the axis",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
 import numpy as np
 
+from keras_swift._display import html_table
 from keras_swift._types import Array, FloatArray, IntArray
 from keras_swift.swift.mixture import Doubts, WrongShare, find_doubts
 from keras_swift.swift.record import FinishedRecord
@@ -277,47 +278,61 @@ class SearchResult:
         return plot_search(self, file)
 
     def __str__(self) -> str:
+        title, rows = self._described()
+        return "\n".join(
+            # What has a long name says it before its value.
+            [
+                title,
+                *(
+                    f"  {name:<13} {text}" if len(name) <= 13 else f"  {name}  {text}"
+                    for name, text in rows
+                ),
+            ]
+        )
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        title, rows = self._described()
+        return html_table(title, rows)
+
+    def _described(self) -> tuple[str, list[tuple[str, str]]]:
+        """A title, and names with what there is to say."""
         failed = sum(trial.status == "FAILED" for trial in self.trials)
-        lines = [
-            f"Swift Sampler search, {len(self.trials)} trials of {self.finetune_epochs} epochs"
-            + (f", {failed} failed" if failed else ""),
-            f"  judged by     {self.objective}, "
-            + ("higher is better" if self.direction == "max" else "lower is better"),
-            f"  features      {', '.join(self.sampler.features)}",
+        title = f"Swift Sampler search, {len(self.trials)} trials of {self.finetune_epochs} epochs"
+        if failed:
+            title += f", {failed} failed"
+        better = "higher is better" if self.direction == "max" else "lower is better"
+        rows = [
+            ("judged by", f"{self.objective}, {better}"),
+            ("features", ", ".join(self.sampler.features)),
         ]
         if self.note:
-            lines.append(f"                {self.note}")
-        lines.append(f"  in trials     {self._compared(self.trials)}")
+            rows.append(("", self.note))
+        rows.append(("in trials", self._compared(self.trials)))
         if self.confirmed:
-            lines.append(f"  from scratch  {self._compared(self.confirmed)}")
+            rows.append(("from scratch", self._compared(self.confirmed)))
         elif len(self.trials) > 1:
-            lines.append("  from scratch  not confirmed")
-        chosen = "uniform draws: nothing is clearly better"
-        if self.best.number:
-            share = 1.0 / float(len(self.probabilities) * np.sum(self.probabilities**2))
-            chosen = (
-                f"trial {self.best.number}, worth {share:.0%} of the data in different examples"
-            )
-        lines.append(f"  chosen        {chosen}")
+            rows.append(("from scratch", "not confirmed"))
         seconds = sum(
             trial.seconds
             for trial in (*self.trials, *self.confirmed)
             if math.isfinite(trial.seconds)
         )
-        deciles = " ".join(f"{share:.2f}" for share in self.loss_deciles())
-        return "\n".join(
-            [
-                *lines,
-                f"  price         {self._price()}; {self.pretrain_seconds:.0f} s to pretrain, "
+        return title, [
+            *rows,
+            ("chosen", verdict(self)),
+            (
+                "price",
+                f"{self._price()}; {self.pretrain_seconds:.0f} s to pretrain, "
                 f"{seconds:.0f} s after it",
-                f"  wrong labels  {self.wrong_share}"
-                if self.classes is not None
-                else f"  suspects      {self.wrong_share}",
-                f"  drawn from each decile of the mean loss, lowest first  {deciles}",
-            ]
-        )
-
-    __repr__ = __str__
+            ),
+            ("wrong labels" if self.classes is not None else "suspects", str(self.wrong_share)),
+            (
+                "drawn from each decile of the mean loss, lowest first",
+                " ".join(f"{share:.2f}" for share in self.loss_deciles()),
+            ),
+        ]
 
     def _compared(self, trials: Sequence[SearchTrial]) -> str:
         """Uniform and the others, the best three of them, each with its gain and noise."""
@@ -341,6 +356,14 @@ class SearchResult:
             for name, epochs in self._epochs_by_part().items()
         )
         return f"{self.price:.1f} uniform trainings of {self.pretrain_epochs} epochs ({parts})"
+
+
+def verdict(result: SearchResult) -> str:
+    """Which trial was chosen, and of how many examples its draws are worth."""
+    if not result.best.number:
+        return "uniform draws: nothing is clearly better"
+    share = 1.0 / float(len(result.probabilities) * np.sum(result.probabilities**2))
+    return f"trial {result.best.number}, worth {share:.0%} of the data in different examples"
 
 
 def _signed(trial: SearchTrial, direction: Direction) -> float:

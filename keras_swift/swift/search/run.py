@@ -81,6 +81,8 @@ class SearchRun:
         space = SamplerSpace(
             tuple(self.named), self.segments, self.transform, start.features, start.seed
         )
+        if self.verbose and not is_worker():
+            self._say_how_long(start, self.max_trials - len(self._trials(space)))
         oracle = SwiftOracle(
             space, self.objective, self.max_trials, method=self.method, seed=start.seed
         )
@@ -145,7 +147,10 @@ class SearchRun:
         if not best or not self.pretrain_epochs:
             return ()
         found = []
-        bar = keras.utils.Progbar(len(best), unit_name="training") if self.verbose else None
+        bar = None
+        if self.verbose:
+            print("Training the best from scratch, to confirm them.", flush=True)
+            bar = keras.utils.Progbar(len(best), unit_name="training")
         for trial in best:
             name = CONFIRMED.format(number=trial.number)
             path = os.path.join(self._folder, name)
@@ -365,6 +370,19 @@ class SearchRun:
             )
         return tuple(sorted(trials, key=lambda trial: trial.number))
 
+    def _say_how_long(self, start: Start, trials: int) -> None:
+        """Prints what comes, and how long it takes at the speed of the pretraining."""
+        if not self.pretrain_epochs or trials <= 0:
+            return
+        epoch = start.seconds / self.pretrain_epochs
+        text = (
+            f"Pretrained in {_duration(start.seconds)}. At that speed {trials} trials take about "
+            f"{_duration(trials * self.finetune_epochs * epoch)}"
+        )
+        if self.confirm:
+            text += f", and what confirms the best {_duration(self.confirm * start.seconds)} more"
+        print(f"{text}.", flush=True)
+
     def _is_over(self, space: SamplerSpace) -> bool:
         """Whether every trial has been run, by whichever process."""
         done = [trial for trial in self._trials(space) if trial.status in ("COMPLETED", "FAILED")]
@@ -389,6 +407,14 @@ class SearchRun:
             )
 
         return report
+
+
+def _duration(seconds: float) -> str:
+    """In the largest unit of which there are two or more."""
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def is_distributed() -> bool:

@@ -53,7 +53,28 @@ def test_figure_shows_draws_function_and_progress(tmp_path):
     assert list(points.get_ydata()) == [0.5, 0.7, 0.6]
     assert list(best.get_ydata()) == [0.5, 0.7, 0.7, 0.7]
     assert list(uniform.get_ydata()) == [0.5, 0.5]
-    assert (right.get_xlabel(), right.get_ylabel()) == ("trial", "val accuracy")
+    assert right.get_xlabel() == "trial"
+    assert right.get_ylabel() == "val accuracy (higher is better)"
+
+
+def test_the_title_says_what_was_chosen():
+    result = made_up()
+    share = 1 / (80 * np.sum(result.probabilities**2))
+    assert result.plot().get_suptitle() == (
+        f"Chosen: trial 1, worth {share:.0%} of the data in different examples; "
+        "val accuracy +0.200 in its trial"
+    )
+    again = tuple(dataclasses.replace(trial, objective=0.5) for trial in result.trials[:2])
+    title = dataclasses.replace(result, confirmed=again).plot().get_suptitle()
+    assert title == "Chosen: uniform draws: nothing is clearly better"
+
+
+def test_a_notebook_shows_the_printed_rows():
+    result = dataclasses.replace(made_up(), note="<b>", objective="val_a&b")
+    html = result._repr_html_()
+    assert "<th>judged by</th><td>val_a&amp;b, higher is better</td>" in html
+    assert "<td>&lt;b&gt;</td>" in html and "<b>" not in html
+    assert html.count("<tr>") == len(str(result).splitlines()) - 1
 
 
 def test_lower_is_better_where_the_objective_is_a_loss():
@@ -66,7 +87,7 @@ def test_lower_is_better_where_the_objective_is_a_loss():
 def test_one_feature_is_drawn_as_a_line():
     result = made_up(names=("loss",))
     figure = result.plot()
-    assert figure.axes[0].get_ylabel() == "draws an epoch"
+    assert figure.axes[0].get_ylabel() == "draws per epoch (1: uniform)"
     assert len(figure.axes) == 3
 
 

@@ -18,7 +18,7 @@ from search_process import describe, run_search
 from small_models import classifier
 
 import keras_swift as ks
-from keras_swift.swift.search.run import SearchRun
+from keras_swift.swift.search.run import SearchRun, _duration
 
 PROBABILITY = "val_label_probability"
 SCRIPT = pathlib.Path(__file__).parents[2] / "search_process.py"
@@ -66,6 +66,11 @@ def test_search_finds_a_sampler_that_leaves_wrong_labels_out(digits, capsys):
     )
     said = capsys.readouterr().out
     assert "the price is at most 3.9 uniform trainings besides that one" in said
+    pattern = r"Pretrained in (\d+) s. At that speed 8 trials take about (\d+) s, and what confirms"
+    spent, trials = map(int, re.search(pattern, said).groups())
+    # Sixteen epochs at the speed of ten; both were rounded.
+    assert abs(trials - 1.6 * spent) <= 1.5
+    assert "best: 0." in said and "Training the best from scratch" in said
     assert len(result.trials) == 8
     assert result.uniform.sampler.is_uniform and result.trials[0] is result.uniform
     assert (result.objective, result.direction) == ("val_label_probability", "max")
@@ -85,6 +90,11 @@ def test_search_finds_a_sampler_that_leaves_wrong_labels_out(digits, capsys):
     text = str(result)
     for part in ("8 trials", "from scratch  uniform", "3.9 uniform trainings", "chosen", "noise"):
         assert part in text
+
+
+def test_times_are_said_in_the_largest_unit_of_which_there_are_two():
+    said = [_duration(seconds) for seconds in (1.4, 119.0, 125.0, 7100.0, 7300.0)]
+    assert said == ["1 s", "119 s", "2 min", "118 min", "2 h"]
 
 
 def test_a_hurried_search_does_no_harm_on_clean_digits(digits):

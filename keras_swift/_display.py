@@ -1,0 +1,22 @@
+"""What objects show of themselves in a notebook: a title and a table, in its own style."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+
+
+def html_table(title: str, rows: Iterable[tuple[str, str]], figure: str = "") -> str:
+    """HTML of a title, a row for each name with its value, both escaped, and a figure as it is.
+
+    Colours and fonts are left to the page: it may be light or dark.
+
+    Example:
+        >>> html_table("Batch", [("size", "< 32")])[-51:]
+        '<th>size</th><td>&lt; 32</td></tr></table></div>'
+    """
+    body = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+        for name, value in rows
+    )
+    return f"<div><strong>{html.escape(title)}</strong><table>{body}</table>{figure}</div>"
