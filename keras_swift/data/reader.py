@@ -57,18 +57,9 @@ class Examples:
         return len(there(rows)[0])
 
     @property
-    def draws(self) -> int:
-        """How many examples a batch drawn from these has: as many as their batches on average."""
-        return max(1, round(len(self) / self.batches))
-
-    @property
-    def weight(self) -> float:
-        """What the weights of that batch are multiplied by, so that these count by their number.
-
-        1 where `draws` is not rounded. A step counts by the examples of its batch, in the epoch's
-        loss too.
-        """
-        return len(self) / (self.batches * self.draws)
+    def mean_length(self) -> float:
+        """How many examples their batches have on average."""
+        return len(self) / self.batches
 
 
 class ArraySupply:

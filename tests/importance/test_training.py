@@ -97,6 +97,32 @@ def test_rate_zero_changes_nothing(digits):
     assert_same_weights(model, untouched)
 
 
+class Lengths(keras.utils.PyDataset):
+    """Batches of these lengths, targets of a wide spread."""
+
+    def __init__(self, lengths):
+        super().__init__()
+        self.ends = np.cumsum([0, *lengths])
+        self.x = np.random.default_rng(0).normal(size=(self.ends[-1], 3)).astype("float32")
+        self.y = np.random.default_rng(1).standard_t(3, (self.ends[-1], 1)).astype("float32")
+
+    @property
+    def num_batches(self):
+        return len(self.ends) - 1
+
+    def __getitem__(self, index):
+        rows = slice(*self.ends[index : index + 2])
+        return self.x[rows], self.y[rows]
+
+
+def network_of_one(loss="mse"):
+    """A linear model that does not learn."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.0), loss, run_eagerly=True)
+    return model
+
+
 class TestReportedNumbersAreUniform:
     """With importance always on and rate 0, `fit` reports what `evaluate` does."""
 
@@ -131,6 +157,33 @@ class TestReportedNumbersAreUniform:
             ]
         )
         assert drawn < expected["accuracy"] - 0.05
+
+    @pytest.mark.parametrize("lengths", [(9, 9, 9, 1), (1, 9, 9, 9), (2, 1) * 6, (3, 14, 5, 2)])
+    def test_batches_of_any_lengths(self, lengths):
+        """Also on average over many epochs: what is rounded in one batch is made up for."""
+        model = network_of_one()
+        expected = model.evaluate(Lengths(lengths), verbose=0, return_dict=True)
+        trainer = ks.ImportanceTraining(model, presample=2.0, tau_threshold=0, seed=0)
+        history = trainer.fit(Lengths(lengths), epochs=60, verbose=0).history
+        self.assert_agree(history, expected)
+
+    @pytest.mark.parametrize("lengths", [(9, 9, 1), (1, 9, 9), (2, 1, 1)])
+    def test_batches_of_any_lengths_where_all_examples_are_alike(self, lengths):
+        """The presample is the whole of the data, three times an epoch: exact."""
+        model = network_of_one(lambda y_true, y_pred: 1.0 + 0.0 * (y_true - y_pred))
+        trainer = ks.ImportanceTraining(
+            model, 3.0, 0, score=lambda y_true, y_pred: 1.0 + 0.0 * y_pred[:, 0], seed=0
+        )
+        sums = []
+
+        class Reading(keras.callbacks.Callback):
+            def on_batch_drawn(self, batch):
+                sums.append(batch.importance.sum())
+
+        data = Lengths(lengths)
+        history = trainer.fit(data, epochs=2, verbose=0, callbacks=[Reading()]).history
+        np.testing.assert_allclose(history["loss"], 1.0, rtol=1e-5)
+        np.testing.assert_allclose(sums, np.mean(lengths), rtol=1e-5)
 
     def test_user_weights_go_to_weighted_metrics_alone(self, digits):
         x, y = digits[0][:1000], digits[1][:1000]
