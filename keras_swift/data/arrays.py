@@ -38,6 +38,7 @@ class ArraySource:
         y: the same for the targets.
         sample_weight: the same for the weights, shape `(n,)` or with the axes
             of the loss values. Defaults to `None`, no weights.
+        needs_targets: bool, whether there has to be a `y`. Defaults to `True`.
 
     Raises:
         TypeError: if `x` is a data set object, a generator or holds anything
@@ -45,9 +46,9 @@ class ArraySource:
         ValueError: if there is no `y`, no example, or if lengths differ.
     """
 
-    def __init__(self, x, y, sample_weight=None):
+    def __init__(self, x, y, sample_weight=None, needs_targets=True):
         self.x = keras.tree.map_structure(lambda leaf: _as_array(leaf, "x"), x)
-        if y is None:
+        if y is None and needs_targets:
             raise ValueError(
                 "`y` must be given: an example's importance is read off its loss. Received: "
                 "y=None. To train on the input itself (an autoencoder), pass `y=x`."
@@ -321,12 +322,14 @@ def from_fit(
     validation_data,
     batch_size,
     steps_per_epoch,
+    needs_targets=True,
 ):
     """What `fit` was given as arrays, its arguments resolved as `model.fit` does.
 
     Args:
         x, y, sample_weight, class_weight, validation_split, validation_data,
             batch_size, steps_per_epoch: those of `keras.Model.fit`.
+        needs_targets: bool, whether there has to be a `y`. Defaults to `True`.
 
     Returns:
         A tuple `(source, validation_data, batch_size)`: an `ArraySource` of
@@ -340,7 +343,7 @@ def from_fit(
     if validation_split and validation_data is None:
         (x, y, sample_weight), validation_data = split(x, y, sample_weight, validation_split)
     sample_weight = class_weights(y, class_weight, sample_weight)
-    source = ArraySource(x, y, sample_weight)
+    source = ArraySource(x, y, sample_weight, needs_targets)
     if batch_size is None:
         batch_size = -(-source.size // steps_per_epoch) if steps_per_epoch else 32
     return source, validation_data, batch_size

@@ -240,6 +240,7 @@ class StreamSupply:
         shuffle: bool, whether that order is random.
         steps_per_epoch: int or `None`. Without it the stream has to have an
             end: one of unknown length is read once to count its batches.
+        needs_targets: bool, as there.
 
     Raises:
         ValueError: if the number of steps cannot be known.
@@ -252,13 +253,18 @@ class StreamSupply:
         generators: list[np.random.Generator],
         shuffle: bool,
         steps_per_epoch: int | None,
+        needs_targets: bool = True,
     ) -> None:
         orders = [generator if shuffle else None for generator in generators]
         if steps_per_epoch is None and isinstance(source, Iterator):
             source = _held(source)
-        self._uniform = Stream(source, orders[0], class_weight)
+        self._uniform = Stream(source, orders[0], class_weight, needs_targets)
         self._shared = self._uniform.is_shared
-        self._presample = self._uniform if self._shared else Stream(source, orders[1], class_weight)
+        self._presample = (
+            self._uniform
+            if self._shared
+            else Stream(source, orders[1], class_weight, needs_targets)
+        )
         # A `PyDataset` may not have any batches before its epoch begins. It begins here.
         self._uniform.begin_epoch()
         self._has_begun = True

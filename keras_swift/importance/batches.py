@@ -26,7 +26,7 @@ from keras_swift.importance.gate import RATIOS, CostGate, Gate, PublishedGate
 from keras_swift.importance.lookahead import Lookahead
 from keras_swift.importance.remembered import RememberedSampler
 from keras_swift.importance.sampler import ImportanceSampler
-from keras_swift.scoring.compiled import build_for
+from keras_swift.scoring.compiled import build_for, needs_targets
 from keras_swift.scoring.scorer import Scorer
 from keras_swift.validation import check_model, check_positive_integer, explained
 
@@ -103,7 +103,15 @@ class Batches:
             generator = generator.spawn(self._processes)[process]
         generators = generator.spawn(3)
         self.reader = _reader(
-            x, y, sample_weight, batch_size, class_weight, generators[:2], shuffle, steps_per_epoch
+            x,
+            y,
+            sample_weight,
+            batch_size,
+            class_weight,
+            generators[:2],
+            shuffle,
+            steps_per_epoch,
+            needs_targets(model, scorer.quantities[0]),
         )
         reader = self.reader
         if self._processes > 1 and isinstance(reader, ArraySupply) and reader.fixed_size is None:
@@ -350,12 +358,13 @@ def _reader(
     generators: list[np.random.Generator],
     shuffle: bool,
     steps_per_epoch: int | None,
+    needs_targets: bool,
 ) -> ArraySupply | StreamSupply:
     if is_stream(x):
         check_stream_arguments(x, y, sample_weight, batch_size, 0)
-        return StreamSupply(x, class_weight, generators, shuffle, steps_per_epoch)
+        return StreamSupply(x, class_weight, generators, shuffle, steps_per_epoch, needs_targets)
     sample_weight = class_weights(y, class_weight, sample_weight)
-    source = ArraySource(x, y, sample_weight)
+    source = ArraySource(x, y, sample_weight, needs_targets)
     return ArraySupply(source, batch_size or 32, generators, shuffle)
 
 

@@ -26,7 +26,7 @@ from keras_swift.importance.batches import Batches
 from keras_swift.importance.callback import SamplingCallback
 from keras_swift.importance.gate import COST_RATIO
 from keras_swift.importance.train_step import WeightedStep
-from keras_swift.scoring.compiled import uniform_warning, why_uniform
+from keras_swift.scoring.compiled import needs_targets, uniform_warning, why_uniform
 from keras_swift.scoring.gradient_norm import NoExampleLoss
 from keras_swift.scoring.scorer import Scorer
 from keras_swift.scoring.step_scores import StepScores
@@ -253,6 +253,7 @@ class ImportanceTraining:
                 validation_data,
                 batch_size,
                 steps_per_epoch,
+                needs_targets(self.model, self.score),
             )
             data = {
                 "x": source.x,

@@ -1,5 +1,7 @@
 """Whether weights arrive in a model's own step, and models that cannot be scored."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -51,13 +53,15 @@ class OwnMetrics(keras.Model):
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
 
-def network(kind=keras.Model, loss="mse", last=None):
+def network(kind=keras.Model, loss="mse", last=None, metrics=("mae",)):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((5,))
-    outputs = keras.layers.Dropout(0.3)(keras.layers.BatchNormalization()(inputs))
+    # Without a seed of its own it draws, on PyTorch, from the generator that a loader of arrays
+    # draws from in plain `fit`, and not in ours.
+    outputs = keras.layers.Dropout(0.3, seed=1)(keras.layers.BatchNormalization()(inputs))
     outputs = keras.layers.Dense(1)(outputs)
     model = kind(inputs, outputs if last is None else last(outputs))
-    model.compile(keras.optimizers.Adam(0.01), loss, metrics=["mae"])
+    model.compile(keras.optimizers.Adam(0.01), loss, metrics=list(metrics) or None)
     return model
 
 
@@ -139,6 +143,56 @@ def test_without_a_compiled_loss_a_callable_score_draws():
     history = fit(network(OwnLoss, None), score).history
     assert history["importance"] == [1.0]
     assert (12, 1) in seen
+
+
+class WithoutTargets(keras.Model):
+    """Learns to give back its inputs, which it compares by itself."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        values = ops.mean(ops.square(x[:, :1] - y_pred), axis=-1)
+        return ops.mean(values if sample_weight is None else values * sample_weight)
+
+
+def batches_of(form):
+    """An endless generator of batches without targets."""
+    for start in itertools.cycle(range(0, 24, 4)):
+        part = X[start : start + 4]
+        yield {"x": part, "(x,)": (part,), "(x, None)": (part, None)}[form]
+
+
+@pytest.mark.parametrize("form", ["arrays", "x", "(x,)", "(x, None)"])
+def test_without_targets_a_callable_score_draws(form):
+    seen, drawn = [], []
+
+    class Reader(keras.callbacks.Callback):
+        def on_batch_drawn(self, batch):
+            drawn.append(batch)
+
+    def score(y_true, y_pred):
+        seen.append(y_true)
+        return ops.abs(y_pred[:, 0])
+
+    model = network(WithoutTargets, None, metrics=())
+    data = {"x": X, "y": None}
+    if form != "arrays":
+        data = {"x": batches_of(form), "steps_per_epoch": 6}
+    training = ks.ImportanceTraining(model, 3.0, 0, score, seed=0)
+    history = training.fit(
+        **data, **({"batch_size": 4} if form == "arrays" else {}), verbose=0, callbacks=[Reader()]
+    ).history
+    assert history["importance"] == [1.0] and set(seen) == {None}
+    assert all(batch.y is None and len(batch.x) == 4 for batch in drawn)
+    for batch in drawn:
+        # Of `1 / w = floor + (1 - floor) B s / sum(s)`, what depends on the score.
+        slopes = (1 / batch.importance - 0.1) / batch.scores
+        np.testing.assert_allclose(slopes, slopes[0], rtol=1e-3)
+
+
+def test_without_targets_the_default_draws_by_a_callable_from_the_second_epoch_on():
+    model = network(WithoutTargets, None, metrics=())
+    training = ks.ImportanceTraining(model, score=lambda y, y_pred: y_pred[:, 0] ** 4, seed=0)
+    importance = training.fit(X, batch_size=4, epochs=2, verbose=0).history["importance"]
+    assert importance[0] == 0 and importance[1] > 0
 
 
 def test_a_flat_output_is_trained_uniformly_and_the_cure_is_named():
