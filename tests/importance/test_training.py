@@ -665,7 +665,11 @@ def test_a_train_step_that_drops_the_weights_is_named(digits):
             lambda: keras.layers.LSTM(4, stateful=True, name="memory"),
             r"stateful layers \['memory'\]",
         ),
-        ({"batch_shape": (32, 8, 8)}, lambda: keras.layers.Flatten(), "fixed batch size"),
+        (
+            {"batch_shape": (32, 8, 8)},
+            lambda: keras.layers.Lambda(lambda x: keras.ops.reshape(x, (32, 64))),
+            "fixed batch size",
+        ),
     ],
 )
 def test_models_tied_to_a_batch_are_named(inputs, layer, message):

@@ -202,8 +202,30 @@ def test_a_flat_output_is_trained_uniformly_and_the_cure_is_named():
     assert history["importance"] == [0.0]
 
 
+class OfFour(keras.layers.Layer):
+    """Takes batches of four and no others."""
+
+    def call(self, x):
+        return ops.reshape(x, (4, 5))
+
+
 def test_a_fixed_batch_size_is_trained_uniformly():
-    model = keras.Sequential([keras.Input(batch_shape=(4, 5)), keras.layers.Dense(1)])
+    model = keras.Sequential([keras.Input(batch_shape=(4, 5)), OfFour(), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     with pytest.warns(UserWarning, match="inputs of a fixed batch size"):
         assert fit(model).history["importance"] == [0.0]
+
+
+@pytest.mark.parametrize("built_by", ["fit", "ours"])
+def test_a_model_built_for_its_first_batch_takes_others(built_by):
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    if built_by == "fit":
+        model.fit(X, Y, batch_size=4, verbose=0)
+    else:
+        assert fit(model).history["importance"] == [1.0]
+    # Keras says so, and means nothing by it.
+    assert model.inputs[0].shape[0] is not None
+    assert fit(model).history["importance"] == [1.0]
+    loss = ks.compute_features(model, X, Y, ("loss",), verbose=0)["loss"].mean()
+    assert loss == pytest.approx(model.evaluate(X, Y, verbose=0), rel=1e-5)
