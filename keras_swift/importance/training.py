@@ -16,7 +16,7 @@ from keras_swift._types import Seed
 from keras_swift.data import arrays
 from keras_swift.data.reader import ArraySupply
 from keras_swift.data.streams import check_stream_arguments, is_stream
-from keras_swift.fitting.callbacks import StepBarrier, with_callbacks
+from keras_swift.fitting.callbacks import OutOfTheBar, StepBarrier, with_callbacks
 from keras_swift.fitting.memory import ExampleMemory
 from keras_swift.fitting.resume import resuming
 from keras_swift.importance import batches as batches_module
@@ -300,10 +300,11 @@ class ImportanceTraining:
         saving, restoring = resuming(callbacks, batches)
         sampling = SamplingCallback(batches)
         ours = [sampling, *saving, *([barrier] if barrier else [])]
+        behind = [*restoring, OutOfTheBar(("presample",))]
         with (
             _in_training(self.model),
             self._weighted_step.entered(),
-            with_callbacks(callbacks, ours, self.model, restoring) as callbacks,
+            with_callbacks(callbacks, ours, self.model, behind) as callbacks,
         ):
             try:
                 return self.model.fit(

@@ -368,6 +368,39 @@ def test_callbacks_see_the_users_model_and_our_numbers(digits):
     assert len(callbacks) == 1
 
 
+def no_callbacks(model):
+    return []
+
+
+def with_own_history(model):
+    return [keras.callbacks.History()]
+
+
+def whole_list(model):
+    return keras.callbacks.CallbackList(
+        [], add_history=True, add_progbar=True, verbose=2, epochs=1, steps=4, model=model
+    )
+
+
+@pytest.mark.parametrize("callbacks", [no_callbacks, with_own_history, whole_list])
+def test_the_progress_bar_shows_three_of_our_numbers_and_logs_have_all(
+    digits, capsys, tmp_path, callbacks
+):
+    model = classifier(run_eagerly=True)
+    callbacks = callbacks(model)
+    if isinstance(callbacks, list):
+        callbacks.append(keras.callbacks.CSVLogger(tmp_path / "log.csv"))
+    history = ks.ImportanceTraining(model, seed=0).fit(
+        digits[0][:128], digits[1][:128], verbose=2, callbacks=callbacks
+    )
+    shown = capsys.readouterr().out
+    assert all(f"{name}: " in shown for name in ("loss", "tau", "gain", "importance"))
+    assert "presample" not in shown and history.history["presample"] == [1.0]
+    if isinstance(callbacks, list):
+        assert "presample" in (tmp_path / "log.csv").read_text()
+        assert isinstance(callbacks[0], keras.callbacks.CSVLogger) or history is callbacks[0]
+
+
 def test_a_callback_list_is_given_back_as_it_came(digits):
     model = classifier()
     callbacks = keras.callbacks.CallbackList([], add_history=True, model=model)
