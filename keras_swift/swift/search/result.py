@@ -202,12 +202,11 @@ class SearchResult:
             "to record": self.record_epochs,
         }
 
+    @property
     def loss_deciles(self) -> np.ndarray:
         """The share of the draws that falls into each tenth of the examples by mean loss.
 
-        Returns:
-            A float64 array, shape `(10,)`, lowest losses first; 0.1 each for
-            uniform.
+        A float64 array, shape `(10,)`, lowest losses first; 0.1 each for uniform.
         """
         order = np.argsort(self.record.mean_loss, kind="stable")
         return np.array([part.sum() for part in np.array_split(self.probabilities[order], 10)])
@@ -285,7 +284,7 @@ class SearchResult:
             for trial in (*self.trials, *self.confirmed)
             if math.isfinite(trial.seconds)
         )
-        deciles = " ".join(f"{share:.2f}" for share in self.loss_deciles())
+        deciles = " ".join(f"{share:.2f}" for share in self.loss_deciles)
         return "\n".join(
             [
                 *lines,
