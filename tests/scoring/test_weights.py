@@ -8,6 +8,8 @@ import pytest
 from keras import ops
 
 import keras_swift as ks
+from keras_swift import backends
+from keras_swift.scoring.weights import check_weights_arrive
 
 X = np.random.default_rng(0).normal(size=(24, 5)).astype("float32")
 Y = np.random.default_rng(1).normal(size=(24, 1)).astype("float32")
@@ -87,10 +89,6 @@ def test_a_step_without_weights_stops_before_training(kind, message):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() == "torch",
-    reason="PyTorch's loader of arrays draws from the generator that dropout draws from",
-)
 @pytest.mark.parametrize("kind", [PassesInLoss, PassesInStep])
 def test_a_step_with_weights_trains_and_looking_at_it_changes_nothing(kind):
     def trained(model, threshold):
@@ -106,6 +104,24 @@ def test_a_step_with_weights_trains_and_looking_at_it_changes_nothing(kind):
         # Dropout and its random state included.
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
     assert trained(network(kind), 0)[0] == [1, 1]
+
+
+def test_looking_at_a_step_draws_no_random_number():
+    keras.utils.set_random_seed(0)
+    stack = [keras.Input((5,)), keras.layers.Dropout(0.3), keras.layers.Dense(1)]
+    model = PassesInStep(stack[0], stack[2](stack[1](stack[0])))
+    model.compile("sgd", "mse")
+    model.fit(X, Y, verbose=0)
+
+    def state():
+        own = [keras.ops.convert_to_numpy(variable) for variable in model.non_trainable_variables]
+        return [*own, *backends.active().random_state()]
+
+    before = state()
+    check_weights_arrive(model, X[:4], Y[:4], np.ones(4, "float32"))
+    assert before
+    for ours, theirs in zip(state(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_metrics_that_a_model_updates_without_weights_are_warned_of():
