@@ -57,13 +57,32 @@ def why_own_batches(model: keras.Model) -> str | None:
         for tensor in getattr(model, "inputs", None) or []
         if tensor.shape and tensor.shape[0] is not None
     ]
-    if fixed:
+    # Keras builds a `Sequential` without `Input` for the size of its first batch, and goes on with
+    # any other.
+    if fixed and not _takes_one_more(model):
         return (
             "`model` must take batches of any size, because a presample is larger than a batch. "
             f"Received: inputs of a fixed batch size, {fixed}. Use `keras.Input(shape)` in place "
             "of `batch_shape`."
         )
     return None
+
+
+def _takes_one_more(model: keras.Model) -> bool:
+    """Whether a model puts out one row more for a batch larger by one than it was built for."""
+    inputs = [
+        keras.KerasTensor(
+            (None if None in tensor.shape[:1] else tensor.shape[0] + 1,) + tuple(tensor.shape[1:]),
+            dtype=tensor.dtype,
+        )
+        for tensor in model.inputs
+    ]
+    try:
+        outputs = model.compute_output_spec(inputs[0] if len(inputs) == 1 else inputs)
+    except Exception:  # Each layer and framework has its own error for shapes that do not fit.
+        return False
+    sizes = {leaf.shape[0] for leaf in keras.tree.flatten(outputs) if leaf is not None}
+    return len(sizes) == 1 and sizes <= {tensor.shape[0] for tensor in inputs}
 
 
 def chosen_presample(

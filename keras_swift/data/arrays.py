@@ -46,6 +46,7 @@ class ArraySource:
         y: the same for the targets.
         sample_weight: the same for the weights, shape `(n,)` or with the axes
             of the loss values. Defaults to `None`, no weights.
+        needs_targets: bool, whether there has to be a `y`. Defaults to `True`.
 
     Raises:
         TypeError: if `x` is a data set object, a generator or holds anything
@@ -53,9 +54,15 @@ class ArraySource:
         ValueError: if there is no `y`, no example, or if lengths differ.
     """
 
-    def __init__(self, x: ArrayTree, y: ArrayTree, sample_weight: ArrayTree = None) -> None:
+    def __init__(
+        self,
+        x: ArrayTree,
+        y: ArrayTree,
+        sample_weight: ArrayTree = None,
+        needs_targets: bool = True,
+    ) -> None:
         self.x = keras.tree.map_structure(lambda leaf: _as_array(leaf, "x"), x)
-        if y is None:
+        if y is None and needs_targets:
             raise ValueError(
                 "`y` must be given: an example's importance is read off its loss. Received: "
                 "y=None. To train on the input itself (an autoencoder), pass `y=x`."
@@ -302,7 +309,8 @@ def split(
         raise ValueError(
             f"`validation_split` must be in [0, 1). Received: validation_split={validation_split}."
         )
-    source = ArraySource(x, y, sample_weight)
+    # Whether there have to be targets is for who trains on them to say.
+    source = ArraySource(x, y, sample_weight, needs_targets=False)
     kept = math.floor(source.size * (1.0 - validation_split))
     if kept in (0, source.size):
         raise ValueError(

@@ -91,6 +91,17 @@ def of_frame(frame: Any) -> Array:
     return array
 
 
+def as_fed(structure: ArrayTree) -> ArrayTree:
+    """The structure as Keras takes it: arrays of strings as tensors, all else as it is."""
+    return keras.tree.map_structure(
+        lambda leaf: keras.ops.convert_to_tensor(leaf) if _is_text_array(leaf) else leaf, structure
+    )
+
+
+def _is_text_array(leaf: Any) -> bool:
+    return isinstance(leaf, np.ndarray) and is_text(leaf)
+
+
 def form(structure: ArrayTree) -> str:
     """A structure's containers, and where it has a leaf or `None`; the same for the same."""
     return repr(keras.tree.map_structure(lambda leaf: None if leaf is None else 0, structure))

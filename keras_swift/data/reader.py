@@ -57,18 +57,9 @@ class Examples:
         return len(there(rows)[0])
 
     @property
-    def draws(self) -> int:
-        """How many examples a batch drawn from these has: as many as their batches on average."""
-        return max(1, round(len(self) / self.batches))
-
-    @property
-    def weight(self) -> float:
-        """What the weights of that batch are multiplied by, so that these count by their number.
-
-        1 where `draws` is not rounded. A step counts by the examples of its batch, in the epoch's
-        loss too.
-        """
-        return len(self) / (self.batches * self.draws)
+    def mean_length(self) -> float:
+        """How many examples their batches have on average."""
+        return len(self) / self.batches
 
 
 class ArraySupply:
@@ -244,6 +235,7 @@ class StreamSupply:
         shuffle: bool, whether that order is random.
         steps_per_epoch: int or `None`. Without it the stream has to have an
             end: one of unknown length is read once to count its batches.
+        needs_targets: bool, as there.
 
     Raises:
         ValueError: if the number of steps cannot be known.
@@ -256,13 +248,18 @@ class StreamSupply:
         generators: list[np.random.Generator],
         shuffle: bool,
         steps_per_epoch: int | None,
+        needs_targets: bool = True,
     ) -> None:
         orders = [generator if shuffle else None for generator in generators]
         if steps_per_epoch is None and isinstance(source, Iterator):
             source = _held(source)
-        self._uniform = Stream(source, orders[0], class_weight)
+        self._uniform = Stream(source, orders[0], class_weight, needs_targets)
         self._shared = self._uniform.is_shared
-        self._presample = self._uniform if self._shared else Stream(source, orders[1], class_weight)
+        self._presample = (
+            self._uniform
+            if self._shared
+            else Stream(source, orders[1], class_weight, needs_targets)
+        )
         # A `PyDataset` may not have any batches before its epoch begins. It begins here.
         self._uniform.begin_epoch()
         self._has_begun = True

@@ -75,6 +75,8 @@ class Stream:
             sources always keep theirs.
         class_weight: dict from class number to weight, multiplied into the
             loss as in `model.fit`. Defaults to `None`.
+        needs_targets: bool, whether a batch has to have targets. Defaults to
+            `True`. Otherwise an item may also be `(x,)` or `x` alone.
     """
 
     def __init__(
@@ -82,8 +84,10 @@ class Stream:
         source: Any,
         generator: np.random.Generator | None = None,
         class_weight: dict[int, float] | None = None,
+        needs_targets: bool = True,
     ) -> None:
         self._source = source
+        self._needs_targets = needs_targets
         self._class_weight = class_weight
         self._iterator: Iterator[Any] | None = None
         self._reader: _Reader | None = None
@@ -217,6 +221,8 @@ class Stream:
 
     def _checked(self, item: Any) -> StreamBatch:
         batch: StreamBatch = tuple(item) if isinstance(item, list) else item
+        if not self._needs_targets and not (isinstance(batch, tuple) and len(batch) > 1):
+            batch = (batch[0] if isinstance(batch, tuple) else batch, None)
         if not isinstance(batch, tuple) or len(batch) not in (2, 3):
             found = f"{len(batch)} parts" if isinstance(batch, tuple) else type(batch).__name__
             raise ValueError(

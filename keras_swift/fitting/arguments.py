@@ -26,6 +26,7 @@ class TrainingData:
             class weights among their weights.
         shuffle: bool, whether the order is random.
         steps_per_epoch: int or `None`.
+        needs_targets: bool, whether every example must have a target.
     """
 
     examples: Any
@@ -33,6 +34,7 @@ class TrainingData:
     class_weight: dict[int, float] | None
     shuffle: bool
     steps_per_epoch: int | None
+    needs_targets: bool
 
     @classmethod
     def of(
@@ -44,8 +46,12 @@ class TrainingData:
         class_weight: dict[int, float] | None = None,
         shuffle: Any = True,
         steps_per_epoch: int | None = None,
+        needs_targets: bool = True,
     ) -> TrainingData:
         """Checks arguments as `model.fit` has them, and fills in its defaults.
+
+        Args:
+            needs_targets: bool, whether there has to be a `y`. Defaults to `True`.
 
         Raises:
             TypeError: if the data are neither arrays nor a source of batches.
@@ -58,11 +64,12 @@ class TrainingData:
         shuffle = bool(shuffle) and shuffle != "batch"
         if is_stream(x):
             check_stream_arguments(x, y, sample_weight, batch_size, 0.0)
-            return cls(x, None, class_weight, shuffle, steps_per_epoch)
-        source = ArraySource(x, y, arrays.class_weights(y, class_weight, sample_weight))
+            return cls(x, None, class_weight, shuffle, steps_per_epoch, needs_targets)
+        sample_weight = arrays.class_weights(y, class_weight, sample_weight)
+        source = ArraySource(x, y, sample_weight, needs_targets)
         if batch_size is None:
             batch_size = -(-source.size // steps_per_epoch) if steps_per_epoch else 32
-        return cls(source, batch_size, None, shuffle, steps_per_epoch)
+        return cls(source, batch_size, None, shuffle, steps_per_epoch, needs_targets)
 
     @property
     def is_stream(self) -> bool:
@@ -77,13 +84,19 @@ class TrainingData:
         """
         if self.batch_size is None:
             return StreamSupply(
-                self.examples, self.class_weight, generators, self.shuffle, self.steps_per_epoch
+                self.examples,
+                self.class_weight,
+                generators,
+                self.shuffle,
+                self.steps_per_epoch,
+                self.needs_targets,
             )
         return ArraySupply(self.examples, self.batch_size, generators, self.shuffle)
 
 
 def resolve_fit_arguments(
     *,
+    needs_targets: bool = True,
     x: Any,
     y: Any,
     batch_size: int | None,
@@ -102,6 +115,9 @@ def resolve_fit_arguments(
 ) -> tuple[TrainingData, dict[str, Any]]:
     """Puts the arguments of `keras.Model.fit` apart, all but `callbacks`.
 
+    Args:
+        needs_targets: bool, whether there has to be a `y`. Defaults to `True`.
+
     Returns:
         A tuple `(data, rest)`: what is trained on, and what goes on to
         `model.fit` as it is, with what `validation_split` holds out.
@@ -118,7 +134,9 @@ def resolve_fit_arguments(
                 x, y, sample_weight, validation_split
             )
         validation_batch_size = validation_batch_size or batch_size
-    data = TrainingData.of(x, y, sample_weight, batch_size, class_weight, shuffle, steps_per_epoch)
+    data = TrainingData.of(
+        x, y, sample_weight, batch_size, class_weight, shuffle, steps_per_epoch, needs_targets
+    )
     return data, {
         "epochs": epochs,
         "verbose": verbose,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -46,6 +46,22 @@ class StepBarrier(keras.callbacks.Callback):
             self._changed.notify_all()
 
 
+class OutOfTheBar(keras.callbacks.Callback):
+    """Takes numbers out of the logs before the progress bar shows them.
+
+    Args:
+        names: tuple of str.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self._names = names
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        for name in self._names:
+            (logs or {}).pop(name, None)
+
+
 @contextlib.contextmanager
 def with_callbacks(
     callbacks: Any,
@@ -55,7 +71,8 @@ def with_callbacks(
 ) -> Iterator[list[keras.callbacks.Callback] | keras.callbacks.CallbackList]:
     """The user's callbacks with ours around them.
 
-    In front, so that what ours write to the logs is there for the user's.
+    In front, so that what ours write to the logs is there for the user's. Behind are also the
+    history and last the progress bar, which Keras adds where they are missing.
 
     Args:
         callbacks: what the user gave `fit`: `None`, a callback, a list of them
@@ -65,14 +82,26 @@ def with_callbacks(
         behind: list of `keras.callbacks.Callback`. Defaults to none.
     """
     if not isinstance(callbacks, keras.callbacks.CallbackList):
-        yield [*front, *keras.tree.flatten(callbacks or []), *behind]
+        users = keras.tree.flatten(callbacks or [])
+        if not any(isinstance(callback, keras.callbacks.History) for callback in users):
+            users.append(keras.callbacks.History())
+        yield _in_order(users, front, behind)
         return
     before = list(callbacks.callbacks)
     for callback in (*front, *behind):
         callback.set_model(model)
         callback.set_params(callbacks.params)
-    callbacks.callbacks[:] = [*front, *before, *behind]
+    callbacks.callbacks[:] = _in_order(before, front, behind)
     try:
         yield callbacks
     finally:
         callbacks.callbacks[:] = before
+
+
+def _in_order(
+    users: list[keras.callbacks.Callback],
+    front: Iterable[keras.callbacks.Callback],
+    behind: Iterable[keras.callbacks.Callback],
+) -> list[keras.callbacks.Callback]:
+    bars = [one for one in users if isinstance(one, keras.callbacks.ProgbarLogger)]
+    return [*front, *(one for one in users if one not in bars), *behind, *bars]

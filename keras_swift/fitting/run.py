@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import keras
@@ -28,6 +29,7 @@ def run_fit(
     ours: list[keras.callbacks.Callback],
     callbacks: Any,
     rest: dict[str, Any],
+    behind: Sequence[keras.callbacks.Callback] = (),
 ) -> keras.callbacks.History:
     """Trains the model.
 
@@ -39,12 +41,13 @@ def run_fit(
         ours: our callbacks; they come before the user's, which see what ours write to the logs.
         callbacks: the user's, as `fit` takes them; put back as they were.
         rest: the other arguments of `model.fit`.
+        behind: our callbacks that come after the user's. Defaults to none.
 
     Raises:
         Exception: what the feed raised, as it was.
     """
     saving, restoring = resuming(callbacks, place)
-    with with_callbacks(callbacks, [*ours, *saving], model, restoring) as callbacks:
+    with with_callbacks(callbacks, [*ours, *saving], model, [*restoring, *behind]) as callbacks:
         try:
             # Batches come in the order they are drawn in, and to shuffle them Keras would ask the
             # global generator.

@@ -14,6 +14,7 @@ from keras_swift.importance.batch import Batch, LazyItem
 from keras_swift.importance.batches import FLOOR, Batches
 from keras_swift.importance.callback import SamplingCallback
 from keras_swift.importance.gate import COST_RATIO
+from keras_swift.scoring.compiled import needs_targets
 from keras_swift.scoring.scorer import Scorer
 from keras_swift.validation import (
     check_model,
@@ -159,7 +160,14 @@ class ImportanceDataset(keras.utils.PyDataset):
         self.batches = Batches(
             model,
             TrainingData.of(
-                x, y, sample_weight, batch_size, class_weight, shuffle, steps_per_epoch
+                x,
+                y,
+                sample_weight,
+                batch_size,
+                class_weight,
+                shuffle,
+                steps_per_epoch,
+                needs_targets(model, score),
             ),
             presample=chosen_presample(presample, tau_threshold),
             tau_threshold=tau_threshold,

@@ -78,6 +78,8 @@ class ImportanceSampler:
         self.values: Any = None
         self._by_index = False
         self._has_warned = False
+        # Of an example, because batches have whole numbers of them.
+        self._owed = 0.0
 
     def next_batch(self, steps_left: int = 1) -> Batch:
         """One iteration of Algorithm 1 (Katharopoulos and Fleuret 2018)."""
@@ -88,7 +90,7 @@ class ImportanceSampler:
         scores, valid = self.score(presample)
         if not self._are_finite(scores, presample):
             return self._uniform_batch(probes=False)
-        drawn = resampling.draw(scores, presample.draws, self.generator, self.floor)
+        drawn = resampling.draw(scores, self._draws(presample), self.generator, self.floor)
         self.gate.update(drawn.tau)
         return self._drawn_batch(presample, scores, valid, drawn)
 
@@ -142,6 +144,7 @@ class ImportanceSampler:
             "gate": self.gate.state(),
             "step": self._step,
             "unprobed": self._unprobed,
+            "owed": self._owed,
         }
 
     def restore(self, state: State) -> None:
@@ -150,6 +153,7 @@ class ImportanceSampler:
         self.gate.restore(state["gate"])
         self._step = state["step"]
         self._unprobed = state["unprobed"]
+        self._owed = state.get("owed", 0.0)
 
     @property
     def _probe_interval(self) -> int:
@@ -169,6 +173,17 @@ class ImportanceSampler:
         self.check_labels(presample.data[1])
         return presample
 
+    def _draws(self, presample: Examples) -> int:
+        """How many examples to draw: as many as its batches have on average.
+
+        What rounding leaves is made up for in the next batch. Keras divides the sum of an epoch's
+        losses by the sum of these numbers, which would otherwise be too small or too large.
+        """
+        wanted = presample.mean_length + self._owed
+        draws = max(1, round(wanted))
+        self._owed = wanted - draws
+        return draws
+
     def _drawn_batch(
         self,
         presample: Examples,
@@ -179,7 +194,9 @@ class ImportanceSampler:
         self._unprobed = 0
         parts = (None, None, presample.data[2]) if self._by_index else presample.data
         x, y, sample_weight = select(parts, drawn.positions)
-        indices, importance = presample.indices, drawn.weights * presample.weight
+        # A presample counts by its size: by this and by the number of draws, which is rounded.
+        counts = presample.mean_length / len(drawn.positions)
+        indices, importance = presample.indices, drawn.weights * counts
         return Batch(
             x=x,
             y=y,

@@ -17,7 +17,7 @@ from keras_swift._types import ArrayTree, Score, ScoringDtype, Seed
 from keras_swift.backends.base import Tap
 from keras_swift.data.reader import ArraySupply
 from keras_swift.fitting.arguments import resolve_fit_arguments
-from keras_swift.fitting.callbacks import StepBarrier
+from keras_swift.fitting.callbacks import OutOfTheBar, StepBarrier
 from keras_swift.fitting.memory import ExampleMemory
 from keras_swift.fitting.run import run_fit
 from keras_swift.importance import batches as batches_module
@@ -28,7 +28,7 @@ from keras_swift.importance.callback import SamplingCallback
 from keras_swift.importance.feed import Feed
 from keras_swift.importance.gate import COST_RATIO
 from keras_swift.importance.train_step import WeightedStep
-from keras_swift.scoring.compiled import uniform_warning, why_uniform
+from keras_swift.scoring.compiled import needs_targets, uniform_warning, why_uniform
 from keras_swift.scoring.gradient_norm import NoExampleLoss
 from keras_swift.scoring.scorer import Scorer
 from keras_swift.scoring.step_scores import StepScores
@@ -258,7 +258,8 @@ class ImportanceTraining:
                 "replicas. Leave it out, or False."
             )
         data, rest = resolve_fit_arguments(
-            **{name: value for name, value in given.items() if name != "callbacks"}
+            needs_targets=needs_targets(self.model, self.score),
+            **{name: value for name, value in given.items() if name != "callbacks"},
         )
         presample = chosen_presample(self.presample, self.tau_threshold)
         scales = presample == "auto" and not replicas
@@ -296,10 +297,11 @@ class ImportanceTraining:
         feed = Feed(batches, barrier, scales, self._weighted_step.tap is not None)
         sampling = SamplingCallback(batches)
         ours = [sampling, *([barrier] if barrier else [])]
+        hidden = OutOfTheBar(("presample",))
         with _in_training(self.model), self._weighted_step.entered():
             try:
                 fed = backends.active().feed(feed, self.model)
-                return run_fit(self.model, fed, feed, batches, ours, callbacks, rest)
+                return run_fit(self.model, fed, feed, batches, ours, callbacks, rest, [hidden])
             finally:
                 if barrier is not None:
                     barrier.end()

@@ -138,9 +138,21 @@ def why_uniform(model: keras.Model, score: Score, x: Any, y: ArrayTree) -> str |
         )
     if compile_loss(model) is None and not callable(score):
         return f"{NO_LOSS} {_SCORE}"
-    if y is None and not is_stream(x) and own_methods(model):
+    if y is None and not is_stream(x) and own_methods(model) and not callable(score):
         return f"There are no targets, so the loss of an example cannot be read. {_SCORE}"
     return None
+
+
+def needs_targets(model: keras.Model, score: Any) -> bool:
+    """Whether examples without targets have no importance.
+
+    They have if the model computes its loss by itself, and a callable the score.
+
+    Args:
+        model: a compiled `keras.Model`.
+        score: as for `ImportanceTraining`.
+    """
+    return not (callable(score) and own_methods(model))
 
 
 _SCORE = (

@@ -15,6 +15,7 @@ from keras_swift import backends
 from keras_swift._types import ArrayTree, FloatArray, IntArray, Logs, State
 from keras_swift.data import arrays
 from keras_swift.data.draws import inclusion_probability, systematic_draw
+from keras_swift.data.leaves import as_fed
 from keras_swift.data.reader import StreamSupply
 from keras_swift.swift.features import FeatureScorer
 from keras_swift.swift.sampler import SwiftSampler
@@ -74,7 +75,7 @@ class DrawnDataset(keras.utils.PyDataset):
         return self._indices[index * self._batch_size : (index + 1) * self._batch_size]
 
     def __getitem__(self, index: int) -> Item:
-        x, y, sample_weight = self._source.take(self.indices(index))
+        x, y, sample_weight = as_fed(self._source.take(self.indices(index)))
         return (x, y) if sample_weight is None else (x, y, sample_weight)
 
     def start_epoch(self, epoch: int) -> None:
@@ -185,7 +186,7 @@ class PresampledDataset(keras.utils.PyDataset):
         probability = self._sampler.probabilities(self._scorer(*data[:2]))
         kept = inclusion_probability(probability, len(probability) // 2)
         indices = systematic_draw(kept, self._generator)
-        x, y, sample_weight = arrays.select(data, indices)
+        x, y, sample_weight = as_fed(arrays.select(data, indices))
         return (x, y) if sample_weight is None else (x, y, sample_weight)
 
 

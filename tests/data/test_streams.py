@@ -281,14 +281,12 @@ def test_nothing_is_read_before_the_epoch_begins():
     assert dataset.events == ["begin", "end", "begin", "end"]
 
 
-def test_a_drawn_batch_follows_the_size_of_its_presample():
+def test_a_presample_is_worth_the_mean_length_of_its_batches():
     found = supply(Numbered(3, last=1))
     presamples = [found.presample(6) for _ in range(3)]
     assert [len(presample) for presample in presamples] == [6, 4, 4]
-    assert [presample.draws for presample in presamples] == [3, 2, 2]
-    # Seven examples in three batches: two for each, which count for 7 / 3.
-    whole = found.presample(9)
-    assert (whole.draws, whole.weight) == (2, pytest.approx(7 / 6))
+    assert [presample.mean_length for presample in presamples] == [3.0, 2.0, 2.0]
+    assert found.presample(9).mean_length == pytest.approx(7 / 3)
 
 
 def test_class_weights_become_weights_of_the_batch():

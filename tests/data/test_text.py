@@ -66,6 +66,27 @@ def test_strings_train_as_in_fit(form):
         np.testing.assert_allclose(found["loss"], -np.log(predicted), rtol=1e-4)
 
 
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="tensors of strings are TensorFlow's")
+@pytest.mark.parametrize("form", ["str", "objects", "tf.constant"])
+def test_strings_are_searched_and_drawn_by_a_sampler(form):
+    x = FORMS[form](TEXTS)
+    result = ks.search(
+        network(),
+        x,
+        LABELS,
+        validation_data=(x, LABELS),
+        max_trials=2,
+        pretrain_epochs=1,
+        finetune_epochs=1,
+        confirm=0,
+        verbose=0,
+        seed=0,
+    )
+    model = network()
+    history = ks.SwiftTraining(model, result, seed=0).fit(x, LABELS, epochs=2, verbose=0)
+    assert np.isfinite(history.history["loss"]).all() and len(result.trials) == 2
+
+
 @pytest.mark.skipif(ON_TENSORFLOW, reason="TensorFlow takes strings")
 @pytest.mark.parametrize("form", ["str", "bytes", "objects"])
 def test_strings_are_named_where_there_are_no_tensors_of_them(form):

@@ -97,6 +97,32 @@ def test_rate_zero_changes_nothing(digits):
     assert_same_weights(model, untouched)
 
 
+class Lengths(keras.utils.PyDataset):
+    """Batches of these lengths, targets of a wide spread."""
+
+    def __init__(self, lengths):
+        super().__init__()
+        self.ends = np.cumsum([0, *lengths])
+        self.x = np.random.default_rng(0).normal(size=(self.ends[-1], 3)).astype("float32")
+        self.y = np.random.default_rng(1).standard_t(3, (self.ends[-1], 1)).astype("float32")
+
+    @property
+    def num_batches(self):
+        return len(self.ends) - 1
+
+    def __getitem__(self, index):
+        rows = slice(*self.ends[index : index + 2])
+        return self.x[rows], self.y[rows]
+
+
+def network_of_one(loss="mse"):
+    """A linear model that does not learn."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.0), loss, run_eagerly=True)
+    return model
+
+
 class TestReportedNumbersAreUniform:
     """With importance always on and rate 0, `fit` reports what `evaluate` does."""
 
@@ -131,6 +157,33 @@ class TestReportedNumbersAreUniform:
             ]
         )
         assert drawn < expected["accuracy"] - 0.05
+
+    @pytest.mark.parametrize("lengths", [(9, 9, 9, 1), (1, 9, 9, 9), (2, 1) * 6, (3, 14, 5, 2)])
+    def test_batches_of_any_lengths(self, lengths):
+        """Also on average over many epochs: what is rounded in one batch is made up for."""
+        model = network_of_one()
+        expected = model.evaluate(Lengths(lengths), verbose=0, return_dict=True)
+        trainer = ks.ImportanceTraining(model, presample=2.0, tau_threshold=0, seed=0)
+        history = trainer.fit(Lengths(lengths), epochs=60, verbose=0).history
+        self.assert_agree(history, expected)
+
+    @pytest.mark.parametrize("lengths", [(9, 9, 1), (1, 9, 9), (2, 1, 1)])
+    def test_batches_of_any_lengths_where_all_examples_are_alike(self, lengths):
+        """The presample is the whole of the data, three times an epoch: exact."""
+        model = network_of_one(lambda y_true, y_pred: 1.0 + 0.0 * (y_true - y_pred))
+        trainer = ks.ImportanceTraining(
+            model, 3.0, 0, score=lambda y_true, y_pred: 1.0 + 0.0 * y_pred[:, 0], seed=0
+        )
+        sums = []
+
+        class Reading(keras.callbacks.Callback):
+            def on_batch_drawn(self, batch):
+                sums.append(batch.importance.sum())
+
+        data = Lengths(lengths)
+        history = trainer.fit(data, epochs=2, verbose=0, callbacks=[Reading()]).history
+        np.testing.assert_allclose(history["loss"], 1.0, rtol=1e-5)
+        np.testing.assert_allclose(sums, np.mean(lengths), rtol=1e-5)
 
     def test_user_weights_go_to_weighted_metrics_alone(self, digits):
         x, y = digits[0][:1000], digits[1][:1000]
@@ -313,6 +366,39 @@ def test_callbacks_see_the_users_model_and_our_numbers(digits):
     assert {"tau", "gain", "importance", "presample", "loss"} <= set(seen)
     assert "tau" in seen["end"]
     assert len(callbacks) == 1
+
+
+def no_callbacks(model):
+    return []
+
+
+def with_own_history(model):
+    return [keras.callbacks.History()]
+
+
+def whole_list(model):
+    return keras.callbacks.CallbackList(
+        [], add_history=True, add_progbar=True, verbose=2, epochs=1, steps=4, model=model
+    )
+
+
+@pytest.mark.parametrize("callbacks", [no_callbacks, with_own_history, whole_list])
+def test_the_progress_bar_shows_three_of_our_numbers_and_logs_have_all(
+    digits, capsys, tmp_path, callbacks
+):
+    model = classifier(run_eagerly=True)
+    callbacks = callbacks(model)
+    if isinstance(callbacks, list):
+        callbacks.append(keras.callbacks.CSVLogger(tmp_path / "log.csv"))
+    history = ks.ImportanceTraining(model, seed=0).fit(
+        digits[0][:128], digits[1][:128], verbose=2, callbacks=callbacks
+    )
+    shown = capsys.readouterr().out
+    assert all(f"{name}: " in shown for name in ("loss", "tau", "gain", "importance"))
+    assert "presample" not in shown and history.history["presample"] == [1.0]
+    if isinstance(callbacks, list):
+        assert "presample" in (tmp_path / "log.csv").read_text()
+        assert isinstance(callbacks[0], keras.callbacks.CSVLogger) or history is callbacks[0]
 
 
 def test_a_callback_list_is_given_back_as_it_came(digits):
@@ -612,7 +698,11 @@ def test_a_train_step_that_drops_the_weights_is_named(digits):
             lambda: keras.layers.LSTM(4, stateful=True, name="memory"),
             r"stateful layers \['memory'\]",
         ),
-        ({"batch_shape": (32, 8, 8)}, lambda: keras.layers.Flatten(), "fixed batch size"),
+        (
+            {"batch_shape": (32, 8, 8)},
+            lambda: keras.layers.Lambda(lambda x: keras.ops.reshape(x, (32, 64))),
+            "fixed batch size",
+        ),
     ],
 )
 def test_models_tied_to_a_batch_are_named(inputs, layer, message):

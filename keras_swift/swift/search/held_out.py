@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_swift._types import Array, ArrayTree, FloatArray
 from keras_swift.data.arrays import ArraySource
+from keras_swift.data.leaves import as_fed
 from keras_swift.data.streams import is_stream
 from keras_swift.swift.outputs import LabelScorer, classes_of, is_one_class, label_outputs
 from keras_swift.swift.record import LARGER_BATCH
@@ -141,7 +142,7 @@ class Judge:
 
     def logs(self) -> dict[str, float]:
         """What the model reports of the validation data, names without `val_`."""
-        x, y, sample_weight = (*self.data, None)[:3]
+        x, y, sample_weight = (*as_fed(self.data), None)[:3]
         found = self._model.evaluate(
             x,
             y,
@@ -208,7 +209,7 @@ class Judge:
         found = []
         for block in range(min(BLOCKS, self._source.size)):
             rows = np.arange(block, self._source.size, BLOCKS)
-            x, y, sample_weight = self._source.take(rows)
+            x, y, sample_weight = as_fed(self._source.take(rows))
             logs = self._model.evaluate(
                 x,
                 y,

@@ -210,12 +210,11 @@ class SearchResult:
             "to record": self.record_epochs,
         }
 
+    @property
     def loss_deciles(self) -> FloatArray:
         """The share of the draws that falls into each tenth of the examples by mean loss.
 
-        Returns:
-            A float64 array, shape `(10,)`, lowest losses first; 0.1 each for
-            uniform.
+        A float64 array, shape `(10,)`, lowest losses first; 0.1 each for uniform.
         """
         order = np.argsort(self.record.mean_loss, kind="stable")
         return np.array([part.sum() for part in np.array_split(self.probabilities[order], 10)])
@@ -330,7 +329,7 @@ class SearchResult:
             ("wrong labels" if self.classes is not None else "suspects", str(self.wrong_share)),
             (
                 "drawn from each decile of the mean loss, lowest first",
-                " ".join(f"{share:.2f}" for share in self.loss_deciles()),
+                " ".join(f"{share:.2f}" for share in self.loss_deciles),
             ),
         ]
 

@@ -162,7 +162,7 @@ def test_suspects_are_those_more_likely_wrong_than_right():
 def test_deciles_are_shares_of_the_draws():
     found = result([trial(0, UNIFORM, 0.5), trial(1, cut(0.5), 0.6)])
     ordered = dataclasses.replace(found.record, mean_loss=RANKS)
-    deciles = result(found.trials, record=ordered).loss_deciles()
+    deciles = result(found.trials, record=ordered).loss_deciles
     np.testing.assert_allclose(deciles, [0.2] * 5 + [0.0] * 5, atol=0.02)
 
 

@@ -83,7 +83,7 @@ def test_search_finds_a_sampler_that_leaves_wrong_labels_out(digits, capsys):
     assert result.best.objective - result.uniform.objective > 0.05
     # Uniform draws 0.4.
     assert result.probabilities[wrong].sum() < 0.1
-    assert result.loss_deciles().sum() == pytest.approx(1.0)
+    assert result.loss_deciles.sum() == pytest.approx(1.0)
     assert result.price == pytest.approx((8 * 2 + 2 * 10 + 10 / 3) / 10)
     assert wrong[result.suspects()].mean() > 0.85
     assert abs(result.wrong_share.estimate - wrong.mean()) < 0.05
