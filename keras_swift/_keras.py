@@ -39,7 +39,6 @@ _OF_MODEL = (
     "_symbolic_build",
 )
 _OF_LOSS = ("_flat_losses", "_metrics", "_user_loss", "_user_loss_weights")
-_OF_METRICS = ("_flatten_y",)
 # There once the metrics are built.
 _OF_BUILT_METRICS = ("_flat_metrics",)
 _OF_OPTIMIZER = ("_get_current_learning_rate", "_learning_rate")
@@ -62,7 +61,6 @@ def check_release(model: keras.Model) -> None:
     for owner, names in (
         (model, _OF_MODEL),
         (getattr(model, "_compile_loss", None), _OF_LOSS),
-        (metrics, _OF_METRICS),
         (metrics if getattr(metrics, "built", False) else None, _OF_BUILT_METRICS),
         (optimizer if isinstance(optimizer, keras.optimizers.Optimizer) else None, _OF_OPTIMIZER),
     ):
@@ -186,7 +184,11 @@ def without_plain_metrics(container: Any) -> Iterator[None]:
 
 def flatten_targets(container: Any, y: ArrayTree) -> list[Tensor]:
     """Targets or outputs in the order of the container's metrics."""
-    leaves: list[Tensor] = container._flatten_y(y)
+    import keras
+
+    # Keras 3.14.0 has them in the order of `tree.flatten`.
+    flatten = getattr(container, "_flatten_y", None) or keras.tree.flatten
+    leaves: list[Tensor] = flatten(y)
     return leaves
 
 
