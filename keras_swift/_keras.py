@@ -44,6 +44,14 @@ _OF_BUILT_METRICS = ("_flat_metrics",)
 _OF_OPTIMIZER = ("_get_current_learning_rate", "_learning_rate")
 
 
+def release() -> tuple[int, int]:
+    """The major and minor number of this Keras."""
+    import keras
+
+    major, minor = keras.__version__.split(".")[:2]
+    return int(major), int(minor)
+
+
 def check_release(model: keras.Model) -> None:
     """Raises, with the cure, if this Keras lacks what keras_swift relies on.
 

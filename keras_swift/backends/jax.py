@@ -16,6 +16,7 @@ from keras_swift._keras import (
     JaxStep,
     is_jax_synced,
     jax_state,
+    release,
     value_or_none,
     wrapping_train_step,
 )
@@ -185,9 +186,9 @@ class JaxBackend(Backend):
         return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None
 
     def prefetch_depth(self) -> int:
-        # Keras starts a transfer early where there is one to start.
-        transfers = jax.default_backend() != "cpu" and keras.distribution.distribution() is None
-        return int(transfers)
+        # Keras starts a transfer early if there is one to start; before 3.15, on a CPU too.
+        transfers = jax.default_backend() != "cpu" or release() < (3, 15)
+        return int(transfers and keras.distribution.distribution() is None)
 
     def tap_obstacle(self, model: keras.Model) -> str | None:
         distribution = keras.distribution.distribution()
