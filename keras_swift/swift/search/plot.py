@@ -32,6 +32,8 @@ def plot_search(result: Any, file: Any = None) -> Any:
         ImportError: if matplotlib is not installed.
     """
     figure = import_figure()(figsize=(12.5, 4.1), layout="constrained")
+    # Room between the colour bar and its neighbour.
+    figure.get_layout_engine().set(w_pad=0.1)
     title = f"Chosen: {verdict(result)}"
     if result.best.number:
         name, again = result.objective.replace("_", " "), result.confirmed
@@ -119,8 +121,8 @@ def _plot_progress(axes: Any, result: Any) -> None:
             )
         _leave_out_the_worst(axes, numbers[finite], objectives[finite], result)
     axes.set_xlabel("trial")
-    better = "higher" if result.direction == "max" else "lower"
-    axes.set_ylabel(f"{result.objective.replace('_', ' ')} ({better} is better)")
+    good = "higher" if result.direction == "max" else "lower"
+    axes.set_ylabel(f"{result.objective.replace('_', ' ')} ({good} is better)")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(loc="best", fontsize="small")
     axes.set_title("The search")
