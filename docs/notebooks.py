@@ -41,9 +41,19 @@ def as_markdown(notebook):
                 figures[name] = content
                 parts.append(f"![What the code above draws]({name})")
                 continue
+            if "text/html" in data:
+                parts.append(as_block("".join(data["text/html"])))
+                continue
             text = "".join(output.get("text", data.get("text/plain", ""))).rstrip()
             # Colours of a terminal are of no use in a page.
             text = re.sub(r"\x1b\[[0-9;]*m", "", text)
             if text and output.get("name") != "stderr":
                 parts.append(f"```text\n{text}\n```")
     return "\n\n".join(parts) + "\n", figures
+
+
+def as_block(html):
+    """HTML of an output in the style of the page: without styles of its own and empty lines."""
+    html = re.sub(r"<style.*?</style>", "", html, flags=re.DOTALL)
+    html = re.sub(r' (border|class|style)="[^"]*"', "", html)
+    return f'<div class="output">{" ".join(html.split())}</div>'

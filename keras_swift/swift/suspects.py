@@ -87,11 +87,13 @@ class Suspects:
         image = _is_image(rows)
         across = min(8 if image else 4, len(chosen))
         down = -(-len(chosen) // across)
-        size = (1.5 * across, 1.8 * down + 0.5) if image else (3.2 * across, 1.6 * down + 0.5)
+        # Never narrower than its title.
+        size = (1.5, 1.8) if image else (3.2, 1.6)
+        size = (max(4.8, size[0] * across), size[1] * down + 0.6)
         figure = import_figure()(figsize=size, layout="constrained")
         figure.suptitle(
-            f"The {len(chosen)} labels most doubted, by index. Estimated share of wrong labels: "
-            f"{self.wrong_share}",
+            f"The {len(chosen)} labels most doubted (index: label)\n"
+            f"Estimated share of wrong labels: {self.wrong_share}",
             fontsize="medium",
         )
         if not image:

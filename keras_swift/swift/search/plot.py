@@ -40,6 +40,8 @@ def plot_search(result: SearchResult, file: str | os.PathLike[str] | None = None
         ImportError: if matplotlib is not installed.
     """
     figure = import_figure()(figsize=(12.5, 4.1), layout="constrained")
+    # Room between the colour bar and its neighbour.
+    figure.get_layout_engine().set(w_pad=0.1)
     title = f"Chosen: {verdict(result)}"
     if result.best.number:
         name, again = result.objective.replace("_", " "), result.confirmed
