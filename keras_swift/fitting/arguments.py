@@ -10,7 +10,7 @@ import numpy as np
 from keras_swift._types import ArrayTree
 from keras_swift.data import arrays
 from keras_swift.data.arrays import ArraySource
-from keras_swift.data.reader import ArraySupply, StreamSupply
+from keras_swift.data.reader import ArrayReader, StreamReader
 from keras_swift.data.streams import check_stream_arguments, is_stream
 from keras_swift.validation import check_positive_integer
 
@@ -69,17 +69,17 @@ class TrainingData:
         """bool, whether the examples come as batches, without an index."""
         return not isinstance(self.examples, ArraySource)
 
-    def reader(self, generators: list[np.random.Generator]) -> ArraySupply | StreamSupply:
+    def reader(self, generators: list[np.random.Generator]) -> ArrayReader | StreamReader:
         """What hands out uniform batches and presamples.
 
         Args:
             generators: two `np.random.Generator`, for the order of either.
         """
         if self.batch_size is None:
-            return StreamSupply(
+            return StreamReader(
                 self.examples, self.class_weight, generators, self.shuffle, self.steps_per_epoch
             )
-        return ArraySupply(self.examples, self.batch_size, generators, self.shuffle)
+        return ArrayReader(self.examples, self.batch_size, generators, self.shuffle)
 
 
 def resolve_fit_arguments(

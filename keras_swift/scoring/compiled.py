@@ -25,7 +25,7 @@ from keras_swift._keras import (
 )
 from keras_swift._types import ArrayTree, Score
 from keras_swift.data.leaves import is_ragged, is_text
-from keras_swift.data.reader import ArraySupply, StreamSupply
+from keras_swift.data.reader import ArrayReader, StreamReader
 from keras_swift.data.streams import is_stream
 from keras_swift.scoring.gradient_norm import OutputLoss, output_activation
 from keras_swift.scoring.labels import label_check
@@ -185,19 +185,19 @@ def _matched(model: keras.Model, y: ArrayTree, y_pred: ArrayTree) -> tuple[Array
 
 
 def build_for(
-    model: keras.Model, supply: ArraySupply | StreamSupply
+    model: keras.Model, reader: ArrayReader | StreamReader
 ) -> Callable[[ArrayTree], None]:
     """Builds a model and checks that the data fit its losses.
 
     Args:
         model: a compiled `keras.Model`.
-        supply: where batches come from, as in `keras_swift.data.reader`.
+        reader: where batches come from, as in `keras_swift.data.reader`.
 
     Returns:
         A function that raises for targets that do not fit, to be called with
         those of each batch: it does nothing where all were checked here.
     """
-    x, y, sample_weight = supply.first(2)
+    x, y, sample_weight = reader.first(2)
     losses = build(model, x, y)
     check_weights(sample_weight, losses)
     for output in losses.outputs:
@@ -210,7 +210,7 @@ def build_for(
                 stacklevel=5,
             )
     check = label_check(losses.y_pred, losses.outputs, losses.matching)
-    targets = supply.targets()
+    targets = reader.targets()
     # What is not all at hand is checked as it comes.
     check(y if targets is None else targets)
     return check if targets is None else lambda y: None
