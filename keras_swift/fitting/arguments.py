@@ -1,4 +1,4 @@
-"""What `fit` was given, put apart: the examples to train on, and what goes on to Keras."""
+"""Splits the arguments of `fit` into the examples to train on and those passed on to Keras."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class TrainingData:
     """The examples to train on, and how an epoch goes through them.
 
     Attributes:
-        examples: `ArraySource`; or a source of batches, as `Stream` takes it.
+        examples: `ArraySource`; or a source of batches for `Stream`.
         batch_size: int, `b`; `None` for a source of batches, which has its own.
-        class_weight: dict for the batches of a source, or `None`. Arrays have
-            class weights among their weights.
+        class_weight: dict for a source of batches, or `None`. For arrays,
+            class weights are multiplied into their weights.
         shuffle: bool, whether the order is random.
         steps_per_epoch: int or `None`.
     """
@@ -45,7 +45,7 @@ class TrainingData:
         shuffle: Any = True,
         steps_per_epoch: int | None = None,
     ) -> TrainingData:
-        """Checks arguments as `model.fit` has them, and fills in its defaults.
+        """Checks arguments of `model.fit` and fills in its defaults.
 
         Raises:
             TypeError: if the data are neither arrays nor a source of batches.
@@ -54,7 +54,7 @@ class TrainingData:
         for name, value in (("batch_size", batch_size), ("steps_per_epoch", steps_per_epoch)):
             if value is not None:
                 check_positive_integer(name, value)
-        # Keras has "batch" for files whose rows are dear to read one by one.
+        # Keras has "batch" for files whose rows are expensive to read one by one.
         shuffle = bool(shuffle) and shuffle != "batch"
         if is_stream(x):
             check_stream_arguments(x, y, sample_weight, batch_size, 0.0)
@@ -66,14 +66,14 @@ class TrainingData:
 
     @property
     def is_stream(self) -> bool:
-        """bool, whether the examples come as batches, without an index."""
+        """bool, whether the examples arrive in batches, without an index."""
         return not isinstance(self.examples, ArraySource)
 
     def reader(self, generators: list[np.random.Generator]) -> ArrayReader | StreamReader:
-        """What hands out uniform batches and presamples.
+        """The reader of uniform batches and presamples.
 
         Args:
-            generators: two `np.random.Generator`, for the order of either.
+            generators: two `np.random.Generator`, one for the order of each.
         """
         if self.batch_size is None:
             return StreamReader(
@@ -100,11 +100,11 @@ def resolve_fit_arguments(
     validation_batch_size: int | None,
     validation_freq: Any,
 ) -> tuple[TrainingData, dict[str, Any]]:
-    """Puts the arguments of `keras.Model.fit` apart, all but `callbacks`.
+    """Splits the arguments of `keras.Model.fit`, except `callbacks`.
 
     Returns:
-        A tuple `(data, rest)`: what is trained on, and what goes on to
-        `model.fit` as it is, with what `validation_split` holds out.
+        A tuple `(data, rest)`: the training data, and the arguments passed
+        on to `model.fit`, with the data that `validation_split` holds out.
 
     Raises:
         TypeError: if `x` is neither arrays nor a source of batches.
