@@ -1,6 +1,6 @@
-"""The frameworks: `base` has the interface, a file each what it is on one of them.
+"""The frameworks: `base` has the interface, and each framework a file that implements it.
 
-The one that Keras runs on is loaded when it is first needed: no other framework is imported.
+Only the framework that Keras runs on is imported, when it is first needed.
 """
 
 import functools

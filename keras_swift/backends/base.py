@@ -16,20 +16,20 @@ from keras_swift._types import Array, ArrayTree, FloatArray, IntArray, Tensor
 
 # A model's `(trainable, non_trainable)` values.
 Values: TypeAlias = tuple[list[Tensor], list[Tensor]]
-# `(y, y_pred)` of a step's compute_loss to `(b, c)` numbers; `None` outside of a training step.
+# From `(y, y_pred)` of a step's `compute_loss` to `(b, c)` numbers; `None` outside training steps.
 Observe: TypeAlias = Callable[[ArrayTree, ArrayTree], Tensor | None]
-# `(values, *inputs)` to one row of each quantity for each row of the inputs: of tensors, for the
-# framework to compile, and of NumPy arrays.
+# From `(values, *inputs)` to one row of each quantity for each row of the inputs: on tensors, to
+# be compiled by the framework, and on NumPy arrays.
 TensorScoring: TypeAlias = Callable[..., dict[str, Tensor]]
 Scoring: TypeAlias = Callable[..., dict[str, FloatArray]]
 
 
 class Fed(Protocol):
-    """What `Backend.feed` asks of the batches of a training run."""
+    """The interface of a training run's batches for `Backend.feed`."""
 
     @property
     def num_batches(self) -> int:
-        """How many there are in an epoch."""
+        """How many batches an epoch has."""
 
     @property
     def fixed_size(self) -> int | None:
@@ -39,7 +39,7 @@ class Fed(Protocol):
         """The next item."""
 
     def specimens(self, count: int) -> list[tuple[ArrayTree, ArrayTree, ArrayTree]]:
-        """The next items, fewer at the end of a generator; leaves the state as it is."""
+        """The next items, fewer at the end of a generator; changes no state."""
 
     def arrays_to_gather_from(self) -> tuple[ArrayTree, ArrayTree] | None:
         """`(x, y)` if `next_batches` may be used in place of items, else `None`."""
@@ -48,14 +48,14 @@ class Fed(Protocol):
         """The next block of items, as `(indices, weights)` pairs of one length."""
 
     def keep_on_device(self, free: int) -> None:
-        """Keeps the arrays where the model computes, if they fit; `free` bytes are free there."""
+        """Keeps the arrays on the model's device, if they fit; `free` bytes are free there."""
 
 
 class Tap:
     """Numbers for the examples of training steps, on their way from the device to the host.
 
     Args:
-        columns: int, `c`, how many numbers an example has.
+        columns: int, `c`, how many numbers each example has.
     """
 
     def __init__(self, columns: int) -> None:
@@ -63,28 +63,28 @@ class Tap:
         self._rows: list[Tensor] = []
 
     def write(self, values: Tensor) -> None:
-        """Called in a step, compiled or not, with numbers of shape `(b, c)`."""
+        """Called in a step, compiled or not, with a tensor of shape `(b, c)`."""
         self._rows.append(values)
 
     def read(self) -> FloatArray:
-        """Takes out what was written: float32 array, shape `(k, c)`, in the order of the steps."""
+        """Returns and clears what was written: float32 array, shape `(k, c)`, in step order."""
         rows = [np.asarray(keras.ops.convert_to_numpy(values)) for values in self._rows]
         self._rows = []
         return np.concatenate(rows) if rows else np.zeros((0, self.columns), np.float32)
 
 
 class Backend:
-    """One framework; the defaults are those of a framework that computes at once, like PyTorch."""
+    """One framework; the defaults are for eager frameworks such as PyTorch."""
 
-    # Whether Keras asks a `PyDataset` for items several steps ahead of training.
+    # Whether Keras requests items of a `PyDataset` several steps ahead of training.
     PULLS_AHEAD = False
 
     def compile_scoring(self, function: TensorScoring, model: keras.Model) -> Scoring:
-        """Compiles `function(values, *inputs)`, which gives one row for each row of the inputs.
+        """Compiles `function(values, *inputs)`, which returns one row for each row of the inputs.
 
         Returns:
-            A callable `(values, *inputs)` that gives NumPy arrays; `values=None` are the model's
-            own. The rows are then shared out over the devices that the model trains on.
+            A callable `(values, *inputs)` that returns NumPy arrays. `values=None` uses the
+            model's own values, and distributes the rows over the devices that the model trains on.
         """
         raise NotImplementedError
 
@@ -97,36 +97,36 @@ class Backend:
     def example_gradient_norms(
         self, function: Callable[..., Tensor], trainable: list[Tensor], inputs: ArrayTree
     ) -> Tensor:
-        """For each row of `inputs` the norm of the gradient of `function(trainable, *row)`.
+        """The norm of the gradient of `function(trainable, *row)` for each row of `inputs`.
 
         Returns:
-            A tensor, shape `(n,)`; the gradient is that in the list of tensors `trainable`.
+            A tensor, shape `(n,)`; the gradient is taken in the list of tensors `trainable`.
         """
         raise NotImplementedError
 
     def step(self, model: keras.Model, data: Any) -> tuple[dict[str, Tensor], list[Tensor] | None]:
-        """One call of the model's own `train_step`, to be undone by whoever calls.
+        """One call of the model's own `train_step`, which the caller must undo.
 
         Returns:
-            Its logs, and the values of its metrics after it if they are not in the variables.
+            Its logs, and the values of its metrics after it unless the variables hold them.
         """
         return model.train_step(data), None
 
     def scope_of(self, model: keras.Model) -> contextlib.AbstractContextManager[Any]:
-        """A context in which variables are made on the devices that the model trains on."""
+        """A context in which variables are created on the devices that the model trains on."""
         return contextlib.nullcontext()
 
     def check_devices(self, model: keras.Model) -> None:
-        """Raises where the model is trained in a way that batches cannot be drawn for."""
+        """Raises if batches cannot be drawn for the way the model is distributed."""
 
     def process(self) -> tuple[int, int]:
-        """Which process this is, and how many train one model together: `(0, 1)` for one."""
+        """The rank of this process, and how many train one model together: `(0, 1)` for one."""
         return 0, 1
 
     def check_agreement(self, numbers: dict[str, int]) -> None:
-        """Raises, on every process, where the processes of a training differ in these numbers.
+        """Raises, on every process, if the processes of a training differ in these numbers.
 
-        What is exchanged are the numbers, once.
+        The processes exchange the numbers once.
         """
 
     def mean_over_processes(self, numbers: dict[str, float]) -> dict[str, float]:
@@ -134,53 +134,53 @@ class Backend:
         return numbers
 
     def common_scale(self, scales: Tensor) -> Tensor:
-        """Out of what each example of a batch, shape `(b,)`, says of its step: one for all."""
+        """One scale for the step, from those in its batch, shape `(b,)`."""
         return scales[0]
 
     def local_state(self, model: keras.Model) -> list[tuple[Any, Tensor]]:
-        """`(variable, value)` for a `keras.StatelessScope` to call the model in between steps.
+        """`(variable, value)` pairs for a `keras.StatelessScope` to call the model between steps.
 
         Empty unless variables are spread over processes, which would have to call together.
         """
         return []
 
     def capture_values(self, model: keras.Model) -> Values | None:
-        """The current values where they have to be captured between two steps, else `None`."""
+        """The current values if they must be captured between two steps, else `None`."""
         return None
 
     def current_values(self, model: keras.Model, captured: Values | None) -> Values:
-        """The values now, whether or not they had to be captured; references, not copies."""
+        """The current values, whether or not they had to be captured; references, not copies."""
         return (
             [variable.value for variable in model.trainable_variables],
             [variable.value for variable in model.non_trainable_variables],
         )
 
     def snapshot(self, model: keras.Model) -> list[tuple[Any, Any]] | None:
-        """References to the values of all variables before a step; `None` if out of reach."""
+        """References to the values of all variables before a step; `None` if inaccessible."""
         return []
 
     def restore_lost(self, snapshot: list[tuple[Any, Any]] | None) -> None:
-        """Gives the model back the values that a step that failed has taken from it."""
+        """Gives the model back the values that a failed step took from it."""
 
     def random_state(self) -> list[Array]:
-        """The framework's own random state where layers draw from it; elsewhere empty."""
+        """The framework's own random state if layers draw from it; else empty."""
         return []
 
     def restore_random_state(self, state: list[Array]) -> None:
-        """Goes on from what `random_state` returned."""
+        """Restores what `random_state` returned."""
 
     def prefetch_depth(self) -> int:
-        """How many steps before its own an item is made, beyond what `feed` prevents."""
+        """How many steps before its own an item is made, despite `feed`."""
         return 0
 
     def has_replicas(self, model: keras.Model) -> bool:
-        """Whether the parts of a batch are trained on by several devices side by side."""
+        """Whether several devices train on the parts of a batch in parallel."""
         return False
 
     def feed(self, dataset: Fed, model: keras.Model) -> Any:
-        """What `model.fit` is to be given so that items are made in step with training.
+        """The `x` for `model.fit` such that items are made in step with training.
 
-        Lets the data be kept where they can be gathered without a detour.
+        May keep the data on the device, so that rows are gathered there.
         """
         free = self.free_memory(model)
         if free is not None:
@@ -188,31 +188,31 @@ class Backend:
         return dataset
 
     def free_memory(self, model: keras.Model) -> int | None:
-        """Bytes that are free where the model computes; `None` on the CPU, or if not known."""
+        """Free bytes on the model's device; `None` on the CPU, or if not known."""
         return None
 
     def tap_obstacle(self, model: keras.Model) -> str | None:
-        """`None` if `tapped` reaches the outputs of this model's steps.
+        """`None` if `tapped` can read the outputs of this model's steps.
 
-        Else a sentence that says why not and names the cure, empty if there is none.
+        Else a sentence with the reason and the cure, empty if there is none.
         """
         return None
 
     def make_tap(self, columns: int, rows: int) -> Tap:
-        """A `Tap` for `tapped`; outlives single calls of `fit`, as compiled steps do.
+        """A `Tap` for `tapped`; it outlives calls of `fit`, as compiled steps do.
 
         Args:
-            columns: how many numbers an example has.
-            rows: how many examples it has to hold between two readings.
+            columns: how many numbers each example has.
+            rows: how many examples it must hold between two readings.
         """
         return Tap(columns)
 
     @contextlib.contextmanager
     def tapped(self, model: keras.Model, tap: Tap, observe: Observe) -> Iterator[None]:
-        """A context in which `tap` gets what `observe` makes of every training step.
+        """A context in which `tap` gets the result of `observe` for every training step.
 
-        `compute_loss` is where any step, Keras' own or the user's, has targets and outputs, with
-        their masks. Leaves no trace in the model.
+        Any step, Keras' or the user's, has targets and outputs, with their masks, in
+        `compute_loss`. The model is restored at the end.
         """
         own = model.compute_loss
 
@@ -230,7 +230,7 @@ class Backend:
 
 @contextlib.contextmanager
 def overridden(owner: Any, **methods: Callable[..., Any]) -> Iterator[None]:
-    """A context in which an object has these methods of its own; leaves no trace."""
+    """A context in which an object has these methods of its own; restored at the end."""
     before = {name: vars(owner)[name] for name in methods if name in vars(owner)}
     for name, method in methods.items():
         setattr(owner, name, method)
@@ -244,17 +244,17 @@ def overridden(owner: Any, **methods: Callable[..., Any]) -> Iterator[None]:
 
 
 def padded(array: Array, multiple: int) -> Array:
-    """The rows, and the first one again until their number is a multiple of `multiple`."""
+    """The rows, padded with copies of the first one to a multiple of `multiple`."""
     missing = -len(array) % multiple
     return np.concatenate([array, np.repeat(array[:1], missing, axis=0)]) if missing else array
 
 
 def several_processes(what: str, why: str) -> ValueError:
-    """The error for training that is spread over processes in another way than on JAX.
+    """The error for training in several processes other than on JAX.
 
     Args:
         what: what was found.
-        why: a sentence, what stands against it.
+        why: a sentence, the reason against it.
     """
     return ValueError(
         "Importance training in several processes must run on JAX, with "

@@ -73,12 +73,12 @@ class JaxBackend(Backend):
             raise several_processes(
                 f"JAX with {jax.process_count()} processes and "
                 f"keras.distribution.distribution()={distribution}",
-                "Each process has to hold the model as a whole, to score by itself.",
+                "Each process must hold the whole model, because it scores by itself.",
             )
         if distribution.auto_shard_dataset:
             raise ValueError(
                 "With several processes each one trains on its own part of the data, so "
-                "`DataParallel` must not share them out. Received: auto_shard_dataset=True. Use "
+                "`DataParallel` must not shard it. Received: auto_shard_dataset=True. Use "
                 "`keras.distribution.DataParallel(auto_shard_dataset=False)`."
             )
         _local([value_or_none(variable) for variable in model.variables])
@@ -109,8 +109,8 @@ class JaxBackend(Backend):
     def common_scale(self, scales: Tensor) -> Tensor:
         if jax.process_count() == 1:
             return scales[0]
-        # Each process says by how much its own variance is divided: their mean is that of the
-        # whole step, where shards are alike. It travels in the batch: one float a step.
+        # A scale divides the variance of its process's shard; for similar shards the mean of the
+        # variances is that of the whole step. Scales travel in the batch: one float per step.
         return 1.0 / jnp.mean(1.0 / scales)
 
     def local_state(self, model: keras.Model) -> list[tuple[Any, Tensor]]:
@@ -125,7 +125,7 @@ class JaxBackend(Backend):
         """References to the current values, valid until the next step is dispatched.
 
         Inside `fit` Keras empties the variables and keeps the state in the loop;
-        the trainer's state is where it puts it for callbacks.
+        for callbacks it stores the state in the trainer.
         """
         state = jax_state(model)
         if not state:
@@ -151,7 +151,7 @@ class JaxBackend(Backend):
         return [(variable, value_or_none(variable)) for variable in variables]
 
     def restore_lost(self, snapshot: list[tuple[Any, Any]] | None) -> None:
-        # Keras empties the variables before it asks for the first batch of an epoch, and loses
+        # Keras empties the variables before it requests the first batch of an epoch, and loses
         # their values if that fails.
         for variable, value in snapshot or ():
             if value_or_none(variable) is None and value is not None and not value.is_deleted():
@@ -165,7 +165,7 @@ class JaxBackend(Backend):
             slopes = jax.grad(function)(list(trainable), *row)
             return jnp.sqrt(sum(jnp.sum(jnp.square(slope)) for slope in slopes))
 
-        # One after the other: side by side they need a copy of the model each.
+        # One after another: in parallel each would need a copy of the model.
         return jax.lax.map(norm, jax.tree_util.tree_map(jnp.asarray, inputs))
 
     def step(self, model: keras.Model, data: Any) -> tuple[dict[str, Tensor], list[Tensor] | None]:
@@ -179,14 +179,14 @@ class JaxBackend(Backend):
         return logs, list(state[3])
 
     def free_memory(self, model: keras.Model) -> int | None:
-        """int, bytes that are free where the model computes; `None` on the CPU, or if not known."""
+        """int, free bytes on the model's device; `None` on the CPU, or if not known."""
         if jax.default_backend() == "cpu" or keras.distribution.distribution() is not None:
             return None
         stats = jax.local_devices()[0].memory_stats() or {}
         return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None
 
     def prefetch_depth(self) -> int:
-        # Keras starts a transfer early if there is one to start; before 3.15, on a CPU too.
+        # Keras starts transfers to a device early; before 3.15, on a CPU too.
         transfers = jax.default_backend() != "cpu" or release() < (3, 15)
         return int(transfers and keras.distribution.distribution() is None)
 
@@ -194,11 +194,11 @@ class JaxBackend(Backend):
         distribution = keras.distribution.distribution()
         if not isinstance(distribution, keras.distribution.DataParallel | None):
             return ""
-        # What a step puts out can only be added to if the step is Keras' own.
+        # Outputs can be added only to Keras' own step.
         if type(model).train_step is not keras.Model.train_step:
             return (
-                "On JAX, scores cannot be read off a `train_step` of the model's own. Override "
-                "`compute_loss` in its place to have them remembered."
+                "On JAX, scores cannot be taken from a `train_step` of the model's own. Override "
+                "`compute_loss` in its place to remember them."
             )
         return None
 
@@ -207,15 +207,15 @@ class JaxBackend(Backend):
 
     @contextlib.contextmanager
     def tapped(self, model: keras.Model, tap: Tap, observe: Observe) -> Iterator[None]:
-        """A context in which `tap` gets what `observe` makes of every training step.
+        """A context in which `tap` gets the result of `observe` for every training step.
 
-        A jitted step can only hand out what it returns. What is computed in `compute_loss`, where
-        masks are known, leaves the differentiated function beside the outputs, and the step beside
-        the logs, of which Keras never gets to see it.
+        Nothing leaves a jitted step but what it returns. Numbers computed in `compute_loss`, where
+        masks are known, leave the differentiated function beside the outputs and the step beside
+        the logs; they are removed before Keras sees them.
         """
         own_loss, own_updates = model.compute_loss, model.compute_loss_and_updates
         own_metrics, own_step = model.compute_metrics, model.train_step
-        # Of the tap, because a step traced in one `fit` may be traced again in the next.
+        # Belongs to the tap, because a step traced in one `fit` may be traced again in the next.
         passed = cast(_JaxTap, tap).passed
 
         def compute_loss(
@@ -245,7 +245,7 @@ class JaxBackend(Backend):
             values, passed.values = passed.values, None
             distribution = keras.distribution.distribution()
             if values is not None and distribution is not None:
-                # Where the batch is: each process finds its own rows on its own devices.
+                # Placed like the batch, so that each process finds its own rows on its own devices.
                 layout = distribution.get_data_layout(values.shape).backend_layout
                 constrained: Any = jax.lax.with_sharding_constraint
                 values = constrained(values, layout)
@@ -273,14 +273,14 @@ class JaxBackend(Backend):
             yield
 
 
-# Beside the logs of a step.
+# The key beside the logs of a step.
 _VALUES = "keras_swift_values"
 
 
 class _Passed:
-    """What one function of a traced step leaves for the next."""
+    """Values that one function of a traced step passes to the next."""
 
-    # Or `None`; said so, it would be taken to be `None` still after a call that sets it.
+    # Or `None`, but with that type mypy would assume `None` even after a call that sets it.
     values: Tensor = None
 
 
@@ -296,7 +296,7 @@ class _JaxTap(Tap):
 
 @jax.tree_util.register_pytree_node_class
 class _Observed:
-    """Outputs of a step, and numbers for its examples."""
+    """Outputs of a step and the numbers for its examples."""
 
     def __init__(self, y_pred: ArrayTree, values: Tensor) -> None:
         self.y_pred, self.values = y_pred, values
@@ -310,16 +310,16 @@ class _Observed:
 
 
 def _on_local_devices(*axes: str) -> jax.sharding.NamedSharding:
-    """A placement on the devices of this process: rows shared out, or, without axes, copies."""
+    """A sharding over the devices of this process: rows split, or, without axes, copied."""
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("batch",))
     specification: Any = jax.sharding.PartitionSpec
     return jax.sharding.NamedSharding(mesh, specification(*axes))
 
 
 def _local(values: _Structure) -> _Structure:
-    """The values as this process can compute with them alone: no copies, no collectives.
+    """The values such that this process can compute with them alone: no copies, no collectives.
 
-    Those that are on no other process are left as they are.
+    Values that no other process holds are returned as they are.
     """
     if jax.process_count() == 1:
         return values
@@ -331,11 +331,11 @@ def _local(values: _Structure) -> _Structure:
         if not value.is_fully_replicated:
             raise ValueError(
                 "With several processes, each must hold the model's values as a whole: it scores "
-                f"by itself. Received: a value of shape {value.shape} that is spread as "
+                f"by itself. Received: a value of shape {value.shape} with the sharding "
                 f"{value.sharding}. Use `keras.distribution.DataParallel`, or `model.fit`."
             )
         if jax.local_device_count() == 1:
-            # `addressable_shards` fails on what was put there from the host (JAX 0.10).
+            # `addressable_shards` fails for values put there from the host (JAX 0.10).
             return value.addressable_data(0)
         if value.is_fully_addressable:
             return value if len(value.devices()) > 1 else jax.device_put(value, copies)
@@ -355,7 +355,7 @@ def _local_rows(values: Any) -> Any:
 
 
 def _value(variable: keras.Variable) -> Tensor:
-    # `variable.value` would answer with freshly initialised numbers here.
+    # `variable.value` would return freshly initialised numbers here.
     value = value_or_none(variable)
     if value is None:
         raise RuntimeError(_MISSING)

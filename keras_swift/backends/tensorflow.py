@@ -37,12 +37,12 @@ class TensorFlowBackend(Backend):
         def on_a_replica(*inputs: Tensor) -> dict[str, Tensor]:
             return function(self.current_values(model, None), *inputs)
 
-        # Given values are plain tensors, so one device computes with them.
+        # Values passed in are plain tensors, so one device computes with them.
         compiled_for = tf.function(function, autograph=False)
         concrete: dict[Any, Any] = {}
 
         def called(traced: Any, *inputs: ArrayTree) -> dict[str, Tensor]:
-            # By way of concrete functions: TensorFlow takes a function made for each model for one
+            # Via concrete functions: TensorFlow mistakes a function made for each model for one
             # that is traced again and again, and warns.
             leaves = keras.tree.flatten(inputs)
             key = traced is compiled, *((leaf.shape, leaf.dtype) for leaf in leaves)
@@ -62,8 +62,8 @@ class TensorFlowBackend(Backend):
         def score(values: Values | None, *inputs: ArrayTree) -> dict[str, FloatArray]:
             if replicas > 1 and values is None:
                 return shared(inputs)
-            # Tensors rather than arrays: a traced Python object would mean a new
-            # trace at every call.
+            # Tensors rather than arrays: a Python object would be traced again at
+            # every call.
             inputs = keras.tree.map_structure(tf.convert_to_tensor, inputs)
             if values is None:
                 outputs = called(compiled, *inputs)
@@ -145,7 +145,7 @@ class TensorFlowBackend(Backend):
         return replicas > 1
 
     def tap_obstacle(self, model: keras.Model) -> str | None:
-        # These fetch batches ahead, so that it is not known which step a batch is for.
+        # These strategies fetch batches ahead, so that it is not known which step a batch is for.
         fetching = tf.distribute.OneDeviceStrategy | tf.distribute.MirroredStrategy
         return "" if isinstance(model.distribute_strategy, fetching) else None
 
@@ -154,20 +154,20 @@ class TensorFlowBackend(Backend):
 
     def feed(self, dataset: Fed, model: keras.Model) -> Any:
         """A `tf.data` dataset without a prefetch, which would run steps ahead."""
-        # TensorFlow keeps the functions that a pipeline calls for good, and with them all they
-        # hold. Whoever calls `fit` holds the dataset meanwhile.
+        # TensorFlow never frees the functions that a pipeline calls, nor what they refer to, so
+        # they hold a weak reference. The caller of `fit` holds the dataset meanwhile.
         dataset = weakref.proxy(dataset)
         strategy = model.distribute_strategy
         several = strategy.num_replicas_in_sync > 1
-        # `tf.data` takes a list for one tensor to be stacked.
+        # `tf.data` would stack a list into one tensor.
         example, *others = [keras.tree.lists_to_tuples(item) for item in dataset.specimens(2)]
-        # An array that is not there is `None` in every item.
+        # A missing array is `None` in every item.
         leaves = [tf.convert_to_tensor(leaf) for leaf in there(example)]
-        # Axes that differ between two batches are of any length, as in Keras' own data sets.
+        # Axes that differ between two batches have unknown length, as in Keras' own data sets.
         shapes = [np.shape(leaf) for leaf in there(others[-1] if others else example)]
         shapes = [
             [
-                # Where it is known, the steps of recurrent layers are shorter.
+                # With a known length, the steps of recurrent layers take less time.
                 dataset.fixed_size,
                 *(
                     size if size == other else None
@@ -177,7 +177,7 @@ class TensorFlowBackend(Backend):
             for leaf, shape in zip(leaves, shapes, strict=True)
         ]
         dtypes = [leaf.dtype for leaf in leaves]
-        # Those of one device fetch ahead, and then it is not known which step a batch is for.
+        # Strategies of one device fetch ahead, and then it is not known which step a batch is for.
         fetching = tf.distribute.OneDeviceStrategy | tf.distribute.MirroredStrategy
         together = model.steps_per_execution == 1 and not (
             several or isinstance(strategy, fetching)
@@ -190,7 +190,7 @@ class TensorFlowBackend(Backend):
         options = tf.data.Options()
         options.autotune.enabled = False
         options.experimental_optimization.inject_prefetch = False
-        # Nothing in the pipeline can be serialised to another worker.
+        # The pipeline cannot be serialised for another worker.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         data = data.with_options(options)
         return strategy.experimental_distribute_dataset(data) if several else data
@@ -199,7 +199,7 @@ class TensorFlowBackend(Backend):
 def _items(
     dataset: Fed, example: ArrayTree, dtypes: list[tf.DType], shapes: list[list[int | None]]
 ) -> tf.data.Dataset:
-    """The items of a dataset, each made when it is asked for."""
+    """The items of a dataset, each made on request."""
 
     def item(index: Array) -> list[Array]:
         return _of_types(there(dataset[int(index)]), dtypes)
@@ -217,15 +217,15 @@ def _gathered(
     dtypes: list[tf.DType],
     shapes: list[list[int | None]],
 ) -> tf.data.Dataset:
-    """The same from copies of the arrays, by way of their indices.
+    """The same, gathered by index from copies of the arrays.
 
-    Python is then called once for all batches drawn together, and TensorFlow
-    gathers the rows, as `model.fit` has it.
+    TensorFlow calls Python once for all batches drawn together, and gathers
+    the rows itself, as in `model.fit`.
     """
     count = len(there(arrays))
     with tf.device("CPU:0"):
-        # A data set of their own and not captured by `gather`, whose graph would keep them in
-        # memory until Python looks for cycles.
+        # A data set of their own: if `gather` captured the arrays, its graph would keep them in
+        # memory until Python collects cycles.
         whole = tf.data.Dataset.from_tensors(
             tuple(
                 tf.convert_to_tensor(array, dtype)
@@ -274,9 +274,9 @@ def _called(
 
 
 class _TensorFlowTap(Tap):
-    """Keeps the rows in a variable, which steps inside of a compiled loop can write to.
+    """Keeps the rows in a variable, which steps inside a compiled loop can write to.
 
-    Whoever draws reads before it is full.
+    The sampler reads it before it is full.
     """
 
     def __init__(self, columns: int, rows: int) -> None:
@@ -287,8 +287,8 @@ class _TensorFlowTap(Tap):
         self._written = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def write(self, values: Tensor) -> None:
-        # Of a batch of fixed size the count is known before the batch is drawn. It must not change
-        # before, because whoever draws reads what the steps before have left.
+        # For a batch of fixed size the count is known before the batch is drawn. It must not change
+        # earlier, because the sampler reads what the steps before have written.
         with tf.control_dependencies([values]):
             count = tf.shape(values, out_type=tf.int64)[0]
             places = (self._written.read_value() + tf.range(count)) % self._rows_held
@@ -298,7 +298,7 @@ class _TensorFlowTap(Tap):
     def read(self) -> FloatArray:
         written = int(self._written.numpy())
         unread = np.arange(self._taken, written) % self._rows_held
-        # Of more rows than it holds it is not known whose the last ones are.
+        # If there were more rows than it holds, nobody knows whose the last ones are.
         fits = written - self._taken <= self._rows_held
         self._taken = written
         rows: FloatArray = tf.gather(self._buffer, unread if fits else unread[:0]).numpy()

@@ -1,4 +1,4 @@
-"""PyTorch: scoring reads the model as it is, without gradient bookkeeping."""
+"""PyTorch: scoring calls the model directly, without recording gradients."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TorchBackend(Backend):
         def score(values: Values | None, *inputs: ArrayTree) -> dict[str, FloatArray]:
             inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
             # `no_grad`, not `inference_mode`: the loss is differentiated in the
-            # model's output, and inference tensors cannot be.
+            # model's output, which is impossible for inference tensors.
             with torch.no_grad():
                 outputs = function(values or self.current_values(model, None), *inputs)
             scores: dict[str, FloatArray] = keras.tree.map_structure(
@@ -98,7 +98,7 @@ class TorchBackend(Backend):
                 tensor.grad = gradient
 
     def free_memory(self, model: keras.Model) -> int | None:
-        """int, bytes that are free where the model computes; `None` on the CPU, or if not known."""
+        """int, free bytes on the model's device; `None` on the CPU, or if not known."""
         devices = [variable.value.device for variable in model.variables[:1]]
         if not devices or devices[0].type != "cuda":
             return None
@@ -109,9 +109,9 @@ class TorchBackend(Backend):
 
 
 class _TorchTap(Tap):
-    """Keeps the tensors on their device, and moves them in one piece."""
+    """Keeps the tensors on their device, and moves them to the host together."""
 
-    # A compiled step calls it without looking inside: a list that grows would be traced again.
+    # Not compiled: a growing list would cause a new trace at every step.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def write(self, values: Tensor) -> None:
         self._rows.append(values.detach())

@@ -1,7 +1,7 @@
-"""What `fit` was given, seen as "these examples, please".
+"""Arrays that `fit` was given, read by index.
 
 The samplers ask a source for examples by index; they never see whether the
-data are one array or a dict of them.
+data is one array or a dict of them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Data: TypeAlias = tuple[ArrayTree, ArrayTree, ArrayTree]
 
 
 class ArraySource:
-    """Arrays that lie in memory, or are mapped into it.
+    """Arrays in memory or memory-mapped.
 
     Args:
         x: array, or a list, tuple or dict of arrays, first axis `n`. NumPy
@@ -41,8 +41,8 @@ class ArraySource:
             a column, shape `(n, 1)`, as in `model.fit`) and SciPy's sparse
             matrices or a framework's, whose rows are made dense batch by
             batch. Strings with the TensorFlow backend. `None` for an array
-            stays `None`. Of an array in memory that is stored by columns a
-            copy is kept.
+            stays `None`. An array in memory that is stored by columns is
+            copied.
         y: the same for the targets.
         sample_weight: the same for the weights, shape `(n,)` or with the axes
             of the loss values. Defaults to `None`, no weights.
@@ -78,7 +78,7 @@ class ArraySource:
 
     @property
     def is_in_memory(self) -> bool:
-        """bool, whether looking at all targets costs no reading from a disk."""
+        """bool, whether all targets can be read without a disk."""
         return not any(
             isinstance(leaf, RowsOnDisk) or _is_mapped(leaf)
             for leaf in keras.tree.flatten(self.y)
@@ -110,14 +110,14 @@ class ArraySource:
         return lengths["x"][0]
 
     def identity(self) -> list[tuple[int, tuple[int, ...]]]:
-        """What is equal if and, but for chance, only if the arrays are the same ones."""
+        """Identifies the arrays: equal for the same ones; for others, only by chance."""
         return [
             (leaf.ctypes.data if isinstance(leaf, np.ndarray) else id(leaf), leaf.shape)
             for leaf in there((self.x, self.y))
         ]
 
     def arrays(self, most_bytes: int) -> tuple[ArrayTree, ArrayTree] | None:
-        """The arrays of `x` and `y`, or `None` where they lie elsewhere or take more bytes.
+        """The arrays of `x` and `y`; `None` if they are not in memory or take more bytes.
 
         Returns:
             A tuple `(x, y)` of structures of NumPy arrays.
@@ -130,9 +130,9 @@ class ArraySource:
         return (self.x, self.y) if sum(leaf.nbytes for leaf in leaves) <= most_bytes else None
 
     def keep_on_device(self, most_bytes: int) -> None:
-        """Copies `x` and `y` to where the model computes, unless they lie elsewhere or are larger.
+        """Copies `x` and `y` to the model's device, unless they are not in memory or too large.
 
-        From then on `take` gathers their rows there, and gives tensors.
+        From then on `take` gathers rows there and returns tensors.
         """
         arrays = self.arrays(most_bytes)
         numbers = all(leaf.dtype.kind in "biuf" for leaf in there(arrays or ()))
@@ -141,7 +141,7 @@ class ArraySource:
             self.x, self.y = put_back(arrays, map(_on_device, there(arrays)))
 
     def leave_device(self) -> None:
-        """Lets go of the copies, if there are any."""
+        """Frees the copies, if there are any."""
         if self._in_memory is not None:
             self.x, self.y = self._in_memory
             self._in_memory = None
@@ -151,13 +151,13 @@ class ArraySource:
 
         Args:
             indices: int array, shape `(k,)`.
-            only_weights: bool, whether to leave `x` and `y` where they are:
-                then they are `None`. Defaults to `False`.
+            only_weights: bool, whether to return `None` for `x` and `y`.
+                Defaults to `False`.
 
         Returns:
             A tuple `(x, y, sample_weight)` of structures of NumPy arrays (or tensors) with first
-            axis `k`; float64 comes as `keras.config.floatx()`, as in
-            `model.fit`; `sample_weight` is `None` where there is none.
+            axis `k`; float64 is cast to `keras.config.floatx()`, as in
+            `model.fit`; `sample_weight` is `None` if none was given.
         """
         x, y = (None, None) if only_weights else (self.x, self.y)
         x, y, sample_weight = select((x, y, self.sample_weight), indices)
@@ -171,7 +171,7 @@ def select(data: tuple[ArrayTree, ...], indices: IntArray) -> tuple[ArrayTree, .
         if array is None:
             return None
         if keras.ops.is_tensor(array):
-            # It lies where the model computes, and so do its rows.
+            # It is on the model's device, so its rows are too.
             return keras.ops.take(array, indices, axis=0)
         chosen = array[indices]
         chosen = chosen.toarray() if scipy.sparse.issparse(chosen) else np.asarray(chosen)
@@ -208,12 +208,12 @@ def _as_array(leaf: Any, argument: str) -> Any:
         if array.ndim == 1 and argument != "sample_weight":
             array = array[:, None]
     elif hasattr(leaf, "__array__") and hasattr(leaf, "shape"):
-        # A PyTorch tensor may need gradients, or lie on a device.
+        # A PyTorch tensor may require gradients or be on a device.
         array = np.asarray(leaf.detach().cpu() if hasattr(leaf, "detach") else leaf)
     else:
         raise TypeError(
             f"`{argument}` must be an array, a tensor, a data frame, or a list, tuple or dict of "
-            f"them; or `x` alone a source of batches. Received: {type(leaf).__module__}."
+            f"them; or only `x`, a source of batches. Received: {type(leaf).__module__}."
             f"{type(leaf).__qualname__}. Give arrays, or a `PyDataset`, `tf.data.Dataset`, "
             "`DataLoader` or generator of batches."
         )
@@ -227,18 +227,18 @@ def _as_array(leaf: Any, argument: str) -> Any:
 
 
 def _is_mapped(array: Any) -> bool:
-    """Whether an array lies on a disk, or is a view of one that does."""
+    """Whether an array is on disk, or a view of one that is."""
     while array is not None and not isinstance(array, np.memmap):
         array = getattr(array, "base", None)
     return array is not None
 
 
 def _by_rows(array: Any) -> Any:
-    """The array with each row in one piece; a copy where they are strewn over the memory.
+    """The array with contiguous rows; a copy if they are not contiguous.
 
-    A data frame keeps its columns together, and `pixels[:, order]` comes so
-    from NumPy. Gathering a batch then misses the caches at every number, at
-    every step.
+    A data frame stores columns contiguously, and so does NumPy's
+    `pixels[:, order]`. Gathering a batch from those misses the cache at
+    every number, at every step.
     """
     if not isinstance(array, np.ndarray) or _is_mapped(array):
         return array
@@ -247,11 +247,11 @@ def _by_rows(array: Any) -> Any:
 
 
 class RowsOnDisk:
-    """Rows of an `h5py` data set, read when they are asked for.
+    """Rows of an `h5py` data set, read on demand.
 
     Args:
         data: `h5py.Dataset`.
-        start, stop: ints, the rows that count. Default to all.
+        start, stop: ints, the range of rows. Default to all.
     """
 
     def __init__(self, data: Any, start: int = 0, stop: int | None = None) -> None:
@@ -273,11 +273,11 @@ class RowsOnDisk:
             start, stop, step = rows.indices(len(self))
             read = self._data[self._start + start : self._start + stop : step]
             return read
-        # HDF5 reads in the order of the file, and each row once.
+        # HDF5 reads rows in file order, each once.
         found, inverse = np.unique(np.asarray(rows), return_inverse=True)
         first, last = (int(found[0]), int(found[-1])) if len(found) else (0, -1)
         if last - first + 1 == len(found):
-            # One slice is much faster than as many picked rows.
+            # One slice is much faster than as many single rows.
             read = self._data[self._start + first : self._start + last + 1]
         else:
             read = self._data[self._start + found]
@@ -333,7 +333,7 @@ def split(
     def lazily(leaf: Any, rows: slice) -> Any:
         return leaf.part(rows) if isinstance(leaf, RowsOnDisk) else leaf[rows]
 
-    # What is held out goes to Keras, which takes no rows of ours.
+    # Keras gets what is held out, and it does not take `RowsOnDisk`.
     return cut(slice(None, kept), lazily), cut(slice(kept, None), operator.getitem)
 
 
@@ -345,9 +345,9 @@ def class_weights(
     Args:
         y: array of class numbers, shape `(n,)` or `(n, 1)`, or of one-hot rows,
             shape `(n, classes)`.
-        class_weight: dict from class number to weight; classes not named
-            have weight 1. `None` gives `sample_weight` back.
-        sample_weight: the weights given beside it. Defaults to `None`.
+        class_weight: dict from class number to weight; other classes
+            have weight 1. `None` returns `sample_weight`.
+        sample_weight: the weights given with it. Defaults to `None`.
 
     Raises:
         ValueError: if both are given, or if `y` is a structure of several

@@ -1,4 +1,4 @@
-"""Draws by given probabilities: which examples come, and in what order."""
+"""Draws by given probabilities: which examples are drawn, and in what order."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ def systematic_draw(expected: FloatArray, generator: np.random.Generator) -> Int
     Points one apart are laid over the expected counts end to end, from a
     random start and with the examples in random order. The mean of each
     count is exactly `expected`, as in independent draws with replacement, but
-    a count never differs from it by 1 or more: less noise, and equal
-    probabilities give an ordinary shuffled epoch, each example once.
+    a count never differs from it by 1 or more. So there is less noise, and
+    equal probabilities give an ordinary shuffled epoch, each example once.
 
     Args:
         expected: float array, shape `(n,)`, non-negative, with a sum that is
-            a whole number `k` up to rounding: how often each example is to be
+            a whole number `k` up to rounding: how often each example is
             drawn on average.
-        generator: where the order and the start come from.
+        generator: `np.random.Generator`, for the order and the start.
 
     Returns:
         An int array, shape `(k,)`, of positions in random order.
@@ -34,9 +34,9 @@ def systematic_draw(expected: FloatArray, generator: np.random.Generator) -> Int
     order = generator.permutation(len(expected))
     cumulative = np.cumsum(expected[order])
     if count:
-        # Undoes the rounding of the sum, which could cost or add a draw at the end.
+        # Undoes the rounding of the sum, which could drop or add a draw at the end.
         cumulative *= count / cumulative[-1]
-    # Whole counts must not hinge on the last bit of a sum.
+    # Whole counts must not depend on the last bit of a sum.
     cumulative = np.round(cumulative, 9)
     points = np.arange(count) + generator.uniform(1e-6, 1.0 - 1e-6)
     drawn = order[np.searchsorted(cumulative, points, side="right")]
@@ -46,9 +46,9 @@ def systematic_draw(expected: FloatArray, generator: np.random.Generator) -> Int
 def inclusion_probability(probability: FloatArray, count: int) -> FloatArray:
     """Probability of keeping each of `n` examples when exactly `count` are kept, none twice.
 
-    As near `count * probability` as numbers up to 1 can be: what is above 1
-    is cut and spread over the rest in proportion. Where fewer than `count`
-    examples have a probability above 0, the others share what is missing.
+    As near `count * probability` as numbers up to 1 can be: the excess above
+    1 is spread over the rest in proportion. If fewer than `count` examples
+    have a probability above 0, the others share what is missing.
 
     Args:
         probability: float array, shape `(n,)`, non-negative, sums to 1.

@@ -1,4 +1,4 @@
-"""Single arrays of what `fit` was given, whatever library they are of, and where there are none."""
+"""The leaves of what `fit` was given: arrays of any library, or `None`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def is_text(array: Any) -> bool:
 
 
 def check_text(name: str, array: Array) -> None:
-    """Raises for Python objects that are not strings, and for strings that no layer can take."""
+    """Raises for Python objects that are not strings, and for strings without TensorFlow."""
     if array.dtype == object and not all(isinstance(item, STRINGS) for item in array.flat):
         raise TypeError(
             f"{name} must hold numbers or strings. Received: an array of Python objects. Rows of "
@@ -28,7 +28,7 @@ def check_text(name: str, array: Array) -> None:
         )
     if is_text(array) and keras.backend.backend() != "tensorflow":
         raise TypeError(
-            f"{name} must hold numbers: of the backends only TensorFlow has tensors of strings. "
+            f"{name} must hold numbers: only the TensorFlow backend has tensors of strings. "
             f"Received: strings with the {keras.backend.backend()} backend. Turn them into "
             "numbers first, for example `x = keras.layers.TextVectorization(...)(x)` before `fit`, "
             "or set KERAS_BACKEND=tensorflow."
@@ -36,7 +36,7 @@ def check_text(name: str, array: Array) -> None:
 
 
 def is_sparse(leaf: Any) -> bool:
-    """Whether a leaf is a sparse tensor of TensorFlow or JAX, or a matrix of SciPy."""
+    """Whether a leaf is a sparse TensorFlow or JAX tensor, or a SciPy matrix."""
     return (
         scipy.sparse.issparse(leaf)
         or type(leaf).__module__.startswith("jax.experimental.sparse")
@@ -45,7 +45,7 @@ def is_sparse(leaf: Any) -> bool:
 
 
 def is_ragged(leaf: Any) -> bool:
-    """Whether a leaf is a ragged tensor of TensorFlow."""
+    """Whether a leaf is a ragged TensorFlow tensor."""
     return type(leaf).__name__ == "RaggedTensor" and "tensorflow" in type(leaf).__module__
 
 
@@ -63,10 +63,12 @@ def dense(leaf: Any) -> Array:
 
 
 def rows_by_rows(leaf: Any) -> Any:
-    """A sparse leaf whose rows can be taken: a matrix of SciPy, or an array where it has more axes.
+    """A sparse leaf as an object that supports indexing rows.
+
+    A SciPy matrix; a dense array unless it has two axes.
 
     Args:
-        leaf: what `is_sparse` says yes to.
+        leaf: a leaf for which `is_sparse` is true.
     """
     if scipy.sparse.issparse(leaf):
         return leaf.tocsr()
@@ -80,7 +82,7 @@ def rows_by_rows(leaf: Any) -> Any:
 def of_frame(frame: Any) -> Array:
     """The numbers of a pandas object, as `model.fit` casts them."""
     array: Array = frame.to_numpy()
-    # Columns of several types, such as the bool ones of `get_dummies` beside floats.
+    # Columns of mixed types, such as the bool ones of `get_dummies` beside floats.
     if array.dtype == object and not any(
         isinstance(item, STRINGS) for item in array.reshape(len(array), -1)[:1].flat
     ):
@@ -103,7 +105,7 @@ def _is_text_array(leaf: Any) -> bool:
 
 
 def form(structure: ArrayTree) -> str:
-    """A structure's containers, and where it has a leaf or `None`; the same for the same."""
+    """A key for a structure's containers and the places of its leaves and `None`s."""
     return repr(keras.tree.map_structure(lambda leaf: None if leaf is None else 0, structure))
 
 

@@ -1,4 +1,4 @@
-"""Random orders of the examples, one after the other."""
+"""Random orders of the examples, one after another."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 
 from keras_swift._types import IntArray
 
-# The present order, the place in it and what the generator's own state is.
+# The current order, the position in it and the generator's state.
 PermutationState: TypeAlias = tuple[IntArray | None, int, Any]
 
 
 class Permutations:
-    """Goes through the examples in one random order after the other.
+    """Goes through the examples in one random order after another.
 
-    With no generator the order is that of the data.
+    Without a generator the order is that of the data.
     """
 
     def __init__(self, size: int, generator: np.random.Generator | None) -> None:
@@ -25,7 +25,7 @@ class Permutations:
         self._next = 0
 
     def take(self, count: int, across: bool = True) -> IntArray:
-        """The next `count` indices; fewer at the end where not `across` orders."""
+        """The next `count` indices; fewer at the end of an order unless `across`."""
         taken: list[IntArray] = []
         while count > 0:
             order = self._order
@@ -50,16 +50,16 @@ class Permutations:
 
     @property
     def left(self) -> int:
-        """int, how many indices the present order has left, or the next if it has none."""
+        """int, how many indices are left in this order, or in the next if there are none."""
         ended = self._order is None or self._next == self._size
         return self._size if ended else self._size - self._next
 
     def step_back(self, count: int) -> None:
-        """Lets `take` give the last `count` indices again, which have to be of one order."""
+        """Makes `take` return the last `count` indices again; all must be of one order."""
         self._next -= count
 
     def upcoming(self, count: int) -> list[int]:
-        """The indices that `take` gives next, up to `count` of what is settled already."""
+        """The indices that `take` returns next, up to `count`, all of one order."""
         order = self._order
         if order is None or self._next == self._size:
             order = self._renew()
@@ -67,7 +67,7 @@ class Permutations:
         return indices
 
     def restart(self, size: int | None = None) -> None:
-        """Lets the next `take` begin a new order, of another size if it has changed."""
+        """Makes the next `take` begin a new order, of `size` examples if given."""
         self._size = self._size if size is None else size
         self._order, self._next = None, 0
 

@@ -1,7 +1,7 @@
-"""Where uniform batches and presamples come from: rows of arrays, or a stream's batches.
+"""Readers: uniform batches and presamples from the rows of arrays or a stream's batches.
 
-`ImportanceDataset` asks for "the next batch" and "the next presample" and never sees which of the
-two it is.
+`ArrayReader` and `StreamReader` have one interface, so the samplers and datasets that ask for
+"the next batch" and "the next presample" need not know the source.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from keras_swift.data.leaves import there
 from keras_swift.data.permutations import Permutations
 from keras_swift.data.streams import Stream, StreamBatch
 
-# Batches that are drawn together where nothing speaks against it, and how large they may be: after
-# a training step Python's code has left the processor's caches, and drawing one batch costs several
-# times what it costs right after another. They should not take the caches themselves.
+# Most batches drawn together, and their largest size in bytes: after a training step Python's code
+# is no longer in the processor's caches, and drawing one batch costs several times what it costs
+# right after another. The batches themselves should not fill the caches.
 TOGETHER = 8
 TOGETHER_BYTES = 4_000_000
-# Arrays up to this size are copied for a backend that can gather from its own, as `model.fit` does
+# Arrays up to this size are copied for a backend that gathers rows itself, as `model.fit` does
 # with arrays of any size.
 COPIED_BYTES = 2**30
-# A generator that does not say where its epochs end is read to its end, if that comes by then.
+# A generator of unknown epoch length is read to its end, up to this many bytes.
 HELD_BYTES = 2**28
-# And of an accelerator's free memory, no more than this share.
+# The largest share of an accelerator's free memory that copies may take.
 FREE_SHARE = 1 / 8
 
 
@@ -41,11 +41,11 @@ class Examples:
 
     Attributes:
         data: tuple `(x, y, sample_weight)` of NumPy structures with one first
-            axis (`x` and `y` of tensors where they are kept on a device);
-            `sample_weight` may be `None`, and `x` and `y` where they
-            are to be found by their indices.
+            axis (tensors for `x` and `y` if they are kept on a device);
+            `sample_weight` may be `None`, and so may `x` and `y` if the
+            rows are gathered by index later.
         indices: int64 array, which examples they are; `None` from a stream.
-        batches: float, how many batches they are worth: a presample of `r` batches is worth `r`.
+        batches: float, how many batches they amount to: `r` for a presample of `r` batches.
     """
 
     data: Data
@@ -62,17 +62,17 @@ class Examples:
         return len(self) / self.batches
 
 
-class ArraySupply:
-    """Batches and presamples out of permutations of arrays.
+class ArrayReader:
+    """Reads batches and presamples from permutations of arrays.
 
-    Two streams of permutations: a uniform epoch is one whole permutation, as
-    in `model.fit`, and the presamples go through theirs across epochs.
+    It keeps two permutations: a uniform epoch is one whole permutation, as
+    in `model.fit`; presamples go through the other one across epochs.
 
     Args:
         source: `ArraySource`.
         batch_size: int, `b`.
         generators: two `np.random.Generator`.
-        shuffle: bool, whether the data are permuted.
+        shuffle: bool, whether the data is permuted.
     """
 
     def __init__(
@@ -105,40 +105,40 @@ class ArraySupply:
 
     @property
     def fixed_size(self) -> int | None:
-        """How many examples every batch has; `None` where the last of an epoch is smaller."""
+        """How many examples every batch has; `None` if the last of an epoch is smaller."""
         return None if self.source.size % self.batch_size else self.batch_size
 
     @property
     def largest_ratio(self) -> float:
-        """The largest presample ratio that the data have examples for."""
+        """The largest presample ratio that the data has examples for."""
         return self.source.size / self.batch_size
 
     def first(self, count: int) -> Data:
-        """The first examples, over and over where there are fewer; changes nothing."""
+        """The first `count` examples, repeated if there are fewer; changes no state."""
         return self.source.take(np.arange(count) % self.source.size)
 
     def specimens(self, count: int) -> list[Examples]:
-        """A batch of the first examples, as all batches have one form; changes nothing."""
+        """A batch of the first examples; one will do, as all have one form. Changes no state."""
         return [self.examples(np.arange(self.batch_size))]
 
     def targets(self) -> ArrayTree | None:
-        """All targets, or `None` where they would have to be read from a disk."""
+        """All targets; `None` if they would have to be read from a disk."""
         return self.source.y if self.source.is_in_memory else None
 
     def arrays(self) -> tuple[ArrayTree, ArrayTree] | None:
-        """`(x, y)` where they may be copied, else `None`."""
+        """`(x, y)` if they may be copied, else `None`."""
         return self.source.arrays(COPIED_BYTES)
 
     def keep_on_device(self, free: int) -> None:
-        """Copies the arrays to where the model computes, if they fit.
+        """Copies the arrays to the model's device, if they fit.
 
         Args:
-            free: int, bytes of memory that are free there.
+            free: int, free bytes of memory there.
         """
         self.source.keep_on_device(min(COPIED_BYTES, int(FREE_SHARE * free)))
 
     def uniform(self, by_index: bool = False) -> Examples:
-        """The next uniform batch, smaller at the end of an epoch; its weights alone `by_index`."""
+        """The next uniform batch, smaller at the end of an epoch; `by_index`, only its weights."""
         return self._take(self._uniform.take(self.batch_size, across=False), by_index)
 
     @property
@@ -147,7 +147,7 @@ class ArraySupply:
         return self.source.size
 
     def identity(self) -> list[tuple[int, tuple[int, ...]]]:
-        """What is equal if and, but for chance, only if the arrays are the same ones."""
+        """Identifies the arrays: equal for the same ones; for others, only by chance."""
         return self.source.identity()
 
     @property
@@ -157,20 +157,20 @@ class ArraySupply:
 
     @property
     def is_within_pass(self) -> bool:
-        """Whether a permutation of uniform batches has begun and not ended."""
+        """Whether the current permutation of uniform batches is partly read."""
         return self._uniform.left < self.size
 
     @property
     def most_together(self) -> int:
-        """How many batches may be drawn before they are needed, for the memory they take."""
+        """How many batches may be drawn ahead, given the memory they take."""
         return self._together
 
     def examples(self, indices: IntArray, by_index: bool = False) -> Examples:
-        """The examples at these indices; their weights alone `by_index`."""
+        """The examples at these indices; `by_index`, only their weights."""
         return self._take(indices, by_index)
 
     def uniform_indices(self, count: int) -> IntArray:
-        """The next `count` indices of the permutation, fewer at its end."""
+        """The next `count` indices of the permutation; fewer at its end."""
         return self._uniform.take(count, across=False)
 
     def presample(self, size: int) -> Examples:
@@ -180,11 +180,11 @@ class ArraySupply:
 
     @property
     def together(self) -> int:
-        """How many uniform batches may be drawn before they are needed."""
+        """How many uniform batches may be drawn ahead."""
         return min(self._together, math.ceil(self._uniform.left / self.batch_size))
 
     def take_back(self, count: int) -> None:
-        """Lets the last `count` uniform examples come again; no more than were drawn together."""
+        """Makes `uniform` return the last `count` examples again; at most those drawn together."""
         self._uniform.step_back(count)
 
     def _take(self, indices: IntArray, by_index: bool = False) -> Examples:
@@ -197,7 +197,7 @@ class ArraySupply:
         """Called when an epoch ends."""
 
     def restart(self) -> None:
-        """Lets the next uniform batch begin a new permutation."""
+        """Makes the next uniform batch begin a new permutation."""
         self._uniform.restart()
 
     def state(self) -> State:
@@ -206,35 +206,35 @@ class ArraySupply:
     def restore(self, state: State) -> None:
         self._uniform.restore(state["uniform"])
         if self.fixed_size is not None and self._uniform.left % self.fixed_size:
-            # The place was that of batches of another size.
+            # The saved position belongs to another batch size.
             self._uniform.restart()
         self._presample.restore(state["presample"])
 
     def load(self, count: int) -> None:
-        """Loads as many examples from all over the data, for whoever wants to know its cost."""
+        """Loads `count` examples from all over the data, to measure what loading costs."""
         self.source.take(np.linspace(0, self.source.size - 1, count, dtype=np.int64))
 
     def close(self) -> None:
-        """Lets go of copies of the arrays."""
+        """Frees copies of the arrays."""
         self.source.leave_device()
 
 
-class StreamSupply:
-    """Batches and presamples out of a stream: a presample is its next `r` batches.
+class StreamReader:
+    """Reads batches and presamples from a stream: a presample is its next `r` batches.
 
-    A source that can be read again is read by two readers, one for uniform
-    batches, begun anew with each epoch, and one for presamples that goes on
-    across epochs, so that every batch is presampled before any is a second
-    time. A source that cannot is shared by both.
+    A source that can be read again is read twice: once for uniform batches,
+    restarted with each epoch, and once for presamples, continued across
+    epochs, so that every batch is presampled before any is presampled
+    again. A source that can be read only once serves both.
 
     Args:
-        source: what `streams.Stream` takes.
-        class_weight: dict or `None`, as there.
+        source: as for `streams.Stream`.
+        class_weight: dict or `None`, as for `streams.Stream`.
         generators: two `np.random.Generator`, for the order of the batches of
             a finite `PyDataset`.
         shuffle: bool, whether that order is random.
-        steps_per_epoch: int or `None`. Without it the stream has to have an
-            end: one of unknown length is read once to count its batches.
+        steps_per_epoch: int or `None`. Without it the stream must end;
+            one of unknown length is read once to count its batches.
         needs_targets: bool, as there.
 
     Raises:
@@ -260,21 +260,21 @@ class StreamSupply:
             if self._shared
             else Stream(source, orders[1], class_weight, needs_targets)
         )
-        # A `PyDataset` may not have any batches before its epoch begins. It begins here.
+        # A `PyDataset` may have no batches before its epoch begins, so it begins here.
         self._uniform.begin_epoch()
         self._has_begun = True
         with self._uniform.unchanged():
             self._first = _padded(self._uniform.next_batch())
         self.batch_size = len(Examples(self._first, None))
         self.num_batches = steps_per_epoch or self._uniform.length or self._counted(source)
-        # What is read from a stream, others may miss.
+        # No reading ahead: other consumers of the source would miss those batches.
         self.together = 1
-        # Known of some streams, but a batch may come smaller all the same.
+        # Some streams state their batch size, but a batch may still be smaller.
         self.fixed_size = None
 
     def _counted(self, source: Any) -> int:
         cardinality = getattr(source, "cardinality", None)
-        # TensorFlow's number for "no end", -1; -2 stands for "unknown".
+        # TensorFlow's -1 means "no end"; -2 means "unknown".
         endless = self._shared or (cardinality is not None and int(cardinality()) == -1)
         if endless:
             raise ValueError(
@@ -282,8 +282,8 @@ class StreamSupply:
                 f"steps_per_epoch=None with x of type {type(source).__name__}."
             )
         warnings.warn(
-            "`x` does not tell its length: it is read once from end to end to count its batches. "
-            "Pass `steps_per_epoch` to save that.",
+            "`x` has no length: it is read once from end to end to count its batches. "
+            "Pass `steps_per_epoch` to avoid that.",
             stacklevel=5,
         )
         return sum(1 for _ in source)
@@ -294,11 +294,11 @@ class StreamSupply:
 
     @property
     def largest_ratio(self) -> float:
-        """No limit: a stream is read on."""
+        """No limit: a presample reads on in the stream."""
         return math.inf
 
     def first(self, count: int) -> Data:
-        """Examples of the first batch, over and over where there are fewer; changes nothing."""
+        """The first `count` examples of the first batch, repeated if fewer; changes no state."""
         indices = np.arange(count) % self.batch_size
         x, y, sample_weight = (
             None
@@ -311,7 +311,7 @@ class StreamSupply:
         return x, y, sample_weight
 
     def specimens(self, count: int) -> list[Examples]:
-        """The next batches, up to `count` and fewer at the end; they come again."""
+        """The next batches, up to `count`, fewer at the end; they are read again later."""
         found: list[Examples] = []
         with self._uniform.unchanged():
             while len(found) < count:
@@ -324,30 +324,30 @@ class StreamSupply:
         return found
 
     def targets(self) -> None:
-        """`None`: they come with the batches."""
+        """`None`: targets arrive with the batches."""
 
     def arrays(self) -> None:
-        """`None`: there are batches only."""
+        """`None`: a stream has only batches."""
 
     def keep_on_device(self, free: int) -> None:
-        """Nothing: batches come from the stream."""
+        """Does nothing: a stream has no arrays to copy."""
 
     def load(self, count: int) -> None:
-        """Nothing: batches are loaded as they come."""
+        """Does nothing: a stream loads its own batches."""
 
     def uniform(self, by_index: bool = False) -> Examples:
         """The next batch."""
         return Examples(_padded(self._uniform.next_batch()), None)
 
     def take_back(self, count: int) -> None:
-        """Nothing is drawn before it is needed."""
+        """Does nothing: a stream never draws ahead."""
 
     def presample(self, size: int) -> Examples:
         """The next batches, joined.
 
         Raises:
-            ValueError: if they differ in form, or a generator ends; they come
-                again then.
+            ValueError: if they differ in form, or a generator ends; they are
+                read again then.
         """
         with self._presample.all_or_none():
             return self._joined(size // self.batch_size)
@@ -364,8 +364,8 @@ class StreamSupply:
                 for batch in batches
             ]
             raise ValueError(
-                "The batches of a stream must be of one form, but for their number of examples, to "
-                f"be presampled together. Received: shapes {shapes}. Pad them to one length, or "
+                "The batches of a stream must be of one form, except for their number of examples, "
+                f"to be presampled together. Received: shapes {shapes}. Pad them to one length, or "
                 "give all of them weights."
             ) from error
         return Examples(_padded(joined), None, count)
@@ -379,11 +379,11 @@ class StreamSupply:
     def end_epoch(self) -> None:
         """Called when an epoch ends."""
         self._uniform.end_epoch()
-        # It may have changed its items.
+        # The epoch's end may have changed its items.
         self._presample.forget()
 
     def restart(self) -> None:
-        """Lets the next uniform batch be the stream's first, where it can be read again."""
+        """Makes the next uniform batch the stream's first, if it can be read again."""
         self._uniform.restart()
 
     def state(self) -> State:
@@ -394,13 +394,13 @@ class StreamSupply:
         self._presample.restore(state["presample"])
 
     def close(self) -> None:
-        """Ends the stream's workers."""
+        """Stops the stream's workers."""
         self._uniform.close()
         self._presample.close()
 
 
 def _held(source: Iterator[Any]) -> list[Any]:
-    """The batches of a generator up to its end, which `fit` would read in its one epoch."""
+    """The batches of a generator to its end: `fit` would read them in one epoch."""
     batches, size = [], 0
     for batch in source:
         batches.append(batch)
@@ -423,6 +423,6 @@ def _concatenated(*rows: Any) -> Any:
 
 
 def _padded(batch: StreamBatch) -> Data:
-    """`(x, y, sample_weight)`, with `None` for weights that are not there."""
+    """`(x, y, sample_weight)`, with `None` for missing weights."""
     x, y, sample_weight = (*batch, None)[:3]
     return x, y, sample_weight

@@ -1,8 +1,8 @@
-"""Sources without indices, seen as "the next batch, please".
+"""Sources without indices, read batch by batch.
 
 What `fit` accepts besides arrays: a `PyDataset`, a `tf.data.Dataset`, a PyTorch `DataLoader`, a
-grain dataset, a generator, or any iterable of batches. The file decides in which order their
-batches are read, ahead of time or not, and what happens at their end.
+grain dataset, a generator, or any iterable of batches. This file decides in which order their
+batches are read, whether ahead of time, and what happens at their end.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ StreamBatch: TypeAlias = tuple[ArrayTree, ...]
 
 
 def is_stream(x: Any) -> bool:
-    """Whether `x` gives batches rather than being arrays."""
+    """Whether `x` yields batches rather than being arrays."""
     if isinstance(x, keras.utils.PyDataset):
         return True
     if (
@@ -45,7 +45,7 @@ def check_stream_arguments(x: Any, y: Any, sample_weight: Any, batch_size: Any, 
     for name, value in (("y", y), ("sample_weight", sample_weight)):
         if value is not None:
             raise ValueError(
-                f"`{name}` must not be given with a stream, which brings its own batches of "
+                f"`{name}` must not be given with a stream, which yields its own batches of "
                 f"inputs, targets and weights. Received: {kind}."
             )
     if split:
@@ -55,17 +55,17 @@ def check_stream_arguments(x: Any, y: Any, sample_weight: Any, batch_size: Any, 
         )
     if batch_size is not None:
         warnings.warn(
-            f"`batch_size={batch_size}` has no effect, as in `model.fit`: {kind} brings its own "
+            f"`batch_size={batch_size}` has no effect, as in `model.fit`: {kind} has its own "
             "batches.",
             stacklevel=4,
         )
 
 
 class Stream:
-    """Batches of a source as NumPy structures, begun anew whenever it ends.
+    """Batches of a source as NumPy structures, restarted whenever it ends.
 
-    The batches of a `PyDataset` are read by its own `workers`, ahead of time and
-    in a fixed order; nothing else of this package runs in them.
+    A `PyDataset`'s own `workers` read its batches, ahead of time and in a
+    fixed order; nothing else of this package runs in them.
 
     Args:
         source: any of the kinds above. Its items are `(x, y)` or
@@ -90,15 +90,15 @@ class Stream:
         self._needs_targets = needs_targets
         self._class_weight = class_weight
         self._iterator: Iterator[Any] | None = None
-        self._reader: _Reader | None = None
+        self._reader: _ItemReader | None = None
         if isinstance(source, keras.utils.PyDataset):
-            self._reader = _Reader(source, generator)
+            self._reader = _ItemReader(source, generator)
         self._again: collections.deque[tuple[Any, StreamBatch]] = collections.deque()
         self._seen: list[tuple[Any, StreamBatch]] | None = None
 
     @property
     def length(self) -> int | None:
-        """Number of batches in a pass, or `None` where it is not known or there is no end."""
+        """Number of batches in a pass; `None` if it is unknown or there is no end."""
         if isinstance(self._source, keras.utils.PyDataset):
             batches: int | None = self._source.num_batches
             return batches
@@ -109,7 +109,7 @@ class Stream:
 
     @property
     def is_shared(self) -> bool:
-        """Whether there is but one pass, which every reader has to share."""
+        """Whether the source can be read only once, so that all consumers must share it."""
         if self._reader is not None:
             return self._source.num_batches is None
         return isinstance(self._source, Iterator)
@@ -118,8 +118,8 @@ class Stream:
         """The next `(x, y)` or `(x, y, sample_weight)`.
 
         Raises:
-            ValueError: if a source that can be read only once is at its end,
-                or an item is not of that form.
+            ValueError: if a source that can be read only once has ended, or
+                an item is not of that form.
         """
         if self._again:
             state, batch = self._again.popleft()
@@ -131,7 +131,7 @@ class Stream:
         return batch
 
     def restart(self) -> None:
-        """Lets the next batch be the first of a new pass, where there can be one."""
+        """Makes the next batch the first of a new pass, if there can be one."""
         if self.is_shared:
             return
         self._again.clear()
@@ -141,7 +141,7 @@ class Stream:
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
-        """A context after which the batches that were read come again."""
+        """A context after which the batches that it read are read again."""
         if self._seen is not None:
             raise RuntimeError("`unchanged` does not nest.")
         self._seen = []
@@ -153,9 +153,9 @@ class Stream:
 
     @contextlib.contextmanager
     def all_or_none(self) -> Iterator[None]:
-        """A context that fails having read nothing: the batches come again."""
+        """A context that, if it fails, has read nothing: the batches are read again."""
         if self._seen is not None:
-            # They will anyway.
+            # `unchanged` puts them back anyway.
             yield
             return
         seen = self._seen = []
@@ -168,13 +168,13 @@ class Stream:
             self._seen = None
 
     def begin_epoch(self) -> None:
-        """Tells a `PyDataset`, which may change with the epoch; drops what was read ahead."""
+        """Calls a `PyDataset`'s hook, which may change its items; drops what was read ahead."""
         if self._reader is not None:
             self._reader.forget()
             self._source.on_epoch_begin()
 
     def end_epoch(self) -> None:
-        """Tells a `PyDataset`."""
+        """Calls a `PyDataset`'s hook."""
         if self._reader is not None:
             self._source.on_epoch_end()
             self._reader.forget()
@@ -190,7 +190,7 @@ class Stream:
             self._reader.close()
 
     def state(self) -> Any:
-        """What brings a `PyDataset` back to this place; `None` for other sources."""
+        """The position in a `PyDataset`, for `restore`; `None` for other sources."""
         if self._reader is None:
             return None
         return self._again[0][0] if self._again else self._reader.order.state()
@@ -211,7 +211,7 @@ class Stream:
                 if self._iterator is self._source:
                     raise ValueError(
                         "The generator ended before training did. A presample takes several of "
-                        "its batches: let it run on, or lower `epochs` or `steps_per_epoch`."
+                        "its batches: make it longer, or lower `epochs` or `steps_per_epoch`."
                     ) from None
         self._iterator = iter(self._source)
         try:
@@ -227,7 +227,7 @@ class Stream:
             found = f"{len(batch)} parts" if isinstance(batch, tuple) else type(batch).__name__
             raise ValueError(
                 "A batch must be `(x, y)` or `(x, y, sample_weight)`: an example's importance and "
-                f"features are read off its targets. Received: {found}."
+                f"features are computed from its targets. Received: {found}."
             )
         if len(batch) == 3 and batch[2] is None:
             batch = batch[:2]
@@ -242,14 +242,14 @@ class Stream:
             return batch
         if len(batch) == 3:
             raise ValueError(
-                "`class_weight` must not be given where the stream brings weights, as in "
+                "`class_weight` must not be given if the stream yields weights, as in "
                 "`model.fit`. Received: both."
             )
         return (*batch, class_weights(batch[1], self._class_weight))
 
 
-class _Reader:
-    """Items of a `PyDataset` by index, read ahead by as many workers as it asks for."""
+class _ItemReader:
+    """Reads the items of a `PyDataset` by index, ahead of time, in its own `workers`."""
 
     def __init__(
         self, dataset: keras.utils.PyDataset, generator: np.random.Generator | None
@@ -271,7 +271,7 @@ class _Reader:
             return dataset[int(self.order.take(1)[0])]
         if self._pool is None:
             self._pool = self._make_pool()
-        # Not past the end of a pass: what comes then may not be settled yet.
+        # Not past the end of a pass: the next order may not be drawn yet.
         for index in self.order.upcoming(max(dataset.max_queue_size, 1)):
             if index not in self._futures:
                 self._futures[index] = self._submit(index)
@@ -310,7 +310,7 @@ class _Reader:
 
 
 class _Count:
-    """The indices 0, 1, 2, ... of a `PyDataset` without an end."""
+    """The indices 0, 1, 2, ... of an endless `PyDataset`."""
 
     def __init__(self) -> None:
         self._next = 0
@@ -329,7 +329,7 @@ class _Count:
         self._next = state
 
 
-# The dataset of a worker process, which has no other way to keep it between items.
+# The dataset of a worker process, which can keep it between items only in a global.
 _dataset: Any = None
 
 
@@ -350,11 +350,11 @@ def _as_numpy(leaf: Any) -> Array | None:
     if is_ragged(leaf):
         raise TypeError(
             "A batch must hold arrays whose rows have one length. Received: a ragged tensor. Make "
-            "it dense with `.to_tensor()`, in a `tf.data.Dataset` by `.map`."
+            "it dense with `.to_tensor()`; in a `tf.data.Dataset`, by `.map`."
         )
     if hasattr(leaf, "detach"):
         leaf = leaf.detach().cpu()
-        # NumPy has no bfloat16 of its own.
+        # NumPy has no bfloat16.
         leaf = leaf.float() if str(leaf.dtype) == "torch.bfloat16" else leaf
     if type(leaf).__module__.partition(".")[0] == "pandas":
         leaf = of_frame(leaf)

@@ -1,5 +1,5 @@
-"""What goes on around `model.fit`, shared by both trainers.
+"""Helpers around `model.fit`, shared by both trainers.
 
-`callbacks` puts ours around the user's, `resume` saves and restores with `BackupAndRestore`,
+`callbacks` puts our callbacks around the user's, `resume` works with `BackupAndRestore`,
 `model_state` reads and writes variables, `weight_average` averages weights.
 """

@@ -1,4 +1,4 @@
-"""What `fit` was given, put apart: the examples to train on, and what goes on to Keras."""
+"""Splits the arguments of `fit` into the examples to train on and those passed on to Keras."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from keras_swift._types import ArrayTree
 from keras_swift.data import arrays
 from keras_swift.data.arrays import ArraySource
-from keras_swift.data.reader import ArraySupply, StreamSupply
+from keras_swift.data.reader import ArrayReader, StreamReader
 from keras_swift.data.streams import check_stream_arguments, is_stream
 from keras_swift.validation import check_positive_integer
 
@@ -20,10 +20,10 @@ class TrainingData:
     """The examples to train on, and how an epoch goes through them.
 
     Attributes:
-        examples: `ArraySource`; or a source of batches, as `Stream` takes it.
+        examples: `ArraySource`; or a source of batches for `Stream`.
         batch_size: int, `b`; `None` for a source of batches, which has its own.
-        class_weight: dict for the batches of a source, or `None`. Arrays have
-            class weights among their weights.
+        class_weight: dict for a source of batches, or `None`. For arrays,
+            class weights are multiplied into their weights.
         shuffle: bool, whether the order is random.
         steps_per_epoch: int or `None`.
         needs_targets: bool, whether every example must have a target.
@@ -48,7 +48,7 @@ class TrainingData:
         steps_per_epoch: int | None = None,
         needs_targets: bool = True,
     ) -> TrainingData:
-        """Checks arguments as `model.fit` has them, and fills in its defaults.
+        """Checks arguments of `model.fit` and fills in its defaults.
 
         Args:
             needs_targets: bool, whether there has to be a `y`. Defaults to `True`.
@@ -60,7 +60,7 @@ class TrainingData:
         for name, value in (("batch_size", batch_size), ("steps_per_epoch", steps_per_epoch)):
             if value is not None:
                 check_positive_integer(name, value)
-        # Keras has "batch" for files whose rows are dear to read one by one.
+        # Keras has "batch" for files whose rows are expensive to read one by one.
         shuffle = bool(shuffle) and shuffle != "batch"
         if is_stream(x):
             check_stream_arguments(x, y, sample_weight, batch_size, 0.0)
@@ -73,17 +73,17 @@ class TrainingData:
 
     @property
     def is_stream(self) -> bool:
-        """bool, whether the examples come as batches, without an index."""
+        """bool, whether the examples arrive in batches, without an index."""
         return not isinstance(self.examples, ArraySource)
 
-    def reader(self, generators: list[np.random.Generator]) -> ArraySupply | StreamSupply:
-        """What hands out uniform batches and presamples.
+    def reader(self, generators: list[np.random.Generator]) -> ArrayReader | StreamReader:
+        """The reader of uniform batches and presamples.
 
         Args:
-            generators: two `np.random.Generator`, for the order of either.
+            generators: two `np.random.Generator`, one for the order of each.
         """
         if self.batch_size is None:
-            return StreamSupply(
+            return StreamReader(
                 self.examples,
                 self.class_weight,
                 generators,
@@ -91,7 +91,7 @@ class TrainingData:
                 self.steps_per_epoch,
                 self.needs_targets,
             )
-        return ArraySupply(self.examples, self.batch_size, generators, self.shuffle)
+        return ArrayReader(self.examples, self.batch_size, generators, self.shuffle)
 
 
 def resolve_fit_arguments(
@@ -113,14 +113,14 @@ def resolve_fit_arguments(
     validation_batch_size: int | None,
     validation_freq: Any,
 ) -> tuple[TrainingData, dict[str, Any]]:
-    """Puts the arguments of `keras.Model.fit` apart, all but `callbacks`.
+    """Splits the arguments of `keras.Model.fit`, except `callbacks`.
 
     Args:
         needs_targets: bool, whether there has to be a `y`. Defaults to `True`.
 
     Returns:
-        A tuple `(data, rest)`: what is trained on, and what goes on to
-        `model.fit` as it is, with what `validation_split` holds out.
+        A tuple `(data, rest)`: the training data, and the arguments passed
+        on to `model.fit`, with the data that `validation_split` holds out.
 
     Raises:
         TypeError: if `x` is neither arrays nor a source of batches.

@@ -1,4 +1,4 @@
-"""Files that a kill leaves either old or new, never cut off."""
+"""Writes files so that a kill leaves the old or the new one, never a truncated one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 
 def write_atomically(path: str, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file in place of the one that is there, if any.
+    """Writes a file, replacing an existing one.
 
     Args:
         path: str, the file; its folder exists.
@@ -20,7 +20,7 @@ def write_atomically(path: str, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def create_atomically(path: str, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file unless there is one: of several processes, the first counts.
+    """Writes a file unless it exists: of several processes, the first one wins.
 
     Args:
         path: str, the file; its folder exists.
@@ -28,7 +28,7 @@ def create_atomically(path: str, write: Callable[[BinaryIO], Any]) -> None:
     """
     temporary = _written(path, write)
     try:
-        # A link, unlike a renaming, fails where the file exists.
+        # A link, unlike a rename, fails if the file exists.
         os.link(temporary, path)
     except FileExistsError:
         pass
@@ -42,7 +42,7 @@ def write_json(path: str, content: Any) -> None:
 
 
 def _written(path: str, write: Callable[[BinaryIO], Any]) -> str:
-    """The name of a file beside `path` that holds the content, on the disk."""
+    """The name of a file beside `path` with the content, flushed to disk."""
     temporary = f"{path}.{os.getpid()}.part"
     with open(temporary, "wb") as file:
         write(file)

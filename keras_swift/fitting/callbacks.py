@@ -1,4 +1,4 @@
-"""Our callbacks around the user's, and the turns of drawing and training."""
+"""Puts our callbacks around the user's, and makes drawing wait for training."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from keras_swift._types import Logs
 
 
 class StepBarrier(keras.callbacks.Callback):
-    """Lets a batch be drawn only when the step before it is done.
+    """Makes the draw of a batch wait until the step before it is done.
 
-    For pipelines that fetch ahead and cannot be told not to. Costs what it
-    prevents: drawing and training no longer overlap.
+    For pipelines that always fetch ahead. The price is that drawing and
+    training no longer overlap.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class StepBarrier(keras.callbacks.Callback):
         self._over = False
 
     def wait(self, index: int) -> None:
-        """Returns when batch `index` of the epoch may be drawn, or training is over."""
+        """Blocks until batch `index` of the epoch may be drawn, or training is over."""
         with self._changed:
             self._changed.wait_for(lambda: self._over or index < self._allowed)
 
@@ -71,12 +71,12 @@ def with_callbacks(
 ) -> Iterator[list[keras.callbacks.Callback] | keras.callbacks.CallbackList]:
     """The user's callbacks with ours around them.
 
-    In front, so that what ours write to the logs is there for the user's. Behind are also the
-    history and last the progress bar, which Keras adds where they are missing.
+    Ours come first, so that the user's see what ours write to the logs. Behind the user's come the
+    history and the progress bar too, which Keras adds if they are missing.
 
     Args:
-        callbacks: what the user gave `fit`: `None`, a callback, a list of them
-            or a `CallbackList`, which is put back as it was.
+        callbacks: the user's argument of `fit`: `None`, a callback, a list of
+            them or a `CallbackList`, which is restored at the end.
         front: list of `keras.callbacks.Callback`.
         model: `keras.Model`.
         behind: list of `keras.callbacks.Callback`. Defaults to none.

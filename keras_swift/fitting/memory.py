@@ -1,7 +1,7 @@
-"""What training has told of each example: score, loss, margin and probability of its label.
+"""A store of what training computed for each example: score, loss, margin and label probability.
 
 A training step computes the outputs from which all of these follow, so remembering them costs no
-forward pass. This file is the store; `fitting.recording` fills it.
+forward pass. `importance.remembered` fills the store.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class ExampleMemory:
 
     Args:
         size: int, `n`, the number of examples.
-        averages: bool, whether means over all that was recorded are kept too. Defaults to `False`.
+        averages: bool, whether means over all records are kept too. Defaults to `False`.
 
     Example:
         >>> memory = ExampleMemory(3)
@@ -31,7 +31,7 @@ class ExampleMemory:
 
     def __init__(self, size: int, averages: bool = False) -> None:
         self._latest = np.full((size, len(COLUMNS)), np.nan, np.float32)
-        # Sums of loss, margin, probability and of how often an example was predicted wrong.
+        # Sums of loss, margin, probability and the number of wrong predictions.
         self._sums = np.zeros((size if averages else 0, 4), np.float32)
         self._counts = np.zeros(size if averages else 0, np.int32)
         self._averages = averages
@@ -46,7 +46,7 @@ class ExampleMemory:
     def score(self) -> FloatArray:
         """float32 array, shape `(n,)`: the score when the example was last trained on.
 
-        NaN for examples that have not been seen, here and below.
+        Here and below, NaN for examples that have not been seen.
         """
         return self._latest[:, 0]
 
@@ -57,7 +57,7 @@ class ExampleMemory:
 
     @property
     def margin(self) -> FloatArray:
-        """float32 array, shape `(n,)`: probability of the label less that of the best other class.
+        """float32 array, shape `(n,)`: probability of the label minus the largest other one.
 
         From -1 to 1; NaN for models that are not classifiers.
         """
@@ -70,7 +70,7 @@ class ExampleMemory:
 
     @property
     def wrong(self) -> FloatArray:
-        """float32 array, shape `(n,)`: 1 where another class than the label was predicted."""
+        """float32 array, shape `(n,)`: 1 if a class other than the label was predicted."""
         wrong = (self.margin <= 0).astype(np.float32)
         wrong[np.isnan(self.margin)] = np.nan
         return wrong
@@ -102,16 +102,16 @@ class ExampleMemory:
 
     @property
     def share_wrong(self) -> FloatArray:
-        """float32 array, shape `(n,)`: how often another class was predicted, 0 to 1."""
+        """float32 array, shape `(n,)`: the share of wrong predictions, 0 to 1."""
         return self._mean(3)
 
     def record(self, indices: IntArray, values: FloatArray) -> None:
-        """Takes in what a step said of its examples.
+        """Stores what a step computed for its examples.
 
         Args:
-            indices: int array, shape `(k,)`; of an example that comes twice the last row stays.
-            values: float array, shape `(k, 4)`, in the order of `COLUMNS`, or `(k, 2)`, score and
-                loss alone. Rows with a score that is not finite are left out.
+            indices: int array, shape `(k,)`; the last row of a repeated example counts.
+            values: float array, shape `(k, 4)`, in the order of `COLUMNS`, or `(k, 2)`, only score
+                and loss. Rows with a score that is not finite are left out.
         """
         finite = np.isfinite(values[:, 0])
         if not finite.all():
@@ -127,7 +127,7 @@ class ExampleMemory:
         np.add.at(self._sums, indices, rows)
 
     def state(self) -> State:
-        """What `restore` brings back, to the last bit."""
+        """State for `restore`, exact to the last bit."""
         return {
             "latest": self._latest.copy(),
             "sums": self._sums.copy(),
@@ -142,7 +142,7 @@ class ExampleMemory:
         if not self._averages:
             raise ValueError(
                 "Means over training are kept by `ExampleMemory(size, averages=True)`. Received: "
-                "a memory of the latest numbers alone."
+                "a memory of only the latest numbers."
             )
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = self._sums[:, column] / self._counts

@@ -1,4 +1,4 @@
-"""Everything a training run changes in a model, to be put back later."""
+"""Saves and restores everything a training run changes in a model."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from keras_swift._types import Array
 def variables_of(model: keras.Model) -> list[keras.Variable]:
     """Every variable of a built model, its optimizer and its metrics, each once.
 
-    `model.variables` holds the states of random layers too, so that a
-    restored model drops out the same units again.
+    `model.variables` includes the states of random layers, so a restored
+    model drops out the same units again.
     """
     found = [*model.variables, *model.metrics_variables]
     if model.optimizer is not None:
@@ -23,20 +23,20 @@ def variables_of(model: keras.Model) -> list[keras.Variable]:
 
 
 def read_variables(model: keras.Model) -> list[Array]:
-    """The values of `variables_of(model)`, copied."""
+    """Copies of the values of `variables_of(model)`."""
     values = []
     for variable in variables_of(model):
         array = np.array(keras.ops.convert_to_numpy(variable.value))
-        # Types NumPy knows only by extension (bfloat16) fit into float32 and survive a file.
+        # Types NumPy knows only by extension (bfloat16) fit into float32, which can be saved.
         values.append(array.astype(np.float32) if array.dtype.kind == "V" else array)
     return values
 
 
 def write_variables(model: keras.Model, values: list[Array]) -> None:
-    """Puts values into the variables they were read from.
+    """Writes values into the variables they were read from.
 
     Raises:
-        ValueError: if the model's variables are not those.
+        ValueError: if the model has other variables.
     """
     variables = variables_of(model)
     shapes = [tuple(variable.shape) for variable in variables]
@@ -50,7 +50,7 @@ def write_variables(model: keras.Model, values: list[Array]) -> None:
 
 
 class Unchanged:
-    """Leaves a model as it came: `with Unchanged(model): ...`, whatever happens inside.
+    """Restores a model at the end of `with Unchanged(model): ...`, also after an error.
 
     Args:
         model: a built, compiled `keras.Model`.

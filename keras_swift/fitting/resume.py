@@ -1,7 +1,7 @@
-"""Lets a run that Keras' `BackupAndRestore` takes up draw as if it had never stopped.
+"""Makes a run that Keras' `BackupAndRestore` resumes draw as if it had never stopped.
 
-Keras saves weights and optimizer; this file saves, beside them, where the permutations, the random
-state and the gate were, and the random states that layers such as dropout use, which Keras leaves
+Keras saves weights and optimizer; this file saves, beside them, the state of the permutations, the
+random generators and the gate, and the random states of layers such as dropout, which Keras leaves
 out. There is one file for each epoch that a run could resume from.
 """
 
@@ -21,30 +21,30 @@ from keras_swift._keras import resumed_epoch, seed_variables
 from keras_swift._types import Array, Logs, State
 from keras_swift.fitting.atomic import write_atomically
 
-# Of what is saved beside a backup.
+# The version of the files saved beside a backup.
 VERSION = 1
 _NAME = "keras_swift_sampling_{}.npz"
 
 
 class Resumable(Protocol):
-    """What is taken up where a run was interrupted."""
+    """An object whose state is saved and restored with a run."""
 
     def state(self) -> State:
-        """What `restore` brings back, between two epochs."""
+        """State for `restore`, between two epochs."""
 
     def restore(self, state: State) -> None:
-        """Goes on from what `state` returned."""
+        """Restores what `state` returned."""
 
 
 class SaveSampling(keras.callbacks.Callback):
-    """Saves a dataset's state at each epoch's end; goes in front of `BackupAndRestore`.
+    """Saves a dataset's state at each epoch's end; placed before `BackupAndRestore`.
 
-    In front, so that the state is there before the weights are: a run killed
-    between the two resumes from the epoch before, whose state is kept.
+    Before it, so that the state is written before the weights: a run killed
+    between the two resumes from the previous epoch, whose state is kept.
 
     Args:
         dataset: has `state()`.
-        directories: list of str, where backups are.
+        directories: list of str, the folders of the backups.
     """
 
     def __init__(self, dataset: Resumable, directories: list[str]) -> None:
@@ -63,14 +63,14 @@ class SaveSampling(keras.callbacks.Callback):
             }
             write_state(os.path.join(directory, _name(epoch + 1)), state)
             for name in glob.glob(os.path.join(glob.escape(directory), _name("*"))):
-                # The last but one, for the weights that are not yet written, and the one before
-                # it, for the copy that Keras keeps.
+                # Keep the last two before this one: the weights of this epoch are not written
+                # yet, and Keras keeps a copy of the backup before that.
                 if _epoch_of(name) < epoch - 1:
                     os.remove(name)
 
 
 class RestoreSampling(keras.callbacks.Callback):
-    """Takes the state up where the weights were; goes behind `BackupAndRestore`."""
+    """Restores the state that belongs to the weights; placed after `BackupAndRestore`."""
 
     def __init__(self, dataset: Resumable, directories: list[str]) -> None:
         super().__init__()
@@ -91,13 +91,13 @@ class RestoreSampling(keras.callbacks.Callback):
                     raise ValueError(
                         f"The backup in {directory!r} must be of version {VERSION}. Received: "
                         f"{path} of version {state.get('version')!r}, written by another release "
-                        "of keras_swift. Go on with that release, or delete the folder and begin "
-                        "again."
+                        "of keras_swift. Continue with that release, or delete the folder and "
+                        "begin again."
                     )
                 if not _alike(state["sampling"], self._dataset.state()):
                     warnings.warn(
                         f"The backup in {directory!r} is of a run with other settings: the draws "
-                        "and the gate begin anew. Weights and optimizer are those of the backup.",
+                        "and the gate start afresh. Weights and optimizer are those of the backup.",
                         stacklevel=2,
                     )
                     return
@@ -111,13 +111,13 @@ class RestoreSampling(keras.callbacks.Callback):
                 return
             warnings.warn(
                 f"The backup in {directory!r} was not written by keras_swift: the draws and the "
-                "gate begin anew. Weights and optimizer are those of the backup.",
+                "gate start afresh. Weights and optimizer are those of the backup.",
                 stacklevel=2,
             )
 
 
 def _alike(saved: Any, present: Any) -> bool:
-    """Whether two states have the same names, whatever the numbers."""
+    """Whether two states have the same names, regardless of their values."""
     if not (isinstance(saved, dict) and isinstance(present, dict)):
         return isinstance(saved, dict) == isinstance(present, dict)
     return saved.keys() == present.keys() and all(
@@ -133,7 +133,7 @@ def layer_seeds(model: keras.Model) -> list[Array]:
 def resuming(
     callbacks: Any, dataset: Resumable
 ) -> tuple[list[keras.callbacks.Callback], list[keras.callbacks.Callback]]:
-    """Callbacks that save and restore a dataset's state, where the user backs up.
+    """Callbacks that save and restore a dataset's state beside the user's backups.
 
     Args:
         callbacks: the user's: `None`, a callback, a structure of them or a
@@ -141,7 +141,7 @@ def resuming(
         dataset: has `state()` and `restore(state)`.
 
     Returns:
-        Two lists of callbacks, to go in front of the user's and behind them;
+        Two lists of callbacks, to place before the user's and after them;
         both empty without a `BackupAndRestore`.
     """
     directories = _directories(callbacks)
@@ -161,7 +161,7 @@ def _directories(callbacks: Any) -> list[str]:
         if "://" in directory:
             warnings.warn(
                 f"`BackupAndRestore({directory!r})` backs up weights and optimizer there, but the "
-                "state of the draws is only kept in local folders: a resumed run draws anew.",
+                "state of the draws is only kept in local folders: a resumed run draws afresh.",
                 stacklevel=5,
             )
         else:
@@ -170,7 +170,7 @@ def _directories(callbacks: Any) -> list[str]:
 
 
 def write_state(path: str, state: Any) -> None:
-    """Writes nested dicts and lists of numbers, strings and arrays; all of it or nothing."""
+    """Writes nested dicts and lists of numbers, strings and arrays, atomically."""
     arrays: dict[str, Any] = {}
 
     def plain(value: Any) -> Any:
@@ -188,7 +188,7 @@ def write_state(path: str, state: Any) -> None:
 
 
 def read_state(path: str) -> Any:
-    """What `write_state` wrote; tuples come as lists."""
+    """Reads what `write_state` wrote; tuples become lists."""
     with np.load(path) as file:
 
         def full(value: Any) -> Any:
@@ -202,7 +202,7 @@ def read_state(path: str) -> Any:
 
 
 def _name(epoch: int | str) -> str:
-    """The file of an epoch; with several processes each has its own."""
+    """The file name of an epoch; with several processes each has its own."""
     process, count = backends.active().process()
     return _NAME.format(epoch if count == 1 else f"{process}of{count}_{epoch}")
 

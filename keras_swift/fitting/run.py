@@ -1,4 +1,4 @@
-"""`model.fit` on batches of ours, with our callbacks around the user's."""
+"""Runs `model.fit` on our batches, with our callbacks around the user's."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from keras_swift.fitting.resume import Resumable, resuming
 
 
 class Feed(Protocol):
-    """What hands out batches.
+    """An object that makes batches.
 
     Attributes:
-        error: what it raised last, or `None`: TensorFlow wraps that in an error of its own.
+        error: its last exception, or `None`: TensorFlow wraps that in an error of its own.
     """
 
     error: Exception | None
@@ -35,21 +35,21 @@ def run_fit(
 
     Args:
         model: `keras.Model`.
-        data: what Keras is to read: the feed, or a pipeline made of it.
-        feed: what raises where a batch cannot be made.
+        data: what Keras reads: the feed, or a pipeline made of it.
+        feed: the `Feed`, which holds the error if a batch cannot be made.
         place: what `BackupAndRestore` saves and restores beside the model.
-        ours: our callbacks; they come before the user's, which see what ours write to the logs.
-        callbacks: the user's, as `fit` takes them; put back as they were.
+        ours: our callbacks; they precede the user's, which see what ours write to the logs.
+        callbacks: the user's, as `fit` takes them; restored at the end.
         rest: the other arguments of `model.fit`.
         behind: our callbacks that come after the user's. Defaults to none.
 
     Raises:
-        Exception: what the feed raised, as it was.
+        Exception: what the feed raised, unwrapped.
     """
     saving, restoring = resuming(callbacks, place)
     with with_callbacks(callbacks, [*ours, *saving], model, [*restoring, *behind]) as callbacks:
         try:
-            # Batches come in the order they are drawn in, and to shuffle them Keras would ask the
+            # Batches stay in the order they are drawn in; to shuffle them Keras would use the
             # global generator.
             return model.fit(data, callbacks=callbacks, shuffle=False, **rest)
         except Exception:

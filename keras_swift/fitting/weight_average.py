@@ -1,7 +1,7 @@
 """The mean of a model's weights over the last steps of a training run.
 
-This file decides what a trial is judged by: not the weights that the last few batches happened to
-leave, whose accuracy is mostly noise, but their mean over the end of the trial.
+This file decides what a trial is judged by: not the weights after the last few batches, whose
+accuracy is mostly noise, but their mean over the end of the trial.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import numpy as np
 from keras_swift import backends
 from keras_swift._types import FloatArray, Logs
 
-# Reading the weights makes an accelerator wait; more readings hardly steady the mean.
+# Reading the weights makes an accelerator wait; more readings hardly reduce the mean's noise.
 READINGS = 32
 
 
 class WeightAverage(keras.callbacks.Callback):
     """Averages the weights over the last steps of one call of `fit`.
 
-    Variables that have no mean (the counters of random layers) keep their last
+    Variables without a mean (the counters of random layers) keep their last
     values.
 
     Args:
-        epochs: int, how many the run has.
+        epochs: int, epochs of the run.
         steps_per_epoch: int.
         steps: int, how many of the last steps are averaged over.
     """
@@ -32,7 +32,7 @@ class WeightAverage(keras.callbacks.Callback):
         super().__init__()
         self._steps_per_epoch = steps_per_epoch
         self._every = max(1, -(-steps // READINGS))
-        # The weights before a step are those after the one before it.
+        # The weights before a step are those after the step before it.
         self._next = epochs * steps_per_epoch - steps + 1
         self._epoch = 0
         self._count = 0
@@ -41,8 +41,8 @@ class WeightAverage(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._epoch = epoch
 
-    # At the beginning of a step, not at its end: a callback that asks for the ends makes Keras wait
-    # for every step.
+    # At the beginning of a step, not at its end: Keras waits for every step if a callback
+    # implements `on_train_batch_end`.
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         step = self._epoch * self._steps_per_epoch + batch
         if step >= self._next:

@@ -1,6 +1,6 @@
-"""Importance training (Katharopoulos and Fleuret 2018): same optimum, less gradient noise a step.
+"""Importance training (Katharopoulos and Fleuret 2018): same optimum, less gradient noise per step.
 
 `sampler` is Algorithm 1, `resampling` its equations, `gate` decides between uniform and importance
-batches, `dataset` hands batches to `model.fit`, `train_step` keeps the weights apart inside a step,
+batches, `dataset` hands batches to `model.fit`, `train_step` separates the weights inside a step,
 `training` is the trainer.
 """

@@ -1,4 +1,4 @@
-"""One batch, how it was drawn, and how it is handed to training."""
+"""One batch, how it was drawn, and how training receives it."""
 
 from __future__ import annotations
 
@@ -16,25 +16,24 @@ class Batch:
     """One batch and how it was drawn.
 
     Attributes:
-        x, y: NumPy structures, first axis `b`; where no callback gets the
-            batch `None` if the rows are gathered elsewhere, and of tensors if
-            the data are kept on a device.
-        weights: what the loss is to be weighted with, the importance weights
-            times the user's; float32, shape `(b,)` or `(b, 1, ...)` to fit
-            the loss values, or a structure of them, one for each output.
-        importance: float32 array, shape `(b,)`, the importance weights alone;
-            all ones where the batch is uniform.
-        indices: int64 array, shape `(b,)`, into the data; `None` where they
-            come from a stream.
-        sample_weight: the user's weights of these examples, as they were given; `None` without.
+        x, y: NumPy structures, first axis `b`. Without a callback that gets
+            the batch, they may be `None` (the backend gathers the rows) or
+            structures of tensors (the data is kept on a device).
+        weights: the weights of the loss, importance weights times the
+            user's; float32, shape `(b,)` or `(b, 1, ...)` to fit the loss
+            values, or a structure of them, one for each output.
+        importance: float32 array, shape `(b,)`, only the importance weights;
+            all ones in a uniform batch.
+        indices: int64 array, shape `(b,)`, into the data; `None` for a
+            stream.
+        sample_weight: the user's weights of these examples, as given; `None` without.
         scores: float64 array, shape `(b,)`, the scores of these examples;
             remembered ones if nothing was scored for the draw;
             `None` for a uniform batch that was not scored.
         presample_size: int, how many examples the batch was drawn from.
         by_importance: bool, whether the batch was drawn by importance.
-        rate_scale: float, what the learning rate is to be multiplied by.
-        gain: float, the variance gain that the batch is drawn with, as far as it is measured; 1 for
-            a uniform batch.
+        rate_scale: float, the factor of the learning rate.
+        gain: float, the measured variance gain of the draw; 1 for a uniform batch.
     """
 
     x: ArrayTree
@@ -74,11 +73,11 @@ class LazyItem(list[Any]):
 
 
 def mask_correction(valid: FloatArray, positions: IntArray) -> FloatArray:
-    """What undoes the division by the unmasked entries of the drawn batch.
+    """Factors that undo the division by the unmasked share of the drawn batch.
 
     Keras divides a masked loss by the batch's unmasked share, `V`, which a
-    draw that prefers long sequences raises; times `V / V_presample` the
-    division is by the presample's.
+    draw that prefers long sequences raises; the factor `V / V_presample`
+    makes it divide by the presample's.
 
     Returns:
         float64 array, one factor for each output.

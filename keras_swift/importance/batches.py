@@ -1,6 +1,6 @@
-"""The batches of a training run: where they come from, in step with training.
+"""The batches of a training run, drawn in step with training.
 
-This file puts reader, scorer, gate and sampler together for a model and its data, and says when a
+This file combines reader, scorer, gate and sampler for a model and its data, and decides when a
 batch is drawn. `dataset` and `training` hand its batches to `model.fit`.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from keras_swift import backends
 from keras_swift._types import ArrayTree, Seed, State
 from keras_swift.backends.base import Tap, Values
-from keras_swift.data.reader import ArraySupply, Examples, StreamSupply
+from keras_swift.data.reader import ArrayReader, Examples, StreamReader
 from keras_swift.fitting.arguments import TrainingData
 from keras_swift.fitting.memory import ExampleMemory
 from keras_swift.importance.batch import Batch
@@ -28,12 +28,12 @@ from keras_swift.scoring.compiled import build_for
 from keras_swift.scoring.scorer import Scorer
 from keras_swift.validation import check_model, explained
 
-# The uniform share of the probabilities if scores are fresh.
+# The uniform share of the probabilities for fresh scores.
 FLOOR = 0.1
 NOT_RECORDED = (
-    "The model's `train_step` does not call `compute_loss`, so its outputs cannot be read off the "
+    "The model's `train_step` does not call `compute_loss`, so its scores cannot be taken from the "
     "training step: examples are drawn by fresh scores of a presample, while those pay. Call "
-    "`self.compute_loss(x, y, y_pred, sample_weight)` to have scores remembered."
+    "`self.compute_loss(x, y, y_pred, sample_weight)` to remember scores."
 )
 
 
@@ -41,7 +41,7 @@ class Batches:
     """Draws the batches of `model.fit`, epoch after epoch.
 
     Args:
-        model: a compiled `keras.Model`; is built if it is not.
+        model: a compiled `keras.Model`; built here if necessary.
         data: `TrainingData`.
         presample: float above 1, or `"auto"`.
         tau_threshold: float or `None`.
@@ -50,13 +50,13 @@ class Batches:
         seed: int, `np.random.Generator` or `None`.
         on_draw: callable that gets every `Batch` before it is trained on, or `None`.
         cost_ratio: float, the cost of scoring an example over that of training on it.
-        scale_steps: bool, whether batches drawn by importance ask for a larger learning rate.
+        scale_steps: bool, whether batches drawn by importance scale the learning rate up.
         score_inputs: function or `None`.
 
     Attributes:
         model: the model.
-        reader: where examples come from.
-        scorer: what scores them.
+        reader: `ArrayReader` or `StreamReader`.
+        scorer: `Scorer`.
         within_epoch: bool, whether an epoch has begun and not ended.
     """
 
@@ -83,14 +83,14 @@ class Batches:
         generator = np.random.default_rng(seed)
         process, self._processes = backends.active().process()
         if self._processes > 1:
-            # Each draws from its own part of the data.
+            # Each process draws from its own part of the data.
             generator = generator.spawn(self._processes)[process]
         generators = generator.spawn(3)
         reader = self.reader = data.reader(generators[:2])
-        if self._processes > 1 and isinstance(reader, ArraySupply) and reader.fixed_size is None:
+        if self._processes > 1 and isinstance(reader, ArrayReader) and reader.fixed_size is None:
             raise ValueError(
-                "With several processes, the examples of each must be a multiple of `batch_size`: "
-                "a batch drawn by importance is never smaller, and all have to be of one size. "
+                "With several processes, each must have a multiple of `batch_size` examples: a "
+                "batch drawn by importance is never smaller, and all must be of one size. "
                 f"Received: {reader.size} examples, batch_size={reader.batch_size}. "
                 f"Leave out {reader.size % reader.batch_size} of them."
             )
@@ -108,9 +108,9 @@ class Batches:
             scale_steps,
             score_inputs,
         )
-        # So that a wrong score shows before training starts.
+        # Finds a wrong `score` before training starts.
         self._fresh.score(Examples(first, None))
-        # What scoring costs is measured on a presample.
+        # `"auto"` measures its two types on a presample.
         scorer.settle(*self.reader.first(self.reader.presample_size(self._fresh.gate.ratio)))
         self._lookahead = Lookahead(self._fresh, model)
         self.within_epoch = False
@@ -120,11 +120,11 @@ class Batches:
 
         Args:
             memory: `ExampleMemory` of as many examples as there are.
-            tap: where the steps of training will be recorded.
+            tap: `Tap` that will record the training steps.
             floor: float in [0, 1), the uniform share of the probabilities.
-            scale_steps: bool, whether batches ask for a larger learning rate.
+            scale_steps: bool, whether batches scale the learning rate up.
         """
-        if not isinstance(self.reader, ArraySupply):
+        if not isinstance(self.reader, ArrayReader):
             raise TypeError("Scores are remembered by index. Received: a stream, which has none.")
         sampler = RememberedSampler(
             self.reader,
@@ -140,7 +140,7 @@ class Batches:
 
     @property
     def _in_flight(self) -> int:
-        """int, how many batches Keras asks for before it trains on the first of them."""
+        """int, how many batches Keras requests before it trains on the first of them."""
         steps: int = self.model.steps_per_execution
         return steps + backends.active().prefetch_depth() + 1
 
@@ -160,7 +160,7 @@ class Batches:
         return self.reader.fixed_size
 
     def next_batch(self) -> Batch:
-        """Draws the next batch and moves on.
+        """Draws the next batch.
 
         Raises:
             ValueError: if scores are negative.
@@ -181,9 +181,9 @@ class Batches:
         return batch
 
     def next_batches(self) -> list[Batch]:
-        """Draws as many batches as can be drawn together, and moves on.
+        """Draws as many batches as can be drawn together.
 
-        For whoever says with `on_step_begin` which of them are trained on.
+        For a pipeline that calls `on_step_begin` as it trains on each of them.
 
         Returns:
             Batches of one length.
@@ -192,25 +192,25 @@ class Batches:
         while self._lookahead.follows(batches[0]):
             batches.append(self.next_batch())
         if self.within_epoch:
-            # The first is for the step that has begun.
+            # The first is for the current step.
             self._lookahead.are_early(batches[1:])
         return batches
 
     def specimens(self, count: int = 1) -> list[Batch]:
-        """Batches of the shapes and types that training will get, with weights of 1.
+        """Batches of the shapes and types of the training batches, with weights of 1.
 
-        For whoever has to know these before an epoch begins; draws nothing.
+        For a pipeline that must know these before an epoch begins; draws nothing.
 
         Args:
-            count: int, how many are wanted; a stream with fewer batches gives those.
+            count: int, how many; a stream with fewer batches gives those.
         """
         return [uniform_batch(self.scorer, found) for found in self.reader.specimens(count)]
 
     def state(self) -> State:
-        """Where permutations, draws, memory and gate are, between two epochs.
+        """State of the permutations, draws, memory and gate, between two epochs.
 
-        The place in sources that cannot be asked for a batch by its number is
-        not known: those begin again.
+        Sources that cannot be indexed by batch begin again: their position is
+        not known.
 
         Returns:
             A dict of plain values and arrays.
@@ -218,15 +218,15 @@ class Batches:
         return {"reader": self.reader.state(), **self._lookahead.sampler.state()}
 
     def restore(self, state: State) -> None:
-        """Goes on from what `state` returned."""
+        """Restores what `state` returned."""
         self.reader.restore(state["reader"])
         self._lookahead.sampler.restore(state)
 
     def first(self, count: int) -> tuple[ArrayTree, ArrayTree, ArrayTree]:
-        """The first examples of the data; changes nothing.
+        """The first examples of the data; changes no state.
 
         Args:
-            count: int, how many; with fewer in reach they come again.
+            count: int, how many; repeated if there are fewer.
 
         Returns:
             A tuple `(x, y, sample_weight)` of NumPy structures.
@@ -234,15 +234,15 @@ class Batches:
         return self.reader.first(count)
 
     def score_by(self, values: Values | None) -> None:
-        """Called before a step: the model's values as `backends` captured them, or `None`."""
+        """Called before a step with the model's values as `backends` captured them, or `None`."""
         self._lookahead.sampler.values = values
 
     def on_step_begin(self) -> None:
-        """Called before a step, of which the batch may have been handed over before."""
+        """Called before a step; its batch may have been handed over already."""
         self._lookahead.begin_step()
 
     def check_processes(self, epoch: int) -> None:
-        """Called before the first epoch: raises where processes would wait for one another."""
+        """Called before the first epoch; raises if processes would wait for one another."""
         numbers = {
             "The first epoch": epoch,
             "The number of steps in an epoch": self.num_batches,
@@ -251,7 +251,7 @@ class Batches:
         backends.active().check_agreement(numbers)
 
     def on_epoch_begin(self) -> None:
-        """Starts an epoch, unless one has begun: Keras and our callback both say so."""
+        """Starts an epoch, unless one has begun: Keras and our callback both call this."""
         if self.within_epoch:
             return
         self.within_epoch = True
@@ -263,7 +263,7 @@ class Batches:
         self._lookahead.sampler.begin_epoch(restarts=self._steps is None)
 
     def on_epoch_end(self) -> None:
-        """Ends the epoch, unless that has been done."""
+        """Ends the epoch, unless it has ended."""
         if self.within_epoch:
             self.within_epoch = False
             self._lookahead.end_epoch()
@@ -275,16 +275,16 @@ class Batches:
 
         Returns:
             A dict of `tau`, `gain`, `importance` and `presample`; see `ImportanceTraining`.
-            With several processes they are means over these: all have to ask.
+            With several processes they are means over these: all must call this.
         """
         summary = {"tau": float(self._lookahead.sampler.tau), **self._lookahead.summary()}
         return backends.active().mean_over_processes(summary)
 
     def arrays_to_gather_from(self) -> tuple[ArrayTree, ArrayTree] | None:
-        """The arrays, if rows may be gathered elsewhere: batches then have indices alone.
+        """Switches to index-only batches if the arrays may be copied.
 
         Returns:
-            A tuple `(x, y)` of structures of NumPy arrays; or `None`: then nothing has changed.
+            A tuple `(x, y)` of structures of NumPy arrays; or `None`, and nothing has changed.
         """
         arrays = None if self._on_draw is not None else self.reader.arrays()
         if arrays is not None:
@@ -294,17 +294,17 @@ class Batches:
 
     def keep_on_device(self, free: int) -> None:
         """Keeps `x` and `y` on the accelerator if they fit into an eighth of `free` bytes."""
-        # Hooks get NumPy arrays.
+        # Callbacks that get batches expect NumPy arrays.
         if self._on_draw is None:
             self.reader.keep_on_device(free)
 
     def close(self) -> None:
-        """Ends the workers of the source of batches, and copies on a device, if there are any."""
+        """Stops the stream's workers and frees copies on a device, if there are any."""
         self.reader.close()
 
 
 def _gate(
-    reader: ArraySupply | StreamSupply,
+    reader: ArrayReader | StreamReader,
     presample: float | Literal["auto"],
     tau_threshold: float | None,
     cost_ratio: float,

@@ -1,4 +1,4 @@
-"""What a dataset needs to hear from `model.fit`, and what it writes to the logs."""
+"""The callback that keeps a dataset in step with `model.fit` and writes to the logs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from keras_swift.importance.batches import Batches
 
 
 class SamplingCallback(keras.callbacks.Callback):
-    """Marks the epochs, keeps JAX' values, writes what was measured to the logs.
+    """Marks the epochs, captures JAX's values, writes measurements to the logs.
 
-    It leaves `on_train_batch_end` alone: a callback that implements it makes
-    Keras wait for every step.
+    It does not implement `on_train_batch_end`, because then Keras waits for
+    every step.
     """
 
     def __init__(self, dataset: Batches) -> None:
@@ -29,7 +29,7 @@ class SamplingCallback(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         if not self._checked:
-            # Not before: `BackupAndRestore` may let it be a later one.
+            # Not before: `BackupAndRestore` may begin with a later epoch.
             self._checked = True
             self._dataset.check_processes(epoch)
         self._dataset.on_epoch_end()
@@ -37,15 +37,15 @@ class SamplingCallback(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         self._dataset.on_step_begin()
-        # Not `self.model`, which would make Keras put JAX' state back into the
-        # model before every step.
+        # Not `self.model`: accessing it makes Keras put JAX's state back into
+        # the model before every step.
         backend, model = backends.active(), self._dataset.model
         self._dataset.score_by(backend.capture_values(model))
         snapshot = backend.snapshot(model)
         self._snapshot = self._snapshot if snapshot is None else snapshot
 
     def restore_lost(self) -> None:
-        """Gives the model back what a step that failed has taken from it."""
+        """Gives the model back the values that a failed step took from it."""
         backends.active().restore_lost(self._snapshot)
         self._snapshot = []
 

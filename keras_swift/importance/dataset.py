@@ -1,4 +1,4 @@
-"""Algorithm 1 of the paper as a `PyDataset`, for those who call `model.fit` themselves."""
+"""Algorithm 1 of the paper as a `PyDataset`, for users who call `model.fit` themselves."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ class ImportanceDataset(keras.utils.PyDataset):
         dataset = ImportanceDataset(model, x, y, batch_size=128, seed=0)
         model.fit(dataset, callbacks=[dataset.callback()])
 
-    Only `ImportanceTraining` can read scores off the training step, so here
-    they are always fresh, and paid for. On JAX the callback is needed,
-    elsewhere it adds `tau`, `gain`, `importance` and `presample` to the
-    history. Keras' plain
-    `metrics` ignore weights, so in direct use they describe the harder
-    examples that were drawn: compile with `weighted_metrics`, or use
-    `ImportanceTraining`, which weights them.
+    Only `ImportanceTraining` can take scores from the training step, so here
+    they are always fresh and cost a forward pass. The callback is required
+    on JAX; on every backend it adds `tau`, `gain`, `importance` and
+    `presample` to the history. Keras' plain `metrics` ignore weights, so in
+    direct use they describe the harder examples that were drawn: compile with
+    `weighted_metrics`, or use `ImportanceTraining`, which weights them.
 
     Items are made in step with training: item *i* of an epoch is drawn when
-    the model asks for it, whatever its index (uniform batches of arrays up to
-    seven steps sooner, several at a time), and scored by the weights of that
-    moment (on JAX off the CPU, where Keras pulls one batch ahead, of one
-    step before; with `steps_per_execution=k`, of the start of each k steps).
-    Indexing the dataset outside a loop shows the next
-    batch and leaves the state as it was.
+    the model requests it, whatever its index, and scored by the weights of
+    that moment. There are three exceptions: uniform batches of arrays are
+    drawn up to seven steps sooner, several at a time; on JAX off the CPU,
+    Keras pulls one batch ahead, so the weights are one step old; with
+    `steps_per_execution=k` they are those at the start of each k steps.
+    Indexing the dataset outside a loop shows the next batch and leaves the
+    state as it was.
 
     Args:
         model: a compiled `keras.Model`.
@@ -67,18 +67,19 @@ class ImportanceDataset(keras.utils.PyDataset):
             first axis `n`; `h5py` and memory-mapped arrays are read row by
             row, never whole. Or a source of batches `(x, y)` or
             `(x, y, sample_weight)`: a `PyDataset`, `tf.data.Dataset`, PyTorch
-            `DataLoader`, grain dataset or generator. Of those a presample is
+            `DataLoader`, grain dataset or generator. For those, a presample is
             the next `presample` batches, rounded, at least two.
         y: targets, likewise. Defaults to `None`, for sources of batches.
         sample_weight: weights of the examples in the loss, shape `(n,)`, or
-            `(n, steps)` for one weight a step. They multiply the score and
-            the weight. Defaults to `None`, 1 for all.
+            `(n, steps)` for one weight per time step. They multiply the score
+            and the weight. Defaults to `None`, 1 for all.
         batch_size: int, `b`. Defaults to `None`, 32; a source of batches
-            brings its own.
+            has its own.
         presample: float above 1, the presample ratio `B / b`, for the paper's
-            rule; or `"auto"`: 2, 3 or 5, whichever promises most, while the
-            variance gain is worth the scores, `k > 1 + f r`. Defaults to
-            `None`: `"auto"`, or 3.0 if a `tau_threshold` is given.
+            rule; or `"auto"`: 2, 3 or 5, the one with the highest expected
+            benefit, while the variance gain exceeds the cost of the scores,
+            `k > 1 + f r`. Defaults to `None`: `"auto"`, or 3.0 if a
+            `tau_threshold` is given.
         tau_threshold: float, 0 or more: the gate opens above it. 0 keeps it
             open. Defaults to `None`: with a number for `presample`, the
             paper's `(B + 3b) / (3b)`.
@@ -91,7 +92,7 @@ class ImportanceDataset(keras.utils.PyDataset):
             0.1.
         seed: int, `np.random.Generator` or `None` (fresh entropy, the
             default). A seed fixes the permutations and the draws.
-        shuffle: bool, whether the data are permuted (of a `PyDataset` the
+        shuffle: bool, whether the data is permuted (for a `PyDataset`, the
             order of its batches; other sources keep theirs). Defaults to
             `True`.
         class_weight: dict from class number to weight, as in `model.fit`.
@@ -104,22 +105,21 @@ class ImportanceDataset(keras.utils.PyDataset):
             uses: `"float32"`, `"bfloat16"`, `"float16"`, or `None`, that of
             the layers. Weights are exact for the scores that were computed,
             so the estimate stays unbiased. `"auto"` is bfloat16 if a short
-            timing on the first presample finds it clearly faster: the clock
-            then has a part in the run. The last layer keeps its own type.
+            timing on the first presample finds it clearly faster, so a run
+            then depends on the clock. The last layer keeps its own type.
             Defaults to `None`.
         cost_ratio: float above 0, `f`, the cost of scoring an example over
             that of training on it, for `presample="auto"`. Defaults to a
             third: one forward pass of three.
-        score_inputs: function of the inputs of a presample, NumPy arrays as they
-            are in `x`, that returns what is scored in their place: cheaper
-            inputs for a model that takes them, such as every second pixel for
-            one that pools over the whole image. Training gets the inputs
-            themselves, and weights are exact for the scores that were
-            computed. Defaults to `None`, the inputs themselves. Remembered
-            scores need none.
+        score_inputs: function of the inputs of a presample, NumPy arrays as
+            in `x`, that returns the inputs to score instead: cheaper ones,
+            such as every second pixel for a model that pools over the whole
+            image. Training gets the original inputs, and weights are exact
+            for the scores that were computed. Defaults to `None`, the
+            original inputs. Remembered scores do not use it.
 
     Raises:
-        TypeError: if the data are neither arrays nor a source of batches.
+        TypeError: if the data is neither arrays nor a source of batches.
         ValueError: for a value outside the ranges above, a model that is not
             compiled, data of different lengths or labels outside the classes.
 
@@ -149,9 +149,9 @@ class ImportanceDataset(keras.utils.PyDataset):
         cost_ratio: float | None = None,
         score_inputs: Callable[[ArrayTree], ArrayTree] | None = None,
     ) -> None:
-        # Keras runs ahead of training when it feeds a `PyDataset` to
+        # Keras fetches ahead of training when it feeds a `PyDataset` to
         # TensorFlow. With workers it does not, but fetches items in them:
-        # `__getitem__` then hands out a lazy item that is kept in step.
+        # `__getitem__` then returns a lazy item that is drawn in step.
         super().__init__(workers=2 if backends.active().PULLS_AHEAD else 1)
         check_model(model)
         check_settings(presample, tau_threshold, score, floor, cost_ratio)

@@ -1,4 +1,4 @@
-"""The items that Keras reads in a training: batches with the weights that the step needs."""
+"""The items that Keras reads in training: batches with the weights that the step needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keras_swift.importance.batches import Batches
 
 
 class Feed(keras.utils.PyDataset):
-    """The batches with both kinds of weights, for a `WeightedStep`."""
+    """Batches with both kinds of weights, for a `WeightedStep`."""
 
     def __init__(
         self, batches: Batches, barrier: StepBarrier | None, scales_rate: bool, records: bool
@@ -60,7 +60,7 @@ class Feed(keras.utils.PyDataset):
             return [(batch.indices, self._packed(batch)[2]) for batch in drawn]
 
     def specimens(self, count: int) -> list[tuple[Any, Any, Any]]:
-        """Items of the shapes and types to come, fewer at the end of a generator."""
+        """Items of the shapes and types of training; fewer at the end of a generator."""
         return [self._packed(batch) for batch in self._batches.specimens(count)]
 
     @contextlib.contextmanager
@@ -74,7 +74,7 @@ class Feed(keras.utils.PyDataset):
     def _packed(self, batch: Batch) -> tuple[Any, Any, Any]:
         weights = {"importance": batch.importance, "weights": batch.weights}
         if self._scales_rate:
-            # One for each example, because the parts of a batch are of one length.
+            # One for each example: the parts of a batch must be of one length.
             weights["rate_scale"] = np.full(len(batch.importance), batch.rate_scale, np.float32)
         if self._records and batch.sample_weight is not None:
             weights["sample_weight"] = batch.sample_weight

@@ -1,8 +1,8 @@
-"""How much quieter steps drawn by importance really were: how much larger they may be."""
+"""The realised variance gain of steps drawn by importance, which sets how large they may be."""
 
 from __future__ import annotations
 
-# How much of the running mean a new measurement replaces.
+# The share of the running mean that a new measurement replaces.
 NEW = 0.5
 
 
@@ -14,15 +14,15 @@ class RealisedGain:
 
         k = sum(w s**2) / sum(w**2 s**2).
 
-    Both sums estimate a second moment without bias, whatever the
-    probabilities were made of, so `k` contains how stale they were. While
-    batches are uniform, `w` is 1 and the second sum has the weights that they
-    would have had, `sum(w' s**2)`.
+    Both sums are unbiased estimates of a second moment, whatever the
+    probabilities were computed from, so `k` includes how stale they were.
+    While batches are uniform, `w` is 1 and the second sum uses the weights
+    that they would have had, `sum(w' s**2)`.
 
     Attributes:
-        value: float, the running mean; 1.0 before anything is measured, so that it grows as the
-            gain is confirmed.
-        is_measured: bool, whether anything is.
+        value: float, the running mean; it starts from 1.0, so that it grows as the gain is
+            confirmed.
+        is_measured: bool, whether there was a measurement.
 
     Example:
         >>> gain = RealisedGain()
@@ -36,7 +36,7 @@ class RealisedGain:
         self.is_measured = False
 
     def update(self, uniform: float, drawn: float) -> None:
-        """Takes in the two sums over the examples of some steps; nothing if either is 0."""
+        """Adds the two sums over the examples of some steps; ignores them if either is 0."""
         if uniform > 0 and drawn > 0:
             self.value += NEW * (uniform / drawn - self.value)
             self.is_measured = True

@@ -8,14 +8,14 @@ from keras_swift._types import State
 
 # The decay of the running mean in Algorithm 1 of the paper.
 MOMENTUM = 0.9
-# Presample ratios to choose from; few, because where the backend compiles each size is compiled.
+# Presample ratios to choose from; few, because compiling backends compile each size.
 RATIOS = (2, 3, 5)
-# Scoring an example in float32 against training on it: one forward pass of three.
+# The cost of scoring an example in float32 over that of training on it: one forward pass of three.
 COST_RATIO = 1 / 3
 
 
 class Gate(Protocol):
-    """What an `ImportanceSampler` asks of a gate.
+    """The interface of a gate for `ImportanceSampler`.
 
     Attributes:
         tau: float, the running mean of the variance reduction.
@@ -29,27 +29,27 @@ class Gate(Protocol):
 
     @property
     def ratio(self) -> float:
-        """The presample ratio `B / b` of the next batch, if it is."""
+        """The presample ratio `B / b` of the next batch, if it is drawn by importance."""
 
     @property
     def gain(self) -> float:
         """How many times larger a uniform batch would have the same variance, 1 or more."""
 
     def update(self, tau: float, steps: int = 1) -> None:
-        """Takes in a measured variance reduction that stands for `steps` steps."""
+        """Adds a measured variance reduction that stands for `steps` steps."""
 
     def state(self) -> State:
-        """What `restore` brings back; plain values."""
+        """State for `restore`; plain values."""
 
     def restore(self, state: State) -> None:
-        """Goes on from what `state` returned."""
+        """Restores what `state` returned."""
 
 
 def variance_gain(tau: float, ratio: float) -> float:
     """How many times larger a uniform batch would have the same variance, `k`.
 
     `k = 1 / (1 / tau**2 + 1 / r)`: importance sampling divides the second
-    moment by `tau**2`, and cannot know more than the presample of `r` batches
+    moment by `tau**2`, and cannot do better than the presample of `r` batches
     it draws from.
 
     Args:
@@ -57,7 +57,7 @@ def variance_gain(tau: float, ratio: float) -> float:
         ratio: float, the presample ratio `r`, above 1.
 
     Returns:
-        A float, 1 or more: less than a uniform batch's worth counts as one.
+        A float, 1 or more: smaller values count as 1.
 
     Example:
         >>> variance_gain(2.0, 4)
@@ -69,25 +69,25 @@ def variance_gain(tau: float, ratio: float) -> float:
 class _RunningTau:
     """`tau <- a tau + (1 - a) tau_new` with `a = 0.9`, from 0 (Algorithm 1).
 
-    A measurement that stands for several steps counts that often: with
-    `a**steps` in place of `a`, the mean is what it would be had the same
-    value been measured at each of them.
+    A measurement that stands for several steps counts as that many: with
+    `a**steps` in place of `a`, the mean is as if the same value had been
+    measured at each of them.
     """
 
     def __init__(self) -> None:
         self.tau = 0.0
 
     def update(self, tau: float, steps: int = 1) -> None:
-        """Takes in a measured `tau` that stands for `steps` steps."""
+        """Adds a measured `tau` that stands for `steps` steps."""
         kept = MOMENTUM**steps
         self.tau = kept * self.tau + (1.0 - kept) * tau
 
     def state(self) -> State:
-        """What `restore` brings back; plain values."""
+        """State for `restore`; plain values."""
         return {"tau": float(self.tau)}
 
     def restore(self, state: State) -> None:
-        """Goes on from what `state` returned."""
+        """Restores what `state` returned."""
         self.tau = state["tau"]
 
 
@@ -99,7 +99,7 @@ class PublishedGate(_RunningTau):
         batch_size: int, `b`.
         tau_threshold: float, 0 or more; 0 keeps the gate open from the first
             step. Defaults to `None`, the paper's `(B + 3b) / (3b)`, which
-            takes a backward pass to cost two forward passes.
+            assumes that a backward pass costs two forward passes.
 
     Example:
         >>> gate = PublishedGate(presample_size=96, batch_size=32)
@@ -134,14 +134,14 @@ class PublishedGate(_RunningTau):
 
 
 class CostGate(_RunningTau):
-    """Open while the variance gain is worth its scores, `k > 1 + f r`.
+    """Open while the variance gain exceeds the cost of the scores, `k > 1 + f r`.
 
-    A step drawn out of `r` batches costs `1 + f r` uniform ones and is worth
-    `k` of them. The ratio is the one for which `k / (1 + f r)` is highest.
+    A step drawn from `r` batches costs `1 + f r` uniform steps and is worth
+    `k` of them. The ratio is the one with the highest `k / (1 + f r)`.
 
     Args:
-        ratios: the presample ratios to choose from; the gate never opens
-            without any.
+        ratios: the presample ratios to choose from; if empty, the gate never
+            opens.
         cost_ratio: float, `f`, the cost of scoring an example over that of
             training on it. Defaults to a third.
 
@@ -162,10 +162,10 @@ class CostGate(_RunningTau):
         self._weight = 0.0
 
     def update(self, tau: float, steps: int = 1) -> None:
-        """Takes in a measured `tau` that stands for `steps` steps.
+        """Adds a measured `tau` that stands for `steps` steps.
 
-        Unlike the paper's, the mean does not start from 0, so that it can be read as a gain at
-        once: the first measurement counts whole.
+        Unlike the paper's, the mean does not start from 0 but from the first measurement, so
+        that it is an estimate of the gain at once.
         """
         kept = self._weight * MOMENTUM**steps
         new = 1.0 - MOMENTUM**steps
@@ -173,16 +173,16 @@ class CostGate(_RunningTau):
         self.tau = (kept * self.tau + new * tau) / self._weight
 
     def state(self) -> State:
-        """What `restore` brings back; plain values."""
+        """State for `restore`; plain values."""
         return {"tau": float(self.tau), "weight": float(self._weight)}
 
     def restore(self, state: State) -> None:
-        """Goes on from what `state` returned."""
+        """Restores what `state` returned."""
         self.tau, self._weight = state["tau"], state["weight"]
 
     @property
     def ratio(self) -> float:
-        """The ratio that promises most; 1 if there is none to choose from."""
+        """The ratio with the highest expected benefit; 1 if there is none to choose from."""
         return max(self._ratios, key=self._worth, default=1.0)
 
     @property
@@ -196,7 +196,7 @@ class CostGate(_RunningTau):
         return variance_gain(self.tau, self.ratio)
 
     def stay_shut(self) -> None:
-        """Never opens again, because the data give no presamples."""
+        """Keeps the gate shut for good, because the data gives no presamples."""
         self._ratios = ()
 
     def _worth(self, ratio: float) -> float:

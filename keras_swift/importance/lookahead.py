@@ -1,4 +1,4 @@
-"""Batches on their way to training: drawn, handed over, counted.
+"""The queue of batches between a sampler and training.
 
 This file decides how many batches are drawn at a time.
 """
@@ -18,38 +18,38 @@ Sampler = ImportanceSampler | RememberedSampler
 
 
 class Lookahead:
-    """The batches of an epoch, from a sampler to whoever trains on them.
+    """Draws the batches of an epoch and hands them to the training loop.
 
     With `steps_per_execution` above 1 the batches of an execution are all
-    drawn before it: during it the weights are in flux (and on JAX out of
-    reach), so the last of k batches is scored k - 1 steps early. Otherwise
-    batches are drawn together if nothing can come between.
+    drawn before it: during it the weights change (and cannot be read on JAX),
+    so the last of k batches is scored k - 1 steps early. Otherwise batches
+    are drawn together if nothing can change between them.
 
     Args:
-        sampler: what draws.
+        sampler: `Sampler` that draws the batches.
         model: `keras.Model`.
 
     Attributes:
-        sampler: what draws; may be replaced between two batches.
+        sampler: as above; may be replaced between two batches.
         steps: int, batches handed over in this epoch.
     """
 
     def __init__(self, sampler: Sampler, model: keras.Model) -> None:
         self.sampler, self._model = sampler, model
         self._drawn: collections.deque[Batch] = collections.deque()
-        # Handed over together, for steps that have not begun.
+        # Batches handed over early, for steps that have not begun.
         self._early: collections.deque[Batch] = collections.deque()
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
-        """Starts to count; what is left of the epoch before is dropped."""
+        """Resets the counts and drops what is left of the epoch before."""
         self._drawn.clear()
         self._early.clear()
         self.steps = self._by_importance = 0
         self._ratios = self._gains = 0.0
 
     def end_epoch(self) -> None:
-        """Gives back what an epoch that was ended early has not trained on."""
+        """Returns to the sampler the batches that an epoch ended early did not train on."""
         if self._model.steps_per_execution > 1:
             return
         for batch in self._early:
@@ -59,7 +59,7 @@ class Lookahead:
         self._early.clear()
 
     def begin_step(self) -> None:
-        """Called before a step, whose batch may have been handed over before."""
+        """Called before a step; its batch may have been handed over already."""
         if self._early:
             self._early.popleft()
 
@@ -67,7 +67,7 @@ class Lookahead:
         """Hands over the next batch.
 
         Args:
-            steps_left: int, of the epoch, this one included.
+            steps_left: int, how many steps of the epoch are left, this one included.
         """
         if not self._drawn:
             for drawn in range(self._number(steps_left)):
@@ -77,11 +77,11 @@ class Lookahead:
         return batch
 
     def follows(self, batch: Batch) -> bool:
-        """Whether the next batch is there, of the length of this one."""
+        """Whether the next batch is drawn already and as long as this one."""
         return bool(self._drawn) and len(self._drawn[0].importance) == len(batch.importance)
 
     def are_early(self, batches: list[Batch]) -> None:
-        """Says that these were handed over for later steps, which `begin_step` will tell of."""
+        """Marks batches as handed over for later steps, each announced by `begin_step`."""
         self._early.extend(batches)
 
     def summary(self) -> dict[str, float]:
@@ -103,8 +103,8 @@ class Lookahead:
         """How many batches to draw now."""
         number: int = self._model.steps_per_execution
         if number > 1 and not self.steps:
-            # An item that is asked for one step early is that of the next execution, when
-            # the first step has taken the values that it could be scored by.
+            # An item requested one step early belongs to the next execution, when the
+            # first step has taken the values that it could be scored by.
             number += backends.active().prefetch_depth()
         elif number == 1:
             number = self.sampler.batches_ready(steps_left)

@@ -1,4 +1,4 @@
-"""A figure of a training run; matplotlib is imported when one is drawn."""
+"""The figure of a training run; matplotlib is imported when one is drawn."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def plot_training(
     history: keras.callbacks.History | Mapping[str, Sequence[float]],
     file: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """Draws a run of `ImportanceTraining`: the loss, and what drawing by importance gained.
+    """Plots a run of `ImportanceTraining`: the loss and the variance gain.
 
-    The upper panel has the training loss, and the validation loss if there is
-    one, over epochs. The lower one has the realised variance gain, by which
-    steps were made larger, above 1 where importance sampling pays; and, as an
-    area, the share of steps drawn by importance.
+    The upper panel shows the training loss, and the validation loss if there
+    is one, over epochs. The lower panel shows the realised variance gain, the
+    factor by which steps were larger (above 1 if importance sampling pays),
+    and, as an area, the share of steps drawn by importance.
 
     Args:
         history: the `keras.callbacks.History` of `ImportanceTraining.fit`, or
@@ -49,12 +49,12 @@ def plot_training(
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     above.plot(epochs, values["loss"], marker=".", color=BLUE, label="training")
     if validated := values.get("val_loss"):
-        # With `validation_freq=k` there is one for every k-th epoch.
+        # With `validation_freq=k` there is one value for every k-th epoch.
         every = len(epochs) // len(validated)
         at = epochs[every - 1 :: every][: len(validated)]
         above.plot(at, validated, marker=".", color=ORANGE, label="validation")
     above.set_ylabel("loss")
-    # Over less than a decade the ticks of a log axis are hard to read.
+    # A log axis of less than a decade has ticks that are hard to read.
     if max(values["loss"]) > 10 * min(values["loss"]) > 0:
         above.set_yscale("log")
         above.set_ylabel("loss, on a log scale")
@@ -77,7 +77,7 @@ def plot_training(
 
 
 def _verdict(values: Mapping[str, Sequence[float]]) -> str:
-    """What is to be seen, in one sentence."""
+    """The figure's message in one sentence."""
     drawn = sum(values["importance"]) / len(values["importance"])
     if not drawn:
         return (

@@ -1,9 +1,9 @@
-"""Importance sampling by remembered scores: no example is scored for the draw alone.
+"""Importance sampling by remembered scores: no example is scored only for the draw.
 
-A training step computes the outputs from which the scores of its examples follow. Remembered, they
-say which examples the next part of an epoch should hold. This file decides when they are known well
-enough, what is drawn, and how much larger the steps may be. Stale scores cost variance, never bias:
-the weights are exact for the probabilities that were used.
+A training step computes the outputs from which the scores of its examples follow. These scores,
+remembered, decide which examples the next part of an epoch holds. This file decides when enough
+scores are known, what is drawn, and how much larger the steps may be. Stale scores cost variance,
+never bias: the weights are exact for the probabilities that were used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from keras_swift._types import FloatArray, IntArray, State
 from keras_swift.backends.base import Tap
 from keras_swift.data.draws import systematic_draw
-from keras_swift.data.reader import ArraySupply
+from keras_swift.data.reader import ArrayReader
 from keras_swift.fitting.memory import ExampleMemory
 from keras_swift.importance import resampling
 from keras_swift.importance.batch import Batch, mask_correction
@@ -27,18 +27,18 @@ from keras_swift.importance.gain import RealisedGain
 from keras_swift.importance.sampler import uniform_batch
 from keras_swift.scoring.scorer import Scorer
 
-# An epoch is drawn in so many parts. Halves and eighths differ by 1 % of the training loss.
+# The number of parts an epoch is drawn in. Halves and eighths differ by 1 % of the training loss.
 PARTS = 4
-# The uniform share of the probabilities bounds the weights by 2: stale scores do little harm.
+# The uniform share of the probabilities bounds the weights by 2, so stale scores do little harm.
 FLOOR = 0.5
-# Draws by importance begin when this share of the examples has been seen, if the scores promise
-# more than the first gain; they end while what was realised is less than the second.
+# Draws by importance begin when this share of the examples has been seen, if the gain that the
+# scores predict is above the first; they pause while the realised gain is below the second.
 KNOWN = 0.9
 OPENS_ABOVE = 1.05
 SHUTS_BELOW = 1.02
-# Batches that are handed over together where rows are gathered elsewhere.
+# Batches handed over together if the backend gathers the rows.
 TOGETHER = 64
-# Rows that may wait on the device before they are read; a tap holds four times as many.
+# Rows that may stay on the device before they are read; a tap holds four times as many.
 UNREAD = 2**14
 
 
@@ -49,10 +49,10 @@ class Part:
     Attributes:
         indices: int64 array, shape `(m,)`, into the data.
         weights: float64 array, shape `(m,)`, their importance weights.
-        candidate: float64 array, shape `(m,)`, the weights they have or would have had if drawn by
+        candidate: float64 array, shape `(m,)`, the weights they have, or would have if drawn by
             importance; `None` while scores are not known.
         by_importance: bool, whether they were drawn by importance.
-        rate_scale: float, what the learning rate is to be multiplied by.
+        rate_scale: float, the factor of the learning rate.
         gain: float, the realised variance gain so far.
         used: int, how many have been handed over.
     """
@@ -71,27 +71,27 @@ class Part:
 
 
 class RememberedSampler:
-    """Draws the parts of an epoch by the scores that earlier steps left in a memory.
+    """Draws the parts of an epoch by the scores that earlier steps stored in a memory.
 
     Of the `m` draws of a part, example `i` gets `m p_i` on average, with
     `p_i = floor / n + (1 - floor) s_i / sum(s)` and the weight `1 / (n p_i)`:
     systematic draws, so that no count is off by 1 or more. Until most
-    examples have a score, and while scores promise nothing, parts are pieces
+    examples have a score, and while scores predict no gain, parts are pieces
     of a permutation, as in `model.fit`.
 
     Args:
-        reader: `ArraySupply`, which has the examples by index.
-        scorer: `Scorer`, which knows what weights look like for each loss.
+        reader: `ArrayReader`, which reads examples by index.
+        scorer: `Scorer`, which knows the shape of each loss's weights.
         memory: `ExampleMemory` of as many examples.
         floor: float in [0, 1), the uniform share of the probabilities.
         generator: `np.random.Generator`, for the draws.
         check_labels: function that raises for targets that do not fit.
-        scale_steps: bool, whether batches ask for a learning rate times the realised gain.
+        scale_steps: bool, whether the learning rate is multiplied by the realised gain.
     """
 
     def __init__(
         self,
-        reader: ArraySupply,
+        reader: ArrayReader,
         scorer: Scorer,
         memory: ExampleMemory,
         floor: float,
@@ -108,32 +108,32 @@ class RememberedSampler:
         self._scale_steps = scale_steps
         self._part_steps = max(1, math.ceil(reader.size / reader.batch_size / PARTS))
         self._gain = RealisedGain()
-        # Second moments of the present part: uniform, and as drawn by importance.
+        # Second moments of the current part: uniform, and as drawn by importance.
         self._sums = [0.0, 0.0]
         self._tau = 0.0
         self._part: Part | None = None
         self._by_index = False
-        # Unmasked shares of the entries of each output, where outputs carry masks.
+        # Unmasked shares of the entries of each output, if outputs carry masks.
         self._valid: FloatArray | None = None
         self._tap: Tap | None = None
-        # `(indices, weights, candidate weights)` of the batches whose steps are not yet read back.
+        # `(indices, weights, candidate weights)` of the batches whose steps are not read back yet.
         self._unread: collections.deque[tuple[IntArray, FloatArray, FloatArray | None]]
         self._unread = collections.deque()
         self._unread_rows = 0
-        # How many batches may be drawn ahead, and how many were since anything was recorded.
+        # How many batches may be drawn ahead, and how many were drawn since the last record.
         self._in_flight = 1
         self._unheard = 0
-        # Whether steps go by that leave nothing.
+        # Whether steps run without leaving a record.
         self.is_deaf = False
-        # Not used: models are scored by what their steps leave.
+        # Not used: scores are those that the steps recorded.
         self.values: Any = None
 
     def listen(self, tap: Tap, in_flight: int) -> None:
         """Called before training.
 
         Args:
-            tap: what the steps will be recorded in.
-            in_flight: int, how many batches are drawn for later steps at most, besides those that
+            tap: `Tap` that will record the steps.
+            in_flight: int, the most batches drawn for later steps, besides those that
                 `batches_ready` has allowed.
         """
         self._tap = tap
@@ -144,7 +144,7 @@ class RememberedSampler:
             self._valid = np.full((self.reader.size, outputs), np.nan, np.float32)
 
     def next_batch(self, steps_left: int = 1) -> Batch:
-        """The next batch of the part; the next part is drawn when it is used up."""
+        """The next batch of the part; draws the next part when this one is used up."""
         part = self._ready_part(steps_left)
         rows = slice(part.used, part.used + self.reader.batch_size)
         indices, weights = part.indices[rows], part.weights[rows]
@@ -174,7 +174,7 @@ class RememberedSampler:
         )
 
     def batches_ready(self, steps_left: int) -> int:
-        """How many batches can be drawn now without another look at the model; 1 or more."""
+        """How many batches can be drawn before the model must be read again; 1 or more."""
         left = math.ceil(self._ready_part(steps_left).left / self.reader.batch_size)
         return max(1, min(self._together, left, steps_left))
 
@@ -183,11 +183,11 @@ class RememberedSampler:
         return TOGETHER if self._by_index else self.reader.most_together
 
     def draw_by_index(self) -> None:
-        """From here on a batch needs no `x` and `y` besides its indices; they may be `None`."""
+        """Switches to index-only batches, whose `x` and `y` may be `None`."""
         self._by_index = True
 
     def take_back(self, batches: list[Batch]) -> None:
-        """Undoes that these were drawn, the last ones."""
+        """Undoes the draw of these batches, which are the last ones drawn."""
         if self._part is not None:
             self._part.used -= sum(len(batch.importance) for batch in batches)
         for _ in batches[: len(self._unread)]:
@@ -195,22 +195,22 @@ class RememberedSampler:
             self._unheard -= 1
 
     def begin_epoch(self, restarts: bool) -> None:
-        """Called when an epoch begins; `restarts` if it is to be a whole permutation."""
+        """Called when an epoch begins; `restarts` if it must be a whole permutation."""
         if restarts:
             self._part = None
 
     def end_epoch(self) -> None:
-        """Called when an epoch ends: what its steps have left is read."""
+        """Called when an epoch ends; reads what its steps have recorded."""
         self._read_back()
         self._forget_unread()
 
     @property
     def tau(self) -> float:
-        """float, the variance reduction that the remembered scores promise; 0 while unknown."""
+        """float, the variance reduction that the remembered scores predict; 0 while unknown."""
         return self._tau
 
     def state(self) -> State:
-        """What `restore` brings back; where the reader is, it knows itself."""
+        """State for `restore`; the reader has its own."""
         part = [] if self._part is None else list(vars(self._part).values())
         return {
             "generator": self._generator.bit_generator.state,
@@ -224,7 +224,7 @@ class RememberedSampler:
         }
 
     def restore(self, state: State) -> None:
-        """Goes on from what `state` returned."""
+        """Restores what `state` returned."""
         self._generator.bit_generator.state = state["generator"]
         self.memory.restore(state["memory"])
         if self._valid is not None and state["valid"] is not None:
@@ -267,26 +267,26 @@ class RememberedSampler:
         return Part(indices, drawn, drawn, True, rate_scale=scale, gain=gain)
 
     def _scores(self) -> FloatArray | None:
-        """Of all examples, shape `(n,)`; `None` while too few are known."""
+        """The scores of all examples, shape `(n,)`; `None` while too few are known."""
         if self.memory.known_share < KNOWN:
             return None
         if not self._gain.is_measured and self.reader.is_within_pass:
-            # The first epoch is `fit`'s, to its end.
+            # The first epoch is uniform to its end, as in `fit`.
             return None
         scores = self.memory.score.astype(np.float64)
         unknown = ~self.memory.seen
-        # Neither avoided nor sought.
+        # Examples without a score get the mean, neither avoided nor preferred.
         scores[unknown] = scores[~unknown].mean()
         return scores
 
     def _is_worth_it(self, scores: FloatArray, weights: FloatArray) -> bool:
         if self._gain.is_measured:
             return self._gain.value > SHUTS_BELOW
-        # What the scores promise, if they are still true.
+        # The gain that the scores predict, if they still hold.
         return bool(np.sum(scores**2) > OPENS_ABOVE * np.sum(weights * scores**2))
 
     def _read_back(self) -> None:
-        """Takes in what the steps have left since the last time."""
+        """Reads what the steps have recorded since the last call."""
         if self._tap is None:
             return
         rows = self._tap.read()
@@ -319,7 +319,7 @@ class RememberedSampler:
         self._unread_rows = 0
 
     def _corrections(self, indices: IntArray) -> FloatArray | None:
-        """What undoes the division by the unmasked entries of the batch; `None` without masks."""
+        """Factors that undo the division by the batch's unmasked share; `None` without masks."""
         if self._valid is None:
             return None
         valid = np.nan_to_num(self._valid.astype(np.float64), nan=float(np.nanmean(self._valid)))

@@ -2,7 +2,7 @@
 
 This file decides how scores become probabilities, how probabilities become
 draws and weights, and how much variance that saves. It knows nothing of
-models: every identity the method rests on can be checked here with arrays.
+models, so every identity the method rests on can be checked with arrays.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ class Draw:
 
 
 def sampling_probability(scores: Numbers, floor: float = 0.0) -> FloatArray:
-    """The probability with which each presampled example is drawn.
+    """The sampling probability of each presampled example.
 
     Computes `(1 - floor) * scores / sum(scores) + floor / B` in float64. The
-    uniform share keeps examples reachable whose score was rounded to zero and
+    uniform share lets examples whose score was rounded to zero be drawn, and
     bounds every importance weight by `1 / floor`.
 
     Args:
         scores: array, shape `(B,)`, finite and non-negative; only ratios
-            matter. Scores that are all zero say nothing, so they give the
-            uniform probability.
+            matter. Scores that are all zero carry no information, so they
+            give the uniform probability.
         floor: float in [0, 1), the share of the uniform distribution.
             Defaults to 0.0.
 
@@ -65,8 +65,8 @@ def sampling_probability(scores: Numbers, floor: float = 0.0) -> FloatArray:
     largest = scores.max()
     if largest == 0 or largest == scores.min():
         return np.full(len(scores), 1.0 / len(scores))
-    # Scaling by the largest first keeps tiny (denormal) scores from a
-    # division by a rounded-off sum.
+    # Scaling by the largest first, because a sum of tiny (denormal) scores
+    # is too inexact to divide by.
     scaled: FloatArray = scores / largest
     probability: FloatArray = (1.0 - floor) * (scaled / scaled.sum()) + floor / len(scaled)
     return probability
@@ -83,8 +83,8 @@ def importance_weights(probability: Numbers) -> FloatArray:
         probability: array, shape `(B,)`, non-negative, sums to 1.
 
     Returns:
-        A float64 array of shape `(B,)`; infinite where `probability` is 0,
-        which no draw ever picks. Equal probabilities give exactly 1.
+        A float64 array of shape `(B,)`; infinite for probability 0, which
+        is never drawn. Equal probabilities give exactly 1.
 
     Example:
         >>> importance_weights([0.25, 0.75]).tolist()
@@ -129,7 +129,7 @@ def effective_sample_size(probability: Numbers) -> float:
 
 
 def variance_reduction(probability: Numbers) -> float:
-    """How far importance sampling outdoes uniform sampling, `tau`.
+    """The variance reduction of importance over uniform sampling, `tau`.
 
     Computes `sqrt(B / ESS)`, which equals the `1 / sqrt(1 - |g - u|^2 /
     |g|^2)` of Katharopoulos and Fleuret 2018 for `u = 1 / B`.
@@ -155,8 +155,8 @@ def draw(
     """Draws a batch from a presample in proportion to the scores.
 
     The draw is with replacement, so that `1 / (B p)` is the weight of an
-    example however often it comes. It is the second stage of Algorithm 1 in
-    Katharopoulos and Fleuret 2018.
+    example however often it is drawn. It is the second stage of Algorithm 1
+    in Katharopoulos and Fleuret 2018.
 
     Args:
         scores: array, shape `(B,)`, finite and non-negative.
@@ -165,8 +165,8 @@ def draw(
         floor: float in [0, 1), the uniform share. Defaults to 0.0.
 
     Returns:
-        A `Draw`. Its `tau` is that of the scores themselves, without the
-        floor, so that it compares with the paper's threshold.
+        A `Draw`. Its `tau` is that of the scores without the floor, so that
+        it can be compared with the paper's threshold.
 
     Example:
         >>> drawn = draw([1.0, 1.0], 3, np.random.default_rng(0))
@@ -183,7 +183,7 @@ def draw(
 
 
 def check_scores(scores: FloatArray, empty: bool = False) -> None:
-    """Raises unless `scores` is a vector of finite numbers >= 0, not empty unless it may be."""
+    """Raises unless `scores` is a vector of finite numbers >= 0; it may be empty if `empty`."""
     if scores.ndim != 1 or (len(scores) == 0 and not empty):
         raise ValueError(
             f"`scores` must be a non-empty vector. Received: shape={tuple(scores.shape)}."
@@ -199,6 +199,6 @@ def check_scores(scores: FloatArray, empty: bool = False) -> None:
         raise ValueError(
             f"`scores` must not be negative. Received: {wrong.sum()} of {len(scores)} scores "
             f"below zero, the first at position {int(np.argmax(wrong))} "
-            f"({scores[np.argmax(wrong)]}). A loss that can be negative is no score: use "
+            f"({scores[np.argmax(wrong)]}). A loss that can be negative is not a score: use "
             '`score="gradient_norm"`.'
         )

@@ -1,7 +1,7 @@
 """Algorithm 1 of the paper, a batch at a time: presample, score, resample.
 
-This file decides which examples the next batch holds and what they weigh, where scores are computed
-afresh; `remembered` does so from the scores of earlier steps.
+This file decides which examples the next batch holds and their weights, from fresh scores;
+`remembered` does so from the scores of earlier steps.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_swift._types import ArrayTree, FloatArray, State
 from keras_swift.data.arrays import select
-from keras_swift.data.reader import ArraySupply, Examples, StreamSupply
+from keras_swift.data.reader import ArrayReader, Examples, StreamReader
 from keras_swift.importance import resampling
 from keras_swift.importance.batch import Batch, mask_correction
 from keras_swift.importance.gate import CostGate, Gate
@@ -22,8 +22,8 @@ from keras_swift.scoring.scorer import Scorer, not_finite, warn_not_finite
 from keras_swift.validation import explained
 
 # While the gate is shut, every 16th batch is scored at first, later one after another eighth of the
-# run and at last every 64th: at f = 0.3 (scoring an example over training one) that costs 2 % of a
-# step at first, and 0.5 % at last.
+# run and finally every 64th: at f = 0.3 (scoring an example over training on it) that costs 2 % of
+# a step at first, and 0.5 % in the end.
 PROBE_INTERVALS = (16, 64)
 NO_PRESAMPLE = (
     "`presample='auto'` cannot draw by importance from `x`, so batches are uniform from here on. {}"
@@ -31,22 +31,22 @@ NO_PRESAMPLE = (
 
 
 class ImportanceSampler:
-    """Draws batches by the scores of a presample, or uniformly while the gate is shut.
+    """Draws batches by the scores of a presample; uniformly while the gate is shut.
 
     Args:
-        reader: where uniform batches and presamples come from.
+        reader: `ArrayReader` or `StreamReader`, for uniform batches and presamples.
         scorer: `Scorer`, whose first quantity is the score.
         gate: `Gate`, which has the presample ratio.
         floor: float in [0, 1), the uniform share of the probabilities.
         generator: `np.random.Generator`, for the draws.
         check_labels: function that raises for targets that do not fit.
-        scale_steps: bool, whether batches ask for a learning rate times the variance gain.
-            Defaults to `False`.
-        score_inputs: function of `x`, what is scored in its place. Defaults to `None`, `x` itself.
+        scale_steps: bool, whether the learning rate is multiplied by the variance gain. Defaults
+            to `False`.
+        score_inputs: function of `x` that returns what is scored instead. Defaults to `None`, `x`.
 
     Attributes:
         values: the model's values as `backends` captured them, to score by;
-            `None` for those that it has.
+            `None` for its current ones.
 
     Reference:
         Katharopoulos and Fleuret, "Not All Samples Are Created Equal: Deep
@@ -55,7 +55,7 @@ class ImportanceSampler:
 
     def __init__(
         self,
-        reader: ArraySupply | StreamSupply,
+        reader: ArrayReader | StreamReader,
         scorer: Scorer,
         gate: Gate,
         floor: float,
@@ -110,24 +110,24 @@ class ImportanceSampler:
         return scores, quantities["valid"]
 
     def batches_ready(self, steps_left: int) -> int:
-        """How many batches can be drawn now without another look at the model; 1 or more."""
+        """How many batches can be drawn before the model must be read again; 1 or more."""
         if self.gate.is_open or self._unprobed is None:
             return 1
         unseen = self._probe_interval - 1 - self._unprobed
         return max(1, min(self.reader.together, unseen, steps_left))
 
     def draw_by_index(self) -> None:
-        """From here on a batch needs no `x` and `y` besides its indices; they may be `None`."""
+        """Switches to index-only batches, whose `x` and `y` may be `None`."""
         self._by_index = True
 
     def take_back(self, batches: list[Batch]) -> None:
-        """Undoes that these uniform batches were drawn ahead, the last ones."""
+        """Undoes the draw of these uniform batches, which are the last ones drawn."""
         self.reader.take_back(sum(len(batch.importance) for batch in batches))
         self._step -= len(batches)
         self._unprobed = (self._unprobed or 0) - len(batches)
 
     def begin_epoch(self, restarts: bool) -> None:
-        """Called when an epoch begins; `restarts` if it is to be a whole permutation."""
+        """Called when an epoch begins; `restarts` if it must be a whole permutation."""
 
     def end_epoch(self) -> None:
         """Called when an epoch ends."""
@@ -138,7 +138,7 @@ class ImportanceSampler:
         return self.gate.tau
 
     def state(self) -> State:
-        """What `restore` brings back; where the reader is, it knows itself."""
+        """State for `restore`; the reader has its own."""
         return {
             "generator": self.generator.bit_generator.state,
             "gate": self.gate.state(),
@@ -148,7 +148,7 @@ class ImportanceSampler:
         }
 
     def restore(self, state: State) -> None:
-        """Goes on from what `state` returned."""
+        """Restores what `state` returned."""
         self.generator.bit_generator.state = state["generator"]
         self.gate.restore(state["gate"])
         self._step = state["step"]
@@ -161,7 +161,7 @@ class ImportanceSampler:
         return max(shortest, min(longest, self._step // 8))
 
     def _presample(self) -> Examples | None:
-        """The next presample; `None` if nobody asked for one and the data have none."""
+        """The next presample; `None` if the data has none and the user asked for none."""
         try:
             presample = self.reader.presample(self.reader.presample_size(self.gate.ratio))
         except ValueError as error:
@@ -214,9 +214,9 @@ class ImportanceSampler:
         )
 
     def _are_finite(self, scores: FloatArray, examples: Examples) -> bool:
-        """Whether scores can be drawn by; what is wrong with them is said once.
+        """Whether all scores are finite; warns once if not.
 
-        Training goes on with uniform batches, as `fit` would: what NaN means is for callbacks.
+        Training continues with uniform batches, as in `fit`: callbacks decide what to do about NaN.
         """
         x, y, sample_weight = examples.data
         reason = not_finite(scores, x, y, sample_weight, self._step - 1)

@@ -1,9 +1,9 @@
-"""Keeps the importance weights apart from the user's inside the train step.
+"""Separates the importance weights from the user's inside the train step.
 
 Keras hands one array of weights to the loss and to `weighted_metrics`, and
-none to plain `metrics`. Under importance sampling plain metrics need the
-importance weights, and only those, or they describe the harder examples that
-were drawn. While a `weighted_step` is entered, batches carry both.
+none to plain `metrics`. Under importance sampling plain metrics need only the
+importance weights; without them they describe the harder examples that were
+drawn. While a `WeightedStep` is entered, batches carry both.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from keras_swift.importance.batches import Batches
 from keras_swift.scoring.compiled import CompiledLosses, accepts_training, build
 from keras_swift.scoring.step_scores import StepScores
 
-# Importance weights, shape `(b,)`, and an output, to the weights as a metric takes them.
+# From importance weights, shape `(b,)`, and an output to the weights in a metric's shape.
 Shape = Callable[[Tensor, Tensor], Tensor]
 
 
 class WeightedStep:
     """Runs a model's own `train_step` on batches that carry both weights.
 
-    The third part of a batch is a dict: `"weights"`, what the loss is weighted
-    with, `"importance"`, shape `(b,)`, where the learning rate of the step is to
-    be scaled `"rate_scale"`, shape `(b,)`, all the same, and where there are any
-    `"sample_weight"`, the user's own. The model's `train_step`, its own
-    or the user's, gets `"weights"`; the compiled plain metrics, whoever calls
-    them during the step, are updated with `"importance"`.
+    The third part of a batch is a dict: `"weights"`, those of the loss;
+    `"importance"`, shape `(b,)`; `"rate_scale"`, shape `(b,)`, all equal, if the
+    learning rate of the step is scaled; and `"sample_weight"`, the user's, if
+    given. The `train_step`, Keras' or the user's, gets `"weights"`; the compiled
+    plain metrics are updated with `"importance"`, whoever calls them during the
+    step.
 
-    With a `StepScores`, each step also leaves what its outputs say of its examples in `tap`.
+    With a `StepScores`, each step also writes the numbers of its examples to `tap`.
 
     Args:
         model: a compiled, built `keras.Model`.
@@ -63,42 +63,42 @@ class WeightedStep:
         self.tap: Tap | None = None
         self._step_scores: StepScores | None = None
         self._recorded: tuple[int, int] | None = None
-        # The train function traced with this step in it, and what was left in
-        # the model when it was taken out: the same object there next time
-        # means that the model was not compiled anew.
+        # The train function traced with this step in it, and the one left in
+        # the model when it was taken out: if the model still has that object
+        # next time, it was not compiled again.
         self._function: Callable[..., Any] | None = None
         self._left: Callable[..., Any] | None = None
         self._step: Any = None
-        # Of the batch in the step that is traced or run; a mirrored strategy
-        # traces the steps of its replicas in threads that take turns.
+        # Of the batch in the step that is being traced or run; a mirrored
+        # strategy traces the steps of its replicas in threads that take turns.
         self._current = threading.local()
-        # How the weights have to be shaped for each metric that takes any.
+        # The shape of the weights for each metric that takes any.
         self._shapes: dict[int, Shape] = {}
 
     def record(self, step_scores: StepScores | None, rows: int = 0) -> None:
-        """Lets the steps to come be recorded.
+        """Records the steps from now on.
 
         Args:
             step_scores: `StepScores`, or `None` for no record.
-            rows: int, how many examples are recorded before somebody reads them. Defaults to 0.
+            rows: int, how many examples are recorded between two readings. Defaults to 0.
         """
         form = None if step_scores is None else (step_scores.columns, rows)
         if form != self._recorded:
-            # Another step than the one that was traced.
+            # Not the step that was traced.
             self._left = self._function = None
             self.tap = None if form is None else backends.active().make_tap(*form)
         self._recorded = form
         self._step_scores = step_scores
 
     def _observe(self, y: ArrayTree, y_pred: ArrayTree) -> Tensor | None:
-        """What a step's outputs say of its examples; `None` in validation."""
+        """The numbers of a step's examples, from its outputs; `None` in validation."""
         if self._step_scores is None or getattr(self._current, "importance", None) is None:
             return None
         return self._step_scores(y, y_pred, self._current.sample_weight)
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """A context in which `model.fit` takes such batches; leaves no trace."""
+        """A context in which `model.fit` takes such batches; restores the model at its end."""
         if getattr(keras.config, "is_nnx_enabled", bool)():
             raise ValueError(
                 "keras_swift trains Keras' own variables. Received: Keras with Flax NNX enabled "
@@ -117,7 +117,7 @@ class WeightedStep:
             metrics.update_state = self._update_state
         tapped: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if self.tap is not None:
-            # Of a step that failed something may be left.
+            # A step that failed may have left something.
             self.tap.read()
             tapped = backends.active().tapped(model, self.tap, self._observe)
         try:
@@ -132,7 +132,7 @@ class WeightedStep:
                 del metrics.update_state
             model.train_function = before
             if before is None:
-                # As after `model.fit`: there, not yet traced.
+                # As after `model.fit`: present, not traced yet.
                 model.make_train_function()
             self._left = model.train_function
 
@@ -168,32 +168,32 @@ class WeightedStep:
         importance = getattr(self._current, "importance", None)
         if not metrics.built:
             metrics.build(y_true, y_pred)
-        # Keras' own update for the weighted metrics, ours for the plain.
+        # Keras updates the weighted metrics, we the plain ones.
         with without_plain_metrics(metrics):
             type(metrics).update_state(metrics, y_true, y_pred, sample_weight)
         targets, outputs = flatten_targets(metrics, y_true), flatten_targets(metrics, y_pred)
         for group, target, output in zip(plain_metrics(metrics), targets, outputs, strict=False):
             for metric in group.metrics if group else ():
                 weights = None
-                # There is none in validation, where Keras gives none either.
+                # There are no weights in validation, as in Keras.
                 if importance is not None and id(metric) in self._shapes:
                     weights = self._shapes[id(metric)](importance, output)
                 metric.update_state(target, output, sample_weight=weights)
 
     def inspect(self, dataset: Batches) -> None:
-        """Finds out which plain metrics take weights, and warns of what takes none.
+        """Finds out which plain metrics take weights, and warns of those that do not.
 
         Args:
-            dataset: `ImportanceDataset`, whose first examples are tried.
+            dataset: `Batches`, whose first examples are tried.
         """
         model = self._model
         axes = {size for leaf in there(dataset.first(1)[:2]) for size in leaf.shape[1:]}
-        # As many examples as no other axis has, or weights could pair with it.
+        # A number of examples that no other axis has, or weights could pair with that axis.
         count = next(number for number in itertools.count(8) if number not in axes)
         x, y, _ = dataset.first(count)
         losses = build(model, x, y)
         local = backends.active().local_state(model)
-        # Whatever is tried leaves no trace, nor has another process to take part.
+        # The trial changes nothing and needs no other process.
         with keras.StatelessScope(local) if local else contextlib.nullcontext():
             self._inspect(losses, x, y)
 
@@ -207,7 +207,7 @@ class WeightedStep:
         if len(model.losses) > len(regularised):
             warnings.warn(
                 "The model adds losses of its own (`add_loss` or an `activity_regularizer`). They "
-                "get no weights, so while batches are drawn by importance they are those of the "
+                "get no weights, so while batches are drawn by importance they describe the "
                 "harder examples that were drawn. Put them into the compiled loss to have them "
                 "weighted.",
                 stacklevel=4,
@@ -238,7 +238,7 @@ def _warn_of_comparisons(loss: keras.losses.Loss, target: ArrayTree, output: Arr
     """Warns of a loss whose value for an example depends on the others in the batch."""
 
     def converted(leaf: Any) -> Tensor:
-        # By way of NumPy: a tensor of TensorFlow may carry logits, which a part of it would not.
+        # Via NumPy: a TensorFlow tensor may carry logits, which a slice of it would not.
         return keras.ops.convert_to_tensor(keras.ops.convert_to_numpy(leaf), dtype=loss.dtype)
 
     def first(count: int | None) -> Any:
@@ -254,12 +254,12 @@ def _warn_of_comparisons(loss: keras.losses.Loss, target: ArrayTree, output: Arr
         )
 
 
-# They truncate their weights to whole numbers.
+# These metrics truncate their weights to whole numbers.
 _COUNTING = (keras.metrics.IoU, keras.metrics.MeanIoU)
 
 
 def _weights_shape(metric: keras.metrics.Metric, target: Tensor, output: Tensor) -> Shape | None:
-    """How weights are to be shaped for a metric; `None`, with a warning, if it takes none.
+    """The function that shapes weights for a metric; `None`, with a warning, if it takes none.
 
     Returns:
         `_for_rows` or `_for_entries`.
@@ -269,7 +269,7 @@ def _weights_shape(metric: keras.metrics.Metric, target: Tensor, output: Tensor)
         try:
             metric.update_state(target, output, sample_weight=shape(ones, output))
             return shape
-        except Exception:  # Each framework has its own error for shapes that do not fit.
+        except Exception:  # Each framework raises its own error for shapes that do not fit.
             continue
         finally:
             metric.reset_state()
@@ -287,10 +287,10 @@ def _for_entries(importance: Tensor, output: Tensor) -> Tensor:
 
 
 def _for_rows(importance: Tensor, output: Tensor) -> Tensor:
-    """The importance weights with the axes of the output's mask, where it has one.
+    """The importance weights with the axes of the output's mask, if it has one.
 
-    Keras multiplies the two for metrics as they come, and would pair the
-    examples with the time axis.
+    Keras multiplies the two for metrics without aligning them, and would pair
+    the examples with the time axis.
     """
     mask = mask_of(output)
     if mask is None:

@@ -1,4 +1,4 @@
-"""`model.fit` with one line changed."""
+"""`ImportanceTraining`: `model.fit` on batches drawn by importance."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keras_swift import backends
 from keras_swift._display import html_table
 from keras_swift._types import ArrayTree, Score, ScoringDtype, Seed
 from keras_swift.backends.base import Tap
-from keras_swift.data.reader import ArraySupply
+from keras_swift.data.reader import ArrayReader
 from keras_swift.fitting.arguments import resolve_fit_arguments
 from keras_swift.fitting.callbacks import OutOfTheBar, StepBarrier
 from keras_swift.fitting.memory import ExampleMemory
@@ -41,7 +41,7 @@ from keras_swift.validation import (
     chosen_presample,
 )
 
-# The models that are being trained here: a model's own `fit` may call ours.
+# The models in training: a model's own `fit` may call ours.
 _IN_TRAINING: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 
 
@@ -52,34 +52,35 @@ class ImportanceTraining:
     arguments, callbacks, metrics and history, the same optimum, less noise in
     the gradient of a step.
 
-    By default the score of each example, an upper bound of the norm of its
-    gradient, is read off the training step and remembered, which costs no
-    forward pass. After the first epoch each quarter of an epoch is drawn by
-    these scores, half of it uniformly; importance weights keep the gradient
-    unbiased, however stale a score is. The learning rate of such a step is
-    multiplied by the variance gain that was realised in the steps before, as
-    a larger batch would allow; the optimizer's own rate, which schedules and
-    callbacks read and set, stays the user's. While nothing is gained, batches
+    By default the training step yields the score of each example, an upper
+    bound of the norm of its gradient, without a further forward pass, and the
+    trainer remembers it. After the first epoch it draws each quarter of an
+    epoch by these scores, half of it uniformly; importance weights keep the
+    gradient unbiased, however stale a score is. The learning rate of such a
+    step is multiplied by the variance gain realised in the steps before, as a
+    larger batch would allow; the optimizer's own rate, which schedules and
+    callbacks read and set, does not change. While there is no gain, batches
     are uniform.
 
     Scores are remembered by the index of an example, so `x` must be arrays
-    (in memory or on disk). Of streams, and of models whose training step
-    cannot be read, a uniform presample of `r` batches is scored in one
-    forward pass while the variance gain is worth it, `k > 1 + f r`. A number
-    for `presample` is the paper's rule, with fresh scores of any data.
+    (in memory or on disk). For streams, and for models whose training step
+    cannot be recorded, a uniform presample of `r` batches is scored in one
+    forward pass while the variance gain exceeds its cost, `k > 1 + f r`. A
+    number for `presample` selects the paper's rule, with fresh scores, for
+    any data.
 
     The reported `loss` and the compiled metrics are weighted so that they
-    estimate what uniform training would report; what takes no weights (losses
-    that layers add, metrics over entries such as IoU) is warned of and
-    describes the batches that were drawn. The history also holds, one
-    number an epoch: `importance`, the share of steps drawn by importance, 0
-    to 1; `gain`, the mean of their variance gain, as realised so far (1 for
-    uniform steps); `tau`, the variance reduction that the scores promise (0
-    while they are not known); `presample`, the mean presample ratio (a step
-    without a presample counts as 1).
+    estimate what uniform training would report. What takes no weights (losses
+    that layers add, metrics over entries such as IoU) describes the batches
+    that were drawn, and a warning says so. The history also holds, one number
+    per epoch: `importance`, the share of steps drawn by importance, 0 to 1;
+    `gain`, the mean of their variance gain, as realised so far (1 for uniform
+    steps); `tau`, the variance reduction that the scores predict (0 while
+    they are not known); `presample`, the mean presample ratio (a step without
+    a presample counts as 1).
 
     On several devices of one machine (`tf.distribute.MirroredStrategy`,
-    `keras.distribution`) scoring is shared out like training. Several
+    `keras.distribution`) scoring is distributed like training. Several
     processes are refused.
 
     Args:
@@ -88,7 +89,7 @@ class ImportanceTraining:
             each example trained, `B / b`, by the paper's rule. Defaults to
             `None`: `"auto"`, or 3.0 if a `tau_threshold` is given.
         tau_threshold: float, 0 or more; the gate of the paper's rule opens
-            above it, and 0 keeps it open. Defaults to `None`:
+            above it; 0 keeps it open. Defaults to `None`:
             `(B + 3b) / (3b)`.
         score: `"gradient_norm"`, `"loss"`, `"full_gradient_norm"` (exact and
             many times slower; never remembered), or a callable
@@ -98,33 +99,33 @@ class ImportanceTraining:
             probabilities; it bounds the weights by `1 / floor`. Defaults to
             `None`: 0.5 for remembered scores, 0.1 for fresh ones.
         seed: int or `None`, fixes permutations and draws and repeats a run to
-            the last bit; calls of `fit` go on from one another. Defaults to
-            `None`: what `keras.utils.set_random_seed` has fixed, else fresh
+            the last bit; each call of `fit` continues from the last. Defaults
+            to `None`: the seed of `keras.utils.set_random_seed`, else fresh
             entropy.
         scoring_dtype: the type that fresh scores are computed in:
             `"float32"`, `"bfloat16"`, `"float16"`, `None`, that of the
             layers, or `"auto"`: bfloat16 if a short timing in the first `fit`
-            finds it clearly faster, so that the clock has a part in the run.
+            finds it clearly faster, so a run then depends on the clock.
             Defaults to `None`.
         cost_ratio: float above 0, `f`, the cost of scoring an example over
             that of training on it, for fresh scores of `presample="auto"`.
             Defaults to `None`, a third: one forward pass of three.
-        score_inputs: function of the inputs of a presample, NumPy arrays as they
-            are in `x`, that returns what is scored in their place: cheaper
-            inputs for a model that takes them, such as every second pixel for
-            one that pools over the whole image. Training gets the inputs
-            themselves, and weights are exact for the scores that were
-            computed. Defaults to `None`, the inputs themselves. Remembered
-            scores need none.
+        score_inputs: function of the inputs of a presample, NumPy arrays as
+            in `x`, that returns the inputs to score instead: cheaper ones,
+            such as every second pixel for a model that pools over the whole
+            image. Training gets the original inputs, and weights are exact
+            for the scores that were computed. Defaults to `None`, the
+            original inputs. Remembered scores do not use it.
         scale_learning_rate: bool, whether the learning rate of a step drawn
             by importance is multiplied by the variance gain. Defaults to
             `None`: if `presample` is `"auto"`.
 
     Attributes:
-        memory: `ExampleMemory`, what the last `fit` has remembered of each
+        memory: `ExampleMemory`, what the last `fit` remembered of each
             example: `score`, `loss`, `margin`, `probability` and `wrong`,
             arrays of shape `(n,)`, NaN for examples not seen; `None` if
-            nothing was. A further `fit` on the same arrays goes on with it.
+            nothing was remembered. Another `fit` on the same arrays continues
+            with it.
 
     Raises:
         TypeError: if `model` is not a Keras model.
@@ -187,7 +188,7 @@ class ImportanceTraining:
         )
 
     def _settings(self) -> list[tuple[str, str]]:
-        """The arguments by which this trainer differs from one of the defaults, and `presample`."""
+        """`presample`, and the arguments that differ from their defaults."""
         settings = [("presample", repr(chosen_presample(self.presample, self.tau_threshold)))]
         score = getattr(self.score, "__name__", None) or repr(self.score)
         if score != repr("gradient_norm"):
@@ -223,12 +224,12 @@ class ImportanceTraining:
         """Trains the model, as `keras.Model.fit` does.
 
         All arguments have the names, defaults and meaning they have there.
-        `x` is whatever `model.fit` takes, `y` included or apart; see
-        `ImportanceDataset` for what a presample is if `x` gives batches.
+        `x` is anything `model.fit` takes, with `y` included or separate; see
+        `ImportanceDataset` for what a presample is if `x` yields batches.
         `sample_weight` and `class_weight` weight the objective: they multiply
         the scores and the weights. With `steps_per_epoch`, an epoch is that
-        many steps and the next one goes on in the data; data that can be read
-        again never run out.
+        many steps and the next one continues in the data; data that can be
+        read again never runs out.
 
         A callback with a method `on_batch_drawn(batch)` gets each
         `Batch` before it is trained on: its indices, scores and weights.
@@ -245,7 +246,7 @@ class ImportanceTraining:
         check_model(self.model, any_batches=False)
         given = {name: value for name, value in locals().items() if name != "self"}
         if self.model in _IN_TRAINING:
-            # The model's own `fit` calls this one, which has called it: what came are our batches.
+            # We called the model's own `fit`, and it calls us: `x` already holds our batches.
             return keras.Model.fit(self.model, **given)
         reason = why_uniform(self.model, self.score, x, y)
         if reason is not None:
@@ -253,7 +254,7 @@ class ImportanceTraining:
         replicas = backends.active().has_replicas(self.model)
         if replicas and self.scale_learning_rate:
             raise ValueError(
-                "`scale_learning_rate` is for one device: replicas trace their steps side by side. "
+                "`scale_learning_rate` is for one device: replicas trace their steps in parallel. "
                 f"Received: scale_learning_rate={self.scale_learning_rate!r} on a model of several "
                 "replicas. Leave it out, or False."
             )
@@ -282,7 +283,7 @@ class ImportanceTraining:
         except NoExampleLoss as error:
             if not isinstance(x, Iterator):
                 return self._uniform_fit(str(error), given)
-            # Its first batch is gone.
+            # Its first batch has been read.
             raise
         self._weighted_step.inspect(batches)
         some_x, some_y, some_weights = batches.first(batches.batch_size)
@@ -310,7 +311,7 @@ class ImportanceTraining:
                 batches.close()
 
     def _uniform_fit(self, reason: str, given: dict[str, Any]) -> keras.callbacks.History:
-        """`model.fit` as it is, with the history of uniform batches."""
+        """Calls `model.fit` itself, and adds the history of uniform batches."""
         warnings.warn(uniform_warning(reason), stacklevel=3)
         with _in_training(self.model):
             history = self.model.fit(**given)
@@ -320,15 +321,15 @@ class ImportanceTraining:
         return history
 
     def _remember(self, batches: Batches, scales: bool) -> None:
-        """Lets the steps be recorded and batches be drawn by what they leave, if that can be."""
+        """Records the steps and draws batches by the recorded scores, if possible."""
         reader = batches.reader
         obstacle = backends.active().tap_obstacle(self.model)
         if (
-            not isinstance(reader, ArraySupply)
+            not isinstance(reader, ArrayReader)
             or self.score == "full_gradient_norm"
             or obstacle is not None
         ):
-            if isinstance(reader, ArraySupply) and obstacle:
+            if isinstance(reader, ArrayReader) and obstacle:
                 warnings.warn(
                     f"{obstacle} Until then examples are drawn by fresh scores of a presample, "
                     "while those pay.",
@@ -339,7 +340,7 @@ class ImportanceTraining:
             return
         before, self._memory_of = self._memory_of, reader.identity()
         if self.memory is None or before != self._memory_of:
-            # Scores of other data would only be wrong, which costs variance and no bias.
+            # Scores of other data would be wrong, which costs variance but no bias.
             self.memory = ExampleMemory(reader.size)
         rows = remembered.UNREAD + (remembered.TOGETHER + 2) * batches.batch_size
         self._weighted_step.record(StepScores(self._scorer), rows)
@@ -348,7 +349,7 @@ class ImportanceTraining:
 
 
 def _keras_seed() -> int:
-    """A seed as Keras' random layers get theirs: fixed by `keras.utils.set_random_seed`."""
+    """A seed from where Keras' random layers get theirs: `keras.utils.set_random_seed`."""
     state = keras.ops.convert_to_numpy(keras.random.SeedGenerator().state)
     return int(np.asarray(state).flat[0])
 

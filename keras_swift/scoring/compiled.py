@@ -1,6 +1,6 @@
-"""What a compiled model consists of: its losses, each with the output that it is of.
+"""The losses of a compiled model, each with its output.
 
-This file decides what is read off a model that a user has compiled, and builds it from a batch.
+This file decides what is read from a user's compiled model, and builds the model from a batch.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from keras_swift._keras import (
 )
 from keras_swift._types import ArrayTree, Score
 from keras_swift.data.leaves import is_ragged, is_text
-from keras_swift.data.reader import ArraySupply, StreamSupply
+from keras_swift.data.reader import ArrayReader, StreamReader
 from keras_swift.data.streams import is_stream
 from keras_swift.scoring.gradient_norm import OutputLoss, output_activation
 from keras_swift.scoring.labels import label_check
 from keras_swift.scoring.structures import Matching, follow, paths, wrong_targets, wrong_weights
 from keras_swift.validation import why_own_batches
 
-# To build a model for: Keras takes a bare array of as many examples as the model has outputs for a
-# list of targets.
+# Examples to build a model with: Keras takes a bare array of as many examples as the model has
+# outputs for a list of targets.
 _EXAMPLES = 61
 
 
@@ -52,8 +52,8 @@ class CompiledLosses:
     Attributes:
         outputs: list of `OutputLoss`, one for each loss.
         matching: `Matching`, how targets and weights are matched with them.
-        y_pred: structure of specifications, what the model puts out for one example.
-        missing: str, why there are no losses where there are none.
+        y_pred: structure of specifications, the model's output for one example.
+        missing: str, why there are no losses, if there are none.
     """
 
     outputs: list[OutputLoss]
@@ -72,19 +72,19 @@ def build(model: keras.Model, x: ArrayTree, y: ArrayTree) -> CompiledLosses:
         x, y: NumPy structures, a batch.
 
     Returns:
-        `CompiledLosses`; with none if the model was compiled without, or if
-            it computes its loss by itself and those compiled do not fit.
+        `CompiledLosses`; empty if the model was compiled without a loss, or
+            if it computes its loss itself and the compiled ones do not fit.
 
     Raises:
         ValueError: if the targets do not fit the outputs.
     """
     try:
-        # Variables of the optimizer may be made here, which have to be where the model's are.
+        # Optimizer variables may be created here, and must be on the model's devices.
         with backends.active().scope_of(model):
             symbolic_build(model, *(_specified(part, _EXAMPLES) for part in (x, y)))
     except Exception as error:
         if model.built:
-            # It may be the structure of the targets, which Keras does not name.
+            # The error may be about the structure of the targets, which Keras does not name.
             y_pred = symbolic_outputs(model, x)
             _, outputs = _matched(model, y, y_pred)
             if _is_an_output(outputs, str(error)):
@@ -104,7 +104,7 @@ def build(model: keras.Model, x: ArrayTree, y: ArrayTree) -> CompiledLosses:
     except Exception as error:
         if not unused:
             raise
-        # The model's own `compute_loss` knows what to do with them.
+        # The model's own `compute_loss` handles them.
         missing = f"The model does not use the compiled loss, which does not fit: {error} {_SCORE}"
         return CompiledLosses([], Matching(None), y_pred, missing)
     return CompiledLosses(losses, Matching(container), y_pred)
@@ -114,9 +114,9 @@ NO_LOSS = "The model is compiled without a loss, so the loss of an example canno
 
 
 def why_uniform(model: keras.Model, score: Score, x: Any, y: ArrayTree) -> str | None:
-    """Why a model can be trained on uniform batches alone, as far as that is known beforehand.
+    """Why a model can be trained only on uniform batches, as far as is known beforehand.
 
-    The rest, a loss without a value for an example, is found when the first
+    One reason, a loss without a value per example, shows only when the first
     batch is scored, which raises `NoExampleLoss`.
 
     Args:
@@ -125,15 +125,15 @@ def why_uniform(model: keras.Model, score: Score, x: Any, y: ArrayTree) -> str |
         x, y: what `fit` was given.
 
     Returns:
-        What the matter is and how to mend it, or `None` if nothing is known
-        against drawing by importance.
+        The reason and the cure, or `None` if the model can be trained by
+        importance as far as is known.
     """
     reason = why_own_batches(model)
     if reason is not None:
         return reason
     if any(map(is_ragged, keras.tree.flatten((x, y)))):
         return (
-            "Rows of different lengths cannot be drawn into one batch. Received: a ragged tensor. "
+            "Rows of different lengths cannot be in one drawn batch. Received: a ragged tensor. "
             "Make it dense with `.to_tensor()`."
         )
     if compile_loss(model) is None and not callable(score):
@@ -162,7 +162,7 @@ _SCORE = (
 
 
 def uniform_warning(reason: str) -> str:
-    """The warning that a model is trained uniformly, and what to do about it.
+    """The warning that a model is trained uniformly, with the reason.
 
     Args:
         reason: str, a sentence or more.
@@ -179,7 +179,7 @@ def _is_complete(output: OutputLoss, targets: ArrayTree) -> bool:
 
 
 def _is_an_output(outputs: ArrayTree, message: str) -> bool:
-    """Whether Keras could not find a path in the targets that leads to an output."""
+    """Whether the path that Keras did not find in the targets leads to an output."""
     found = re.search(r"The path: (\(.*?\)) in the `loss` argument", message)
     try:
         follow(ast.literal_eval(found[1]) if found else (None,), outputs)
@@ -197,19 +197,19 @@ def _matched(model: keras.Model, y: ArrayTree, y_pred: ArrayTree) -> tuple[Array
 
 
 def build_for(
-    model: keras.Model, supply: ArraySupply | StreamSupply
+    model: keras.Model, reader: ArrayReader | StreamReader
 ) -> Callable[[ArrayTree], None]:
     """Builds a model and checks that the data fit its losses.
 
     Args:
         model: a compiled `keras.Model`.
-        supply: where batches come from, as in `keras_swift.data.reader`.
+        reader: `ArrayReader` or `StreamReader`.
 
     Returns:
-        A function that raises for targets that do not fit, to be called with
-        those of each batch: it does nothing where all were checked here.
+        A function that raises for targets that do not fit, to call with those
+        of each batch; it does nothing if all were checked here.
     """
-    x, y, sample_weight = supply.first(2)
+    x, y, sample_weight = reader.first(2)
     losses = build(model, x, y)
     check_weights(sample_weight, losses)
     for output in losses.outputs:
@@ -222,8 +222,8 @@ def build_for(
                 stacklevel=5,
             )
     check = label_check(losses.y_pred, losses.outputs, losses.matching)
-    targets = supply.targets()
-    # What is not all at hand is checked as it comes.
+    targets = reader.targets()
+    # Targets that cannot all be read now are checked batch by batch.
     check(y if targets is None else targets)
     return check if targets is None else lambda y: None
 
@@ -270,13 +270,13 @@ def compiled_losses(model: keras.Model, container: Any = None) -> list[OutputLos
             weight=1.0 if weight is None else float(weight),
             activation=activations.get(tuple(path)),
         )
-        # There are none before they are built, which an own `compute_loss` may never do.
+        # Losses exist once they are built, which a model's own `compute_loss` may never do.
         for path, loss, weight, _ in flat_losses(container or compile_loss(model)) or []
     ]
 
 
 def symbolic_outputs(model: keras.Model, x: ArrayTree) -> ArrayTree:
-    """What a built model puts out for one example, as `KerasTensor`s.
+    """A built model's output for one example, as `KerasTensor`s.
 
     Args:
         model: a built `keras.Model`.
@@ -286,7 +286,7 @@ def symbolic_outputs(model: keras.Model, x: ArrayTree) -> ArrayTree:
 
 
 def _specified(structure: ArrayTree, count: int = 1) -> ArrayTree:
-    """`KerasTensor`s for that many examples of a NumPy structure, one by default."""
+    """`KerasTensor`s for `count` examples of a NumPy structure."""
 
     def one(leaf: Any) -> Any:
         if leaf is None:
@@ -298,6 +298,6 @@ def _specified(structure: ArrayTree, count: int = 1) -> ArrayTree:
 
 
 def without_list_of_one(outputs: ArrayTree) -> ArrayTree:
-    """What Keras makes of outputs where it computes: a list of one is that one."""
+    """Outputs as Keras computes them: it replaces a list of one by its item."""
     one = isinstance(outputs, list | tuple) and len(outputs) == 1
     return outputs[0] if one else outputs

@@ -1,9 +1,9 @@
-"""The gradient of each example's loss in the last layer's pre-activation.
+"""The gradient of each example's loss with respect to the last layer's pre-activation.
 
 Its norm is, up to a constant shared by all examples, an upper bound of the
-norm of the example's gradient in all parameters (Katharopoulos and Fleuret
-2018, section 3.2). It needs the output of one forward pass, the targets and
-the name of the last activation.
+norm of the example's gradient with respect to all parameters (Katharopoulos
+and Fleuret 2018, section 3.2). It needs the output of one forward pass, the
+targets and the name of the last activation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from keras_swift._keras import history_of, loss_settings, mask_of, number_of_cal
 from keras_swift._types import ArrayTree, Path, Tensor
 
 Activation: TypeAlias = Literal["linear", "softmax", "sigmoid", "tanh", "relu"]
-# The activations that a gradient in the output is pulled back through.
+# The activations through which a gradient in the output is pulled back.
 PULLED_BACK: tuple[Activation, ...] = ("linear", "softmax", "sigmoid", "tanh", "relu")
 
 
@@ -32,11 +32,11 @@ class NoExampleLoss(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class OutputLoss:
-    """One compiled loss: where its output stands, and how it enters the total.
+    """One compiled loss: the path to its output, and its part in the total.
 
     Attributes:
         path: tuple of keys and positions that leads to the output, or to the
-            structure of outputs that the loss compares together.
+            structure of outputs that one loss compares.
         loss: `keras.losses.Loss`.
         weight: float, the output's entry of `loss_weights`.
         activation: str, one of `PULLED_BACK`, or `None` where the last layer
@@ -57,14 +57,14 @@ class OutputLoss:
 
 @dataclasses.dataclass(frozen=True)
 class ExampleLosses:
-    """What one output says of each example of a batch.
+    """The loss of one output and its gradient, for each example of a batch.
 
     Attributes:
         losses: float tensor, shape `(B,)`.
         gradient: float tensor of the shape of the output, the gradient of
             the loss in the last pre-activation, times the loss weight.
         valid: float tensor, shape `(B,)`, the unmasked share of the entries.
-        axes: tuple of ints, the shape of an example's loss values.
+        axes: tuple of ints, the shape of one example's loss values.
         masked: bool, whether the output carries a mask.
     """
 
@@ -76,11 +76,11 @@ class ExampleLosses:
 
 
 def output_activation(tensor: keras.KerasTensor) -> Activation:
-    """Names the activation that made a functional model's output.
+    """Names the activation that produced a functional model's output.
 
-    Layers that only move or pass on values are walked through. A layer whose
-    activation is not in `PULLED_BACK`, or none, counts as `"linear"`: the
-    gradient is then taken in its output.
+    Layers that only move or pass on values are skipped. A layer without an
+    activation, or with one that is not in `PULLED_BACK`, counts as
+    `"linear"`: the gradient is then taken in its output.
 
     Args:
         tensor: `KerasTensor`, an output of a functional model.
@@ -93,12 +93,12 @@ def output_activation(tensor: keras.KerasTensor) -> Activation:
     if isinstance(layer, keras.layers.TimeDistributed):
         layer = layer.layer
     name = _activation_name(layer)
-    # A softmax runs over one axis, and its place is lost in a reshape.
+    # A softmax runs over one axis, and a reshape loses its position.
     return "linear" if moved and name == "softmax" else name
 
 
 def output_layers(model: keras.Model) -> list[Any]:
-    """The layers that make a functional model's outputs, with those that only pass them on.
+    """The layers that produce a functional model's outputs, with those that only pass them on.
 
     Args:
         model: a built `keras.Model`.
@@ -116,7 +116,7 @@ def output_layers(model: keras.Model) -> list[Any]:
 
 
 def _last_layers(tensor: keras.KerasTensor) -> list[Any]:
-    """The layer that made an output, last, after the layers that only pass its values on."""
+    """The layers that only pass an output's values on, then the one that produced it."""
     layer, _, index = history_of(tensor)
     passed = []
     while True:
@@ -199,8 +199,8 @@ def pre_activation_gradient(
         return _of_several(output, y_true, y_pred, sample_weight)
     mask = mask_of(y_pred)
     y_true = ops.convert_to_tensor(y_true, dtype=loss.dtype)
-    # The gradient has to stop here: TensorFlow's losses look for the logits
-    # behind a softmax and would leave the output out of the differentiation.
+    # The gradient must stop here: TensorFlow's losses look up the logits
+    # behind a softmax and would differentiate around the output.
     y_pred = ops.stop_gradient(ops.convert_to_tensor(y_pred, dtype=loss.dtype))
 
     def weighted_sum(y_pred: Tensor) -> tuple[Tensor, Any]:
@@ -221,7 +221,7 @@ def pre_activation_gradient(
 def _of_several(
     output: OutputLoss, y_true: ArrayTree, y_pred: ArrayTree, sample_weight: Tensor | None
 ) -> ExampleLosses:
-    """The same for a loss of several outputs, in all of which it is differentiated."""
+    """The same for a loss of several outputs, differentiated in all of them."""
     loss = output.loss
     y_true = keras.tree.map_structure(
         lambda leaf: ops.convert_to_tensor(leaf, dtype=loss.dtype), y_true
@@ -250,7 +250,7 @@ def _of_several(
 def loss_sum(
     output: OutputLoss, y_true: ArrayTree, y_pred: ArrayTree, sample_weight: Tensor | None = None
 ) -> Tensor:
-    """The sum over a batch of the losses of one output, to be differentiated in the model.
+    """The sum over a batch of the losses of one output, for differentiating the model.
 
     Args:
         output: `OutputLoss`.
@@ -279,7 +279,7 @@ def _weighted_losses(
     mask: Tensor | None,
     sample_weight: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses of the examples, their unmasked share, and what each value was multiplied by."""
+    """Losses of the examples, their unmasked share, and the factor of each loss value."""
     values = loss.call(y_true, y_pred)
     shapes = [tuple(leaf.shape) for leaf in keras.tree.flatten(y_pred)]
     examples = shapes[0][0]
@@ -292,8 +292,8 @@ def _weighted_losses(
         )
         if len(shapes[0]) == 1:
             cure = (
-                "Such a loss is a mean over the last axis, which here is that of the examples: let "
-                "the model put out shape (n, 1), with `keras.layers.Reshape((1,))` or "
+                "Such a loss is a mean over the last axis, here that of the examples: make the "
+                "model return shape (n, 1), with `keras.layers.Reshape((1,))` or "
                 "`keras.ops.expand_dims(outputs, -1)` at its end."
             )
         raise NoExampleLoss(
@@ -320,7 +320,7 @@ def _joint_mask(mask: Tensor | None, values: Tensor) -> Tensor | None:
 def _share(
     values: Tensor, loss: keras.losses.Loss, mask: Tensor | None, sample_weight: Tensor | None
 ) -> Tensor:
-    """What each loss value is multiplied by on its way into the example's loss."""
+    """The factor of each loss value in the example's loss."""
     rank = len(values.shape)
     share = ops.ones_like(values)
     if mask is not None:
@@ -391,7 +391,7 @@ def _cross_entropy_settings(
     loss: keras.losses.Loss,
 ) -> tuple[Literal["binary", "categorical", "sparse"], bool, float] | None:
     """`(kind, from_logits, label_smoothing)` of a plain cross-entropy, or `None`."""
-    # A subclass may override `call`, and then anything goes.
+    # A subclass may override `call` and compute anything.
     if type(loss).call is not keras.losses.MeanSquaredError.call:
         return None
     settings = {"axis": -1, "ignore_class": None, **loss_settings(loss)}

@@ -1,7 +1,7 @@
-"""What an output says of the labels it was given: probability, margin, and which of them count.
+"""Probability and margin of the labels in an output, and which labels count.
 
-This file decides which outputs are class probabilities or logits: the loss says, never the type of
-the targets.
+This file decides which outputs are class probabilities or logits: it goes by the loss, never by the
+type of the targets.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from keras_swift._keras import loss_settings, mask_of
 from keras_swift._types import Tensor
 from keras_swift.scoring.gradient_norm import OutputLoss
 
-# Below any probability that float32 can hold apart from 0.
+# Below any probability that float32 can tell from 0.
 _SMALLEST = 1e-30
 CATEGORICAL: Final = "categorical"
 BINARY: Final = "binary"
@@ -30,7 +30,7 @@ class LabelOutput:
         kind: `"categorical"`, one class out of several along `axis`, or
             `"binary"`, each entry on its own (one, or several labels).
         from_logits: bool.
-        axis: int, where the classes lie; -1 for `"binary"`.
+        axis: int, the axis of the classes; -1 for `"binary"`.
         ignored: int, the class whose entries do not count, or `None`.
     """
 
@@ -42,7 +42,7 @@ class LabelOutput:
 
 
 def label_output(output: OutputLoss) -> LabelOutput | None:
-    """What an output says of labels, read off its loss; `None` for any other output."""
+    """The `LabelOutput` of an output, decided by its loss; `None` for other outputs."""
     loss = output.loss
     function = getattr(loss, "fn", None)
     name = f"{type(loss).__name__} {getattr(function, '__name__', loss.name)}".lower()
@@ -147,7 +147,7 @@ def sum_over_entries(tensor: Tensor) -> Tensor:
 
 
 def _like(target: Tensor, p: Tensor) -> Tensor:
-    """Targets with as many axes as predictions, of which the last may be missing or 1."""
+    """Targets with as many axes as the predictions; their last axis may be missing or 1."""
     while len(target.shape) < len(p.shape):
         target = ops.expand_dims(target, axis=-1)
     while len(target.shape) > len(p.shape) and target.shape[-1] == 1:
@@ -156,7 +156,7 @@ def _like(target: Tensor, p: Tensor) -> Tensor:
 
 
 def broadcast(weight: Tensor, like: Tensor) -> Tensor:
-    """Weights or masks with the axes of the labels."""
+    """Weights or masks, broadcast to the axes of the labels."""
     while len(weight.shape) > len(like.shape) and weight.shape[-1] == 1:
         weight = ops.squeeze(weight, axis=-1)
     while len(weight.shape) < len(like.shape):

@@ -1,4 +1,4 @@
-"""Class numbers, and the place that an output has for each of them."""
+"""Checks that an output has a place for every class number."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SPARSE = (
 
 
 def class_axis(loss: keras.losses.Loss) -> int:
-    """The axis of the output that a loss takes for the classes; -1, the last, if it has none."""
+    """The axis of the output that a loss takes as the classes; -1, the last, by default."""
     axis = loss_settings(loss).get("axis", -1)
     return axis if isinstance(axis, int) else -1
 
@@ -29,7 +29,7 @@ def label_check(
 ) -> Callable[[ArrayTree], None]:
     """A function that raises for class numbers the output has no place for.
 
-    Frameworks would read a neighbour's probability, or put out NaN.
+    Frameworks would read a neighbour's probability, or return NaN.
 
     Args:
         y_pred: structure of the model's outputs.
@@ -73,7 +73,7 @@ def _check_output(loss: keras.losses.Loss, labels: Array, classes: int) -> None:
     if wrong.any():
         first = np.argwhere(wrong)[0]
         raise ValueError(
-            f"`y` must hold class numbers from 0 to {classes - 1}, because the model puts out "
+            f"`y` must hold class numbers from 0 to {classes - 1}, because the model has "
             f"{classes} classes. Received: {wrong.sum()} labels outside, the first at index "
             f"{int(first[0])} ({labels[tuple(first)]}). Renumber the classes, or widen the last "
             "layer."

@@ -1,7 +1,7 @@
-"""The float type that scores are computed in, apart from that of training.
+"""The float type that scores are computed in, which may differ from that of training.
 
-This file decides which layers compute in it, puts every layer's own policy
-back, and finds out whether a lower precision is faster here.
+This file decides which layers compute in it, restores every layer's own
+policy, and measures whether a lower precision is faster.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from keras_swift.scoring.gradient_norm import output_layers
 
 # A scoring pass faster than this (seconds) is not worth a second compilation.
 WORTH_TIMING = 1e-3
-# The lower precision must take at most this share of the time of the model's own.
+# The lower precision must take at most this share of the time of the model's own type.
 CLEARLY_FASTER = 0.8
 _ROUNDS = 4
 
@@ -46,9 +46,9 @@ _KEPT = (
 def layers_to_change(model: keras.Model, dtype: ScoringDtype | None) -> list[keras.Layer]:
     """The layers that compute in another type when scores are computed in `dtype`.
 
-    The layers that put out the model's predictions stay as they are, so that
-    the softmax and the closed forms of the score are taken in float32: where a
-    probability is near 1, rounding it would leave nothing of the score. On a
+    The layers that produce the model's predictions keep their type, so that
+    the softmax and the closed forms of the score are computed in float32: for
+    a probability near 1, rounding would leave nothing of the score. In a
     subclassed model the last layer is not known, and all layers change.
 
     Args:
@@ -76,7 +76,7 @@ def layers_to_change(model: keras.Model, dtype: ScoringDtype | None) -> list[ker
 def computing_in(dtype: ScoringDtype | None, layers: list[keras.Layer]) -> Iterator[None]:
     """A context in which `layers` compute in `dtype`; their variables stay float32.
 
-    Meant for the trace of a function: what is compiled in it keeps the type.
+    For tracing a function: what is compiled in the context keeps the type.
     """
     before = [layer.dtype_policy for layer in layers]
     try:
@@ -91,17 +91,17 @@ def computing_in(dtype: ScoringDtype | None, layers: list[keras.Layer]) -> Itera
 def faster(own: Callable[[], FloatArray], lower: Callable[[], FloatArray]) -> bool:
     """Whether a scoring function in lower precision is clearly the faster one.
 
-    Both are called in turn; the least of four times counts, which a busy
-    machine disturbs least.
+    Both are called in turn, and the least of four times counts: a busy machine
+    disturbs it least.
 
     Args:
         own: function of no arguments that returns scores, compiled already.
-        lower: the same in lower precision. It may fail: not every layer of
-            the user's computes in every type.
+        lower: the same in lower precision. It may fail: not every layer of a
+            user computes in every type.
 
     Returns:
-        A bool; `False` without trying `lower` where `own` takes less than a
-        millisecond, and where the scores of `lower` are not finite.
+        A bool; `False` without trying `lower` if `own` takes less than a
+        millisecond; `False` too if the scores of `lower` are not finite.
     """
     slow = _least_seconds(own)
     if slow < WORTH_TIMING:
@@ -109,7 +109,7 @@ def faster(own: Callable[[], FloatArray], lower: Callable[[], FloatArray]) -> bo
     try:
         if not np.isfinite(lower()).all():
             return False
-    except Exception:  # Each framework has its own error for types that do not fit.
+    except Exception:  # Each framework raises its own error for types that do not fit.
         return False
     seconds = [(_least_seconds(own, 1), _least_seconds(lower, 1)) for _ in range(_ROUNDS)]
     slow, fast = np.min(seconds, axis=0)

@@ -1,8 +1,8 @@
 """Scores every example of a presample with one compiled forward pass.
 
 A `Scorer` turns a compiled Keras model into a function from a batch to
-per-example numbers. It changes nothing in the model: the pass is stateless,
-in inference mode, and takes no gradient of the network.
+per-example numbers. It does not change the model: the pass is stateless, in
+inference mode, and takes no gradient of the network.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from keras_swift.scoring.precision import computing_in, faster, layers_to_change
 from keras_swift.scoring.structures import Matching, paths
 from keras_swift.validation import check_score, check_scoring_dtype
 
-# A model that has not been looked at: `None` is one without a compiled loss.
+# Marks a model that has not been inspected: `None` is one without a compiled loss.
 _NOT_BUILT: Any = object()
 
 
@@ -46,13 +46,13 @@ class Scorer:
       pre-activation, over all entries of the output; several outputs are
       combined as `sqrt(sum_o (w_o |g_o|)^2)` with their loss weights.
     - `"full_gradient_norm"`: the norm of the example's gradient in all
-      trainable variables, by differentiating the loss of each example on its
-      own: exact, and many times slower than training.
+      trainable variables, by differentiating the loss of each example
+      separately: exact, and many times slower than training.
     - `"loss"`: the example's loss, `sum_o w_o loss_o`, without regularisation.
     - a callable `(y_true, y_pred) -> (n,)` in `keras.ops`.
 
-    With several outputs, a callable gets what the model puts out and targets
-    in the same structure.
+    With several outputs, a callable gets the model's outputs and targets in
+    the same structure.
 
     Args:
         model: a compiled `keras.Model`; the first batch builds it.
@@ -64,8 +64,8 @@ class Scorer:
             `None`.
 
     Raises:
-        ValueError: for an unknown name or type; on the first call, if the model was
-            compiled without a loss.
+        ValueError: for an unknown name or type; on the first call, if the
+            model was compiled without a loss.
 
     Example:
         >>> import keras, numpy as np
@@ -102,7 +102,7 @@ class Scorer:
         self._structure: ArrayTree = None
         self._matching = Matching(None)
         self._training_argument = accepts_training(model)
-        # A compiled function for each form of the inputs.
+        # One compiled function for each form of the inputs.
         self._compiled: dict[str, Scoring] = {}
         self._built_for = _NOT_BUILT
 
@@ -126,12 +126,12 @@ class Scorer:
 
         Returns:
             A dict from quantity, and `"loss"`, to float array of shape
-            `(n,)`; callables stand under their position as `"custom_0"`.
-            `"valid"` is the
-            share of unmasked entries, shape `(n, outputs)`.
+            `(n,)`; callables have their position as their key, `"custom_0"`.
+            `"valid"` is the share of unmasked entries, shape
+            `(n, outputs)`.
         """
         if self._built_for is not compile_loss(self.model):
-            # The first batch, or the model has been compiled anew.
+            # The first batch, or the model has been compiled again.
             losses = build(self.model, x, y)
             self.outputs, self._matching = losses.outputs, losses.matching
             if not losses.outputs and not all(map(callable, self.quantities)):
@@ -147,7 +147,7 @@ class Scorer:
         except ValueError:
             raise
         except Exception as error:
-            # Each framework has its own error for types that do not fit.
+            # Each framework raises its own error for types that do not fit.
             raise TypeError(
                 "`scoring_dtype` must be a type that all layers before the last can compute in. "
                 f"Received: scoring_dtype={self.dtype!r}, with which scoring failed. "
@@ -157,11 +157,11 @@ class Scorer:
         return result
 
     def settle(self, x: ArrayTree, y: ArrayTree, sample_weight: ArrayTree = None) -> None:
-        """Chooses the type to compute in where it was left to be measured.
+        """Chooses the type to compute in by timing it, if `dtype` is `"auto"`.
 
-        Times a few passes over one batch, the size of which should be that of
-        the batches to come. With any other `dtype` than `"auto"`, and the
-        second time, nothing is timed.
+        Times a few passes over one batch, which should be as large as the
+        later batches. With another `dtype`, and on a second call, nothing is
+        timed.
 
         Args:
             x, y, sample_weight: a batch, as for a call.
@@ -180,7 +180,7 @@ class Scorer:
             self.dtype, self._compiled = "bfloat16", {form(inputs): lower}
 
     def _compiled_for(self, inputs: tuple[ArrayTree, ...]) -> Scoring:
-        """The compiled function for inputs of this form, which takes their leaves."""
+        """The compiled function of the leaves of inputs of this form."""
         key = form(inputs)
         if key not in self._compiled:
             self._compiled[key] = self._compile(self.dtype, inputs)
@@ -188,7 +188,7 @@ class Scorer:
 
     def _compile(self, dtype: ScoringDtype | None, inputs: tuple[ArrayTree, ...]) -> Scoring:
         changed = layers_to_change(self.model, dtype)
-        # No framework takes `None` for an array.
+        # No framework accepts `None` as an array.
         like = keras.tree.map_structure(lambda leaf: None if leaf is None else 0, inputs)
 
         def quantities(values: Values, *leaves: Tensor) -> dict[str, Tensor]:
@@ -204,7 +204,7 @@ class Scorer:
         dtype: ScoringDtype | None,
         changed: list[keras.Layer],
     ) -> dict[str, Tensor]:
-        # Runs once for each set of shapes where the backend compiles.
+        # On a compiling backend this runs once for each set of shapes.
         self.traces += 1
         trainable, non_trainable = values
         x, y, sample_weight = (*put_back(like, leaves), None)[:3]
@@ -221,15 +221,15 @@ class Scorer:
     def of_outputs(
         self, y: ArrayTree, y_pred: ArrayTree, sample_weight: ArrayTree = None
     ) -> dict[str, Tensor]:
-        """The quantities that follow from the outputs alone, all but `"full_gradient_norm"`.
+        """The quantities that need only the outputs, all but `"full_gradient_norm"`.
 
         Args:
             y: structure of targets.
-            y_pred: structure of what the model puts out.
+            y_pred: structure of the model's outputs.
             sample_weight: as for a call.
 
         Returns:
-            A dict from quantity to tensor, as of a call.
+            A dict from quantity to tensor, as for a call.
         """
         targets, outputs = self._matching.aligned(y, y_pred)
         self._structure = keras.tree.map_structure(lambda leaf: 0, outputs)
@@ -266,7 +266,7 @@ class Scorer:
     def compared(
         self, y: ArrayTree, y_pred: ArrayTree
     ) -> list[tuple[OutputLoss, ArrayTree, ArrayTree]]:
-        """What each compiled loss compares: `(OutputLoss, targets, outputs)` for each."""
+        """`(OutputLoss, targets, outputs)` for each compiled loss."""
         targets, outputs = self._matching.aligned(y, y_pred)
         return [(output, output.of(targets), output.of(outputs)) for output in self.outputs]
 
@@ -277,7 +277,7 @@ class Scorer:
 
     @property
     def score_name(self) -> str:
-        """str, under which the first quantity stands among the results."""
+        """str, the key of the first quantity in the results."""
         name = self.quantities[0]
         return name if isinstance(name, str) else "custom_0"
 
@@ -324,7 +324,7 @@ class Scorer:
                 Defaults to `None`, 1 for all.
 
         Returns:
-            A float32 array where one serves all outputs, else a structure like
+            A float32 array if one serves all outputs, else a structure like
             the model's output; an output without a loss gets the first
             loss's weights, for its metrics.
         """
@@ -356,16 +356,16 @@ class Scorer:
     def _weights_differ(self, sample_weight: ArrayTree) -> bool:
         """Whether the outputs need weights of their own.
 
-        If they do not, one array is given: it is what a model's own
-        `compute_loss` expects from a user who gave one array or none, and a loss
-        of several outputs can have no other.
+        If they do not, one array is used: a model's own `compute_loss` expects
+        that from a user who gave one array or none, and a loss of several
+        outputs allows nothing else.
         """
         return keras.tree.is_nested(self._structure) and (
             self._masked or keras.tree.is_nested(sample_weight) or len(set(self._weight_axes)) > 1
         )
 
     def _weights_of_losses(self, sample_weight: ArrayTree) -> list[Any]:
-        """The user's weights of each compiled loss, out of one array or a structure."""
+        """The user's weights for each compiled loss, from one array or a structure."""
         paths_of_losses = [output.path for output in self.outputs]
         return self._matching.weights(sample_weight, self._structure, paths_of_losses)
 
@@ -392,7 +392,7 @@ def check_score_shape(score: Tensor, function: Callable[..., Tensor], like: Tens
 
 
 def _row_weights(sample_weight: ArrayTree, dtype: Any) -> Tensor:
-    """One weight for each example, the mean over whatever other axes there are."""
+    """One weight for each example, the mean over all other axes."""
     weights = [
         ops.mean(ops.reshape(ops.cast(leaf, dtype), (leaf.shape[0], -1)), axis=1)
         for leaf in keras.tree.flatten(sample_weight)
@@ -403,7 +403,7 @@ def _row_weights(sample_weight: ArrayTree, dtype: Any) -> Tensor:
 def not_finite(
     scores: FloatArray, x: ArrayTree, y: ArrayTree, sample_weight: ArrayTree, step: int
 ) -> str | None:
-    """Says which scores are not finite, and where that comes from.
+    """Describes which scores are not finite, and why.
 
     Args:
         scores: float array, shape `(n,)`.
@@ -427,7 +427,7 @@ def not_finite(
                 return (
                     f"`{name}` must be finite. Received: NaN or infinity in {bad.sum()} of the "
                     f"{len(leaf)} examples presampled, so {count}, the first at position "
-                    f"{int(np.argmax(bad))}. Find them with `np.isnan` and drop or mend them."
+                    f"{int(np.argmax(bad))}. Find them with `np.isnan` and drop or fix them."
                 )
     return (
         f"Scores must be finite. Received: {count}, the first at position "
@@ -441,7 +441,7 @@ def warn_not_finite(reason: str) -> None:
     """Warns that a batch is uniform because scores are not finite.
 
     Args:
-        reason: str, what `not_finite` said.
+        reason: str, the result of `not_finite`.
     """
     warnings.warn(
         f"{reason} Such a batch is drawn uniformly, as `model.fit` would; "

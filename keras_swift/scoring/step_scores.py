@@ -1,4 +1,4 @@
-"""Numbers for the examples of a training step, from outputs that it has computed anyway."""
+"""Numbers for the examples of a training step, from the outputs that it computes anyway."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from keras_swift.scoring.scorer import Scorer
 
 
 class StepScores:
-    """Score, loss, margin and probability of the label of each example of a batch.
+    """Score and loss of each example of a batch, and margin and probability of its label.
 
-    The columns are those of `fitting.memory.COLUMNS`; the last two are there if all compiled losses
-    are those of a classifier (means over several). Where an output carries a mask, the unmasked
-    share of the entries of each output follows.
+    The columns are those of `fitting.memory.COLUMNS`; the last two exist if all compiled losses are
+    those of a classifier (means over several). If an output carries a mask, the unmasked share of
+    the entries of each output follows.
 
     Args:
         scorer: `Scorer` that has scored a batch; its first quantity is the score.
@@ -23,7 +23,7 @@ class StepScores:
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
         labels = [label_output(output) for output in scorer.outputs]
-        # All or none: the mean over those that say something would say little.
+        # All or none: a mean over only the classifying outputs would mean little.
         self._labels = [] if None in labels else [label for label in labels if label is not None]
         self.has_labels = bool(self._labels)
         self.numbers = 4 if self.has_labels else 2
@@ -45,7 +45,7 @@ class StepScores:
         found = scorer.of_outputs(y, y_pred, sample_weight)
         score, loss = found[scorer.score_name], found.get("loss")
         if loss is None:
-            # A model that computes its loss by itself, drawn by a callable.
+            # A model that computes its loss itself, scored by a callable.
             loss = float("nan") * ops.ones_like(score)
         elif sample_weight is not None:
             loss = scorer.of_outputs(y, y_pred)["loss"]

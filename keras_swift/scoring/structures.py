@@ -1,8 +1,8 @@
-"""Which part of targets, outputs and weights each compiled loss gets.
+"""Matches targets, outputs and weights with the compiled losses.
 
 Keras matches them by key and by position, through nested dicts, lists, tuples and named tuples,
-with leaves left out where an output has no loss. This file asks Keras for its own answer, so there
-is one set of rules. Nothing here looks at a leaf: they may be arrays, tensors or specifications.
+with leaves left out if an output has no loss. This file lets Keras do the matching, so there is one
+set of rules. Nothing here reads a leaf: leaves may be arrays, tensors or specifications.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from keras_swift.data.leaves import form
 
 
 class Matching:
-    """How the losses of a compiled model are matched with what they compare.
+    """Matches the losses of a compiled model with what they compare.
 
     Keras is asked once for each combination of structures.
 
     Args:
         container: the container of the compiled losses, built or not; or `None`
-            for a model without, whose targets are put in the structure of the
+            for a model without losses, whose targets get the structure of the
             outputs if they fit it.
     """
 
@@ -40,7 +40,7 @@ class Matching:
 
         Returns:
             A tuple of two structures, in which the path of a compiled loss leads to the parts that
-            it compares. A target that is not there is `None`.
+            it compares. A missing target is `None`.
 
         Raises:
             ValueError: if Keras cannot match them.
@@ -52,7 +52,7 @@ class Matching:
         return _filled(targets, y), _filled(outputs, y_pred)
 
     def like(self, y: ArrayTree, y_pred: ArrayTree) -> ArrayTree:
-        """The targets in the structure of the outputs, or as Keras has them where some are missing.
+        """The targets in the structure of the outputs, or in Keras' if some are missing.
 
         Args:
             y: structure of targets.
@@ -65,10 +65,10 @@ class Matching:
             return targets
 
     def weights(self, sample_weight: ArrayTree, y_pred: ArrayTree, paths: list[Path]) -> list[Any]:
-        """The weights of each compiled loss: the same for all, or one array for each output.
+        """The weights for each compiled loss: the same for all, or one array for each output.
 
-        They are taken in the structure of the outputs, as Keras does, and also in any form that
-        the targets may have.
+        They may have the structure of the outputs, as in Keras, or any form that the targets may
+        have.
 
         Args:
             sample_weight: one array, a structure of arrays or `None`.
@@ -97,7 +97,7 @@ class Matching:
         return [None if place is None else leaves[place.index] for place in found]
 
     def _asked(self, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayTree, ArrayTree]:
-        """What `aligned` returns, with the places of the leaves for leaves."""
+        """What `aligned` returns, with the places of the leaves instead of the leaves."""
         targets, outputs = _places(y), _places(y_pred)
         if self._container is None:
             try:
@@ -109,7 +109,7 @@ class Matching:
         except Exception as error:
             raise ValueError(str(error)) from error
         for leaf in keras.tree.flatten((targets, outputs)):
-            # Keras takes anything with a length for a list of leaves: a dict's keys, say.
+            # Keras takes anything with a length as a list of leaves, such as a dict's keys.
             if leaf is not None and not isinstance(leaf, _Place):
                 raise ValueError("y_true and y_pred have different structures.")
         return targets, outputs
@@ -135,10 +135,10 @@ def _filled(places: Any, structure: ArrayTree) -> Any:
 
 
 def paths(structure: ArrayTree, before: Path = ()) -> list[Path]:
-    """The way to each leaf of a structure, in the order of `keras.tree`.
+    """The path of each leaf of a structure, in the order of `keras.tree`.
 
     Returns:
-        A list of tuples of keys and positions, as `follow` takes them.
+        A list of tuples of keys and positions, for `follow`.
     """
     if isinstance(structure, dict):
         # `keras.tree` flattens dicts in the order of their sorted keys.

@@ -1,9 +1,9 @@
 """Whether a model's training step uses the weights of the examples.
 
 Importance sampling is unbiased because the loss of each drawn example is weighted. A model that
-computes its loss or its whole step by itself may leave the weights out, and would train another
-objective without a word. This file finds out before training, by one step on a few examples whose
-weights are NaN: what comes out as a number has not seen them.
+computes its loss or its whole step itself may leave the weights out, and would silently train
+another objective. This file finds out before training, by one step on a few examples whose
+weights are NaN: a result that is still a number has not used them.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _CURE = (
 def check_weights_arrive(
     model: keras.Model, x: ArrayTree, y: ArrayTree, weights: ArrayTree
 ) -> None:
-    """Raises if the model's step leaves out the weights, and warns of metrics that do.
+    """Raises if the model's step ignores the weights, and warns of metrics that do.
 
-    A model with Keras' own methods is not looked at. Otherwise two steps are
-    computed on the examples and undone, of which one has weights that are NaN.
+    A model with Keras' own methods is not checked. For others two steps are
+    computed on the examples and undone, one of them with weights that are NaN.
 
     Args:
         model: a compiled, built `keras.Model`.
@@ -55,7 +55,7 @@ def check_weights_arrive(
         found = _Effect.of(model, own, x, y, nans)
     except Exception as error:
         if "too many values to unpack" not in str(error):
-            # A step that cannot run by itself. `fit` will say more.
+            # A step that cannot run outside `fit`. `fit` will give the reason.
             return
         raise ValueError(
             "The model's `train_step` must take batches `(x, y, sample_weight)` and pass the "
@@ -79,7 +79,7 @@ def check_weights_arrive(
 
 
 class _Effect:
-    """What a step comes to: whether its loss is a number, and which of its own metrics are."""
+    """The effect of a step: whether its loss is a number, and which of its own metrics are."""
 
     def __init__(self, losses: list[Any], metrics: list[str]) -> None:
         leaves = [keras.ops.convert_to_numpy(leaf) for leaf in there(losses)]
@@ -96,7 +96,7 @@ class _Effect:
         gradients: list[Any] = []
         local = backends.active().local_state(model)
         try:
-            # Nothing is assigned to a variable of Keras' in there.
+            # The scope keeps assignments away from Keras' variables.
             with _recorded(model, gradients), keras.StatelessScope(local) as scope:
                 if {"train_step", "compute_loss_and_updates"} & set(own):
                     logs, after = backends.active().step(model, data)
@@ -117,14 +117,14 @@ class _Effect:
 
 
 def _named_loss(logs: Any) -> list[Any]:
-    """The losses among the logs of a step, or all of them."""
+    """The losses among the logs of a step, or all logs."""
     if not isinstance(logs, dict):
         return [logs]
     return [value for name, value in logs.items() if "loss" in name] or list(logs.values())
 
 
 def _own_metrics(model: keras.Model, before: list[Any], after: list[Any]) -> list[str]:
-    """The names of the model's own metrics that were updated, by what is a number."""
+    """The names of the model's own metrics that the step has updated, to finite values."""
     known = {id(metric) for metric in metrics_of_keras(model)}
     changed = {
         id(variable): new
@@ -145,7 +145,7 @@ def _own_metrics(model: keras.Model, before: list[Any], after: list[Any]) -> lis
 
 @contextlib.contextmanager
 def _recorded(model: keras.Model, gradients: list[Any]) -> Iterator[None]:
-    """A context in which the model's optimizers note the gradients they get and do nothing."""
+    """A context in which the model's optimizers record the gradients and do nothing else."""
     optimizers = [
         value for value in vars(model).values() if isinstance(value, keras.optimizers.Optimizer)
     ]

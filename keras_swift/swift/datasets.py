@@ -16,7 +16,7 @@ from keras_swift._types import ArrayTree, FloatArray, IntArray, Logs, State
 from keras_swift.data import arrays
 from keras_swift.data.draws import inclusion_probability, systematic_draw
 from keras_swift.data.leaves import as_fed
-from keras_swift.data.reader import StreamSupply
+from keras_swift.data.reader import StreamReader
 from keras_swift.swift.features import FeatureScorer
 from keras_swift.swift.sampler import SwiftSampler
 
@@ -106,7 +106,7 @@ class PresampledDataset(keras.utils.PyDataset):
     """Batches kept by a sampler from twice as many examples of a stream.
 
     Args:
-        supply: `StreamSupply`.
+        reader: `StreamReader`.
         sampler: `SwiftSampler`.
         reference: trained `keras.Model` to compute the features with.
         wanted: the features, as `named_features` gives them.
@@ -115,7 +115,7 @@ class PresampledDataset(keras.utils.PyDataset):
 
     def __init__(
         self,
-        supply: StreamSupply,
+        reader: StreamReader,
         sampler: SwiftSampler,
         reference: keras.Model,
         wanted: Mapping[str, Any],
@@ -123,7 +123,7 @@ class PresampledDataset(keras.utils.PyDataset):
     ) -> None:
         super().__init__()
         self.error: Exception | None = None
-        self._supply = supply
+        self._reader = reader
         self._sampler = sampler
         self._reference = reference
         self._wanted = wanted
@@ -134,37 +134,37 @@ class PresampledDataset(keras.utils.PyDataset):
 
     @property
     def num_batches(self) -> int:
-        return self._supply.num_batches
+        return self._reader.num_batches
 
     @property
     def num_examples(self) -> int:
         """int, how many are kept in an epoch of whole batches."""
-        return self.num_batches * self._supply.batch_size
+        return self.num_batches * self._reader.batch_size
 
     def start_epoch(self, epoch: int) -> None:
         """From now on, items are trained on; until now, Keras only looked at them."""
         self._started = True
 
     def on_epoch_begin(self) -> None:
-        self._supply.begin_epoch()
+        self._reader.begin_epoch()
 
     def on_epoch_end(self) -> None:
-        self._supply.end_epoch()
+        self._reader.end_epoch()
 
     def state(self) -> State:
         """What `restore` brings back; the place in a stream only where it can be told."""
         return {
             "generator": self._generator.bit_generator.state,
-            "supply": self._supply.state(),
+            "reader": self._reader.state(),
         }
 
     def restore(self, state: State) -> None:
         self._generator.bit_generator.state = state["generator"]
-        self._supply.restore(state["supply"])
+        self._reader.restore(state["reader"])
 
     def close(self) -> None:
         """Ends the workers of the stream, if it has any."""
-        self._supply.close()
+        self._reader.close()
 
     def __getitem__(self, index: int) -> Item:
         try:
@@ -180,7 +180,7 @@ class PresampledDataset(keras.utils.PyDataset):
             raise
 
     def _next(self) -> Item:
-        data = self._supply.presample(2 * self._supply.batch_size).data
+        data = self._reader.presample(2 * self._reader.batch_size).data
         if self._scorer is None:
             self._scorer = FeatureScorer(self._reference, self._wanted, *data[:2])
         probability = self._sampler.probabilities(self._scorer(*data[:2]))

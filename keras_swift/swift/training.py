@@ -16,7 +16,7 @@ from keras_swift import backends
 from keras_swift._display import html_table
 from keras_swift._types import FloatArray
 from keras_swift.data import arrays
-from keras_swift.data.reader import StreamSupply
+from keras_swift.data.reader import StreamReader
 from keras_swift.fitting.arguments import TrainingData, resolve_fit_arguments
 from keras_swift.fitting.run import run_fit
 from keras_swift.swift.datasets import DrawnDataset, EpochCallback, PresampledDataset
@@ -253,8 +253,8 @@ class SwiftTraining:
                     "examples have no index. Received: an array."
                 )
         generators = np.random.default_rng([seed, 1]).spawn(2)
-        supply = cast(StreamSupply, data.reader(generators))
-        return PresampledDataset(supply, self.sampler, self.reference, wanted, seed)
+        reader = cast(StreamReader, data.reader(generators))
+        return PresampledDataset(reader, self.sampler, self.reference, wanted, seed)
 
 
 def named_or_explained(wanted: Mapping[str, Any]) -> dict[str, Feature]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_swift.data import reader
-from keras_swift.data.reader import ArraySupply, StreamSupply
+from keras_swift.data.reader import ArrayReader, StreamReader
 from keras_swift.data.streams import Stream, is_stream
 
 
@@ -68,8 +68,8 @@ def generators(seed=0):
     return np.random.default_rng(seed).spawn(2)
 
 
-def supply(source, shuffle=False, steps=None, class_weight=None):
-    return StreamSupply(source, class_weight, generators(), shuffle, steps)
+def stream_reader(source, shuffle=False, steps=None, class_weight=None):
+    return StreamReader(source, class_weight, generators(), shuffle, steps)
 
 
 @pytest.mark.parametrize("source", [Numbered(), Loader(), endless(), [1].__iter__(), {1, 2}])
@@ -206,7 +206,7 @@ def test_what_was_read_ahead_is_dropped_between_epochs():
 
 
 def test_uniform_epochs_are_whole_passes_and_presamples_go_on_across_epochs():
-    found = supply(Numbered(5))
+    found = stream_reader(Numbered(5))
     assert (found.batch_size, found.num_batches, found.presample_size(3.0)) == (3, 5, 9)
     numbers = [int(found.uniform().data[1][0]) for _ in range(3)]
     joined = [found.presample(9).data[1].tolist() for _ in range(2)]
@@ -219,13 +219,13 @@ def test_uniform_epochs_are_whole_passes_and_presamples_go_on_across_epochs():
 
 
 def test_a_ragged_last_batch_is_presampled_whole():
-    found = supply(Numbered(3, last=1))
+    found = stream_reader(Numbered(3, last=1))
     assert found.presample(9).data[1].tolist() == [0, 1, 2, 3, 4, 5, 6]
-    assert len(supply(Numbered(1, last=2)).uniform()) == 2
+    assert len(stream_reader(Numbered(1, last=2)).uniform()) == 2
 
 
 def test_a_generator_is_shared_by_batches_and_presamples():
-    found = supply(endless(), steps=4)
+    found = stream_reader(endless(), steps=4)
     first = int(found.uniform().data[1][0])
     presample = found.presample(6).data[1].tolist()
     found.restart()
@@ -235,27 +235,27 @@ def test_a_generator_is_shared_by_batches_and_presamples():
 
 @pytest.mark.parametrize(("ratio", "size"), [(1.2, 6), (2.0, 6), (2.6, 9), (4.0, 12)])
 def test_presamples_are_whole_batches_and_at_least_two(ratio, size):
-    assert supply(Numbered(5)).presample_size(ratio) == size
+    assert stream_reader(Numbered(5)).presample_size(ratio) == size
 
 
 def test_steps_are_counted_where_a_source_does_not_tell():
-    assert supply(Loader(4)).num_batches == 4
-    assert supply(Loader(4), steps=9).num_batches == 9
+    assert stream_reader(Loader(4)).num_batches == 4
+    assert stream_reader(Loader(4), steps=9).num_batches == 9
     with pytest.warns(UserWarning, match="read once from end to end to count"):
-        assert supply(Loader(4, length=False)).num_batches == 4
+        assert stream_reader(Loader(4, length=False)).num_batches == 4
     with pytest.raises(ValueError, match="`steps_per_epoch` must be given for a source"):
-        supply(Numbered(None))
+        stream_reader(Numbered(None))
 
 
 def test_a_generator_is_read_to_its_end(monkeypatch):
     finite = (batch for batch, _ in zip(endless(), range(4), strict=False))
-    found = supply(finite)
+    found = stream_reader(finite)
     assert found.num_batches == 4
     assert [int(found.uniform().data[1][0]) for _ in range(5)] == [0, 1, 2, 3, 0]
     monkeypatch.setattr(reader, "HELD_BYTES", 1000)
     message = r"`steps_per_epoch` must be given for a generator .* 21 batches \(1008 bytes\)"
     with pytest.raises(ValueError, match=message):
-        supply(endless())
+        stream_reader(endless())
 
 
 class MadeAtEpochBegin(Numbered):
@@ -271,7 +271,7 @@ class MadeAtEpochBegin(Numbered):
 
 def test_nothing_is_read_before_the_epoch_begins():
     dataset = MadeAtEpochBegin()
-    found = supply(dataset)
+    found = stream_reader(dataset)
     for _ in range(2):
         found.begin_epoch()
         found.restart()
@@ -282,7 +282,7 @@ def test_nothing_is_read_before_the_epoch_begins():
 
 
 def test_a_presample_is_worth_the_mean_length_of_its_batches():
-    found = supply(Numbered(3, last=1))
+    found = stream_reader(Numbered(3, last=1))
     presamples = [found.presample(6) for _ in range(3)]
     assert [len(presample) for presample in presamples] == [6, 4, 4]
     assert [presample.mean_length for presample in presamples] == [3.0, 2.0, 2.0]
@@ -290,13 +290,13 @@ def test_a_presample_is_worth_the_mean_length_of_its_batches():
 
 
 def test_class_weights_become_weights_of_the_batch():
-    found = supply(Numbered(2), class_weight={1: 5.0, 4: 7.0})
+    found = stream_reader(Numbered(2), class_weight={1: 5.0, 4: 7.0})
     assert found.uniform().data[2].tolist() == [1.0, 5.0, 1.0]
     assert found.presample(6).data[2].tolist() == [1.0, 5.0, 1.0, 1.0, 7.0, 1.0]
 
     weighted = (((x, y, np.ones(3)) for x, y in endless()),)
-    with pytest.raises(ValueError, match="`class_weight` must not be given where the stream"):
-        supply(*weighted, steps=1, class_weight={0: 1.0})
+    with pytest.raises(ValueError, match="`class_weight` must not be given if the stream"):
+        stream_reader(*weighted, steps=1, class_weight={0: 1.0})
 
 
 @pytest.mark.parametrize(
@@ -324,14 +324,14 @@ def test_batches_of_different_widths_cannot_be_presampled_together():
             yield np.zeros((3, width)), np.zeros(3)
 
     with pytest.raises(ValueError, match=r"must be of one form.*\(3, 1\).*Pad them"):
-        supply(growing(), steps=2).presample(6)
+        stream_reader(growing(), steps=2).presample(6)
 
 
-def test_array_supply_looks_like_a_stream_supply():
+def test_array_reader_looks_like_a_stream_reader():
     from keras_swift.data.arrays import ArraySource
 
     source = ArraySource(np.arange(7)[:, None], np.arange(7))
-    found = ArraySupply(source, 3, generators(), False)
+    found = ArrayReader(source, 3, generators(), False)
     assert (found.num_batches, found.presample_size(2.0)) == (3, 6)
     assert [specimen.indices.tolist() for specimen in found.specimens(2)] == [[0, 1, 2]]
     assert [len(found.uniform()) for _ in range(3)] == [3, 3, 1]

@@ -61,7 +61,7 @@ def test_backup_of_a_plain_fit_is_taken_up_with_a_warning(digits, tmp_path):
     first = classifier()
     first.fit(x, y, epochs=2, verbose=0, callbacks=[keras.callbacks.BackupAndRestore(**backup)])
     second = classifier()
-    with pytest.warns(UserWarning, match="not written by keras_swift: the draws.*begin anew"):
+    with pytest.warns(UserWarning, match="not written by keras_swift: the draws.*start afresh"):
         history = ks.ImportanceTraining(second).fit(
             x, y, epochs=3, verbose=0, callbacks=keras.callbacks.BackupAndRestore(**backup)
         )
@@ -78,7 +78,7 @@ def test_backup_of_other_settings_is_taken_up_with_a_warning(digits, tmp_path):
         return trainer.fit(x, y, epochs=epochs, verbose=0, callbacks=callback)
 
     resumed(2, presample="auto")
-    with pytest.warns(UserWarning, match="a run with other settings: the draws.*begin anew"):
+    with pytest.warns(UserWarning, match="a run with other settings: the draws.*start afresh"):
         history = resumed(3, presample=3.0)
     assert history.epoch == [2]
 

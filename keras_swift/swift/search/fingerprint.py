@@ -1,4 +1,4 @@
-"""Hashes that tell whether data or a model are still the same."""
+"""Hashes that show whether data or a model have changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-# Bytes hashed at a time: memory-mapped data must not be read in one piece.
+# Bytes hashed at a time: memory-mapped data must not be loaded whole.
 _CHUNK = 1 << 24
 
 
@@ -28,7 +28,7 @@ def of_arrays(data: Any) -> str:
         if leaf is None:
             digest.update(f"{path}:None;".encode())
             continue
-        # What lies on disk is read in slices.
+        # Data on disk is read in slices.
         array = leaf if hasattr(leaf, "shape") and hasattr(leaf, "dtype") else np.asarray(leaf)
         digest.update(f"{path}:{array.shape}:{array.dtype.str};".encode())
         if array.ndim == 0 or array.dtype.hasobject:
@@ -44,7 +44,7 @@ def of_arrays(data: Any) -> str:
 
 def of_settings(settings: Any) -> str:
     """A hash of plain JSON values, whatever the order of their keys."""
-    # An object's address is another one in the next process.
+    # An object's address differs in the next process.
     text = re.sub(r" at 0x[0-9a-fA-F]+", "", json.dumps(settings, sort_keys=True, default=str))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -77,7 +77,7 @@ def _losses(config: Any) -> Any:
 
 
 def _without_names(config: Any) -> Any:
-    """A config without the names of its objects: Keras numbers them as they are made."""
+    """A config without object names, because Keras numbers objects in order of creation."""
     if isinstance(config, dict):
         return {key: _without_names(part) for key, part in config.items() if key != "name"}
     if isinstance(config, list | tuple):

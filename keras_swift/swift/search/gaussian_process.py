@@ -1,6 +1,6 @@
-"""A small Gaussian process over samplers, averaged over its own settings.
+"""A small Gaussian process over samplers, averaged over its hyperparameters.
 
-This file decides how a search's few noisy objectives become a belief about samplers not tried.
+This file decides how a search's few noisy objectives predict those of samplers not tried.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ NOISE_SHARES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7)
 
 
 class GaussianProcess:
-    """Regression with a Matern 5/2 kernel, all settings weighted by their likelihood.
+    """Regression with a Matern 5/2 kernel, averaged over hyperparameters by their likelihood.
 
     Forty trials do not determine a length scale and a noise level: a single
-    best fit is often sure of the wrong one. So predictions are averaged over a
-    grid of both, weighted by the marginal likelihood; the level and the
-    variance of the objective are estimated for each. With no more than a few
-    dozen points this takes milliseconds.
+    best fit is often confident in the wrong one. So predictions are averaged
+    over a grid of both, weighted by the marginal likelihood; the level and
+    the variance of the objective are estimated for each. With a few dozen
+    points at most this takes milliseconds.
 
     Args:
         points: float array, shape `(n, m)`, such as `SamplerSpace.embed` gives.
@@ -46,7 +46,7 @@ class GaussianProcess:
                 solved_ones = scipy.linalg.cho_solve(factor, ones)
                 level = solved_ones @ values / (solved_ones @ ones)
                 solved = scipy.linalg.cho_solve(factor, values - level)
-                # The floor is for values that are all the same.
+                # The floor is for values that are all equal.
                 variance = max((values - level) @ solved / count, 1e-12)
                 likelihoods.append(
                     -0.5 * count * np.log(variance) - np.log(np.diag(factor[0])).sum()
@@ -68,7 +68,7 @@ class GaussianProcess:
         mean = np.zeros(len(points))
         square = np.zeros(len(points))
         for weight, fit in zip(self._weights, self._fits, strict=True):
-            # Settings that hardly count would take most of the time.
+            # Settings of negligible weight would take most of the time.
             if weight < 0.01:
                 continue
             scale, share, factor, level, solved, variance = fit

@@ -1,7 +1,7 @@
 """The validation data of a search: held as arrays, scored example by example.
 
-This file decides what can be held, what a trial's value is on each validation example, and how
-exact the difference of two trials is.
+This file decides what can be held, a trial's value on each validation example, and the standard
+error of the difference of two trials.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from keras_swift.swift.record import LARGER_BATCH
 if TYPE_CHECKING:
     import keras_tuner
 
-# A data set given as `validation_data` is read once and held in memory, up to so many bytes.
+# A data set given as `validation_data` is read once and held in memory, up to this many bytes.
 HELD_BYTES = 2 * 2**30
-# Parts of the validation data that a metric without values for single examples is computed on.
+# The number of parts of the validation data for a metric without values for single examples.
 BLOCKS = 10
 # The name of the mean probability of the label, as in the logs of `fit`.
 LABEL_PROBABILITY = "label_probability"
-# And of the share of labels that are more probable than any other class.
+# The name of the share of labels that are more probable than any other class.
 LABEL_ACCURACY = "label_accuracy"
 
 
@@ -54,9 +54,9 @@ def held(validation_data: Any) -> tuple[ArrayTree, ...]:
         return tuple(validation_data)
     if isinstance(validation_data, types.GeneratorType) or hasattr(validation_data, "__next__"):
         raise TypeError(
-            "`validation_data` must be data that can be read as often as there are trials. "
-            f"Received: {type(validation_data).__name__}, which may never end and is used up by "
-            "reading. Pass arrays `(xv, yv)`, a `PyDataset` or a `tf.data.Dataset`."
+            "`validation_data` must be data that has an end and can be read again. "
+            f"Received: {type(validation_data).__name__}, which may never end and can be read only "
+            "once. Pass arrays `(xv, yv)`, a `PyDataset` or a `tf.data.Dataset`."
         )
     if not is_stream(validation_data):
         raise TypeError(
@@ -68,7 +68,7 @@ def held(validation_data: Any) -> tuple[ArrayTree, ...]:
         parts = keras.utils.unpack_x_y_sample_weight(batch)
         if parts[1] is None:
             raise ValueError(
-                "`validation_data` must bring targets with its inputs. Received: batches without."
+                "`validation_data` must yield targets with its inputs. Received: batches without."
             )
         parts = tuple(
             None if part is None else keras.tree.map_structure(_as_numpy, part) for part in parts
@@ -89,7 +89,7 @@ def held(validation_data: Any) -> tuple[ArrayTree, ...]:
 
 
 def _batches(data: Any) -> Iterable[Any]:
-    """The batches of a data set, once from its beginning to its end."""
+    """The batches of one pass over a data set."""
     if isinstance(data, keras.utils.PyDataset):
         endless = data.num_batches is None
     else:
@@ -99,7 +99,7 @@ def _batches(data: Any) -> Iterable[Any]:
     if endless:
         raise ValueError(
             "`validation_data` must have an end. Received: "
-            f"{type(data).__name__} without one. Take a number of batches of it."
+            f"{type(data).__name__} without one. Take a finite number of its batches."
         )
     if isinstance(data, keras.utils.PyDataset):
         return (data[index] for index in range(data.num_batches or 0))
@@ -108,16 +108,16 @@ def _batches(data: Any) -> Iterable[Any]:
 
 
 def _as_numpy(leaf: Any) -> Array:
-    # A PyTorch tensor may need gradients, or lie on a device.
+    # A PyTorch tensor may require gradients or be on a device.
     return np.asarray(leaf.detach().cpu() if hasattr(leaf, "detach") else leaf)
 
 
 class Judge:
-    """Judges the model as it is on the validation data.
+    """Judges the model, in its current state, on the validation data.
 
     Args:
         model: a built, compiled `keras.Model`.
-        validation_data: as `held` returns.
+        validation_data: what `held` returned.
         batch_size: int.
     """
 
@@ -141,7 +141,7 @@ class Judge:
         return self._source.size
 
     def logs(self) -> dict[str, float]:
-        """What the model reports of the validation data, names without `val_`."""
+        """The model's logs on the validation data, names without `val_`."""
         x, y, sample_weight = (*as_fed(self.data), None)[:3]
         found = self._model.evaluate(
             x,
@@ -154,17 +154,17 @@ class Judge:
         return {name: float(value) for name, value in found.items()}
 
     def judge(self, objective: keras_tuner.Objective) -> tuple[dict[str, float], FloatArray | None]:
-        """The logs, and what each validation example says of the objective.
+        """The logs, and the objective's value on each validation example.
 
         Args:
-            objective: KerasTuner's.
+            objective: `keras_tuner.Objective`.
 
         Returns:
             A dict with names that begin with `val_`, and a float64 array whose
-            mean is the objective (up to regularisation and to metrics that are
-            no means): one value for each example, or for each of `BLOCKS` parts
-            of the data where the objective has no values of single examples;
-            `None` where it is no matter of the validation data.
+            mean is the objective (except for regularisation and for metrics
+            that are not means): one value for each example, or for each of
+            `BLOCKS` parts of the data if the objective has no values for single
+            examples; `None` if it does not depend on the validation data.
         """
         logs = {f"val_{name}": value for name, value in self.logs().items()}
         values = self._values()
@@ -180,7 +180,7 @@ class Judge:
         return logs, self._block_values(objective, values)
 
     def _values(self) -> dict[str, FloatArray]:
-        """Values of single examples by the name of the metric whose mean they are."""
+        """Values for single examples, by the name of the metric that is their mean."""
         size = self._source.size
         batch_size = min(size, LARGER_BATCH * self._batch_size)
         parts = []
@@ -233,7 +233,7 @@ def difference_noise(first: FloatArray | None, second: FloatArray | None) -> flo
             returns them, or `None`.
 
     Returns:
-        A float; NaN where it cannot be known.
+        A float; NaN if it cannot be known.
 
     Example:
         >>> difference_noise(np.array([1.0, 2.0, 3.0]), np.array([0.0, 1.0, 2.0]))
@@ -248,7 +248,7 @@ def find_objective(
     judge: Judge,
     objective: str | keras_tuner.Objective | Sequence[str | keras_tuner.Objective] | None,
 ) -> keras_tuner.Objective:
-    """The objective as KerasTuner's, checked against what the model reports."""
+    """The objective as a `keras_tuner.Objective`, checked against what the model reports."""
     import keras_tuner
 
     reported = list(judge.logs())
@@ -260,13 +260,13 @@ def find_objective(
     if judge.is_classifier:
         reported += [LABEL_PROBABILITY, LABEL_ACCURACY]
     given = objective if isinstance(objective, list | tuple) else [objective]
-    # KerasTuner does not know which way ours goes.
+    # KerasTuner does not know the direction of ours.
     names = (ours, f"val_{LABEL_ACCURACY}")
     given = [
         keras_tuner.Objective(one, "max") if isinstance(one, str) and one in names else one
         for one in given
     ]
-    # The base class reads strings and lists; the seed keeps it off the global generator.
+    # The base class parses strings and lists; a seed keeps it from using the global generator.
     wanted: Any = given if isinstance(objective, list | tuple) else given[0]
     parsed = keras_tuner.Oracle(objective=wanted, max_trials=1, seed=1).objective
     logged = [*reported, *(f"val_{name}" for name in reported)]
@@ -281,7 +281,7 @@ def find_objective(
 
 
 def check_classes(model: keras.Model, y: ArrayTree, validation_y: ArrayTree) -> None:
-    """Raises if a classifier's training data have classes that the validation data lack."""
+    """Raises if a classifier's training data has classes that the validation data lacks."""
     if not is_one_class(model):
         return
     found = [classes_of(labels) for labels in (y, validation_y)]

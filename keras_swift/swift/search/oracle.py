@@ -1,8 +1,8 @@
-"""The search's outer loop: which sampler to try next, as an oracle of KerasTuner.
+"""The search's outer loop: which sampler to try next, as a KerasTuner oracle.
 
 This file decides the initial design, the Gaussian process and its noise, and how the oracle
 survives a kill. Every suggestion is a function of the seed, its own number and the trials that
-finished before it: the random state is derived, not stored, so nothing of it can be lost.
+finished before it: the random state is derived, not stored, so it cannot be lost.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from keras_swift._types import FloatArray
 from keras_swift.fitting.atomic import write_json
 from keras_swift.swift.sampler import SwiftSampler
 from keras_swift.swift.search.gaussian_process import GaussianProcess
-from keras_swift.swift.search.space import SamplerSpace
+from keras_swift.swift.search.space import METHODS, SamplerSpace
 
-METHODS = ("bayesian", "random")
 # Candidates the acquisition function is evaluated on: spread over the cube, then around the best.
 GLOBAL_CANDIDATES = 1024
 LOCAL_CANDIDATES = 512
@@ -30,15 +29,15 @@ LOCAL_ROUNDS = 4
 
 
 class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
-    """Suggests samplers: uniform first, then graded cuts, then where a model expects the best.
+    """Suggests samplers: uniform first, then graded cuts, then those that a model predicts as best.
 
     Differs from KerasTuner's Bayesian oracle where that one fails for
     samplers: trial 0 is uniform; the initial design is small, leaves out more
-    and more of the doubtful examples and goes on with a shifted Sobol
-    sequence; the Gaussian process measures distances between what samplers
-    draw and estimates the objective's noise; knots are ordered by the
-    parametrisation; an infinite objective is a failure; files are written
-    whole or not at all, and a resumed search goes on as if never stopped.
+    and more of the doubtful examples and continues with a shifted Sobol
+    sequence; the Gaussian process measures distances between the draws of
+    samplers and estimates the objective's noise; the parametrisation orders
+    the knots; an infinite objective is a failure; files are written
+    atomically, and a resumed search continues as if never stopped.
 
     Args:
         space: a `SamplerSpace`.
@@ -76,7 +75,7 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
             max_trials=max_trials,
             num_initial_points=num_initial_points,
             beta=beta,
-            # Not 0: KerasTuner takes that for "none" and asks the global generator.
+            # Not 0: KerasTuner treats that as "none" and uses the global generator.
             seed=1,
             hyperparameters=hyperparameters,
             allow_new_entries=False,
@@ -89,7 +88,7 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         self._swift_seed = seed
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
-        """Suggests the numbers of a trial, given the trials finished so far."""
+        """Suggests the numbers for a trial, given the trials finished so far."""
         number = int(trial_id)
         if number == 0:
             uniform = SwiftSampler.uniform(
@@ -127,8 +126,8 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
             bounds: FloatArray = mean - self.beta * deviation
             return bounds
 
-        # The embedding has kinks and flat stretches where gradients mislead, and costs little:
-        # many candidates at once are both faster and better than restarts of L-BFGS.
+        # The embedding has kinks and flat regions where gradients mislead, and is cheap: many
+        # candidates at once are both faster and better than restarts of L-BFGS.
         candidates = generator.uniform(size=(GLOBAL_CANDIDATES, dimensions))
         values = bound(candidates)
         best = np.argsort(losses, kind="stable")[:4]
@@ -163,14 +162,14 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
             return np.empty((0, self.space.dimensions)), np.empty(0)
         for position, trial in enumerate(trials):
             if not finite[position]:
-                # A trial still running counts as mediocre, so that parallel workers keep apart;
-                # a failed one as bad as the worst, so that the search learns where it lies.
+                # A running trial counts as mediocre, so that parallel workers try other points; a
+                # failed one counts as the worst, so that the search avoids its neighbourhood.
                 pending = trial.status == "RUNNING" or trial.trial_id in running
                 found[position] = np.median(found[finite]) if pending else found[finite].max()
         return np.array(points), found
 
     def score_trial(self, trial: Any) -> None:
-        """Keeps an infinite objective from becoming the best score: it counts as NaN, a failure."""
+        """Scores a trial; an infinite objective becomes NaN, a failure, not the best score."""
         trial.score = trial.metrics.get_last_value(self.objective.name)
         trial.best_step = 0
         if not np.isfinite(trial.score):
@@ -186,8 +185,8 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         )
 
     def reload(self) -> None:
-        """Takes up the trials on disk; the unfinished one is run again."""
-        # KerasTuner asks the global generator for an id it then discards.
+        """Loads the trials on disk; an unfinished one is run again."""
+        # KerasTuner draws an id from the global generator, which it then discards.
         state = random.getstate()
         try:
             pattern = os.path.join(glob.escape(self._project_dir), "trial_*", "trial.json")
@@ -203,6 +202,6 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
                 self.end_order.append(trial.trial_id)
                 self._run_times[trial.trial_id] = 1
             else:
-                # What it reported before the kill would be averaged with what it reports now.
+                # Its reports from before the kill would be averaged with the new ones.
                 trial.metrics = type(trial.metrics)()
                 self._retry_queue.insert(0, trial.trial_id)

@@ -39,9 +39,9 @@ def plot_search(result: SearchResult, file: str | os.PathLike[str] | None = None
     Raises:
         ImportError: if matplotlib is not installed.
     """
-    figure = import_figure()(figsize=(12.5, 4.1), layout="constrained")
+    figure = import_figure()(figsize=(12.5, 4.1))
     # Room between the colour bar and its neighbour.
-    figure.get_layout_engine().set(w_pad=0.1)
+    figure.set_layout_engine("constrained", w_pad=0.1)
     title = f"Chosen: {verdict(result)}"
     if result.best.number:
         name, again = result.objective.replace("_", " "), result.confirmed
@@ -67,7 +67,7 @@ def _plot_draws(figure: Figure, axes: Axes, result: SearchResult) -> None:
         axes.set_ylabel("draws per epoch (1: uniform)")
         axes.set_ylim(bottom=0)
     else:
-        # Thousands of points hide each other: the largest probabilities are drawn last.
+        # Thousands of points overlap, so the largest probabilities are drawn last.
         order = np.argsort(relative)
         size = float(np.clip(6000 / len(relative), 2, 16))
         dots = axes.scatter(
@@ -89,7 +89,7 @@ def _plot_function(axes: Axes, result: SearchResult) -> None:
     axes.set_xlabel(f"place T of an example by its features{weighted}", fontsize="small")
     axes.set_ylabel("relative probability H")
     axes.set_xlim(0, 1)
-    # Room for the legend above whatever the function does.
+    # Room for the legend above the function.
     axes.set_ylim(-0.03, 1.42)
     axes.set_yticks(np.arange(0, 1.1, 0.2))
     position = np.sort(sampler.transformed(result.features))
@@ -139,16 +139,16 @@ def _plot_progress(axes: Axes, result: SearchResult) -> None:
 def _leave_out_the_worst(
     axes: Axes, numbers: IntArray, objectives: FloatArray, result: SearchResult
 ) -> None:
-    """Cuts the axis where a few bad trials would flatten the rest, and marks them at the edge."""
+    """Cuts the axis if a few bad trials would flatten the rest, and marks them at the edge."""
     up = result.direction == "max"
     again = [t.objective for t in result.confirmed if np.isfinite(t.objective)]
-    # What is never left out: the best, which need not be the chosen trial, uniform, and what was
-    # trained from scratch.
+    # Never cut off: the best, which need not be the chosen trial, uniform, and the trainings from
+    # scratch.
     kept = [*again, result.uniform.objective, objectives.max() if up else objectives.min()]
     kept = [value for value in kept if np.isfinite(value)]
     best, worst = (max(kept), min(kept)) if up else (min(kept), max(kept))
     middle = float(np.median(objectives))
-    # Where most trials are alike, a part of the whole range keeps the axis from shrinking.
+    # If most trials are alike, a quarter of the whole range keeps the axis from shrinking.
     reach = max(
         4.0 * abs(best - middle), 1.25 * abs(best - worst), 0.25 * float(np.ptp(objectives))
     )

@@ -1,4 +1,4 @@
-"""What a search found: the sampler, every trial, what was confirmed, and which labels look wrong.
+"""The result of a search: the sampler, all trials, the confirmed ones, and the suspect labels.
 
 This file decides which trial is the best, and when it is clearly better than uniform draws.
 """
@@ -30,27 +30,27 @@ if TYPE_CHECKING:
 
 Direction: TypeAlias = Literal["max", "min"]
 Status: TypeAlias = Literal["COMPLETED", "FAILED", "RUNNING"]
-# A sampler is clearly better from so many standard errors of the difference on.
+# A sampler is clearly better above this many standard errors of the difference.
 CLEARLY = 2.0
-# Share of the way from uniform's probability of the label to 1, from which a model that gets no
-# more labels right is better all the same.
+# The share of the way from uniform's label probability to 1 above which a model is better although
+# it gets no more labels right.
 MUCH_SURER = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchTrial:
-    """One candidate sampler and what came of it.
+    """One candidate sampler and its result.
 
     Attributes:
         number: int, from 0, which is uniform.
         sampler: `SwiftSampler`.
-        objective: float; NaN where the trial failed.
-        seconds: float, training and validation; NaN where it failed.
-        status: `"COMPLETED"`, `"FAILED"` or, in a search that goes on
+        objective: float; NaN if the trial failed.
+        seconds: float, training and validation; NaN if it failed.
+        status: `"COMPLETED"`, `"FAILED"` or, in a search that still runs
             elsewhere, `"RUNNING"`.
-        metrics: dict, what the last epoch logged; empty where it failed.
-        values: float array, what each validation example says of the
-            objective, which is their mean; `None` where that is not known.
+        metrics: dict, the logs of the last epoch; empty if it failed.
+        values: float array, the objective's value on each validation example,
+            of which it is the mean; `None` if they are not known.
     """
 
     number: int
@@ -78,20 +78,20 @@ class SearchResult:
         trials: tuple of `SearchTrial`, in the order of their numbers.
         confirmed: tuple of `SearchTrial`: uniform, then the best of the
             trials, each trained from scratch for `pretrain_epochs`. Empty
-            where nothing was confirmed.
-        objective: name of what a trial was judged by.
+            if nothing was confirmed.
+        objective: name of the objective.
         direction: `"max"` or `"min"`.
-        record: what the pretraining saw of each example: arrays `mean_loss`,
+        record: the record of the pretraining: arrays `mean_loss`,
             `mean_margin`, `share_wrong`, `mean_probability`, shape `(n,)`.
-        classes: int array, the class of each example, or `None` where targets
-            are not one class an example.
+        classes: int array, the class of each example, or `None` if targets
+            are not one class per example.
         pretrained_weights: list of arrays, for `model.set_weights`: the model
             after the pretraining, averaged over the last epoch.
         pretrain_epochs, finetune_epochs: ints, as given to `search`.
         pretrain_seconds: float, pretraining and features.
         record_epochs: float, what the record cost, in epochs of training.
         data_fingerprint: hash of the training data.
-        note: str, what else `search` decided, such as other features.
+        note: str, other decisions of `search`, such as other features.
     """
 
     features: dict[str, FloatArray]
@@ -111,21 +111,21 @@ class SearchResult:
 
     @property
     def uniform(self) -> SearchTrial:
-        """Trial 0: every example drawn alike."""
+        """Trial 0: all examples drawn with equal probability."""
         return self.trials[0]
 
     @functools.cached_property
     def best(self) -> SearchTrial:
         """The trial to train with: uniform unless another is clearly better.
 
-        Where trials were confirmed, the best of those that were better than
+        If trials were confirmed, the best of those that were better than
         uniform *from scratch*, by more than two standard errors of the
-        difference. Where they are judged by the probability of the label, it
-        has to get more labels right too; or no fewer than chance allows, and
-        come a quarter of the way to certainty.
+        difference. If they are judged by the probability of the label, it must
+        also get more labels right; or no fewer than chance allows, and close a
+        quarter of the gap from uniform's probability of the label to 1.
 
-        Otherwise the trial that draws most evenly among those as good as the
-        best one, if it is better than uniform by as much.
+        If not, the trial that draws most evenly among those as good as the best
+        one, if it is better than uniform by the same margin.
         """
         if self.confirmed:
             uniform, *others = self.confirmed
@@ -138,13 +138,13 @@ class SearchResult:
         return self.uniform
 
     def _is_better(self, trial: SearchTrial, uniform: SearchTrial) -> bool:
-        """Whether a trial is better than uniform by more than chance in the validation data."""
+        """Whether a trial beats uniform by more than the sampling error of the validation data."""
         noise = difference_noise(trial.values, uniform.values)
         if not self._gain(trial, uniform) > (CLEARLY * noise if math.isfinite(noise) else 0.0):
             return False
         if self.objective != f"val_{LABEL_PROBABILITY}":
             return True
-        # Few different examples make a model sure, whether or not it is right: seen on clean data.
+        # Few different examples make a model confident, right or wrong: seen on clean data.
         right = f"val_{LABEL_ACCURACY}"
         if right not in trial.metrics or right not in uniform.metrics:
             return True
@@ -154,7 +154,7 @@ class SearchResult:
         # Both are judged on the same examples and mostly agree on them, so less than the binomial
         # variance distinguishes them. The 0.4 is an assumption, not a measurement.
         same = math.sqrt(2.0 * 0.4 * max(share * (1.0 - share), 0.0) / count)
-        # Wrong labels keep a model unsure long before they cost it labels.
+        # Wrong labels lower a model's confidence long before they lower its accuracy.
         sure = self._gain(trial, uniform) / max(1.0 - uniform.objective, 1e-9)
         return more > 0 or (more > -same and sure > MUCH_SURER)
 
@@ -165,20 +165,20 @@ class SearchResult:
 
     @property
     def gain(self) -> float:
-        """How much better than uniform the best trial was; NaN where uniform failed.
+        """How much better than uniform the best trial was; NaN if uniform failed.
 
-        From scratch where it was confirmed, else in the trials.
+        From scratch if it was confirmed, else in the trials.
         """
         return self._gain(*self._pair())
 
     @property
     def noise(self) -> float:
-        """The standard error of `gain`, for want of validation examples; NaN where not known."""
+        """The standard error of `gain` from the sampling of validation examples; NaN if unknown."""
         better, uniform = self._pair()
         return 0.0 if better is uniform else difference_noise(better.values, uniform.values)
 
     def _pair(self) -> tuple[SearchTrial, SearchTrial]:
-        """The best trial and uniform, from scratch where both were."""
+        """The best trial and uniform, both from scratch if both were confirmed."""
         again = {trial.number: trial for trial in self.confirmed}
         if self.best.number in again:
             return again[self.best.number], again[0]
@@ -194,7 +194,7 @@ class SearchResult:
 
     @property
     def epochs(self) -> float:
-        """Epochs of training the search cost besides the pretraining."""
+        """Epochs of training that the search cost besides the pretraining."""
         return sum(self._epochs_by_part().values())
 
     @property
@@ -212,7 +212,7 @@ class SearchResult:
 
     @property
     def loss_deciles(self) -> FloatArray:
-        """The share of the draws that falls into each tenth of the examples by mean loss.
+        """The share of the draws from each tenth of the examples by mean loss.
 
         A float64 array, shape `(10,)`, lowest losses first; 0.1 each for uniform.
         """
@@ -264,7 +264,7 @@ class SearchResult:
         return (indices, self.suspicion[indices]) if return_scores else indices
 
     def plot(self, file: str | os.PathLike[str] | None = None) -> Figure:
-        """Draws what was found: see `keras_swift.swift.search.plot.plot_search`.
+        """Plots the result: see `keras_swift.swift.search.plot.plot_search`.
 
         Args:
             file: path to write the figure to. Defaults to `None`, not written.
@@ -279,7 +279,7 @@ class SearchResult:
     def __str__(self) -> str:
         title, rows = self._described()
         return "\n".join(
-            # What has a long name says it before its value.
+            # Long names are not padded.
             [
                 title,
                 *(
@@ -296,7 +296,7 @@ class SearchResult:
         return html_table(title, rows)
 
     def _described(self) -> tuple[str, list[tuple[str, str]]]:
-        """A title, and names with what there is to say."""
+        """A title, and rows of a name and a text."""
         failed = sum(trial.status == "FAILED" for trial in self.trials)
         title = f"Swift Sampler search, {len(self.trials)} trials of {self.finetune_epochs} epochs"
         if failed:
@@ -334,7 +334,7 @@ class SearchResult:
         ]
 
     def _compared(self, trials: Sequence[SearchTrial]) -> str:
-        """Uniform and the others, the best three of them, each with its gain and noise."""
+        """Uniform and the best two others, each with its gain and noise."""
         uniform, *others = trials
         finite = [trial for trial in others if math.isfinite(trial.objective)]
         finite.sort(key=lambda trial: -_signed(trial, self.direction))
@@ -358,7 +358,7 @@ class SearchResult:
 
 
 def verdict(result: SearchResult) -> str:
-    """Which trial was chosen, and of how many examples its draws are worth."""
+    """Which trial was chosen, and its effective share of different examples."""
     if not result.best.number:
         return "uniform draws: nothing is clearly better"
     share = 1.0 / float(len(result.probabilities) * np.sum(result.probabilities**2))
@@ -366,7 +366,7 @@ def verdict(result: SearchResult) -> str:
 
 
 def _signed(trial: SearchTrial, direction: Direction) -> float:
-    """The objective, higher is better."""
+    """The objective, signed so that higher is better."""
     return trial.objective if direction == "max" else -trial.objective
 
 
@@ -379,9 +379,9 @@ def candidates(
     """The best trials other than uniform, best first.
 
     First the one that draws most evenly among those whose objective differs
-    from the highest by no more than the standard error of the difference: a
-    few epochs do not show what it costs to see few different examples. Then
-    the others by their objectives.
+    from the best by no more than the standard error of the difference: a few
+    epochs do not show what it costs to see few different examples. Then the
+    others by their objectives.
     """
     completed = [t for t in trials if t.number and math.isfinite(t.objective)]
     completed = [t for t in completed if not t.sampler.is_uniform]

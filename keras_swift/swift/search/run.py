@@ -1,7 +1,7 @@
-"""One search: pretrain, compute the features, run the trials, read them back.
+"""One search: pretrains, computes the features, runs the trials, reads them back.
 
-This file decides the order of a search, what the trials share, and how a search on disk is
-recognised as the same one.
+This file decides the order of a search, what the trials share, and how to recognise a search on
+disk as the same one.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ if TYPE_CHECKING:
 
 Method: TypeAlias = Literal["bayesian", "random"]
 START = "start.npz"
-# What each validation example said of a trial, and of a training from scratch.
+# Files of the objective's values on the validation examples, of a trial and from scratch.
 VALUES = "values_{number}.npy"
 CONFIRMED = "confirmed_{number}.npz"
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchRun:
-    """One call of `search`, its arguments checked."""
+    """One call of `search`, with checked arguments."""
 
     model: keras.Model
     source: arrays.ArraySource
@@ -72,7 +72,7 @@ class SearchRun:
     verbose: int | Literal["auto"]
 
     def result(self, overwrite: bool) -> SearchResult:
-        """Runs what is left of the search and reads what came of it."""
+        """Runs what is left of the search and reads the result."""
         from keras_swift.swift.search.oracle import SwiftOracle
         from keras_swift.swift.search.tuner import SwiftTuner
 
@@ -91,8 +91,8 @@ class SearchRun:
 
         def evaluate(number: int, sampler: SwiftSampler) -> dict[str, float]:
             write_variables(self.model, start.values)
-            # Half a trial is averaged over: its first steps still forget what uniform training
-            # had learned.
+            # Averages over half a trial: in its first steps the model still forgets what it
+            # learned in uniform training.
             logs, values = self._train(
                 sampler.probabilities(start.features),
                 self.finetune_epochs,
@@ -106,17 +106,17 @@ class SearchRun:
 
         tuner = None
         try:
-            # A worker that comes when all is done would wait for a chief that has left.
+            # A worker that starts when all is done would wait for a chief that has left.
             if not (is_worker() and self._is_over(space)):
                 with contextlib.redirect_stdout(io.StringIO()):
-                    # KerasTuner prints that it takes up an old search.
+                    # KerasTuner prints that it resumes a search.
                     tuner = SwiftTuner(oracle, evaluate, report, self.directory, self.project_name)
                 tuner.search()
         except Exception:
             if tuner is not None and tuner.error is not None:
                 raise tuner.error from None
-            # KerasTuner's chief leaves when the last trial is done, also while it answers the
-            # workers that ask for another: theirs is then a broken connection, not a failure.
+            # KerasTuner's chief leaves when the last trial is done, even while workers ask it for
+            # another one: their broken connection is then not a failure.
             if not (is_worker() and self._is_over(space)):
                 raise
         trials = self._trials(space)
@@ -138,9 +138,9 @@ class SearchRun:
         )
 
     def _confirmed(self, start: Start, trials: tuple[SearchTrial, ...]) -> tuple[SearchTrial, ...]:
-        """Uniform and the best trials, trained from scratch; what is on disk is not run again.
+        """Uniform and the best trials, trained from scratch; those on disk are not run again.
 
-        The pretraining was uniform from scratch, so uniform costs nothing more.
+        The pretraining was uniform and from scratch, so uniform costs nothing more.
         """
         direction = self.objective.direction
         best = candidates(trials, direction, start.features, self.confirm)
@@ -154,7 +154,7 @@ class SearchRun:
         for trial in best:
             name = CONFIRMED.format(number=trial.number)
             path = os.path.join(self._folder, name)
-            # Of the processes that share a search, the chief confirms.
+            # If processes share a search, the chief confirms.
             if not os.path.exists(path) and not is_worker():
                 begin = time.perf_counter()
                 write_variables(self.model, start.initial)
@@ -215,11 +215,11 @@ class SearchRun:
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: int | Literal["auto"] = 0,
     ) -> tuple[dict[str, float], FloatArray | None]:
-        """Trains under a probability and judges the mean weights of the last `averaged` epochs.
+        """Trains by these probabilities and judges the mean weights of the last `averaged` epochs.
 
         Returns:
-            The logs of the last epoch and of the validation data, and what each
-            validation example says of the objective.
+            The logs of the last epoch and of the validation data, and the
+            objective's value on each validation example.
         """
         dataset = DrawnDataset(self.source, probability, self.batch_size, seed=seed)
         steps = dataset.num_batches
@@ -237,13 +237,13 @@ class SearchRun:
         return logs | judged, values
 
     def _start(self, overwrite: bool, data_fingerprint: str) -> Start:
-        """The shared start: from disk, or made now."""
+        """The shared start: read from disk, or made now."""
         path = os.path.join(self._folder, START)
         settings = self._settings(data_fingerprint)
         if overwrite and os.path.isdir(self._folder):
             shutil.rmtree(self._folder)
         if is_chief():
-            # The chief trains nothing: the first worker to be ready makes the start.
+            # The chief trains nothing: the first worker that is ready makes the start.
             while not os.path.exists(path):
                 time.sleep(0.2)
         if not os.path.exists(path):
@@ -258,7 +258,7 @@ class SearchRun:
         return read_start(path, settings, self.seed)
 
     def _settings(self, data_fingerprint: str) -> dict[str, str]:
-        """What makes a search this one, as hashes with names to complain by."""
+        """Hashes that identify this search, keyed by the name used in errors."""
         held_out = list(self.judge.data)
         with contextlib.suppress(TypeError):
             held_out = keras.tree.map_structure(np.asarray, held_out)
@@ -270,7 +270,7 @@ class SearchRun:
             else fingerprint.of_arrays(np.asarray(feature))
             for name, feature in self.named.items()
         }
-        # With pretraining, weights start at random, and what counts is what was made of them.
+        # With pretraining, weights start at random and need not match.
         return {
             "data": data_fingerprint + fingerprint.of_arrays(self.source.sample_weight),
             "validation data": fingerprint.of_arrays(held_out),
@@ -304,7 +304,7 @@ class SearchRun:
         judged: FloatArray | None = None
         if self.pretrain_epochs:
             uniform = np.full(self.source.size, 1.0 / self.source.size)
-            # Not the trials' seed: they would begin with the draws the pretraining ended with.
+            # Not the trials' seed: they would begin with the draws that the pretraining ended with.
             logs, judged = self._train(
                 uniform,
                 self.pretrain_epochs,
@@ -314,7 +314,7 @@ class SearchRun:
                 verbose=self.verbose,
             )
         else:
-            # The one moment of its training there is to see.
+            # A trained model shows only the end of its training.
             recorder.look()
         values = read_variables(self.model)
         weights = [np.array(keras.ops.convert_to_numpy(w)) for w in self.model.weights]
@@ -344,7 +344,7 @@ class SearchRun:
         )
 
     def _trials(self, space: SamplerSpace) -> tuple[SearchTrial, ...]:
-        """Every trial on disk, whichever process ran it."""
+        """All trials on disk, from any process."""
         trials = []
         for name in glob.glob(os.path.join(glob.escape(self._folder), "trial_*", "trial.json")):
             with open(name, encoding="utf-8") as file:
@@ -371,7 +371,7 @@ class SearchRun:
         return tuple(sorted(trials, key=lambda trial: trial.number))
 
     def _say_how_long(self, start: Start, trials: int) -> None:
-        """Prints what comes, and how long it takes at the speed of the pretraining."""
+        """Prints how long the rest will take at the speed of the pretraining."""
         if not self.pretrain_epochs or trials <= 0:
             return
         epoch = start.seconds / self.pretrain_epochs
@@ -380,16 +380,16 @@ class SearchRun:
             f"{_duration(trials * self.finetune_epochs * epoch)}"
         )
         if self.confirm:
-            text += f", and what confirms the best {_duration(self.confirm * start.seconds)} more"
+            text += f", and confirming the best {_duration(self.confirm * start.seconds)} more"
         print(f"{text}.", flush=True)
 
     def _is_over(self, space: SamplerSpace) -> bool:
-        """Whether every trial has been run, by whichever process."""
+        """Whether all trials have been run, by any process."""
         done = [trial for trial in self._trials(space) if trial.status in ("COMPLETED", "FAILED")]
         return len(done) >= self.max_trials
 
     def _reporter(self) -> Callable[[int, float], None]:
-        """A function that moves a progress bar on with each trial."""
+        """A function that advances a progress bar with each trial."""
         if not self.verbose:
             return lambda number, value: None
         bar = keras.utils.Progbar(
@@ -410,7 +410,7 @@ class SearchRun:
 
 
 def _duration(seconds: float) -> str:
-    """In the largest unit of which there are two or more."""
+    """A duration in the largest unit of which it has two or more."""
     for unit, size in (("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

@@ -1,6 +1,6 @@
-"""`search`: finds the sampler a model learns best under.
+"""`search`: finds the sampler with which a model learns best.
 
-This file decides what a search takes and checks it; `search_run.py` runs it.
+This file defines a search's arguments and checks them; `run` runs it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from keras_swift.swift.sampler import TRANSFORMS, Transform
 from keras_swift.swift.search.held_out import Judge, check_classes, find_objective, held
 from keras_swift.swift.search.result import SearchResult
 from keras_swift.swift.search.run import Method, SearchRun, is_distributed
+from keras_swift.swift.search.space import METHODS
 from keras_swift.validation import check_model, check_positive_integer
 
 if TYPE_CHECKING:
     import keras_tuner
-
-METHODS = ("bayesian", "random")
 
 
 def search(
@@ -56,33 +55,34 @@ def search(
     seed: int | None = None,
     verbose: int | Literal["auto"] = "auto",
 ) -> SearchResult:
-    """Searches the sampler under which a model does best on validation data.
+    """Finds the sampler with which a model does best on validation data.
 
-    1. Trains the model uniformly for `pretrain_epochs`, keeps a record of what
-       training sees of each example, and reads the features off it.
+    1. Trains the model uniformly for `pretrain_epochs`, records each example's
+       loss and margin, and computes the features from this record.
     2. Tries samplers: each trial restores the trained weights and optimizer
        state, fine-tunes for `finetune_epochs` and is judged on the validation
-       data, by its weights averaged over its second half. Trial 0 is uniform,
-       the next leave out more and more of the doubtful examples, then an
-       oracle for KerasTuner made for samplers chooses what to try. All trials
-       draw from one seed, so that they differ by their sampler.
-    3. Confirms: the best trials are trained from scratch, as the pretraining
-       was, and one is chosen only if it is better than uniform by more than
-       two standard errors. Fine-tuning does not show what it costs to leave
-       examples out.
+       data, with its weights averaged over its second half. Trial 0 is
+       uniform, the next ones leave out more and more of the doubtful examples,
+       then a KerasTuner oracle for samplers chooses what to try. All trials
+       use one seed, so that they differ only by their sampler.
+    3. Confirms: trains the best trials from scratch, like the pretraining, and
+       chooses one only if it is better than uniform by more than two standard
+       errors. Fine-tuning does not show what it costs to leave examples
+       out.
 
-    The price is printed before it begins: with the defaults, about three
-    trainings like the pretraining, besides it.
+    The search prints its price before it begins: with the defaults, about
+    three trainings as long as the pretraining, besides it.
 
-    The model, its optimizer and metrics leave as they came, whatever happens.
+    The model, its optimizer and metrics are restored at the end, also after an
+    error.
 
-    With a `directory`, a search that was stopped or killed goes on where it
-    was when the same call is made again, and ends as it would have. A
-    finished one returns at once, and one with more `max_trials` goes on.
-    With KerasTuner's environment variables set (`KERASTUNER_TUNER_ID`,
-    `KERASTUNER_ORACLE_IP`, `KERASTUNER_ORACLE_PORT`), the trials are shared
-    among processes that make the same call with the same `directory`, which
-    all of them must reach; the chief's result is the complete one.
+    With a `directory`, repeating the call resumes a search that was stopped or
+    killed, with the same result as without the interruption. A finished one
+    returns at once, or continues if `max_trials` is larger. With KerasTuner's
+    environment variables set (`KERASTUNER_TUNER_ID`, `KERASTUNER_ORACLE_IP`,
+    `KERASTUNER_ORACLE_PORT`), processes that make the same call share the
+    trials; all must reach the same `directory`, and the chief's result is
+    the complete one.
 
     Args:
         model: a compiled `keras.Model`; with `pretrain_epochs=0`, trained.
@@ -96,7 +96,7 @@ def search(
         sample_weight: array, weights of the loss, as for `model.fit`.
         max_trials: int, samplers to try, uniform included. Defaults to 12.
         finetune_epochs: int, epochs of a trial. Defaults to 2.
-        pretrain_epochs: int, uniform epochs before the trials, and those of a
+        pretrain_epochs: int, uniform epochs before the trials, and epochs of a
             training from scratch: as many as you would train. Defaults to 30.
         batch_size: int. Defaults to 32.
         features: what the sampler reads, see `compute_features`. Defaults to
@@ -107,15 +107,15 @@ def search(
         segments: int, linear pieces of the sampler's function. Defaults to 4.
         transform: `"cgf"` or `"cdf"`, see `SwiftSampler`.
         objective: a name from the logs of `fit`, a `keras_tuner.Objective`, or
-            a list of them. Defaults to `None`: `"val_label_probability"` where
-            all outputs are class probabilities or logits, the mean over the
-            validation data of the probability of the label, which wrong labels
-            there do not mislead; else `"val_loss"`.
-        confirm: int, how many of the best trials are trained from scratch;
+            a list of them. Defaults to `None`: if all outputs are class
+            probabilities or logits, `"val_label_probability"`, the mean
+            probability of the label over the validation data, which wrong
+            labels there do not mislead; else `"val_loss"`.
+        confirm: int, how many of the best trials to train from scratch;
             0 trusts the trials. Defaults to 2.
         method: `"bayesian"` or `"random"`.
         directory: folder for the search's files. Defaults to `None`, a
-            temporary one: nothing to resume.
+            temporary one, which cannot be resumed.
         project_name: folder within `directory`.
         overwrite: bool, whether to delete another search found there.
         seed: int or `None`, fixes pretraining, draws and suggestions.
@@ -127,9 +127,9 @@ def search(
 
     Raises:
         TypeError: if `x` and `y` are not arrays.
-        ValueError: for a missing validation set or one that lacks classes or
-            an end, an objective that is not in the logs, a `directory` that holds another
-            search, or values outside the ranges above.
+        ValueError: for a validation set that is missing, endless or lacks
+            classes, an objective that is not in the logs, a `directory` with
+            another search, or values outside the ranges above.
 
     Example:
 
@@ -175,7 +175,7 @@ def search(
             )
         total = arrays.ArraySource(x, y, sample_weight).size
         (x, y, sample_weight), validation_data = arrays.split(x, y, sample_weight, validation_split)
-        # Features that were given for all examples are cut like the examples.
+        # Features given for all examples are split like the examples.
         size = arrays.ArraySource(x, y).size
         named = {
             name: feature
@@ -241,13 +241,13 @@ def check_arrays(x: Any, y: Any) -> None:
         )
     if y is None:
         raise ValueError(
-            "`y` must be given: a sampler is judged by what is learned of it. Received: y=None. "
+            "`y` must be given: a search trains the model on it. Received: y=None. "
             "To train on the input itself (an autoencoder), pass `y=x`."
         )
 
 
 def _price(max_trials: int, finetune_epochs: int, pretrain_epochs: int, confirm: int) -> str:
-    """What a search costs, said before it begins."""
+    """A sentence on what the search costs, printed before it begins."""
     trials = max_trials * finetune_epochs
     text = f"Swift Sampler search: {max_trials} trials of {finetune_epochs} epochs"
     if not pretrain_epochs:

@@ -1,8 +1,7 @@
-"""The space a search moves in: every `SwiftSampler` of one shape, and how alike two of them are.
+"""The search space: every `SwiftSampler` of one shape, and a distance between two of them.
 
-This file decides the parametrisation (a unit cube in which knots come out in order) and the
-distance the Gaussian process works with (between the draws two samplers make, not between their
-numbers).
+This file decides the parametrisation (a unit cube in which knots are always in order) and the
+distance the Gaussian process uses (between the draws of two samplers, not between their numbers).
 """
 
 from __future__ import annotations
@@ -23,10 +22,12 @@ from keras_swift.swift.sampler import (
     cumulative_rank,
 )
 
+# How a search chooses its samplers.
+METHODS = ("bayesian", "random")
 # Examples on which two samplers are compared. Their distance then has a standard error of a few
 # percent, and 4,000 candidates take a tenth of a second.
 REFERENCE_SIZE = 256
-# Shares of the examples that the first trials keep, the middle first: few trials see the range too.
+# Shares of the examples that the first trials keep, ordered so that even a few cover the range.
 CUTS = (0.6, 0.8, 0.4, 0.9, 0.7, 0.5)
 
 
@@ -34,14 +35,14 @@ class SamplerSpace:
     """Maps points of the unit cube to samplers, and samplers to what they draw.
 
     The cube has one axis for each of a sampler's numbers. Uniform points give
-    knots distributed as sorted uniform numbers: axis `k` says how far knot
-    `k` lies from the one before it, as the smallest of the knots still to
-    come. Any point gives knots in order, so nothing has to be rejected.
+    knots distributed as sorted uniform numbers: axis `k` sets the distance of
+    knot `k` from the one before, as the smallest of the knots that remain.
+    Any point gives knots in order, so none has to be rejected.
 
-    Two samplers are compared by what they draw. Many points of the cube are
-    one and the same sampler (values and coefficients may be scaled, or both
-    reversed), so distances between the numbers mislead a Gaussian process,
-    and ten dimensions are too many for 40 trials; the draws are neither.
+    Two samplers are compared by their draws. Many points of the cube are the
+    same sampler (values and coefficients may be scaled, or both reversed), so
+    distances between the numbers mislead a Gaussian process, and ten
+    dimensions are too many for 40 trials. Draws have neither problem.
 
     Args:
         features: names of the features.
@@ -93,7 +94,7 @@ class SamplerSpace:
         return self._layout.size
 
     def design(self) -> list[SwiftSampler]:
-        """What a search tries first: graded cuts, which a random point of the cube never is.
+        """The first samplers of a search: graded cuts, which a random point of the cube never is.
 
         Those that leave out the most doubtful examples by the first feature and
         keep 0.6, 0.8, 0.4, 0.9, 0.7 and 0.5 of them; the one that keeps 0.7 by
@@ -109,10 +110,10 @@ class SamplerSpace:
         return [*found, self.cut(first, -sign, 0.8)]
 
     def cut(self, feature: str, sign: float, keep: float) -> SwiftSampler:
-        """The sampler that draws the lowest share of the examples alike, and the others never.
+        """The sampler that draws the lowest share of the examples uniformly, and the others never.
 
-        With one segment or two, which have no steep descent, its probability
-        falls in a straight line.
+        With one or two segments, which allow no steep descent, its probability
+        falls linearly.
 
         Args:
             feature: one of the features.
@@ -122,10 +123,10 @@ class SamplerSpace:
         position = self.features.index(feature)
         ranks = np.round(sign * self._all_ranks[:, position], 12)
         order = np.argsort(ranks, kind="stable")
-        # Under "cgf" a share of the examples is another share of the gradient norms.
+        # Under "cgf" a share of the examples is a different share of the gradient norms.
         below = np.searchsorted(ranks[order], np.quantile(ranks, keep), side="right")
         place = float(np.sum(self._all_weights[order[:below]]) / np.sum(self._all_weights))
-        # Ties, as among shares of epochs, may leave nothing to cut.
+        # Ties, such as equal shares of epochs, may leave nothing to cut.
         place = min(place, 1.0 - 1e-6)
         values = np.zeros(self.segments + 1)
         values[: max(1, min(2, self.segments))] = 1.0
@@ -143,7 +144,7 @@ class SamplerSpace:
         return self.from_values(dict(zip(self.names, numbers.tolist(), strict=True)))
 
     def from_values(self, values: Mapping[str, float]) -> SwiftSampler:
-        """The sampler whose numbers go by the names in `names`."""
+        """The sampler with these numbers, named as in `names`."""
         numbers = [values[name] for name in self.names]
         return SwiftSampler.from_parameters(numbers, self._layout, self.transform)
 
@@ -152,7 +153,7 @@ class SamplerSpace:
         return dict(zip(self.names, sampler.parameters.tolist(), strict=True))
 
     def to_point(self, sampler: SwiftSampler) -> FloatArray:
-        """The point of the unit cube at which a sampler lies."""
+        """The point of the unit cube that maps to a sampler."""
         point = np.empty(self.dimensions)
         previous = 0.0
         for k, knot in enumerate(sampler.knots):
@@ -165,7 +166,7 @@ class SamplerSpace:
         return np.clip(point, 0.0, 1.0)
 
     def embed(self, points: npt.ArrayLike) -> FloatArray:
-        """What the samplers at these points draw, as coordinates.
+        """The draws of the samplers at these points, as coordinates.
 
         The distance between two rows is the Hellinger distance between the
         draws, times a constant: square roots of probabilities, so that a
@@ -181,14 +182,14 @@ class SamplerSpace:
         aggregate = numbers[:, self._layout.coefficients] @ self._ranks.T
         order = np.argsort(aggregate, axis=1, kind="stable")
         cumulative = np.cumsum(self._weights[order], axis=1) / self._weights.sum()
-        # Every sampler at once, piece by piece: a loop over `np.interp` took most of a suggestion.
+        # All samplers at once, piece by piece: a loop over `np.interp` took most of the time.
         knots = np.zeros((len(numbers), self.segments + 1))
         knots[:, 1:-1] = numbers[:, self._layout.knots]
         knots[:, -1] = 1.0
         values = numbers[:, self._layout.values]
         sorted_height = np.repeat(values[:, :1], cumulative.shape[1], axis=1)
         for k in range(self.segments):
-            # A piece without length is a step.
+            # A piece of zero length is a step.
             length = np.maximum(knots[:, k + 1] - knots[:, k], 1e-12)[:, None]
             part = np.clip((cumulative - knots[:, k : k + 1]) / length, 0.0, 1.0)
             sorted_height += (values[:, k + 1] - values[:, k])[:, None] * part
@@ -210,7 +211,7 @@ class SamplerSpace:
             beyond = (1.0 - knots[:, k]) ** (1.0 / (inner - k))
             previous = 1.0 - (1.0 - previous) * beyond
             knots[:, k] = previous
-        # Rounding could put a knot a hair above 1 or below the one before it.
+        # Rounding could put a knot slightly above 1 or below the one before it.
         knots[:] = np.clip(np.maximum.accumulate(knots, axis=1), 0.0, 1.0)
         numbers[:, self._layout.coefficients] = 2.0 * numbers[:, self._layout.coefficients] - 1.0
         return numbers

@@ -1,4 +1,4 @@
-"""What the trials of a search share, and how it is kept on disk.
+"""What the trials of a search share, and its file on disk.
 
 This file decides whether a directory holds the same search.
 """
@@ -25,13 +25,13 @@ class Start:
         values: every variable of model and optimizer after the pretraining.
         initial: the same before it.
         features: dict from name to array, shape `(n,)`.
-        record: dict from name to array, shape `(n,)`: what `RECORD` names.
+        record: dict from name to array, shape `(n,)`: the record of the pretraining.
         pretrained_weights: for `model.set_weights`.
-        logs: dict, the pretrained model on the validation data.
-        judged: float array, what each validation example said of it; empty
-            where that is not known.
-        record_cost: float, of the record, in epochs.
-        seconds: float.
+        logs: dict, of the pretrained model on the validation data.
+        judged: float array, the objective's value on each validation example;
+            empty if not known.
+        record_cost: float, cost of the record, in epochs.
+        seconds: float, duration of the pretraining and the features.
     """
 
     seed: int
@@ -46,14 +46,14 @@ class Start:
     seconds: float
 
 
-# Of the files of a search: another number, and the search has to begin again.
+# The version of a search's files: a search of another version must begin again.
 VERSION = 1
 _LISTS = ("values", "initial", "pretrained_weights")
 _DICTS = ("features", "record")
 
 
 def write_start(path: str, start: Start, settings: dict[str, str]) -> None:
-    """Writes the start unless another process was faster; whole or not at all."""
+    """Writes the start atomically, unless another process was faster."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     header = {
         "version": VERSION,
@@ -74,7 +74,7 @@ def write_start(path: str, start: Start, settings: dict[str, str]) -> None:
 
 
 def read_start(path: str, settings: dict[str, str], seed: int | None) -> Start:
-    """Reads the start and checks that it is this search's."""
+    """Reads the start and checks that it belongs to this search."""
     try:
         with np.load(path) as loaded:
             header = json.loads(str(loaded["header"]))

@@ -1,6 +1,6 @@
 """The search's trials under KerasTuner: restore, fine-tune, judge.
 
-This file decides what a trial is and that errors come out as they went in.
+This file decides what a trial is, and passes errors through unwrapped.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class SwiftTuner(keras_tuner.Tuner):
 
     Args:
         oracle: a `SwiftOracle`.
-        evaluate: function of a trial's number and a `SwiftSampler`, that
-            returns the logs of the last epoch of training under it.
+        evaluate: function of a trial's number and a `SwiftSampler` that
+            returns the logs of the last epoch of training with it.
         report: function called after each trial of this process with its
             number and its objective, NaN for a failure.
         directory, project_name: as KerasTuner's.
@@ -36,7 +36,7 @@ class SwiftTuner(keras_tuner.Tuner):
         directory: str,
         project_name: str,
     ) -> None:
-        # What a trial raised: KerasTuner lets only its own fatal errors through.
+        # The error of a trial: KerasTuner passes only its own fatal errors through.
         self.error: Exception | None = None
         self._evaluate = evaluate
         self._report = report
@@ -44,23 +44,23 @@ class SwiftTuner(keras_tuner.Tuner):
         super().__init__(oracle, directory=directory, project_name=project_name)
 
     def on_search_begin(self) -> None:
-        # Without this file KerasTuner would not take up a search killed in its first trial.
+        # Without this file KerasTuner would not resume a search killed in its first trial.
         self.save()
 
     def save(self) -> None:
-        """Writes the tuner's file, which says nothing but that a search is here, and the oracle."""
-        # KerasTuner writes in place: a kill could leave an empty file that it then cannot read.
+        """Writes the tuner's file, which only marks the folder as a search, and the oracle."""
+        # KerasTuner writes in place: a kill could leave an empty file that it cannot read.
         write_json(self._get_tuner_fname(), self.get_state())
         if isinstance(self.oracle, keras_tuner.Oracle):
-            # Not a worker's client of the chief's oracle.
+            # A worker has only a client of the chief's oracle.
             self.oracle.save()
 
     def reload(self) -> None:
-        """Takes up the trials on disk."""
+        """Loads the trials on disk."""
         self.oracle.reload()
 
     def run_trial(self, trial: Any) -> dict[str, float]:
-        """Fine-tunes under the trial's sampler; the last epoch's logs, objective and seconds."""
+        """Fine-tunes with the trial's sampler; returns the last logs, the objective and seconds."""
         begin = time.perf_counter()
         try:
             sampler = self._space.from_values(trial.hyperparameters.values)

@@ -64,7 +64,7 @@ class _Iterable:
         ((X,), ValueError, "Received: 1 parts"),
         (Batches(X, Y, length=None), ValueError, "`validation_data` must have an end"),
         (Batches(X, Y, length=0), ValueError, "at least one batch"),
-        (_Iterable([X]), ValueError, "must bring targets"),
+        (_Iterable([X]), ValueError, "must yield targets"),
     ],
 )
 def test_what_cannot_be_held_is_named(data, error, message):

@@ -66,7 +66,7 @@ def test_search_finds_a_sampler_that_leaves_wrong_labels_out(digits, capsys):
     )
     said = capsys.readouterr().out
     assert "the price is at most 3.9 uniform trainings besides that one" in said
-    pattern = r"Pretrained in (\d+) s. At that speed 8 trials take about (\d+) s, and what confirms"
+    pattern = r"Pretrained in (\d+) s. At that speed 8 trials take about (\d+) s, and confirming"
     spent, trials = map(int, re.search(pattern, said).groups())
     # Sixteen epochs at the speed of ten; both were rounded.
     assert abs(trials - 1.6 * spent) <= 1.5
