@@ -95,7 +95,7 @@ class DrawnDataset(keras.utils.PyDataset):
         self._indices = self._draw()
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Does nothing: there are no workers."""
 
     def _draw(self) -> IntArray:
         return systematic_draw(self._expected, np.random.default_rng([self._seed, self._epoch]))
