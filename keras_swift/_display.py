@@ -1,4 +1,4 @@
-"""What objects show of themselves in a notebook: a title and a table, in its own style."""
+"""HTML for notebooks: a title and a table."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 
 def html_table(title: str, rows: Iterable[tuple[str, str]], figure: str = "") -> str:
-    """HTML of a title, a row for each name with its value, both escaped, and a figure as it is.
+    """HTML of a title, a row for each name and value, both escaped, and a figure, not escaped.
 
-    Colours and fonts are left to the page: it may be light or dark.
+    Colours and fonts are the page's, which may be light or dark.
 
     Example:
         >>> html_table("Batch", [("size", "< 32")])[-51:]

@@ -1,4 +1,4 @@
-"""The figure that plots are drawn on. Only `_plotting` imports this file, when one is drawn."""
+"""The figure class of all plots. Only `_plotting` imports this file, when a plot is drawn."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 
 class NotebookFigure(Figure):
-    """A figure that notebooks show as a picture.
+    """A figure that notebooks show as an image.
 
-    They show those of pyplot anyway, and others only once pyplot has drawn one.
+    They show pyplot's figures anyway, and others only once pyplot has drawn one.
     """
 
     def _repr_png_(self) -> bytes:

@@ -1,4 +1,4 @@
-"""What of Keras has no public name, or may be missing: touched here alone."""
+"""The only file that uses Keras' private names, or names that may be missing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from keras_swift._types import ArrayTree, Path, Tensor
 if TYPE_CHECKING:
     import keras
 
-# A training step of JAX, `(state, data) -> (logs, state)`.
+# A JAX training step, `(state, data) -> (logs, state)`.
 JaxStep = Callable[[Any, Any], tuple[dict[str, Tensor], Any]]
 
 
 def check_backend() -> None:
-    """Raises, with the cure, where Keras finds no backend to run on."""
+    """Raises, with the cure, if Keras finds no backend to run on."""
     try:
         import keras  # noqa: F401
     except ImportError as error:
@@ -30,7 +30,7 @@ def check_backend() -> None:
         ) from error
 
 
-# What is read or called without a public name, and where it hangs.
+# The private names in use, by the object that has them.
 _OF_MODEL = (
     "_compile_loss",
     "_compile_metrics",
@@ -39,7 +39,12 @@ _OF_MODEL = (
     "_symbolic_build",
 )
 _OF_LOSS = ("_flat_losses", "_metrics", "_user_loss", "_user_loss_weights")
+<<<<<<< HEAD
 # There once the metrics are built.
+=======
+_OF_METRICS = ("_flatten_y",)
+# Present once the metrics are built.
+>>>>>>> words
 _OF_BUILT_METRICS = ("_flat_metrics",)
 _OF_OPTIMIZER = ("_get_current_learning_rate", "_learning_rate")
 
@@ -79,7 +84,7 @@ def check_release(model: keras.Model) -> None:
 
 
 def innermost(optimizer: Any) -> Any:
-    """The optimizer that makes the step: loss scaling wraps it."""
+    """The optimizer that makes the step, without the loss scaling that may wrap it."""
     while hasattr(optimizer, "inner_optimizer"):
         optimizer = optimizer.inner_optimizer
     return optimizer
@@ -95,7 +100,7 @@ def _other_release(missing: list[str]) -> ImportError:
 
 
 def flatten_layers(model: keras.Model) -> list[keras.Layer]:
-    """All layers of a model, those inside of others included."""
+    """All layers of a model, nested ones included."""
     layers: list[keras.Layer] = model._flatten_layers()
     return layers
 
@@ -114,7 +119,7 @@ def flat_losses(container: Any) -> list[tuple[Path, keras.losses.Loss, float | N
 def as_compared(container: Any, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayTree, ArrayTree]:
     """Targets and outputs in the structures in which a container of losses compares them.
 
-    Keras' own matching, asked by a copy that notes what it gets. Leaves may be anything.
+    Keras itself does the matching, in a copy that notes what it gets. Leaves may be anything.
 
     Args:
         container: the container of the compiled losses, built or not.
@@ -133,10 +138,10 @@ def as_compared(container: Any, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayT
         note(y_true, y_pred)
         raise _Noted
 
-    # `copy.copy` would save it to a file.
+    # `copy.copy` would serialise it.
     asked = object.__new__(type(container))
     vars(asked).update(vars(container))
-    # Keras would count what is noted as values of the losses.
+    # Keras would count the notes as values of the losses.
     asked._flat_losses, asked._metrics = [container.Loss((), note, None, "")], [None]
     asked.build = note_and_end
     with contextlib.suppress(_Noted):
@@ -145,18 +150,18 @@ def as_compared(container: Any, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayT
 
 
 class _Noted(Exception):
-    """Ends a call of a container that is not built."""
+    """Ends the call of a container that is not built."""
 
 
 def built_losses(model: keras.Model, y: ArrayTree, y_pred: ArrayTree) -> Any:
     """The container of a model's compiled losses, built; `None` if it was compiled without.
 
-    A model that overrides `compute_loss` may never build its own. Then it is another one of the
-    same losses, because building that of the model would add metrics to it.
+    A model that overrides `compute_loss` may never build its container. Then this returns another
+    one of the same losses, because building the model's would add metrics to it.
 
     Args:
         model: a compiled `keras.Model`.
-        y, y_pred: structures of tensors or of specifications of them, matched.
+        y, y_pred: structures of tensors or of their specifications, matched.
     """
     container = model._compile_loss
     if container is None or container.built:
@@ -181,7 +186,7 @@ def plain_metrics(container: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def without_plain_metrics(container: Any) -> Iterator[None]:
-    """A context in which the container updates its weighted metrics alone."""
+    """A context in which the container updates only its weighted metrics."""
     plain = container._flat_metrics
     container._flat_metrics = [None] * len(plain)
     try:
@@ -201,7 +206,7 @@ def flatten_targets(container: Any, y: ArrayTree) -> list[Tensor]:
 
 
 def own_methods(model: keras.Model) -> list[str]:
-    """The names of the methods of the training step that are not Keras' own.
+    """The names of the model's training methods that are not Keras' own.
 
     Returns:
         A list of some of `"train_step"`, `"compute_loss"`, `"compute_metrics"`
@@ -225,7 +230,7 @@ def loss_of(
 
 
 def metrics_of_keras(model: keras.Model) -> list[keras.Metric | None]:
-    """The metrics that Keras makes and updates: of the loss, and those compiled."""
+    """The metrics that Keras creates and updates: the loss tracker and the compiled ones."""
     found = [getattr(model, "_loss_tracker", None)]
     for container in (model._compile_metrics, model._compile_loss):
         found += [] if container is None else [container, *container.metrics]
@@ -239,10 +244,10 @@ def symbolic_build(model: keras.Model, x: ArrayTree, y: ArrayTree) -> None:
 
 @contextlib.contextmanager
 def already_built(model: keras.Model) -> Iterator[None]:
-    """A context in which `fit` does not build the model once more.
+    """A context in which `fit` does not build the model again.
 
-    A model that never uses its compiled loss counts as unbuilt, and Keras would hand its
-    `compute_loss` the weights of a batch as the step is to get them.
+    A model that never uses its compiled loss counts as unbuilt, and Keras would pass its
+    `compute_loss` the weights in the form that only our step understands.
     """
     model._symbolic_build = lambda *args, **kwargs: None
     try:
@@ -252,18 +257,18 @@ def already_built(model: keras.Model) -> Iterator[None]:
 
 
 def history_of(tensor: keras.KerasTensor) -> tuple[Any, int, int]:
-    """What made a symbolic tensor: `(layer, node index, tensor index)`."""
+    """The origin of a symbolic tensor: `(layer, node index, tensor index)`."""
     history: tuple[Any, int, int] = tensor._keras_history
     return history
 
 
 def number_of_calls(layer: keras.Layer) -> int:
-    """int, how often a layer has been called symbolically."""
+    """int, the number of symbolic calls of a layer."""
     return len(layer._inbound_nodes)
 
 
 def loss_settings(loss: keras.losses.Loss) -> dict[str, Any]:
-    """The keyword arguments that a loss made of a function passes to it, a dict."""
+    """The keyword arguments that a loss passes to the function it wraps, a dict."""
     settings: dict[str, Any] = loss._fn_kwargs
     return settings
 
@@ -274,7 +279,7 @@ def value_or_none(variable: keras.Variable) -> Tensor | None:
 
 
 def jax_state(model: keras.Model) -> dict[str, list[Tensor]] | None:
-    """The trainer's state while the variables are not in sync with it (JAX), else `None`."""
+    """The trainer's state (JAX) if the variables are not in sync with it, else `None`."""
     synced = getattr(model, "_jax_state_synced", True)
     return None if synced else getattr(model, "_jax_state", None)
 
@@ -285,10 +290,10 @@ def is_jax_synced(model: keras.Model) -> bool:
 
 
 def mask_of(tensor: Tensor) -> Tensor | None:
-    """The mask Keras attached to a tensor, or `None`.
+    """The mask that Keras attached to a tensor, or `None`.
 
-    On JAX a tensor cannot carry attributes and Keras keeps masks in a table of
-    its own, so reading `_keras_mask` is not enough.
+    JAX tensors cannot have attributes, so Keras keeps their masks in a table:
+    reading `_keras_mask` is not enough.
     """
     try:
         from keras.src.backend import get_keras_mask
@@ -301,11 +306,12 @@ def mask_of(tensor: Tensor) -> Tensor | None:
 def wrapping_train_step(model: keras.Model, wrap: Callable[[JaxStep], JaxStep]) -> Iterator[None]:
     """A context in which the train function that Keras makes calls `wrap(step)` for its step.
 
-    For JAX, where the function is a Python loop around a jitted step. Leaves no trace in the model.
+    For JAX, where the function is a Python loop around a jitted step. The model is restored at
+    the end.
 
     Args:
         model: `keras.Model`.
-        wrap: function from `step(state, data) -> (logs, state)` to another of its kind.
+        wrap: function from a `step(state, data) -> (logs, state)` to another one.
     """
     make_train_function, make_function = model.make_train_function, model._make_function
 
@@ -327,20 +333,20 @@ def wrapping_train_step(model: keras.Model, wrap: Callable[[JaxStep], JaxStep]) 
 
 
 def resumed_epoch(model: keras.Model) -> int | None:
-    """The epoch that `BackupAndRestore` lets this `fit` begin with, or `None`."""
+    """The epoch from which `BackupAndRestore` resumes this `fit`, or `None`."""
     return getattr(model, "_initial_epoch", None)
 
 
 def seed_variables(model: keras.Model) -> list[keras.Variable]:
-    """The random states of a model's layers: variables that are neither weights nor metrics'."""
+    """The random states of a model's layers: variables of neither weights nor metrics."""
     known = {id(variable) for variable in (*model.weights, *model.metrics_variables)}
     return [variable for variable in model.non_trainable_variables if id(variable) not in known]
 
 
 def rate_and_iterations(optimizer: Any) -> tuple[Any, keras.Variable]:
-    """An optimizer's rate and the count of its steps, a variable.
+    """An optimizer's learning rate and its step count, a variable.
 
-    The rate is a variable, a schedule of that count or a function of nothing.
+    The rate is a variable, a schedule of the step count or a function without arguments.
     """
     optimizer = innermost(optimizer)
     return getattr(optimizer, "_learning_rate", None), optimizer.iterations
@@ -348,10 +354,10 @@ def rate_and_iterations(optimizer: Any) -> tuple[Any, keras.Variable]:
 
 @contextlib.contextmanager
 def scaled_rate(optimizer: Any, scale: Tensor | float) -> Iterator[None]:
-    """A context in which an optimizer's steps are those of `scale` times its learning rate.
+    """A context in which an optimizer uses `scale` times its learning rate.
 
-    The rate itself is left alone, so there is nothing that callbacks could
-    read or that an exception could leave behind, and a schedule goes on.
+    The rate itself does not change, so callbacks never read a scaled one, an
+    exception cannot leave one behind, and a schedule continues.
 
     Args:
         optimizer: `keras.optimizers.Optimizer`.

@@ -1,4 +1,4 @@
-"""Importing matplotlib when a figure is drawn, and saving one; the colours of all figures."""
+"""Imports matplotlib when a figure is drawn, saves figures, and sets their colours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#767676"
 
 
 def import_figure() -> type[Figure]:
-    """A `matplotlib.figure.Figure`, which draws without a window and without global state."""
+    """The class of figures, which need no window and no global state."""
     try:
         from keras_swift._figure import NotebookFigure
     except ImportError as error:
@@ -24,7 +24,7 @@ def import_figure() -> type[Figure]:
 
 
 def save(figure: Figure, file: str | os.PathLike[str] | None) -> Figure:
-    """Writes the figure where a file is given; returns it."""
+    """Writes the figure if a file is given; returns it."""
     if file is not None:
         figure.savefig(file, dpi=120)
     return figure

@@ -1,4 +1,4 @@
-"""Checks of arguments, all made before any data move."""
+"""Checks of arguments, all made before any data is read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keras_swift._keras import check_release, flatten_layers
 from keras_swift._types import ArrayTree
 
 SCORES = ("gradient_norm", "loss", "full_gradient_norm")
-# The presample ratio where the paper's gate is asked for by its threshold alone.
+# The presample ratio of the paper's gate if only its threshold is given.
 PRESAMPLE = 3.0
 SCORING_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -44,12 +44,12 @@ def check_model(model: Any, any_batches: bool = True) -> None:
 
 
 def why_own_batches(model: keras.Model) -> str | None:
-    """Why a model cannot be trained on other batches than it is given, or `None`."""
+    """Why a model can be trained only on the batches it is given, or `None`."""
     stateful = [layer.name for layer in flatten_layers(model) if getattr(layer, "stateful", 0)]
     if stateful:
         return (
-            "`model` must not carry state from one batch to the next: the batches that are scored "
-            f"and drawn are others than those before. Received: stateful layers {stateful}. Use "
+            "`model` must not carry state from one batch to the next, because scored and drawn "
+            f"batches do not continue the last one. Received: stateful layers {stateful}. Use "
             "`stateful=False`."
         )
     fixed = [
@@ -88,7 +88,7 @@ def _takes_one_more(model: keras.Model) -> bool:
 def chosen_presample(
     presample: float | Literal["auto"] | None, tau_threshold: float | None
 ) -> float | Literal["auto"]:
-    """What `presample=None` stands for: `"auto"`, or the paper's ratio with its threshold."""
+    """Resolves `presample=None`: `"auto"`, or the paper's ratio if a threshold is given."""
     if presample is not None:
         return presample
     return "auto" if tau_threshold is None else PRESAMPLE
@@ -102,8 +102,8 @@ def check_settings(
     if isinstance(presample, str) and presample == "auto":
         if tau_threshold is not None:
             raise ValueError(
-                '`tau_threshold` is for a presample of a given size; `presample="auto"` decides by '
-                f"what it measures. Received: tau_threshold={tau_threshold!r}. Give "
+                '`tau_threshold` is for a presample of a given size; `presample="auto"` uses what '
+                f"it measures. Received: tau_threshold={tau_threshold!r}. Give "
                 "`presample=3.0` with it, or leave it out."
             )
     elif cost_ratio is not None:
@@ -121,7 +121,7 @@ def check_settings(
         raise ValueError(
             "`cost_ratio` must be greater than 0 and finite, or None. Received: "
             f"cost_ratio={cost_ratio!r}. It is the cost of scoring an example over that of "
-            "training on it: about 0.3 where both are in the same float type."
+            "training on it: about 0.3 if both use the same float type."
         )
     if tau_threshold is not None and not (
         _is_number(tau_threshold) and 0 <= tau_threshold < math.inf
@@ -160,12 +160,12 @@ def check_score(score: Any) -> None:
 
 @contextlib.contextmanager
 def explained(x: ArrayTree, y: ArrayTree) -> Iterator[None]:
-    """Names the data where a model, loss or score of the user's cannot take them.
+    """Names the data in the error if the user's model, loss or score cannot process it.
 
-    Frameworks say which of their operations failed, not which argument did.
+    Frameworks name the operation that failed, not the argument.
 
     Args:
-        x, y: NumPy structures, the examples that are computed on.
+        x, y: NumPy structures, the examples in use.
     """
     try:
         yield
@@ -182,9 +182,9 @@ def explained(x: ArrayTree, y: ArrayTree) -> Iterator[None]:
 def _raised_here(error: Exception) -> bool:
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     ours = frame.f_globals.get("__name__", "").startswith("keras_swift.")
-    # Keras names what is wrong with `loss` itself.
+    # Keras explains errors in `loss` itself.
     keras_names = "`loss` argument" in str(error) or "in loss dict" in str(error)
-    # Not one that Python raised on a line of ours.
+    # Not any error raised in our code: Python's own lack "Received:".
     return keras_names or (ours and "Received:" in str(error))
 
 
@@ -200,7 +200,7 @@ def _shapes(structure: ArrayTree) -> Any:
 
 
 def check_score_inputs(score_inputs: Any) -> None:
-    """Raises unless `score_inputs` is a function, or `None`."""
+    """Raises unless `score_inputs` is a function or `None`."""
     if score_inputs is not None and not callable(score_inputs):
         raise TypeError(
             "`score_inputs` must be a function of the inputs of a presample, or None. Received: "
@@ -209,7 +209,7 @@ def check_score_inputs(score_inputs: Any) -> None:
 
 
 def check_scoring_dtype(dtype: Any) -> None:
-    """Raises unless `dtype` is a type that scores can be computed in."""
+    """Raises unless `dtype` is a type for scoring."""
     if dtype is not None and not (isinstance(dtype, str) and dtype in SCORING_DTYPES):
         raise ValueError(
             f"`scoring_dtype` must be one of {', '.join(repr(name) for name in SCORING_DTYPES)}, "
@@ -219,10 +219,10 @@ def check_scoring_dtype(dtype: Any) -> None:
 
 
 def check_rate_scaling(scale_learning_rate: Any, model: keras.Model) -> None:
-    """Raises unless the model's learning rate can be scaled in this way."""
+    """Raises unless the model's learning rate can be scaled."""
     if scale_learning_rate not in (False, True, None):
         raise ValueError(
-            "`scale_learning_rate` must be True, False, or None for what suits `presample`. "
+            "`scale_learning_rate` must be True, False, or None to follow `presample`. "
             f"Received: scale_learning_rate={scale_learning_rate!r}."
         )
     if scale_learning_rate and getattr(model, "optimizer", None) is None:

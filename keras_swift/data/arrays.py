@@ -64,7 +64,7 @@ class ArraySource:
         self.x = keras.tree.map_structure(lambda leaf: _as_array(leaf, "x"), x)
         if y is None and needs_targets:
             raise ValueError(
-                "`y` must be given: an example's importance is read off its loss. Received: "
+                "`y` must be given: an example's importance is computed from its loss. Received: "
                 "y=None. To train on the input itself (an autoencoder), pass `y=x`."
             )
         self.y = keras.tree.map_structure(lambda leaf: _as_array(leaf, "y"), y)

@@ -185,7 +185,7 @@ class Stream:
             self._reader.forget()
 
     def close(self) -> None:
-        """Ends the workers."""
+        """Stops the workers."""
         if self._reader is not None:
             self._reader.close()
 

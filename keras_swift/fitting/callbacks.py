@@ -31,7 +31,7 @@ class StepBarrier(keras.callbacks.Callback):
             self._changed.wait_for(lambda: self._over or index < self._allowed)
 
     def end(self) -> None:
-        """Lets everybody go."""
+        """Releases all waiting batches."""
         self._allow(0, over=True)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:

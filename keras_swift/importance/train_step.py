@@ -45,9 +45,8 @@ class WeightedStep:
     The third part of a batch is a dict: `"weights"`, those of the loss;
     `"importance"`, shape `(b,)`; `"rate_scale"`, shape `(b,)`, all equal, if the
     learning rate of the step is scaled; and `"sample_weight"`, the user's, if
-    given. The `train_step`, Keras' or the user's, gets `"weights"`; the compiled
-    plain metrics are updated with `"importance"`, whoever calls them during the
-    step.
+    given. The `train_step`, Keras' or the user's, gets `"weights"`; during the
+    step any update of the compiled plain metrics uses `"importance"`.
 
     With a `StepScores`, each step also writes the numbers of its examples to `tap`.
 

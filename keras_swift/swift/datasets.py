@@ -1,6 +1,6 @@
-"""What `SwiftTraining` hands to `model.fit`: draws from arrays, or the kept half of a stream.
+"""The datasets of `SwiftTraining`: draws from arrays, or the kept half of a stream.
 
-The file decides which examples a batch holds; what they are drawn by is the sampler's.
+This file decides which examples a batch holds; the sampler decides their probabilities.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class DrawnDataset(keras.utils.PyDataset):
     """Batches of examples drawn by static probabilities.
 
     The draw of an epoch is a function of the seed and the epoch, so batches
-    may be fetched ahead of training or twice.
+    may be fetched ahead of training, or twice.
 
     Args:
-        source: a `arrays.ArraySource`.
+        source: an `arrays.ArraySource`.
         probability: float array, shape `(n,)`, sums to 1.
         batch_size: int.
         seed: int.
-        steps_per_epoch: int. `None` makes an epoch of as many examples as the
+        steps_per_epoch: int. `None` draws as many examples in an epoch as the
             source has.
         first_epoch: int, the epoch to start with.
     """
@@ -71,7 +71,7 @@ class DrawnDataset(keras.utils.PyDataset):
         return len(self._indices)
 
     def indices(self, index: int) -> IntArray:
-        """Which examples batch `index` of this epoch holds."""
+        """The indices of the examples in batch `index` of this epoch."""
         return self._indices[index * self._batch_size : (index + 1) * self._batch_size]
 
     def __getitem__(self, index: int) -> Item:
@@ -79,7 +79,7 @@ class DrawnDataset(keras.utils.PyDataset):
         return (x, y) if sample_weight is None else (x, y, sample_weight)
 
     def start_epoch(self, epoch: int) -> None:
-        """Makes the draws those of this epoch, whichever it began with."""
+        """Sets the draws to those of this epoch."""
         if epoch != self._epoch:
             self._epoch = epoch
             self._indices = self._draw()
@@ -88,7 +88,7 @@ class DrawnDataset(keras.utils.PyDataset):
         self.start_epoch(self._epoch + 1)
 
     def state(self) -> State:
-        """What `restore` brings back; the draws of an epoch follow from it."""
+        """State for `restore`, which determines the draws of the epoch."""
         return {"seed": self._seed}
 
     def restore(self, state: State) -> None:
@@ -96,20 +96,20 @@ class DrawnDataset(keras.utils.PyDataset):
         self._indices = self._draw()
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Does nothing: there are no workers."""
 
     def _draw(self) -> IntArray:
         return systematic_draw(self._expected, np.random.default_rng([self._seed, self._epoch]))
 
 
 class PresampledDataset(keras.utils.PyDataset):
-    """Batches kept by a sampler from twice as many examples of a stream.
+    """Batches that a sampler keeps from twice as many examples of a stream.
 
     Args:
         reader: `StreamReader`.
         sampler: `SwiftSampler`.
         reference: trained `keras.Model` to compute the features with.
-        wanted: the features, as `named_features` gives them.
+        wanted: the features, from `named_features`.
         seed: int.
     """
 
@@ -142,7 +142,7 @@ class PresampledDataset(keras.utils.PyDataset):
         return self.num_batches * self._reader.batch_size
 
     def start_epoch(self, epoch: int) -> None:
-        """From now on, items are trained on; until now, Keras only looked at them."""
+        """Marks the start of training on items; before it, Keras only inspects them."""
         self._started = True
 
     def on_epoch_begin(self) -> None:
@@ -152,7 +152,7 @@ class PresampledDataset(keras.utils.PyDataset):
         self._reader.end_epoch()
 
     def state(self) -> State:
-        """What `restore` brings back; the place in a stream only where it can be told."""
+        """State for `restore`; with the position in the stream only if it is known."""
         return {
             "generator": self._generator.bit_generator.state,
             "reader": self._reader.state(),
@@ -163,7 +163,7 @@ class PresampledDataset(keras.utils.PyDataset):
         self._reader.restore(state["reader"])
 
     def close(self) -> None:
-        """Ends the workers of the stream, if it has any."""
+        """Stops the stream's workers, if it has any."""
         self._reader.close()
 
     def __getitem__(self, index: int) -> Item:
@@ -200,7 +200,7 @@ class EpochCallback(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         if not self._checked:
-            # Not before: `BackupAndRestore` may let it be a later one.
+            # Not before: `BackupAndRestore` may begin with a later epoch.
             self._checked = True
             backends.active().check_agreement(
                 {

@@ -1,7 +1,7 @@
-"""Per-example features over a data set: what a `SwiftSampler` reads its probabilities off.
+"""Per-example features of a data set, the inputs of a `SwiftSampler`.
 
-This file decides what the named features mean for each kind of model, how a user's own features
-enter, and that nothing depends on the batch size the model was scored with.
+This file defines the named features for each kind of model, accepts a user's own features, and
+makes sure that nothing depends on the batch size of scoring.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ FeatureName: TypeAlias = Literal[
     "share_wrong_in_class",
     "mean_probability_in_class",
 ]
-# A known name, a function `(y_true, y_pred) -> (n,)`, or numbers that are at hand.
+# A known name, a function `(y_true, y_pred) -> (n,)`, or computed values.
 Feature: TypeAlias = (
     FeatureName | Callable[[ArrayTree, ArrayTree], Tensor] | Array | Sequence[float]
 )
 Features: TypeAlias = Sequence[Feature] | Mapping[str, Feature]
-# What one forward pass of a trained model tells.
+# Features from one forward pass of a trained model.
 NAMES: tuple[FeatureName, ...] = ("loss", "renormed_entropy", "gradient_norm")
-# What a record of its training tells, over all examples and within the labelled class.
+# Features from a record of its training, over all examples and within the labelled class.
 RECORDED = ("mean_loss", "mean_margin", "share_wrong", "mean_probability")
 _IN_CLASS = "_in_class"
 RECORDED_NAMES = (*RECORDED, *(name + _IN_CLASS for name in RECORDED))
-# Where a doubtful label has the lower value; elsewhere it has the higher one.
+# Features that are lower for doubtful labels; the others are higher.
 DEFAULTS: tuple[FeatureName, ...] = ("mean_margin", "mean_margin_in_class")
 _DOUBTFUL_LOW = ("mean_margin", "mean_probability", "renormed_entropy")
 # Far enough below any logit that the softmax is exactly 0, near enough that 0 * log(0) is 0.
@@ -68,36 +68,36 @@ def compute_features(
 ) -> dict[str, FloatArray]:
     """Scores every example of a data set with a model's current weights.
 
-    At most one forward pass in inference mode; the model is not changed. For
-    outputs with a time axis each feature is the mean over the unmasked steps.
+    Makes at most one forward pass, in inference mode; the model is not changed.
+    For outputs with a time axis each feature is the mean over the unmasked steps.
 
     - `"loss"`: the example's loss, without sample weights and regularisation.
     - `"renormed_entropy"`: the entropy of the predicted distribution with the
       target class `y` removed and the rest renormalised, in nats,
       `-sum_{j != y} q_j log q_j` with `q_j = p_j / sum_{k != y} p_k`. Small
-      beside a large loss means that the model is sure of another class. For
+      with a large loss means that the model is confident in another class. For
       classifiers with three classes or more.
     - `"gradient_norm"`: the bound of the norm of the example's gradient that
       `ImportanceTraining` scores with.
     - `"mean_loss"`, `"mean_margin"`, `"share_wrong"`, `"mean_probability"`:
-      means over a whole training, read off its `record`. The margin is the
+      means over a whole training, from its `record`. The margin is the
       probability of the label minus the largest of any other class, from -1
       to 1; wrong is a margin below 0. All but the loss are for classifiers.
-    - the same with `"_in_class"` behind: the rank, from 0 to 1, among the
-      examples with the same label. For classifiers with one label an example.
+    - the same with the suffix `"_in_class"`: the rank, from 0 to 1, among the
+      examples with the same label. For classifiers with one label per example.
     - a callable `(y_true, y_pred) -> (n,)` in `keras.ops`, named after
       itself;
-    - an array of shape `(n,)` that is at hand already.
+    - an array of shape `(n,)`, values that are computed already.
 
     Args:
         model: a compiled `keras.Model`.
         x, y: arrays, or lists or dicts of arrays, first axis `n`.
         features: names, callables and arrays, in a sequence, or in a mapping
-            from the names they are to have. Defaults to the first three.
+            from the names to give them. Defaults to the first three.
         record: a record of the training, for the names that need one: any
             object with arrays `mean_loss`, `mean_margin`, `share_wrong` and
             `mean_probability`, shape `(n,)`. `search` and `find_suspects` make
-            one themselves and hand it out. Defaults to `None`.
+            one and return it as `record`. Defaults to `None`.
         batch_size: int, examples in a forward pass. Defaults to 128.
         verbose: `"auto"` or 1 for a progress bar, 0 for silence.
 
@@ -106,9 +106,9 @@ def compute_features(
         `features`.
 
     Raises:
-        ValueError: for an unknown name, a feature the model cannot have or
-            that needs a `record`, an array of another length, or values that
-            are not finite.
+        ValueError: for an unknown name, a feature that does not suit the model
+            or needs a `record`, an array of another length, or values that are
+            not finite.
         TypeError: if `x` and `y` are not arrays.
 
     Example:
@@ -140,22 +140,22 @@ def compute_features(
                 )
             raise ValueError(
                 f"Feature {name!r} must be finite. Received: {int(bad.sum())} of {len(column)} "
-                f"that are not, the first at index {int(bad.argmax())}. Look at that example, and "
-                "at whether the model has diverged."
+                f"that are not, the first at index {int(bad.argmax())}. Check that example, and "
+                "whether the model has diverged."
             )
     return {name: columns[name] for name in named}
 
 
 def doubtful_end(name: str) -> float:
-    """1 where a high value of a feature casts doubt on a label, -1 where a low one does."""
+    """1 if a high value of a feature casts doubt on a label, -1 if a low one does."""
     return -1.0 if name.removesuffix(_IN_CLASS) in _DOUBTFUL_LOW else 1.0
 
 
 def default_features(model: keras.Model, y: ArrayTree) -> tuple[FeatureName, ...]:
-    """The features that tell most of wrong labels, of those a built model and its targets have."""
+    """The features that best show wrong labels, among those that suit the model and targets."""
     if label_outputs(model) is None:
         return ("mean_loss", "loss")
-    # Sequences and images of labels have no class of their own.
+    # Sequences and images of labels have no single class.
     one_class = is_one_class(model) and classes_of(y) is not None
     return DEFAULTS if one_class else ("mean_margin", "mean_loss")
 
@@ -177,7 +177,7 @@ def _recorded(
         raise ValueError(
             f"Feature {name!r} needs a record of the model's training. Received: record=None. "
             "Pass `record`, such as the `record` of `search`'s result or of `find_suspects`; or "
-            f"use {', '.join(map(repr, NAMES))}, which a trained model is enough for."
+            f"use {', '.join(map(repr, NAMES))}, which need only a trained model."
         )
     base = name.removesuffix(_IN_CLASS)
     column = np.asarray(getattr(record, base), np.float64)
@@ -192,18 +192,18 @@ def _recorded(
     classes = classes_of(source.y) if is_one_class(model) else None
     if classes is None:
         raise ValueError(
-            f"Feature {name!r} is for classifiers with one label an example. Received: a model "
+            f"Feature {name!r} is for classifiers with one label per example. Received: a model "
             f"with other outputs or targets. Use {base!r}."
         )
     return rank_in_class(column, classes)
 
 
 class FeatureScorer:
-    """Features of one batch after another, from one compiled forward pass.
+    """Computes the features of batches with one compiled forward pass.
 
     Args:
         model: a compiled `keras.Model`; built from `x` and `y` if it is not.
-        features: mapping from names to names of `NAMES` or callables.
+        features: mapping from names to `NAMES` or callables.
         x, y: NumPy structures, a batch of at least one example.
     """
 
@@ -231,7 +231,7 @@ class FeatureScorer:
         for name, key in self._keys.items():
             column = np.asarray(scores[key], np.float64)
             if not key.startswith("custom_") and scores["valid"].shape[1] == 1:
-                # The scorer's mean runs over all steps; a masked one is to count for nothing.
+                # The scorer's mean includes masked steps, which must not count.
                 valid = np.asarray(scores["valid"][:, 0], np.float64)
                 column = np.divide(column, valid, out=np.zeros_like(column), where=valid > 0)
             results[name] = column
@@ -255,7 +255,7 @@ def renormed_entropy(
 
     def refuse(received: str) -> ValueError:
         return ValueError(
-            '"renormed_entropy" must be asked of a classifier with three classes or more and one '
+            '"renormed_entropy" must be used with a classifier with three classes or more and one '
             "output: it is the entropy over the classes other than the target. Received: "
             f'{received}. "loss", "gradient_norm", callables and arrays work here: '
             'features=("loss", "gradient_norm").'
@@ -296,7 +296,7 @@ def renormed_entropy(
         labels = ops.cast(labels, "int32")
         logits = y_pred if from_logits else ops.log(ops.maximum(y_pred, 1e-30))
         target = ops.one_hot(labels, classes, dtype="float32")
-        # Normalised before the target is cut off, so that `_MASKED` is below any logit.
+        # Normalised before the target is masked, so that `_MASKED` is below any logit.
         logits = ops.log_softmax(logits, axis=-1) * (1.0 - target) + _MASKED * target
         log_q = ops.log_softmax(logits, axis=-1)
         value = -ops.sum(ops.exp(log_q) * log_q, axis=-1)
@@ -309,7 +309,7 @@ def renormed_entropy(
 
 
 def _mean_over_steps(value: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean over all axes but the first, of unmasked entries; 0 where none is unmasked."""
+    """The mean of the unmasked entries over all axes but the first; 0 if all are masked."""
     axes = tuple(range(1, len(value.shape)))
     if not axes:
         return value
@@ -358,7 +358,7 @@ def named_features(features: Features) -> dict[str, Feature]:
 
 
 def _check_column(name: str, feature: Feature, size: int) -> FloatArray:
-    """A ready feature as a float64 array, or an error that says what is wrong with it."""
+    """A computed feature as a float64 array; raises if its type or shape is wrong."""
     try:
         column = np.asarray(feature, np.float64)
     except (TypeError, ValueError) as error:
@@ -380,14 +380,14 @@ def _score_all(
     batch_size: int,
     verbose: int | Literal["auto"],
 ) -> dict[str, FloatArray]:
-    """Features of every example, one batch after another."""
+    """Features of every example, batch by batch."""
     batches = -(-source.size // batch_size)
     bar = keras.utils.Progbar(batches, unit_name="batch") if verbose else None
     parts = []
     for start in range(0, source.size, batch_size):
         indices = np.arange(start, start + batch_size)
         rows = min(batch_size, source.size - start)
-        # The last batch is filled up, so that every batch has one compiled shape.
+        # The last batch is padded, so that all batches have one compiled shape.
         x, y, _ = source.take(np.minimum(indices, source.size - 1))
         parts.append({name: column[:rows] for name, column in scorer(x, y).items()})
         if bar is not None:

@@ -1,4 +1,4 @@
-"""How many labels are wrong, and which: a mixture of two kinds of examples over their losses.
+"""Estimates how many labels are wrong, and which: a two-component mixture of the losses.
 
 Pure NumPy. This file decides when an example counts as more likely wrong than right.
 """
@@ -18,7 +18,7 @@ LARGE_CLASS = 100
 BINS = 128
 ITERATIONS = 100
 RESAMPLES = 200
-# Distance of two components, in their standard deviations, from which they are two kinds
+# Two components further apart than this, in their standard deviations, are distinct
 # (Ashman, Bird and Zepf 1994).
 TWO_KINDS = 2.0
 
@@ -28,10 +28,10 @@ class WrongShare(NamedTuple):
 
     Attributes:
         estimate: float.
-        low, high: floats, the central 90 % of what other examples of the
-            same kind would give. It holds no more: labels that training has
-            learned by heart look right, and a model that cannot tell classes
-            apart calls right ones wrong.
+        low, high: floats, the central 90 % of the estimates from other
+            examples of the same kind. The interval covers no other error:
+            memorised labels look right, and a model that cannot separate
+            classes calls right labels wrong.
     """
 
     estimate: float
@@ -44,11 +44,11 @@ class WrongShare(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Doubts:
-    """How strongly each label is doubted.
+    """The doubts about each label.
 
     Attributes:
         scores: float64 array, shape `(n,)`, higher for more doubtful labels.
-        probability: float64 array, shape `(n,)`, of being wrong, by the
+        probability: float64 array, shape `(n,)`, of a wrong label, from the
             mixture.
         suspect: bool array, shape `(n,)`: more likely wrong than right.
         share: `WrongShare`.
@@ -61,20 +61,20 @@ class Doubts:
 
 
 def find_doubts(record: TrainingRecord, classes: IntArray | None, seed: int = 0) -> Doubts:
-    """Doubts about labels, from a record of training.
+    """Finds doubtful labels from a record of training.
 
-    The logarithms of the mean losses are taken for a mixture of two normal
-    distributions, in each class of at least `LARGE_CLASS` examples on its own:
-    classes differ in how hard they are and in how often they are mistaken. A
-    label is a suspect if the mixture puts it into the upper component, and if
-    training on the whole held another class for more probable than the
-    label: hard examples of clean data form an upper component too. Without
-    class probabilities the components have to be far enough apart instead.
+    Fits a mixture of two normal distributions to the logarithms of the mean
+    losses, separately in each class of at least `LARGE_CLASS` examples:
+    classes differ in difficulty and in how often they are mislabelled. A label
+    is a suspect if the mixture puts it into the upper component, and if on
+    average over training another class was more probable than the label,
+    because hard examples of clean data form an upper component too. Without
+    class probabilities the components must be far enough apart instead.
 
     Args:
         record: a `TrainingRecord`.
         classes: int array, shape `(n,)`; `None` fits all examples together.
-        seed: int, of the resampling behind the interval.
+        seed: int, of the resampling for the interval.
     """
     loss = np.asarray(record.mean_loss, np.float64)
     margin = np.asarray(record.mean_margin, np.float64)
@@ -94,7 +94,7 @@ def find_doubts(record: TrainingRecord, classes: IntArray | None, seed: int = 0)
         possible = (distance > TWO_KINDS)[groups]
     suspect = possible & (probability > 0.5)
     generator = np.random.default_rng(seed)
-    # Resampled examples, as many as there are: counts of the bins, split by what the margin says.
+    # A bootstrap over the examples: counts of the bins, split by `possible`.
     cells = np.zeros((*counts.shape, 2))
     np.add.at(cells, (groups, bins, possible.astype(int)), 1.0)
     shares = []
@@ -155,7 +155,7 @@ def _fit(
     total = np.maximum(counts.sum(axis=1), 1e-9)
     mean = (counts * centres).sum(axis=1) / total
     spread = np.sqrt((counts * (centres - mean[:, None]) ** 2).sum(axis=1) / total)
-    # A component as narrow as a bin would explain that bin alone.
+    # A component as narrow as a bin would explain only that bin.
     least = np.maximum(0.05 * spread, 1e-9)
     if start is None:
         upper = np.full(len(counts), 0.5)
@@ -186,7 +186,7 @@ def _responsibility(fit: _Fit, centres: FloatArray) -> FloatArray:
 
 
 def _posterior(fit: _Fit, centres: FloatArray) -> FloatArray:
-    """The same, rising with the loss: a wide component must not claim the lowest losses."""
+    """The same, but rising with the loss: a wide component must not claim the lowest losses."""
     share = _responsibility(fit, centres)
     share = np.where(centres <= fit[1][:, None], 0.0, share)
     return np.maximum.accumulate(share, axis=1)

@@ -1,4 +1,4 @@
-"""Loss, and probability and margin of the label, of each example, from one forward pass."""
+"""Loss of each example, and probability and margin of its label, from one forward pass."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from keras_swift.validation import check_model
 
 
 def label_outputs(model: keras.Model) -> tuple[LabelOutput, ...] | None:
-    """The outputs of a built classifier; `None` where any compiled loss is of another kind."""
+    """The outputs of a built classifier; `None` if any compiled loss is of another kind."""
     found = [label_output(output) for output in compiled_losses(model)]
     return None if None in found or not found else tuple(o for o in found if o is not None)
 
@@ -42,7 +42,7 @@ def is_one_class(model: keras.Model) -> bool:
 
 
 def classes_of(y: ArrayTree) -> IntArray | None:
-    """The class of each example, an int array; `None` where targets are not one class each."""
+    """The class of each example, an int array; `None` if targets are not one class each."""
     if keras.tree.is_nested(y):
         return None
     labels = np.asarray(y[:])
@@ -57,17 +57,17 @@ def classes_of(y: ArrayTree) -> IntArray | None:
 
 
 class LabelScorer:
-    """Loss, and probability and margin of the label, of each example of a batch.
+    """Loss of each example of a batch, and probability and margin of its label.
 
-    One compiled forward pass in inference mode; the model is not changed.
+    Makes one compiled forward pass in inference mode; the model is not changed.
 
     Args:
         model: a compiled `keras.Model`; built from `x` and `y` if it is not.
         x, y: NumPy structures, a batch of at least one example.
 
     Attributes:
-        labels: tuple of `LabelOutput`, or `None` where the outputs are no
-            class probabilities: then there are losses alone.
+        labels: tuple of `LabelOutput`, or `None` if the outputs are not class
+            probabilities: then it returns only losses.
     """
 
     def __init__(self, model: keras.Model, x: ArrayTree, y: ArrayTree) -> None:
@@ -96,7 +96,7 @@ class LabelScorer:
             means over the labels of an example, and their mean weight.
         """
         inputs = (x, y) if sample_weight is None else (x, y, sample_weight)
-        # Inside `fit`, JAX keeps the values elsewhere than in the model.
+        # Inside `fit`, JAX does not keep the values in the model.
         return self._compiled(backends.active().capture_values(self._model), *inputs)
 
     def _quantities(

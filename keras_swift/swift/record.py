@@ -1,7 +1,7 @@
-"""What training saw of each example, epoch by epoch: the source of the features from training.
+"""Records each example's loss and margin, epoch by epoch, for the features from training.
 
-This file decides where the record of a training comes from. The snapshot of a trained network says
-little of wrong labels, because it has learned them by heart; how it got there says much.
+This file decides how a training is recorded. A snapshot of a trained network says little about
+wrong labels, because it has memorised them; the course of its training says much.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from keras_swift._types import FloatArray, IntArray, Logs
 from keras_swift.data.arrays import ArraySource
 from keras_swift.swift.outputs import LabelScorer, combined
 
-# What a forward pass over the data costs in epochs of training, which have a backward pass too.
+# The cost of a forward pass over the data in epochs of training, which have a backward pass too.
 FORWARD_COST = 1.0 / 3.0
-# More looks at a training hardly change the means over it.
+# More records of a training hardly change the means over it.
 LOOKS = 16
 # A forward pass keeps no activations for a backward pass, so it takes more examples at a time.
 LARGER_BATCH = 4
 
 
 class TrainingRecord(Protocol):
-    """The read interface of a record; arrays of shape `(n,)`, NaN for what was never seen.
+    """The read interface of a record: arrays of shape `(n,)`, NaN for examples never seen.
 
     Attributes:
         loss, margin: as last seen.
@@ -70,12 +70,12 @@ class ExampleRecord:
     def add(
         self, indices: IntArray, loss: FloatArray, margin: FloatArray, probability: FloatArray
     ) -> None:
-        """Adds one look at some examples, each at most once.
+        """Adds one record of some examples, each at most once.
 
         Args:
             indices: int array, shape `(k,)`.
             loss, margin, probability: float arrays, shape `(k,)`; NaN margins
-                and probabilities for models that are no classifiers.
+                and probabilities for models that are not classifiers.
         """
         self.loss[indices] = loss
         self.margin[indices] = margin
@@ -107,13 +107,13 @@ class ExampleRecord:
 
 
 class RecordingCallback(keras.callbacks.Callback):
-    """Looks at every example at the ends of epochs, by a forward pass over the data.
+    """Records every example at the ends of epochs, by a forward pass over the data.
 
     Args:
         source: `ArraySource`.
         scorer: `LabelScorer` of the model in training.
-        batch_size: int, as trained with.
-        every: int, epochs from one look to the next; the first is looked at.
+        batch_size: int, of training.
+        every: int, epochs from one record to the next; the first epoch is recorded.
 
     Attributes:
         record: the `ExampleRecord` so far.
@@ -136,11 +136,11 @@ class RecordingCallback(keras.callbacks.Callback):
             self.look()
 
     def look(self) -> None:
-        """Adds every example as the model sees it now."""
+        """Records every example with the model's current weights."""
         size, batch_size = self._source.size, self._batch_size
         for start in range(0, size, batch_size):
             indices = np.arange(start, min(start + batch_size, size))
-            # The last batch is filled up, so that every batch has one compiled shape.
+            # The last batch is padded, so that all batches have one compiled shape.
             x, y, _ = self._source.take(np.minimum(np.arange(start, start + batch_size), size - 1))
             scores = {k: v[: len(indices)] for k, v in self._scorer(x, y).items()}
             nothing = np.full(len(indices), np.nan)
@@ -159,15 +159,15 @@ class RecordingCallback(keras.callbacks.Callback):
 def recording(
     model: keras.Model, source: ArraySource, batch_size: int, epochs: int
 ) -> tuple[RecordingCallback, list[keras.callbacks.Callback]]:
-    """A recorder of a training to come, and the callbacks that `fit` is to be given for it.
+    """A recorder for a training run, and the callbacks to pass to `fit` for it.
 
-    The one place that decides where a record comes from.
+    The only place that decides how a record is made.
 
     Args:
         model: a built, compiled `keras.Model`.
         source: `ArraySource` of the data it is trained on.
         batch_size: int.
-        epochs: int, how long it is trained.
+        epochs: int, of the training.
     """
     scorer = LabelScorer(model, *source.take(np.zeros(1, np.int64))[:2])
     recorder = RecordingCallback(source, scorer, batch_size, _looks_every(epochs))
@@ -199,7 +199,7 @@ class FinishedRecord:
 
 
 def record_cost(epochs: int) -> float:
-    """What the record of a training costs, in epochs of training."""
+    """The cost of the record of a training, in epochs of training."""
     return -(-epochs // _looks_every(epochs)) * FORWARD_COST
 
 

@@ -1,8 +1,8 @@
-"""`SwiftSampler`: a few numbers that say how often each kind of example is drawn.
+"""`SwiftSampler`: a few numbers that decide how often each kind of example is drawn.
 
-NumPy and SciPy, but for Keras' registry of what can be saved. This file decides how features become
-probabilities (the paper's equations 4 to 10), how ties and degenerate inputs are handled, and what
-the saved JSON looks like.
+NumPy and SciPy only, except for Keras' serialisation registry. This file decides how features
+become probabilities (the paper's equations 4 to 10), how ties and degenerate inputs are handled,
+and the format of the saved JSON.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ VERSION = 1
 Transform: TypeAlias = Literal["cgf", "cdf"]
 TRANSFORMS = ("cgf", "cdf")
 DEFAULT_FEATURES = ("loss", "renormed_entropy")
-# The feature that weighs the cumulative gradient function, whether or not it is also searched on.
+# The feature that weights the cumulative gradient function; a sampler may also use it directly.
 GRADIENT_NORM: Final = "gradient_norm"
-# Features by name, or side by side, shape `(n, features)`.
+# Features by name, or as columns, shape `(n, features)`.
 Columns: TypeAlias = Mapping[str, npt.ArrayLike] | npt.ArrayLike
 
 
 def cumulative_rank(values: FloatArray, weights: FloatArray | None = None) -> FloatArray:
-    """Share of the total weight that lies at or below each value.
+    """Share of the total weight at or below each value.
 
     Computes `sum(weights[values <= v]) / sum(weights)` for each `v`. Equal
     values get equal ranks, whatever their order.
 
     Args:
         values: float array, shape `(n,)`, finite.
-        weights: float array, shape `(n,)`, non-negative. `None`, and weights
-            that are all zero, count each value once.
+        weights: float array, shape `(n,)`, non-negative. `None` or all-zero
+            weights count each value once.
 
     Returns:
         A float64 array, shape `(n,)`, in `[0, 1]`. The largest value gets 1.
@@ -55,14 +55,14 @@ def cumulative_rank(values: FloatArray, weights: FloatArray | None = None) -> Fl
         return np.asarray(scipy.stats.rankdata(values, method="max") / len(values))
     order = np.argsort(values, kind="stable")
     cumulative = np.cumsum(np.asarray(weights, np.float64)[order])
-    # Every member of a tie takes the sum at the tie's end.
+    # All members of a tie get the sum at the tie's end.
     last = np.searchsorted(values[order], values, side="right") - 1
     return np.asarray(cumulative[last] / cumulative[-1])
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where knots, values and coefficients stand among a sampler's numbers.
+    """The positions of knots, values and coefficients among a sampler's numbers.
 
     Attributes:
         features: names of the features.
@@ -104,23 +104,23 @@ class Layout:
 
 @keras.saving.register_keras_serializable(package="keras_swift")
 class SwiftSampler:
-    """Draws each example with a probability read off its features.
+    """Draws each example with a probability computed from its features.
 
     Ten numbers, for two features and four segments, decide which kinds of
-    examples a model trains on: mislabelled and useless ones can fade. The
-    probabilities are static and carry no importance weights: a sampler is
-    meant to change what is learned.
+    examples a model trains on: mislabelled and useless ones can be drawn
+    rarely. The probabilities are static and have no importance weights: a
+    sampler is meant to change what is learned.
 
     With `f_i` the rank in `[0, 1]` of feature `i` among all examples, the
-    sampler aggregates, transforms and reads off a continuous piecewise-linear
-    function `H` (paper's equations 4 to 10):
+    sampler aggregates, transforms and applies a continuous piecewise-linear
+    function `H` (the paper's equations 4 to 10):
 
         G = sum_i coefficients[i] * f_i
         T(u) = sum of gradient norms where G <= u, over the sum of all
         p = H(T(G)) / sum of H(T(G))
 
     Only the direction of the coefficients and the ratios of the values matter.
-    Where `H` is 0 for every example, all are drawn alike.
+    If `H` is 0 for every example, the draw is uniform.
 
     Args:
         knots: the inner knots of `H`, `segments - 1` numbers in `[0, 1]` in
@@ -184,7 +184,7 @@ class SwiftSampler:
         segments: int = 4,
         transform: Transform = "cgf",
     ) -> SwiftSampler:
-        """The sampler that draws every example alike.
+        """The sampler that draws uniformly.
 
         Args:
             features: names of the features.
@@ -201,7 +201,7 @@ class SwiftSampler:
     def from_parameters(
         cls, parameters: npt.ArrayLike, layout: Layout, transform: Transform = "cgf"
     ) -> SwiftSampler:
-        """The sampler of such numbers as `parameters` gives, in their `Layout`."""
+        """The sampler with these numbers, in the order of `parameters`."""
         numbers = np.asarray(parameters, np.float64)
         return cls(
             numbers[layout.knots],
@@ -218,7 +218,7 @@ class SwiftSampler:
 
     @property
     def layout(self) -> Layout:
-        """Where the numbers stand in `parameters`."""
+        """The positions of the numbers in `parameters`."""
         return Layout(self.features, self.segments)
 
     @property
@@ -233,7 +233,7 @@ class SwiftSampler:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether every example is drawn alike, whatever its features."""
+        """Whether the draw is uniform for any features."""
         return bool(np.all(self.values == self.values[0]))
 
     def piecewise_linear(self, transformed: FloatArray) -> FloatArray:
@@ -251,7 +251,7 @@ class SwiftSampler:
     def transformed(
         self, features: Columns, gradient_norm: npt.ArrayLike | None = None
     ) -> FloatArray:
-        """`T(G)` of each example: where on the axis of `H` it lies.
+        """`T(G)` of each example, the argument of `H`.
 
         Args:
             features: as in `probabilities`.
@@ -261,11 +261,11 @@ class SwiftSampler:
             A float64 array, shape `(n,)`, in `[0, 1]`.
         """
         columns, weights = self._columns(features, gradient_norm)
-        # Summed one by one: a matrix product may round equal rows differently and break ties.
+        # Summed term by term: a matrix product may round equal rows differently and break ties.
         aggregate = np.zeros(len(columns[0]))
         for coefficient, column in zip(self.coefficients, columns, strict=True):
             aggregate = aggregate + coefficient * cumulative_rank(column)
-        # Sums that are equal but for the order of rounding are ties.
+        # Sums that differ only by rounding are ties.
         return cumulative_rank(np.round(aggregate, 12), weights)
 
     def probabilities(
@@ -334,7 +334,7 @@ class SwiftSampler:
 
         Raises:
             ValueError: if the file is not JSON, not a sampler, from a newer
-                version, or holds values no sampler may have.
+                version, or holds invalid values.
         """
         name = os.fspath(path)
         try:
@@ -343,7 +343,7 @@ class SwiftSampler:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"`path` must be a JSON file written by `SwiftSampler.save`. {name} is not valid "
-                f"JSON ({error}); it may be cut off."
+                f"JSON ({error}); it may be truncated."
             ) from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             found = content.get("format") if isinstance(content, dict) else type(content).__name__
@@ -394,7 +394,7 @@ class SwiftSampler:
         return html_table(f"SwiftSampler, {kind}", rows, self._sketch())
 
     def _sketch(self) -> str:
-        """`H` as a line in the colour of the text."""
+        """`H` as an SVG line in the colour of the text."""
         ends = zip([0.0, *self.knots, 1.0], self.values, strict=True)
         points = " ".join(f"{2 + 196 * x:.0f},{58 - 56 * y:.0f}" for x, y in ends)
         line = 'fill="none" stroke="currentColor" stroke-width="2"'

@@ -1,6 +1,6 @@
-"""`find_suspects`: which labels are wrong, from one training and nothing else.
+"""`find_suspects`: finds wrong labels from one training and nothing else.
 
-This file decides what a training needs to tell wrong labels, and how they are shown.
+This file decides what a training records to find wrong labels, and how they are shown.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from keras_swift.validation import check_model, check_positive_integer
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Examples in the figure, and numbers shown of a row that is no image.
+# Examples in the figure, and numbers shown of a row that is not an image.
 SHOWN, COLUMNS = 24, 12
 
 
 @dataclasses.dataclass(frozen=True)
 class Suspects:
-    """What `find_suspects` found.
+    """The result of `find_suspects`.
 
     Attributes:
         indices: int array: the examples whose label is more likely wrong than
             right, most suspicious first.
-        scores: float64 array, shape `(n,)`: how strongly each label is doubted.
-            Only the order matters.
-        probability: float64 array, shape `(n,)`: of being wrong, by the
+        scores: float64 array, shape `(n,)`: how doubtful each label is. Only
+            the order matters.
+        probability: float64 array, shape `(n,)`: of a wrong label, from the
             mixture; a rough guide.
-        labels: int array, shape `(n,)`, the classes given; `None` where
-            targets are not one class an example.
-        instead: int array, the class that the trained model holds for the most
-            probable but for the label, for each of `indices`; `None` likewise.
+        labels: int array, shape `(n,)`, the given classes; `None` if targets
+            are not one class per example.
+        instead: int array, for each of `indices`, the most probable class
+            other than the label, by the trained model; `None` likewise.
         wrong_share: `WrongShare`: `estimate`, `low`, `high`.
-        record: what training saw of each example: for
+        record: the record of the training, for
             `compute_features(..., record=...)`.
     """
 
@@ -65,7 +65,7 @@ class Suspects:
         return len(self.indices)
 
     def plot(self, file: str | os.PathLike[str] | None = None, count: int = SHOWN) -> Figure:
-        """Draws the most suspicious examples, each with its label and what the model would say.
+        """Plots the most suspicious examples, each with its label and the model's own choice.
 
         Images (of one channel, three or four) are drawn as such, other rows as
         lines of their first numbers.
@@ -104,7 +104,7 @@ class Suspects:
             if image:
                 picture = row[..., 0] if row.ndim == 3 and row.shape[-1] == 1 else row
                 low, high = float(picture.min()), float(picture.max())
-                # Whatever the images were scaled to.
+                # Any scale of the images.
                 axes.imshow((picture - low) / max(high - low, 1e-12), cmap="gray")
                 axes.set_axis_off()
             else:
@@ -156,18 +156,18 @@ def find_suspects(
     seed: int | None = None,
     verbose: int | Literal["auto"] = "auto",
 ) -> Suspects:
-    """Finds the examples whose label is probably wrong, by one training.
+    """Finds the examples whose label is probably wrong, with one training.
 
-    Trains the model and records what it thinks of each example on the way.
-    Wrong labels are learned late: over the training, the model held another
-    class for more probable. No validation data and no search are needed. The
-    model, its optimizer and metrics leave as they came.
+    Trains the model and records its loss and margin on each example. Wrong
+    labels are learned late: averaged over the training, another class is more
+    probable. This needs no validation data and no search. The model, its
+    optimizer and metrics are restored at the end.
 
     Args:
         model: a compiled `keras.Model`, not yet trained.
         x, y: arrays, or lists or dicts of arrays, first axis `n`.
-        epochs: int. Enough to learn what most examples have in common, not so
-            many that all labels are known by heart. Defaults to 15.
+        epochs: int. Enough to learn what most examples have in common, but
+            too few to memorise all labels. Defaults to 15.
         batch_size: int. Defaults to 32.
         sample_weight: array, weights of the loss, as for `model.fit`.
         seed: int or `None`, fixes the order of training. Defaults to `None`,
@@ -233,7 +233,7 @@ def _instead(
     classes: IntArray | None,
     batch_size: int,
 ) -> IntArray | None:
-    """The most probable class but for the label: the label itself may be known by heart."""
+    """The most probable class other than the label, which may be memorised."""
     if classes is None:
         return None
     (label,) = label_outputs(model) or ()
@@ -259,5 +259,5 @@ def _first(x: ArrayTree) -> Array:
 def _is_image(rows: Array) -> bool:
     if rows.ndim == 4:
         return rows.shape[-1] in (1, 3, 4)
-    # Grey images without an axis for it; sequences of vectors look the same.
+    # Grey images without a channel axis; sequences of vectors have the same shape.
     return rows.ndim == 3 and rows.shape[1] == rows.shape[2]

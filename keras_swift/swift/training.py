@@ -1,7 +1,7 @@
 """`SwiftTraining`: `model.fit` on examples drawn by a `SwiftSampler`.
 
-This file decides what has to be known of the data and the sampler before training starts;
-`swift_datasets.py` has what an epoch then holds.
+This file gets the sampling probabilities for the data before training starts; `datasets` then makes
+the batches of an epoch.
 """
 
 from __future__ import annotations
@@ -44,27 +44,27 @@ class SwiftTraining:
 
     **Arrays.** Each epoch draws as many examples as there are (or `batch_size
     * steps_per_epoch`), with replacement, by static probabilities: each one
-    appears `n p` times, rounded up or down at random, in random order. A
+    is drawn `n p` times, rounded up or down at random, in random order. A
     uniform sampler gives ordinary shuffled epochs.
 
     **Streams** (a `PyDataset`, a generator, a `tf.data.Dataset`, a PyTorch
-    `DataLoader`: examples without an index, or augmented afresh). Each step
+    `DataLoader`: examples without an index, or augmented each time). Each step
     takes two batches from the stream, scores them with `reference`, and keeps
     half, without replacement. An epoch has as many steps as the stream has
     batches, so it reads the stream twice.
 
     Args:
         model: a compiled `keras.Model`.
-        sampler: a `SwiftSampler`, or the `SearchResult` it was found in, which
-            brings the features of the data it was searched on.
-        reference: a trained, compiled `keras.Model` that features are computed
-            with. Not needed where features are at hand.
+        sampler: a `SwiftSampler`, or its `SearchResult`, which also has the
+            features of the data of the search.
+        reference: a trained, compiled `keras.Model` to compute features with.
+            Not needed if the features are given.
         features: mapping from the sampler's feature names to arrays or
             callables (see `compute_features`): features of the data `fit` gets,
-            or what to compute where the sampler was made for other than the
-            named ones.
-        seed: int or `None`, fixes the draws; calls of `fit` go on from one
-            another. Defaults to `None`, fresh entropy.
+            or how to compute features of the sampler that have no known
+            name.
+        seed: int or `None`, fixes the draws; each call of `fit` continues from
+            the last. Defaults to `None`, fresh entropy.
 
     Raises:
         TypeError: for arguments of another kind.
@@ -148,9 +148,9 @@ class SwiftTraining:
         """Trains the model, as `keras.Model.fit` does.
 
         All arguments have the names, defaults and meaning they have there,
-        but for `shuffle`, which has no effect on arrays: what is drawn comes
-        in random order. `sample_weight` and `class_weight` weight the objective, not the
-        draw.
+        except `shuffle`, which has no effect on arrays: draws are always in
+        random order. `sample_weight` and `class_weight` weight the
+        objective, not the draw.
 
         Returns:
             The `keras.callbacks.History` of `model.fit`.
@@ -168,7 +168,7 @@ class SwiftTraining:
         seed = int(self._generator.integers(2**63))
         process, count = backends.active().process()
         if count > 1:
-            # Each draws from its own part of the data.
+            # Each process draws from its own part of the data.
             seed = int(np.random.default_rng([seed, process]).integers(2**63))
         dataset: DrawnDataset | PresampledDataset
         if data.batch_size is None:
@@ -189,7 +189,7 @@ class SwiftTraining:
             dataset.close()
 
     def _wanted(self) -> dict[str, Feature]:
-        """What has to be computed for the sampler: its features by name, and its weights."""
+        """The features that the sampler needs, by name, and the weights of its transform."""
         given = {} if self.features is None else named_features(self.features)
         wanted = {name: given.get(name, name) for name in self.sampler.features}
         if self.sampler.transform == "cgf":
@@ -239,8 +239,8 @@ class SwiftTraining:
         """The dataset over a stream, with a reference model to score it."""
         if self.reference is None or self.reference is self.model:
             raise ValueError(
-                "`reference` must be a trained model other than the one in training where `x` is a "
-                "stream: its examples have no features yet, and they are computed as they come. "
+                "`reference` must be a trained model other than the one in training if `x` is a "
+                "stream: features are computed from its batches as they are read. "
                 f"Received: reference={self.reference and self.reference.name!r}. After a search, "
                 "build the model again and give it `result.pretrained_weights`."
             )
@@ -249,7 +249,7 @@ class SwiftTraining:
         for name, feature in wanted.items():
             if not isinstance(feature, str) and not callable(feature):
                 raise ValueError(
-                    f"Feature {name!r} must be a name or a callable where `x` is a stream, whose "
+                    f"Feature {name!r} must be a name or a callable if `x` is a stream, whose "
                     "examples have no index. Received: an array."
                 )
         generators = np.random.default_rng([seed, 1]).spawn(2)
@@ -258,25 +258,25 @@ class SwiftTraining:
 
 
 def named_or_explained(wanted: Mapping[str, Any]) -> dict[str, Feature]:
-    """`wanted`, or an error for names that nothing is known about."""
+    """`wanted` as features; raises for unknown names."""
     try:
         return named_features(wanted)
     except ValueError as error:
         raise ValueError(
-            f"The sampler was made for the features {list(wanted)}, and some are not known here. "
+            f"The sampler was made for the features {list(wanted)}, and some are unknown here. "
             "Pass `features`, a mapping from these names to arrays or callables. " + str(error)
         ) from error
 
 
 def _refuse_recorded(wanted: Mapping[str, Feature]) -> None:
-    """Raises for features that no trained model can tell without a record of its training."""
+    """Raises for features that need a record of training."""
     recorded = [f for f in wanted.values() if isinstance(f, str) and f in RECORDED_NAMES]
     if recorded:
         raise ValueError(
-            "The sampler's features must be at hand where they come from a record of training: "
+            "The sampler's features must be given if they need a record of training: "
             f"{recorded}. Received: no arrays for them. Pass `features=`, such as "
             "`find_suspects(model, x, y).record` gives to `compute_features(model, x, y, names, "
-            "record=...)`; or search with features that a trained model tells, "
+            "record=...)`; or search with features that need only a trained model, "
             'features=("loss", "renormed_entropy").'
         )
 

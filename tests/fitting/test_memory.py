@@ -44,7 +44,7 @@ def test_without_labels_there_is_no_margin():
 
 
 def test_means_have_to_be_asked_for():
-    with pytest.raises(ValueError, match=r"averages=True.*latest numbers alone"):
+    with pytest.raises(ValueError, match=r"averages=True.*only the latest numbers"):
         _ = ExampleMemory(2).mean_loss
 
 

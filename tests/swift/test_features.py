@@ -229,7 +229,7 @@ def test_regression_has_losses_alone():
     np.testing.assert_array_equal(found["mean_loss"], record.mean_loss)
     with pytest.raises(ValueError, match="'mean_margin' is for classifiers.*Use \"mean_loss\""):
         ks.compute_features(model, x, y, ("mean_margin",), record=record, verbose=0)
-    with pytest.raises(ValueError, match="one label an example.*Use 'mean_loss'"):
+    with pytest.raises(ValueError, match="one label per example.*Use 'mean_loss'"):
         ks.compute_features(model, x, y, ("mean_loss_in_class",), record=record, verbose=0)
 
 

@@ -176,7 +176,7 @@ def test_load_explains_a_file_that_is_cut_off(tmp_path):
     some_sampler().save(tmp_path / "sampler.json")
     text = (tmp_path / "sampler.json").read_text()
     (tmp_path / "sampler.json").write_text(text[: len(text) // 2])
-    with pytest.raises(ValueError, match="not valid JSON .*; it may be cut off"):
+    with pytest.raises(ValueError, match="not valid JSON .*; it may be truncated"):
         SwiftSampler.load(tmp_path / "sampler.json")
 
 

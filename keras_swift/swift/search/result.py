@@ -49,8 +49,8 @@ class SearchTrial:
         status: `"COMPLETED"`, `"FAILED"` or, in a search that still runs
             elsewhere, `"RUNNING"`.
         metrics: dict, the logs of the last epoch; empty if it failed.
-        values: float array, the objective's value on each validation example,
-            of which it is the mean; `None` if they are not known.
+        values: float array, the objective's value on each validation example;
+            the objective is their mean. `None` if they are not known.
     """
 
     number: int

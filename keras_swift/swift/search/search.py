@@ -67,8 +67,8 @@ def search(
        use one seed, so that they differ only by their sampler.
     3. Confirms: trains the best trials from scratch, like the pretraining, and
        chooses one only if it is better than uniform by more than two standard
-       errors. Fine-tuning does not show what it costs to leave examples
-       out.
+       errors. Fine-tuning does not show the cost of leaving
+       examples out.
 
     The search prints its price before it begins: with the defaults, about
     three trainings as long as the pretraining, besides it.

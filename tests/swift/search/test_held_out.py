@@ -58,8 +58,8 @@ class _Iterable:
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
-        ((b for b in [(X, Y)]), TypeError, "`validation_data` must be data that can be read as"),
-        (iter([(X, Y)]), TypeError, "`validation_data` must be data that can be read as"),
+        ((b for b in [(X, Y)]), TypeError, "`validation_data` must be data that has an end"),
+        (iter([(X, Y)]), TypeError, "`validation_data` must be data that has an end"),
         (7, TypeError, r"`validation_data` must be `\(x, y\)` or a data set"),
         ((X,), ValueError, "Received: 1 parts"),
         (Batches(X, Y, length=None), ValueError, "`validation_data` must have an end"),
