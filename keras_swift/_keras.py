@@ -39,12 +39,7 @@ _OF_MODEL = (
     "_symbolic_build",
 )
 _OF_LOSS = ("_flat_losses", "_metrics", "_user_loss", "_user_loss_weights")
-<<<<<<< HEAD
-# There once the metrics are built.
-=======
-_OF_METRICS = ("_flatten_y",)
 # Present once the metrics are built.
->>>>>>> words
 _OF_BUILT_METRICS = ("_flat_metrics",)
 _OF_OPTIMIZER = ("_get_current_learning_rate", "_learning_rate")
 

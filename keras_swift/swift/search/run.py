@@ -215,11 +215,7 @@ class SearchRun:
         callbacks: Sequence[keras.callbacks.Callback] = (),
         verbose: int | Literal["auto"] = 0,
     ) -> tuple[dict[str, float], FloatArray | None]:
-<<<<<<< HEAD
-        """Trains by these probabilities and judges the mean weights of the last `averaged` epochs.
-=======
         """Trains with these probabilities and judges the mean weights of `averaged` epochs.
->>>>>>> words
 
         Returns:
             The logs of the last epoch and of the validation data, and the
