@@ -1,7 +1,7 @@
 """What a training step costs: plain `model.fit`, ours by default, the paper's rule.
 
     python benchmarks/step_cost.py [--batch-size 128] [--rounds 7]
-    python benchmarks/step_cost.py --sizes 10000 100000 1000000 10000000
+    python benchmarks/step_cost.py --batch-size 1024 --sizes 10000 100000 1000000 10000000
 
 The backend is KERAS_BACKEND's. In every round each side trains two epochs in turn, of which the
 second is timed, so that a machine that speeds up or slows down does so for all; the first round
@@ -12,8 +12,8 @@ seconds or (`--clock wall`, for a GPU) of wall-clock seconds.
 carries. `ours` draws by remembered scores, recorded in every step. `shut` is the paper's rule with
 its gate shut, `open` with its gate open; `f` is the cost of scoring an example over training on it.
 
-With `--sizes`, a step of ours on data mapped from the disk, for each number of examples: what it
-costs to make the batch, and how much memory the process gained since before the data set was made.
+With `--sizes`, a step of ours on data mapped from the disk, for each number of examples, drawn by
+remembered scores: what it costs over one of `fit`, and how much memory the process gained by it.
 """
 
 import argparse
@@ -125,13 +125,28 @@ def measure(build, batch_size, presample, steps, rounds, now):
     return np.array(table[1:])
 
 
-def by_size(sizes, batch_size, presample, steps, now):
-    """Milliseconds of a step and memory gained, for data of each size on the disk."""
-    print("| examples | file, MB | first batch, s | ms a step | memory, MB | bytes an example |")
+class Epochs(keras.callbacks.Callback):
+    """Seconds a step of each epoch, and the process' own memory at its end."""
+
+    def __init__(self, now):
+        super().__init__()
+        self.now, self.seconds, self.memory = now, [], []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start = self.now()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seconds.append((self.now() - self.start) / self.params["steps"])
+        self.memory.append(anonymous_memory())
+
+
+def by_size(sizes, batch_size, steps, now):
+    """Milliseconds of a step and memory gained by ours, for data of each size on the disk."""
+    print("| examples | file, MB | fit, ms a step | ours / fit | memory, MB | bytes an example |")
     print("|---|---|---|---|---|---|")
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            shapes = {"x": ((size, 64), "float32"), "y": ((size,), "int64")}
+            shapes = {"x": ((size, 16), "float32"), "y": ((size,), "int64")}
             x, y = (
                 np.memmap(os.path.join(folder, name), dtype, "w+", shape=shape)
                 for name, (shape, dtype) in shapes.items()
@@ -139,41 +154,35 @@ def by_size(sizes, batch_size, presample, steps, now):
             generator = np.random.default_rng(0)
             for first in range(0, size, 100_000):
                 part = x[first : first + 100_000]
-                part[:] = generator.random(part.shape, dtype=np.float32)
+                part[:] = generator.standard_normal(part.shape, dtype=np.float32)
+                # Labels that can be learned but for some, so that scores differ.
+                y[first : first + 100_000] = part[:, 0] + part[:, 1] + part[:, 2] ** 2 > 1
             x.flush()
             y.flush()
             x, y = (
                 np.memmap(os.path.join(folder, name), dtype, "r", shape=shape)
                 for name, (shape, dtype) in shapes.items()
             )
-            layers = [keras.layers.Dense(128, activation="relu"), keras.layers.Dense(10)]
-            model = keras.Sequential([keras.Input((64,)), *layers])
-            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-            model.compile("sgd", loss)
-            before, start = anonymous_memory(), now()
-            data = ks.ImportanceDataset(
-                model,
-                x,
-                y,
-                batch_size=batch_size,
-                presample=presample,
-                tau_threshold=0,
-                seed=0,
-                steps_per_epoch=steps,
-            ).batches
-            data.on_epoch_begin()
-            data.next_batch()
-            made, seconds = now() - start, []
-            for _ in range(steps - 1):
-                start = now()
-                batch = data.next_batch()
-                seconds.append(now() - start)
-            gained = anonymous_memory() - before
-            if not batch.by_importance:
-                raise RuntimeError("The gate was to be open, and a batch was uniform.")
+            # The first epoch sees every example once; of the later ones the last is timed.
+            epochs = 2 + steps * batch_size // size
+            found = []
+            for name in ("fit", "ours"):
+                layers = [keras.layers.Dense(64, activation="relu"), keras.layers.Dense(2)]
+                model = keras.Sequential([keras.Input((16,)), *layers])
+                loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+                model.compile(keras.optimizers.SGD(0.05), loss)
+                fit = model.fit if name == "fit" else ks.ImportanceTraining(model, seed=0).fit
+                before, clock = anonymous_memory(), Epochs(now)
+                history = fit(
+                    x, y, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[clock]
+                )
+                found.append((np.median(clock.seconds[1:]), max(clock.memory) - before))
+            if not history.history["importance"][-1]:
+                raise RuntimeError("The last epoch was to be drawn by importance, and was uniform.")
+            (plain, _), (seconds, gained) = found
             print(
-                f"| {size:,} | {size * 264 / 1e6:,.0f} | {made:.2f} "
-                f"| {np.median(seconds) * 1e3:.2f} | {gained / 1e6:.1f} | {gained / size:.1f} |",
+                f"| {size:,} | {size * 72 / 1e6:,.0f} | {plain * 1e3:.2f} "
+                f"| {seconds / plain:.3f} | {gained / 1e6:.1f} | {gained / size:.1f} |",
                 flush=True,
             )
 
@@ -201,9 +210,11 @@ def main():
     parser.add_argument("--sizes", type=int, nargs="+", help="examples on the disk")
     arguments = parser.parse_args()
     if arguments.sizes:
-        print(f"backend {keras.backend.backend()}, importance batches, {arguments.clock} time\n")
-        clock = CLOCKS[arguments.clock]
-        by_size(arguments.sizes, arguments.batch_size, arguments.presample, arguments.steps, clock)
+        print(
+            f"backend {keras.backend.backend()}, batch {arguments.batch_size}, remembered scores, "
+            f"{arguments.clock} time\n"
+        )
+        by_size(arguments.sizes, arguments.batch_size, arguments.steps, CLOCKS[arguments.clock])
         return
     print(
         f"backend {keras.backend.backend()}, batch {arguments.batch_size}, "
