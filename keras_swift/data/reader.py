@@ -279,8 +279,11 @@ class StreamSupply:
 
     def _counted(self, source: Any) -> int:
         cardinality = getattr(source, "cardinality", None)
+        if callable(cardinality):
+            # Of distributed data sets it is a number.
+            cardinality = cardinality()
         # TensorFlow's number for "no end", -1; -2 stands for "unknown".
-        endless = self._shared or (cardinality is not None and int(cardinality()) == -1)
+        endless = self._shared or (cardinality is not None and int(cardinality) == -1)
         if endless:
             raise ValueError(
                 "`steps_per_epoch` must be given for a source without an end. Received: "
