@@ -187,9 +187,9 @@ def one_of_two_outputs(y):
     return keras.Model(inputs, outputs), X, y, {"loss": {"a": "mse"}}
 
 
-def optional_input():
-    first = keras.Input((6,), name="a")
-    second = keras.Input((2,), name="b", optional=True)
+def optional_input(names):
+    first = keras.Input((6,), name=names[0])
+    second = keras.Input((2,), name=names[1], optional=True)
 
     class Added(layers.Layer):
         def call(self, pair):
@@ -199,7 +199,8 @@ def optional_input():
             return pair[0]
 
     outputs = layers.Dense(2)(Added()([first, second]))
-    return keras.Model({"a": first, "b": second}, outputs), {"a": X, "b": None}, NUMBERS, MSE
+    inputs, data = ({names[0]: a, names[1]: b} for a, b in ((first, second), (X, None)))
+    return keras.Model(inputs, outputs), data, NUMBERS, MSE
 
 
 class OwnLoss(keras.Model):
@@ -312,7 +313,8 @@ MODELS = {
     "loss of two outputs": loss_of_two_outputs,
     "bare target for two outputs": lambda: one_of_two_outputs(NUMBERS),
     "no target for an output": lambda: one_of_two_outputs({"a": NUMBERS, "b": None}),
-    "optional input": optional_input,
+    "optional input": lambda: optional_input("ab"),
+    "optional input, the first": lambda: optional_input("ba"),
     "own loss": own_loss,
     "classes first": classes_first,
     "regularized": lambda: (

@@ -28,6 +28,8 @@ INHERENT: dict[str, str] = {
     "TestTrainer::test_callback_methods_keys": "callbacks see our numbers in the logs",
     "TestTrainer::test_fit_sparse": "rows are made dense, so gradients are",
     "TestTrainer::test_retracing": "a step of one's own is run twice to see if weights arrive",
+    "CSVLoggerTest::test_CSVLogger": "callbacks see our numbers in the logs",
+    "FunctionalTest::test_required_none_raises_in_fit": "refused in other words",
     "TestTrainer::test_fit_flow_steps_per_epoch": _RUNS_OUT,
     "TestTrainer::test_steps_per_epoch_not_match": _RUNS_OUT,
     "TestTrainer::test_steps_per_execution_steps_per_epoch": _RUNS_OUT,

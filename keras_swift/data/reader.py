@@ -274,8 +274,11 @@ class StreamReader:
 
     def _counted(self, source: Any) -> int:
         cardinality = getattr(source, "cardinality", None)
+        if callable(cardinality):
+            # Of distributed data sets it is a number.
+            cardinality = cardinality()
         # TensorFlow's -1 means "no end"; -2 means "unknown".
-        endless = self._shared or (cardinality is not None and int(cardinality()) == -1)
+        endless = self._shared or (cardinality is not None and int(cardinality) == -1)
         if endless:
             raise ValueError(
                 "`steps_per_epoch` must be given for a source without an end. Received: "

@@ -194,16 +194,23 @@ class WeightedStep:
         local = backends.active().local_state(model)
         # The trial changes nothing and needs no other process.
         with keras.StatelessScope(local) if local else contextlib.nullcontext():
-            self._inspect(losses, x, y)
+            self._inspect(losses, x, y, local)
 
-    def _inspect(self, losses: CompiledLosses, x: ArrayTree, y: ArrayTree) -> None:
+    def _inspect(
+        self,
+        losses: CompiledLosses,
+        x: ArrayTree,
+        y: ArrayTree,
+        local: list[tuple[keras.Variable, Tensor]],
+    ) -> None:
         model = self._model
-        y_pred = model(
-            _tensors(x),
-            **({"training": False} if accepts_training(model) else {}),
-        )
-        regularised = [v for v in model.trainable_variables if v.regularizer is not None]
-        if len(model.losses) > len(regularised):
+        # A layer may count its calls: nothing is assigned to a variable in there.
+        with keras.StatelessScope(local, collect_losses=True) as scope:
+            y_pred = model(
+                _tensors(x),
+                **({"training": False} if accepts_training(model) else {}),
+            )
+        if scope.losses:
             warnings.warn(
                 "The model adds losses of its own (`add_loss` or an `activity_regularizer`). They "
                 "get no weights, so while batches are drawn by importance they describe the "

@@ -102,10 +102,13 @@ def build(model: keras.Model, x: ArrayTree, y: ArrayTree) -> CompiledLosses:
             if not _is_complete(output, targets):
                 raise wrong_targets(y, y_pred, getattr(model, "output_names", None))
     except Exception as error:
-        if not unused:
+        if not unused and "compute_loss" not in own_methods(model):
             raise
         # The model's own `compute_loss` handles them.
-        missing = f"The model does not use the compiled loss, which does not fit: {error} {_SCORE}"
+        missing = (
+            "The model computes its loss by itself, and the compiled one does not fit its outputs: "
+            f"{error} {_SCORE}"
+        )
         return CompiledLosses([], Matching(None), y_pred, missing)
     return CompiledLosses(losses, Matching(container), y_pred)
 
@@ -282,7 +285,11 @@ def symbolic_outputs(model: keras.Model, x: ArrayTree) -> ArrayTree:
         model: a built `keras.Model`.
         x: NumPy structure of some inputs.
     """
-    return without_list_of_one(model(_specified(x)))
+    specified = _specified(x)
+    if any(leaf is None for leaf in keras.tree.flatten(specified)):
+        # A functional model takes no `None` for a symbolic input; its `call` does.
+        return without_list_of_one(keras.Operation.compute_output_spec(model, specified))
+    return without_list_of_one(model(specified))
 
 
 def _specified(structure: ArrayTree, count: int = 1) -> ArrayTree:

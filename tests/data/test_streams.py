@@ -247,6 +247,15 @@ def test_steps_are_counted_where_a_source_does_not_tell():
         stream_reader(Numbered(None))
 
 
+@pytest.mark.parametrize("kind", [int, lambda number: lambda: number])
+def test_a_source_says_that_it_has_no_end(kind):
+    """As data sets of TensorFlow do, by a method, and distributed ones, by a number."""
+    source = Loader(4, length=False)
+    source.cardinality = kind(-1)
+    with pytest.raises(ValueError, match="`steps_per_epoch` must be given for a source without"):
+        stream_reader(source)
+
+
 def test_a_generator_is_read_to_its_end(monkeypatch):
     finite = (batch for batch, _ in zip(endless(), range(4), strict=False))
     found = stream_reader(finite)

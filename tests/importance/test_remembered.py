@@ -1,6 +1,7 @@
 """Importance sampling by remembered scores: what is recorded, what is drawn, what it is worth."""
 
 import itertools
+import json
 
 import keras
 import numpy as np
@@ -437,6 +438,25 @@ def test_short_epochs_wait_for_the_scores_of_most_examples(digits):
     )
     assert history.history["importance"][:4] == [0.0] * 4
     assert history.history["importance"][-1] == 1.0
+
+
+def test_a_number_of_epochs_that_is_never_reached_changes_nothing(digits):
+    """Draws by importance begin as early whatever `epochs` is, for `EarlyStopping` to end."""
+    stop = keras.callbacks.EarlyStopping("loss", min_delta=100.0, patience=2)
+    history = ks.ImportanceTraining(trained(digits, 0.01), seed=0).fit(
+        digits[0][:320], digits[1][:320], epochs=1000, callbacks=[stop], verbose=0
+    )
+    assert history.history["importance"] == [0.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("settings", [{}, {"tau_threshold": 1e9}, {"tau_threshold": 0}])
+def test_the_history_is_strict_json(digits, settings):
+    model = classifier(run_eagerly=True)
+    history = ks.ImportanceTraining(model, seed=0, **settings).fit(
+        digits[0][:160], digits[1][:160], epochs=2, validation_split=0.2, verbose=0
+    )
+    again = json.loads(json.dumps(history.history, allow_nan=False))
+    assert again == history.history
 
 
 def test_streams_are_not_remembered(digits):

@@ -322,6 +322,35 @@ def test_nothing_compiles_again_after_the_first_step_of_each_kind(digits):
     assert traced == []
 
 
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="nothing is traced")
+@pytest.mark.parametrize("settings", [{}, {"tau_threshold": 0}])
+def test_a_frozen_backbone_of_ones_own_is_traced_once_for_a_shape(digits, settings):
+    traced = []
+
+    class Counting(keras.layers.Layer):
+        def call(self, x):
+            traced.append(tuple(x.shape))
+            return x
+
+    backbone = keras.Sequential([keras.Input((64,)), Counting(), keras.layers.Dense(16)])
+    model = keras.Sequential([keras.Input((64,)), backbone, keras.layers.Dense(10)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss)
+    trainer = ks.ImportanceTraining(model, seed=0, **settings)
+    x, y = digits[0][:320], digits[1][:320]
+    for trainable in (False, True, False):
+        backbone.trainable = trainable
+        model.compile("sgd", loss)
+        traced.clear()
+        trainer.fit(x, y, epochs=2, verbose=0)
+        # A step, and the scores of a presample and of the batch that is looked at first.
+        known = [shape for shape in traced if shape[0] not in (None, 61)]
+        assert 1 <= len(known) and len(known) <= 2 * len(set(known)), traced
+        traced.clear()
+        trainer.fit(x, y, epochs=3, verbose=0)
+        assert set(traced) <= {(1, 64), (8, 64)}, traced
+
+
 def test_a_new_compile_is_seen(digits):
     model = classifier(0.0)
     trainer = ks.ImportanceTraining(model, tau_threshold=0, seed=0)

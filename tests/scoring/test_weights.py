@@ -218,6 +218,48 @@ def test_a_flat_output_is_trained_uniformly_and_the_cure_is_named():
     assert history["importance"] == [0.0]
 
 
+class TwoInOne(keras.Model):
+    """Puts out two columns that its loss takes apart."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return super().compute_loss(x, y, [y_pred[:, :1], y_pred[:, 1:]], sample_weight)
+
+
+def test_losses_of_what_a_model_takes_apart_are_trained_uniformly():
+    def compiled():
+        model = network(TwoInOne, ["mse", "mae"], lambda out: keras.layers.Dense(2)(out), ())
+        return model, {"x": X, "y": (Y, 2 * Y), "shuffle": False, "verbose": 0}
+
+    plain, data = compiled()
+    expected = plain.fit(**data).history
+    model, data = compiled()
+    with pytest.warns(UserWarning, match="computes its loss by itself.*Give `score=`, a callable"):
+        history = ks.ImportanceTraining(model, seed=0).fit(**data).history
+    assert history["importance"] == [0.0] and set(expected) < set(history)
+    np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-5)
+
+
+class Counting(keras.layers.Layer):
+    """Counts how often it was called."""
+
+    def build(self, shape):
+        self.count = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+    def call(self, x):
+        self.count.assign(self.count + 1.0)
+        return x
+
+
+@pytest.mark.parametrize("settings", [{}, {"tau_threshold": 0}])
+def test_a_layer_that_counts_its_calls_counts_the_steps_alone(settings):
+    layer = Counting()
+    model = keras.Sequential([keras.Input((5,)), layer, keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    training = ks.ImportanceTraining(model, seed=0, **settings)
+    training.fit(X, Y, batch_size=4, epochs=2, verbose=0)
+    assert float(keras.ops.convert_to_numpy(layer.count.value)) == 12.0
+
+
 class OfFour(keras.layers.Layer):
     """Takes batches of four and no others."""
 
