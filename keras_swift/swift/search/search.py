@@ -191,7 +191,7 @@ def search(
     if features is None:
         named = named_features(default_features(model, source.y))
         if tuple(named) != DEFAULTS:
-            note = f"in place of {', '.join(DEFAULTS)}, which need one label an example"
+            note = f"in place of {', '.join(DEFAULTS)}, which need one label per example"
     with Unchanged(model):
         judge = Judge(model, validation_data, batch_size)
         parsed = find_objective(judge, objective)
