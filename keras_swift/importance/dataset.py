@@ -77,7 +77,7 @@ class ImportanceDataset(keras.utils.PyDataset):
             has its own.
         presample: float above 1, the presample ratio `B / b`, for the paper's
             rule; or `"auto"`: 2, 3 or 5, the one with the highest expected
-            benefit, while the variance gain exceeds the cost of the scores,
+            benefit, while the variance gain exceeds the cost of a step,
             `k > 1 + f r`. Defaults to `None`: `"auto"`, or 3.0 if a
             `tau_threshold` is given.
         tau_threshold: float, 0 or more: the gate opens above it. 0 keeps it

@@ -134,7 +134,7 @@ class PublishedGate(_RunningTau):
 
 
 class CostGate(_RunningTau):
-    """Open while the variance gain exceeds the cost of the scores, `k > 1 + f r`.
+    """Open while the variance gain exceeds the cost of a step, `k > 1 + f r`.
 
     A step drawn from `r` batches costs `1 + f r` uniform steps and is worth
     `k` of them. The ratio is the one with the highest `k / (1 + f r)`.

@@ -67,8 +67,7 @@ def search(
        use one seed, so that they differ only by their sampler.
     3. Confirms: trains the best trials from scratch, like the pretraining, and
        chooses one only if it is better than uniform by more than two standard
-       errors. Fine-tuning does not show the cost of leaving
-       examples out.
+       errors. Fine-tuning does not show the cost of leaving examples out.
 
     The search prints its price before it begins: with the defaults, about
     three trainings as long as the pretraining, besides it.
@@ -101,7 +100,7 @@ def search(
         batch_size: int. Defaults to 32.
         features: what the sampler reads, see `compute_features`. Defaults to
             `None`: `("mean_margin", "mean_margin_in_class")` for classifiers
-            with one label an example, `("mean_margin", "mean_loss")` for other
+            with one label per example, `("mean_margin", "mean_loss")` for other
             classifiers, else `("mean_loss", "loss")`. The paper's are
             `("loss", "renormed_entropy")`.
         segments: int, linear pieces of the sampler's function. Defaults to 4.
@@ -192,7 +191,7 @@ def search(
     if features is None:
         named = named_features(default_features(model, source.y))
         if tuple(named) != DEFAULTS:
-            note = f"in place of {', '.join(DEFAULTS)}, which need one label an example"
+            note = f"in place of {', '.join(DEFAULTS)}, which need one label per example"
     with Unchanged(model):
         judge = Judge(model, validation_data, batch_size)
         parsed = find_objective(judge, objective)
