@@ -71,7 +71,7 @@ def test_shut_gate_gives_the_weights_of_plain_fit(digits):
 
 
 # A `train_step` of the model's own, on JAX.
-@pytest.mark.filterwarnings("ignore:On JAX, scores cannot be read:UserWarning")
+@pytest.mark.filterwarnings("ignore:On JAX, scores cannot be taken:UserWarning")
 @pytest.mark.parametrize("batch_size", [8, 12])
 def test_steps_know_the_size_of_their_batch_where_it_is_fixed(digits, batch_size):
     seen = set()

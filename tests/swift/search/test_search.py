@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import keras
 import keras_tuner
@@ -659,10 +660,14 @@ def test_killed_search_goes_on_as_an_unbroken_one(tmp_path):
     assert resumed == unbroken
 
 
-def test_a_chief_and_two_workers_share_a_search(tmp_path):
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+        return str(free.getsockname()[1])
+
+
+def test_a_chief_and_two_workers_share_a_search(tmp_path):
+    port = free_port()
     names = ["chief", "worker0", "worker1"]
     processes = [
         start(
@@ -702,6 +707,57 @@ def test_a_chief_and_two_workers_share_a_search(tmp_path):
     errors = late.communicate(timeout=120)[1]
     assert late.returncode == 0, errors
     assert json.loads((tmp_path / "late.json").read_text()) == chief
+
+
+def completed(directory):
+    files = list((directory / "swift_search").glob("trial_*/trial.json"))
+    return sum(json.loads(file.read_text())["status"] == "COMPLETED" for file in files)
+
+
+@pytest.mark.product
+def test_a_killed_worker_and_a_killed_chief_lose_nothing(tmp_path):
+    port, running = free_port(), {}
+
+    def begin(name, kill_in=-5):
+        running[name] = start(
+            tmp_path / "shared",
+            tmp_path / f"{name}.json",
+            kill_in,
+            KERASTUNER_TUNER_ID=name,
+            KERASTUNER_ORACLE_IP="127.0.0.1",
+            KERASTUNER_ORACLE_PORT=port,
+        )
+
+    try:
+        begin("chief")
+        begin("worker0", kill_in=1)
+        running["worker0"].communicate(timeout=300)
+        assert running["worker0"].returncode == -signal.SIGKILL
+        before = completed(tmp_path / "shared")
+        # The same worker comes back to the trial that it had begun.
+        begin("worker0")
+        deadline = time.monotonic() + 300
+        while completed(tmp_path / "shared") < before + 2:
+            assert running["worker0"].poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        running["chief"].kill()
+        # Without a chief a worker ends, and says why.
+        assert "chief" in running["worker0"].communicate(timeout=300)[1]
+        assert running["worker0"].returncode == 1
+        running["chief"].communicate()
+        port = free_port()
+        begin("chief")
+        begin("worker0")
+        for process in running.values():
+            errors = process.communicate(timeout=300)[1]
+            assert process.returncode == 0, errors
+    finally:
+        for process in running.values():
+            process.kill()
+            process.communicate()
+    shared = json.loads((tmp_path / "chief.json").read_text())
+    # One worker makes the trials one after another, as a search in one process does.
+    assert shared == json.loads(json.dumps(describe(run_search(tmp_path / "whole"))))
 
 
 @pytest.mark.parametrize("over", [True, False])
