@@ -1,6 +1,5 @@
 """The oracle on objectives that are known, without training anything."""
 
-import json
 import os
 import random
 import time
@@ -137,22 +136,6 @@ def test_resumed_search_goes_on_as_an_unbroken_one(tmp_path, finished):
     assert random.getstate() == state
     after = run(resumed)
     assert before + after == unbroken
-
-
-def test_files_are_never_half_written(tmp_path, monkeypatch):
-    oracle = make(tmp_path)
-    run(oracle, 2)
-    path = tmp_path / "search" / "oracle.json"
-    before = path.read_text()
-
-    def killed(content, file):
-        file.write(json.dumps(content)[:20])
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(json, "dump", killed)
-    with pytest.raises(KeyboardInterrupt):
-        oracle.save()
-    assert path.read_text() == before
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
