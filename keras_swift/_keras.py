@@ -89,8 +89,8 @@ def _other_release(missing: list[str]) -> ImportError:
     import keras
 
     return ImportError(
-        f"keras_swift knows Keras 3.15. Received: Keras {keras.__version__}, without {missing}. "
-        "Install keras 3.15, or a newer keras-swift."
+        f"keras_swift knows Keras 3.14 and 3.15. Received: Keras {keras.__version__}, without "
+        f"{missing}. Install keras 3.15, or a newer keras-swift."
     )
 
 
