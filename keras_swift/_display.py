@@ -12,7 +12,7 @@ def html_table(title: str, rows: Iterable[tuple[str, str]], figure: str = "") ->
     Colours and fonts are the page's, which may be light or dark.
 
     Example:
-        >>> html_table("Batch", [("size", "< 32")])[-49:]
+        >>> html_table("Batch", [("size", "< 32")]).partition("<tr>")[2]
         '<th>size</th><td>&lt; 32</td></tr></table></div>'
     """
     body = "".join(
