@@ -84,7 +84,7 @@ class ArrayReader:
     ) -> None:
         self.source = source
         self.batch_size = min(batch_size, source.size)
-        self.num_batches = math.ceil(source.size / self.batch_size)
+        self.num_batches = self.pass_length = math.ceil(source.size / self.batch_size)
         size: int = sum(leaf.nbytes for leaf in there(self.first(self.batch_size)))
         self._together = max(1, min(TOGETHER, TOGETHER_BYTES // max(1, size)))
         orders = [generator if shuffle else None for generator in generators]
@@ -267,6 +267,8 @@ class StreamReader:
             self._first = _padded(self._uniform.next_batch())
         self.batch_size = len(Examples(self._first, None))
         self.num_batches = steps_per_epoch or self._uniform.length or self._counted(source)
+        # How many batches a pass has, if that is known.
+        self.pass_length = self._uniform.length or self.num_batches
         # No reading ahead: other consumers of the source would miss those batches.
         self.together = 1
         # Some streams state their batch size, but a batch may still be smaller.

@@ -52,6 +52,8 @@ class Batches:
         cost_ratio: float, the cost of scoring an example over that of training on it.
         scale_steps: bool, whether batches drawn by importance scale the learning rate up.
         score_inputs: function or `None`.
+        ends_with_a_pass: bool, whether an epoch ends early where a pass through the data does, as
+            in `model.fit` with `steps_per_epoch`. Defaults to `False`.
 
     Attributes:
         model: the model.
@@ -74,6 +76,7 @@ class Batches:
         cost_ratio: float,
         scale_steps: bool = False,
         score_inputs: Callable[[ArrayTree], ArrayTree] | None = None,
+        ends_with_a_pass: bool = False,
     ) -> None:
         check_model(model)
         backends.active().check_devices(model)
@@ -114,6 +117,8 @@ class Batches:
         scorer.settle(*self.reader.first(self.reader.presample_size(self._fresh.gate.ratio)))
         self._lookahead = Lookahead(self._fresh, model)
         self.within_epoch = False
+        self._ends_with_a_pass = ends_with_a_pass
+        self._steps_in_pass = 0
 
     def remember(self, memory: ExampleMemory, tap: Tap, floor: float, scale_steps: bool) -> None:
         """Draws by remembered scores from here on.
@@ -155,6 +160,19 @@ class Batches:
         return self._steps or self.reader.num_batches
 
     @property
+    def pass_length(self) -> int:
+        """int, the number of batches after which `fit` begins another pass through the data."""
+        return self.reader.pass_length
+
+    @property
+    def _steps_left(self) -> int:
+        """int, the steps to come in this epoch."""
+        steps = self.num_batches
+        if self._ends_with_a_pass:
+            steps = min(steps, self.pass_length - self._steps_in_pass)
+        return steps - self._lookahead.steps
+
+    @property
     def fixed_size(self) -> int | None:
         """int, how many examples every batch has, or `None` if they may differ."""
         return self.reader.fixed_size
@@ -169,7 +187,7 @@ class Batches:
         if isinstance(lookahead.sampler, RememberedSampler) and lookahead.sampler.is_deaf:
             warnings.warn(NOT_RECORDED, stacklevel=2)
             lookahead.sampler = self._fresh
-        batch = lookahead.next(self.num_batches - lookahead.steps)
+        batch = lookahead.next(self._steps_left)
         if self._processes > 1 and len(batch.importance) != self.batch_size:
             raise ValueError(
                 "With several processes, all batches of a stream must have one size, or the "
@@ -267,6 +285,9 @@ class Batches:
         if self.within_epoch:
             self.within_epoch = False
             self._lookahead.end_epoch()
+            self._steps_in_pass += self._lookahead.steps
+            if self._steps_in_pass >= self.pass_length:
+                self._steps_in_pass = 0
             self._lookahead.sampler.end_epoch()
             self.reader.end_epoch()
 

@@ -29,7 +29,8 @@ class Feed(keras.utils.PyDataset):
 
     @property
     def num_batches(self) -> int:
-        return self._batches.num_batches
+        # A pass and not an epoch: what `steps_per_epoch` makes of it is for Keras to say.
+        return self._batches.pass_length
 
     @property
     def fixed_size(self) -> int | None:

@@ -228,8 +228,9 @@ class ImportanceTraining:
         `ImportanceDataset` for what a presample is if `x` yields batches.
         `sample_weight` and `class_weight` weight the objective: they multiply
         the scores and the weights. With `steps_per_epoch`, an epoch is that
-        many steps and the next one continues in the data; data that can be
-        read again never runs out.
+        many steps and the next one continues in the data; where a pass
+        through data of known length ends, the epoch ends too, with Keras'
+        warning.
 
         A callback with a method `on_batch_drawn(batch)` gets each
         `Batch` before it is trained on: its indices, scores and weights.
@@ -279,6 +280,7 @@ class ImportanceTraining:
                 cost_ratio=COST_RATIO if self.cost_ratio is None else self.cost_ratio,
                 scale_steps=scales,
                 score_inputs=self.score_inputs,
+                ends_with_a_pass=True,
             )
         except NoExampleLoss as error:
             if not isinstance(x, Iterator):
@@ -302,6 +304,7 @@ class ImportanceTraining:
         with _in_training(self.model), self._weighted_step.entered():
             try:
                 fed = backends.active().feed(feed, self.model)
+                rest["steps_per_epoch"] = steps_per_epoch
                 return run_fit(self.model, fed, feed, batches, ours, callbacks, rest, [hidden])
             finally:
                 if barrier is not None:

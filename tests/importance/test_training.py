@@ -438,11 +438,28 @@ def test_a_callback_list_is_given_back_as_it_came(digits):
     assert callbacks.callbacks == before
 
 
-@pytest.mark.parametrize("steps", [2, 9])
-def test_steps_per_epoch(digits, steps):
-    model = classifier()
-    fit(model, digits, size=100, batch_size=20, steps_per_epoch=steps, epochs=3)
-    assert int(model.optimizer.iterations) == 3 * steps
+# Keras' own, where a pass ends.
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
+@pytest.mark.parametrize("gate", [0.0, 1e9])
+@pytest.mark.parametrize("steps", [2, 5, 9])
+def test_epochs_of_some_steps_end_where_those_of_fit_do(digits, steps, gate):
+    class Counted(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            seen.append(0)
+
+        def on_train_batch_end(self, batch, logs=None):
+            seen[-1] += 1
+
+    settings = {"batch_size": 20, "steps_per_epoch": steps, "epochs": 4, "verbose": 0}
+    x, y = digits[0][:100], digits[1][:100]
+    counts = []
+    for trainer in (None, {"tau_threshold": gate, "seed": 0}):
+        seen, model = [], classifier()
+        train = model.fit if trainer is None else ks.ImportanceTraining(model, **trainer).fit
+        train(x, y, callbacks=[Counted()], **settings)
+        counts.append(seen)
+    assert counts[0] == counts[1]
+    assert sum(seen) == int(model.optimizer.iterations)
 
 
 def test_steps_without_batch_size_share_out_the_data(digits):
