@@ -52,7 +52,7 @@ NOTEBOOKS = sorted((ROOT / "docs" / "gallery").glob("*.ipynb"))
 # A notebook tells nothing new on a second backend, so each is run on one.
 RUN_ON = {
     "backends": "torch",
-    "digits": "tensorflow",
+    "digits": "torch",
     "lstm": "jax",
     "noisy_labels": "jax",
     "rare_class": "torch",
