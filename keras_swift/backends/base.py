@@ -173,6 +173,10 @@ class Backend:
         """How many steps before its own an item is made, despite `feed`."""
         return 0
 
+    def fetches_ahead(self, model: keras.Model) -> bool:
+        """Whether an item may be made before the epoch that it is for."""
+        return self.prefetch_depth() > 0
+
     def has_replicas(self, model: keras.Model) -> bool:
         """Whether several devices train on the parts of a batch in parallel."""
         return False

@@ -145,9 +145,12 @@ class TensorFlowBackend(Backend):
         return replicas > 1
 
     def tap_obstacle(self, model: keras.Model) -> str | None:
-        # These strategies fetch batches ahead, so that it is not known which step a batch is for.
+        # It is not known which step a batch is for.
+        return "" if self.fetches_ahead(model) else None
+
+    def fetches_ahead(self, model: keras.Model) -> bool:
         fetching = tf.distribute.OneDeviceStrategy | tf.distribute.MirroredStrategy
-        return "" if isinstance(model.distribute_strategy, fetching) else None
+        return isinstance(model.distribute_strategy, fetching)
 
     def make_tap(self, columns: int, rows: int) -> Tap:
         return _TensorFlowTap(columns, rows)
@@ -178,10 +181,7 @@ class TensorFlowBackend(Backend):
         ]
         dtypes = [leaf.dtype for leaf in leaves]
         # Strategies of one device fetch ahead, and then it is not known which step a batch is for.
-        fetching = tf.distribute.OneDeviceStrategy | tf.distribute.MirroredStrategy
-        together = model.steps_per_execution == 1 and not (
-            several or isinstance(strategy, fetching)
-        )
+        together = model.steps_per_execution == 1 and not (several or self.fetches_ahead(model))
         arrays = dataset.arrays_to_gather_from() if together else None
         if arrays is not None:
             data = _gathered(dataset, keras.tree.lists_to_tuples(arrays), example, dtypes, shapes)

@@ -60,6 +60,7 @@ class Batches:
         reader: `ArrayReader` or `StreamReader`.
         scorer: `Scorer`.
         within_epoch: bool, whether an epoch has begun and not ended.
+        ends_with_a_pass: bool, as given.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Batches:
         scorer.settle(*self.reader.first(self.reader.presample_size(self._fresh.gate.ratio)))
         self._lookahead = Lookahead(self._fresh, model)
         self.within_epoch = False
-        self._ends_with_a_pass = ends_with_a_pass
+        self.ends_with_a_pass = ends_with_a_pass
         self._steps_in_pass = 0
 
     def remember(self, memory: ExampleMemory, tap: Tap, floor: float, scale_steps: bool) -> None:
@@ -168,7 +169,7 @@ class Batches:
     def _steps_left(self) -> int:
         """int, the steps to come in this epoch."""
         steps = self.num_batches
-        if self._ends_with_a_pass:
+        if self.ends_with_a_pass:
             steps = min(steps, self.pass_length - self._steps_in_pass)
         return steps - self._lookahead.steps
 

@@ -29,8 +29,9 @@ class Feed(keras.utils.PyDataset):
 
     @property
     def num_batches(self) -> int:
-        # A pass and not an epoch: what `steps_per_epoch` makes of it is for Keras to say.
-        return self._batches.pass_length
+        batches = self._batches
+        # Of a pass Keras makes epochs by itself.
+        return batches.pass_length if batches.ends_with_a_pass else batches.num_batches
 
     @property
     def fixed_size(self) -> int | None:

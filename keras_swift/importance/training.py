@@ -230,7 +230,8 @@ class ImportanceTraining:
         the scores and the weights. With `steps_per_epoch`, an epoch is that
         many steps and the next one continues in the data; where a pass
         through data of known length ends, the epoch ends too, with Keras'
-        warning.
+        warning (where Keras fetches ahead, as JAX does on a GPU and a
+        `tf.distribute` strategy does, it has all of its steps).
 
         A callback with a method `on_batch_drawn(batch)` gets each
         `Batch` before it is trained on: its indices, scores and weights.
@@ -267,6 +268,8 @@ class ImportanceTraining:
         scales = presample == "auto" and not replicas
         if self.scale_learning_rate is not None:
             scales = self.scale_learning_rate
+        # An item fetched ahead must not be of the next epoch, of which nothing is known yet.
+        ends_with_a_pass = not backends.active().fetches_ahead(self.model)
         try:
             batches = Batches(
                 self.model,
@@ -280,7 +283,7 @@ class ImportanceTraining:
                 cost_ratio=COST_RATIO if self.cost_ratio is None else self.cost_ratio,
                 scale_steps=scales,
                 score_inputs=self.score_inputs,
-                ends_with_a_pass=True,
+                ends_with_a_pass=ends_with_a_pass,
             )
         except NoExampleLoss as error:
             if not isinstance(x, Iterator):
@@ -304,7 +307,8 @@ class ImportanceTraining:
         with _in_training(self.model), self._weighted_step.entered():
             try:
                 fed = backends.active().feed(feed, self.model)
-                rest["steps_per_epoch"] = steps_per_epoch
+                if ends_with_a_pass:
+                    rest["steps_per_epoch"] = steps_per_epoch
                 return run_fit(self.model, fed, feed, batches, ours, callbacks, rest, [hidden])
             finally:
                 if barrier is not None:

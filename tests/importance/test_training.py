@@ -8,6 +8,7 @@ import pytest
 from small_models import assert_same_weights, classifier
 
 import keras_swift as ks
+from keras_swift import backends
 from keras_swift.importance import batches as batches_module
 from keras_swift.importance import training as importance_training
 from keras_swift.importance.gate import PublishedGate
@@ -460,6 +461,14 @@ def test_epochs_of_some_steps_end_where_those_of_fit_do(digits, steps, gate):
         counts.append(seen)
     assert counts[0] == counts[1]
     assert sum(seen) == int(model.optimizer.iterations)
+
+
+def test_epochs_have_all_their_steps_where_keras_fetches_ahead(digits, monkeypatch):
+    backend = type(backends.active())
+    monkeypatch.setattr(backend, "fetches_ahead", lambda self, model: True)
+    model = classifier()
+    fit(model, digits, size=100, batch_size=20, steps_per_epoch=9, epochs=3)
+    assert int(model.optimizer.iterations) == 27
 
 
 def test_steps_without_batch_size_share_out_the_data(digits):
