@@ -16,13 +16,14 @@ from keras_swift._display import html_table
 from keras_swift._plotting import BLUE, import_figure, save
 from keras_swift._types import Array, ArrayTree, FloatArray, IntArray
 from keras_swift.data import arrays
+from keras_swift.data.held import held_examples
 from keras_swift.fitting.model_state import Unchanged
 from keras_swift.scoring.compiled import build
 from keras_swift.swift.datasets import DrawnDataset
 from keras_swift.swift.mixture import WrongShare, find_doubts
 from keras_swift.swift.outputs import classes_of, is_one_class, label_outputs
 from keras_swift.swift.record import FinishedRecord, recording
-from keras_swift.swift.search.search import check_arrays
+from keras_swift.swift.search.search import check_targets
 from keras_swift.validation import check_model, check_positive_integer
 
 if TYPE_CHECKING:
@@ -165,7 +166,8 @@ def find_suspects(
 
     Args:
         model: a compiled `keras.Model`, not yet trained.
-        x, y: arrays, or lists or dicts of arrays, first axis `n`.
+        x, y: arrays, or lists or dicts of arrays, first axis `n`; or `x` alone a
+            data set, as for `search`.
         epochs: int. Enough to learn what most examples have in common, but
             too few to memorise all labels. Defaults to 15.
         batch_size: int. Defaults to 32.
@@ -180,7 +182,7 @@ def find_suspects(
         there is one.
 
     Raises:
-        TypeError: if `x` and `y` are not arrays.
+        TypeError: if `x` is neither arrays nor a data set that can be held.
         ValueError: if the model is not compiled, or for values outside the
             ranges above.
 
@@ -197,7 +199,8 @@ def find_suspects(
         Arazo et al., ICML 2019, arXiv 1904.11238, for the mixture.
     """
     check_model(model)
-    check_arrays(x, y)
+    x, y, sample_weight = held_examples(x, y, sample_weight)
+    check_targets(y)
     check_positive_integer("epochs", epochs)
     check_positive_integer("batch_size", batch_size)
     source = arrays.ArraySource(x, y, sample_weight)

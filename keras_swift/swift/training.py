@@ -16,7 +16,9 @@ from keras_swift import backends
 from keras_swift._display import html_table
 from keras_swift._types import FloatArray
 from keras_swift.data import arrays
+from keras_swift.data.held import held_examples
 from keras_swift.data.reader import StreamReader
+from keras_swift.data.streams import is_stream
 from keras_swift.fitting.arguments import TrainingData, resolve_fit_arguments
 from keras_swift.fitting.run import run_fit
 from keras_swift.swift.datasets import DrawnDataset, EpochCallback, PresampledDataset
@@ -160,10 +162,12 @@ class SwiftTraining:
             ValueError: for arguments that do not fit each other or the model,
                 and for features that do not match the data.
         """
+        check_model(self.model)
+        if is_stream(x) and self._search is not None:
+            x, y, sample_weight = held_examples(x, y, sample_weight)
         given = {
             name: value for name, value in locals().items() if name not in ("self", "callbacks")
         }
-        check_model(self.model)
         data, rest = resolve_fit_arguments(**given)
         seed = int(self._generator.integers(2**63))
         process, count = backends.active().process()
@@ -188,6 +192,11 @@ class SwiftTraining:
         finally:
             dataset.close()
 
+    @property
+    def _search(self) -> SearchResult | None:
+        """The search whose features and data are used, if they are."""
+        return self._result if self.reference is None and self.features is None else None
+
     def _wanted(self) -> dict[str, Feature]:
         """The features that the sampler needs, by name, and the weights of its transform."""
         given = {} if self.features is None else named_features(self.features)
@@ -200,8 +209,9 @@ class SwiftTraining:
         self, source: arrays.ArraySource, batch_size: int, verbose: int | Literal["auto"]
     ) -> FloatArray:
         """The sampling probability of each example of the source."""
-        if self._result is not None and self.reference is None and self.features is None:
-            columns = self._result.features
+        search = self._search
+        if search is not None:
+            columns = search.features
             size = len(next(iter(columns.values())))
             if size != source.size:
                 raise ValueError(
@@ -209,7 +219,7 @@ class SwiftTraining:
                     f"Received: {source.size} examples; the search had {size}. For other data, "
                     "pass `reference`, a trained model to compute their features with."
                 )
-            fingerprint = getattr(self._result, "data_fingerprint", None)
+            fingerprint = getattr(search, "data_fingerprint", None)
             if fingerprint is not None and fingerprint != sources_fingerprint(source):
                 raise ValueError(
                     "`x` and `y` must be the data of the search, in the same order. Received: "

@@ -93,7 +93,7 @@ def test_regression_shows_a_group_of_high_losses():
     [
         ({"epochs": 0}, ValueError, "`epochs` must be"),
         ({"y": None}, ValueError, "`y` must be given"),
-        ({"x": iter([1])}, TypeError, "`x` and `y` must be arrays"),
+        ({"x": iter([1]), "y": None}, TypeError, "`x` must be data that has an end"),
     ],
 )
 def test_wrong_arguments_are_refused(digits, arguments, error, message):

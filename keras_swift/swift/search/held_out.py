@@ -6,110 +6,27 @@ error of the difference of two trials.
 
 from __future__ import annotations
 
-import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
-from keras_swift._types import Array, ArrayTree, FloatArray
+from keras_swift._types import ArrayTree, FloatArray
 from keras_swift.data.arrays import ArraySource
 from keras_swift.data.leaves import as_fed
-from keras_swift.data.streams import is_stream
 from keras_swift.swift.outputs import LabelScorer, classes_of, is_one_class, label_outputs
 from keras_swift.swift.record import LARGER_BATCH
 
 if TYPE_CHECKING:
     import keras_tuner
 
-# A data set given as `validation_data` is read once and held in memory, up to this many bytes.
-HELD_BYTES = 2 * 2**30
 # The number of parts of the validation data for a metric without values for single examples.
 BLOCKS = 10
 # The name of the mean probability of the label, as in the logs of `fit`.
 LABEL_PROBABILITY = "label_probability"
 # The name of the share of labels that are more probable than any other class.
 LABEL_ACCURACY = "label_accuracy"
-
-
-def held(validation_data: Any) -> tuple[ArrayTree, ...]:
-    """`validation_data` as a tuple of arrays `(x, y)` or `(x, y, sample_weight)`.
-
-    Args:
-        validation_data: such a tuple, or a `PyDataset`, `tf.data.Dataset` or
-            `DataLoader`, which is read once.
-
-    Raises:
-        TypeError: for a generator, and anything else that is not data.
-        ValueError: for a data set without an end, without targets, empty, or
-            larger than `HELD_BYTES`.
-    """
-    if isinstance(validation_data, tuple | list):
-        if len(validation_data) not in (2, 3):
-            raise ValueError(
-                "`validation_data` must be `(x, y)` or `(x, y, sample_weight)`. Received: "
-                f"{len(validation_data)} parts."
-            )
-        return tuple(validation_data)
-    if isinstance(validation_data, types.GeneratorType) or hasattr(validation_data, "__next__"):
-        raise TypeError(
-            "`validation_data` must be data that has an end and can be read again. "
-            f"Received: {type(validation_data).__name__}, which may never end and can be read only "
-            "once. Pass arrays `(xv, yv)`, a `PyDataset` or a `tf.data.Dataset`."
-        )
-    if not is_stream(validation_data):
-        raise TypeError(
-            "`validation_data` must be `(x, y)` or a data set of such batches. Received: "
-            f"{type(validation_data).__name__}."
-        )
-    batches, size = [], 0
-    for batch in _batches(validation_data):
-        parts = keras.utils.unpack_x_y_sample_weight(batch)
-        if parts[1] is None:
-            raise ValueError(
-                "`validation_data` must yield targets with its inputs. Received: batches without."
-            )
-        parts = tuple(
-            None if part is None else keras.tree.map_structure(_as_numpy, part) for part in parts
-        )
-        size += sum(leaf.nbytes for leaf in keras.tree.flatten(parts) if leaf is not None)
-        if size > HELD_BYTES:
-            raise ValueError(
-                "`validation_data` is held in memory while trials are judged on it, up to "
-                f"{HELD_BYTES / 2**30:g} GiB. Received: more. Take a part of it "
-                "(`dataset.take(...)`), or pass memory-mapped arrays."
-            )
-        batches.append(parts)
-    if not batches:
-        raise ValueError("`validation_data` must hold at least one batch. Received: none.")
-    if batches[0][2] is None:
-        batches = [batch[:2] for batch in batches]
-    return tuple(keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *batches))
-
-
-def _batches(data: Any) -> Iterable[Any]:
-    """The batches of one pass over a data set."""
-    if isinstance(data, keras.utils.PyDataset):
-        endless = data.num_batches is None
-    else:
-        # TensorFlow's number for "no end" is -1.
-        cardinality = getattr(data, "cardinality", None)
-        endless = callable(cardinality) and int(cardinality()) == -1
-    if endless:
-        raise ValueError(
-            "`validation_data` must have an end. Received: "
-            f"{type(data).__name__} without one. Take a finite number of its batches."
-        )
-    if isinstance(data, keras.utils.PyDataset):
-        return (data[index] for index in range(data.num_batches or 0))
-    batches: Iterable[Any] = iter(data)
-    return batches
-
-
-def _as_numpy(leaf: Any) -> Array:
-    # A PyTorch tensor may require gradients or be on a device.
-    return np.asarray(leaf.detach().cpu() if hasattr(leaf, "detach") else leaf)
 
 
 class Judge:

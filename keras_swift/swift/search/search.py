@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import keras
 import numpy as np
 
+from keras_swift._types import ArrayTree
 from keras_swift.data import arrays
-from keras_swift.data.streams import is_stream
+from keras_swift.data.held import held, held_examples
 from keras_swift.fitting.model_state import Unchanged
 from keras_swift.scoring.compiled import build
 from keras_swift.swift.features import DEFAULTS, Features, default_features, named_features
 from keras_swift.swift.record import record_cost
 from keras_swift.swift.sampler import TRANSFORMS, Transform
-from keras_swift.swift.search.held_out import Judge, check_classes, find_objective, held
+from keras_swift.swift.search.held_out import Judge, check_classes, find_objective
 from keras_swift.swift.search.result import SearchResult
 from keras_swift.swift.search.run import Method, SearchRun, is_distributed
 from keras_swift.swift.search.space import METHODS
@@ -85,7 +86,10 @@ def search(
 
     Args:
         model: a compiled `keras.Model`; with `pretrain_epochs=0`, trained.
-        x, y: arrays, or lists or dicts of arrays, first axis `n`.
+        x, y: arrays, or lists or dicts of arrays, first axis `n`; or `x` alone a
+            `PyDataset`, `tf.data.Dataset` or `DataLoader` that gives the same
+            examples in the same order at each pass. It is read once and held
+            in memory, up to 2 GiB; an index counts its examples.
         validation_data: what trials are judged on, as for `model.fit`; data
             sets are read once and held in memory, up to 2 GiB. Its labels may
             be as wrong as those of `y`. Keep it apart from the test data: the
@@ -125,7 +129,7 @@ def search(
         A `SearchResult`.
 
     Raises:
-        TypeError: if `x` and `y` are not arrays.
+        TypeError: if `x` is neither arrays nor such a data set.
         ValueError: for a validation set that is missing, endless or lacks
             classes, an objective that is not in the logs, a `directory` with
             another search, or values outside the ranges above.
@@ -141,7 +145,8 @@ def search(
         Parameters", NeurIPS 2024, arXiv 2410.05578.
     """
     check_model(model)
-    check_arrays(x, y)
+    x, y, sample_weight = held_examples(x, y, sample_weight)
+    check_targets(y)
     for name, value in (
         ("max_trials", max_trials),
         ("finetune_epochs", finetune_epochs),
@@ -228,16 +233,8 @@ def search(
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def check_arrays(x: Any, y: Any) -> None:
-    """Raises for data sets, whose examples have no index."""
-    if is_stream(x):
-        raise TypeError(
-            "`x` and `y` must be arrays: features and draws belong to examples with an index. "
-            f"Received: x of type {type(x).__name__}. Read it into arrays first, such as "
-            "`x = np.concatenate([batch[0] for batch in data])` and the same of `batch[1]` for "
-            "`y`; memory-mapped arrays may be larger than memory. Search on a part of the data, "
-            "and train on all of it with `SwiftTraining(model, sampler, reference=...)`."
-        )
+def check_targets(y: ArrayTree) -> None:
+    """Raises if there are none."""
     if y is None:
         raise ValueError(
             "`y` must be given: a search trains the model on it. Received: y=None. "

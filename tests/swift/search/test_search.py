@@ -484,8 +484,7 @@ def test_data_sets_serve_as_validation_data(digits):
     ("arguments", "message"),
     [
         ({"validation_data": ((0, 0) for _ in iter(int, 1))}, "`validation_data` must be data"),
-        ({"x": keras.utils.PyDataset(), "y": None}, "`x` and `y` must be arrays"),
-        ({"x": (0 for _ in range(3)), "y": None}, "`x` and `y` must be arrays.*np.concatenate"),
+        ({"x": (0 for _ in range(3)), "y": None}, "`x` must be data that has an end"),
     ],
 )
 def test_streams_are_named_before_anything_is_trained(digits, arguments, message, monkeypatch):
@@ -494,6 +493,33 @@ def test_streams_are_named_before_anything_is_trained(digits, arguments, message
     settings = {"x": x, "y": y, "validation_data": validation, **arguments}
     with pytest.raises(TypeError, match=message):
         ks.search(classifier(), **settings)
+
+
+def test_a_data_set_is_searched_as_the_arrays_it_holds(digits):
+    x, y, _, validation = noisy_digits(digits, 200)
+
+    class Batches(keras.utils.PyDataset):
+        num_batches = 4
+
+        def __getitem__(self, index):
+            return x[50 * index : 50 * index + 50], y[50 * index : 50 * index + 50]
+
+    settings = {
+        "max_trials": 2,
+        "pretrain_epochs": 1,
+        "finetune_epochs": 1,
+        "validation_data": validation,
+        "confirm": 0,
+        "seed": 0,
+        "verbose": 0,
+    }
+    results = [ks.search(classifier(), *data, **settings) for data in ((Batches(),), (x, y))]
+    assert describe(results[0]) == describe(results[1])
+    first, second = (classifier(), classifier())
+    ks.SwiftTraining(first, results[0], seed=0).fit(Batches(), verbose=0)
+    ks.SwiftTraining(second, results[0], seed=0).fit(x, y, verbose=0)
+    for ours, theirs in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_the_price_of_the_defaults_is_at_most_three_trainings(digits, capsys, monkeypatch):
