@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import keras
 import pytest
 
 FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
@@ -16,6 +17,8 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
+# In processes of their own, and alike on every backend: once is enough.
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="run on one backend")
 def test_the_quick_form_trains_and_prints_what_it_wrote(tmp_path):
     out = tmp_path / "rows.jsonl"
     done = run("--quick", "--methods", "uniform", "ours", "infobatch", "--out", out)
