@@ -770,10 +770,12 @@ def test_a_killed_worker_and_a_killed_chief_lose_nothing(tmp_path):
             assert running["worker0"].poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         running["chief"].kill()
-        # Without a chief a worker ends, and says why.
-        assert "chief" in running["worker0"].communicate(timeout=300)[1]
-        assert running["worker0"].returncode == 1
-        running["chief"].communicate()
+        # KerasTuner's worker waits for its chief to come back, so it is stopped too.
+        time.sleep(1)
+        assert running["worker0"].poll() is None
+        running["worker0"].kill()
+        for process in running.values():
+            process.communicate()
         port = free_port()
         begin("chief")
         begin("worker0")
