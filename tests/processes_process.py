@@ -149,6 +149,11 @@ def refuse(process, folder):
     def fit(x, y, batch=BATCH):
         return ks.ImportanceTraining(build(), seed=3).fit(x, y, batch, verbose=0)
 
+    # Parts of two and three batches: nobody ends an epoch while the other waits for it.
+    uneven, size = build(), 32 + 16 * process
+    trainer = ks.ImportanceTraining(uneven, seed=3)
+    trainer.fit(x[:size], y[:size], 16, steps_per_epoch=3, epochs=2, verbose=0)
+    found["uneven"] = int(uneven.optimizer.iterations)
     error("multiple", lambda: fit(x[:60], y[:60]))
     error("steps", lambda: fit(x[: 32 + 16 * process], y[: 32 + 16 * process]))
     error(

@@ -39,7 +39,7 @@ class Fed(Protocol):
         """The next item."""
 
     def specimens(self, count: int) -> list[tuple[ArrayTree, ArrayTree, ArrayTree]]:
-        """The next items, fewer at the end of a generator; changes no state."""
+        """Items of the shapes and types to come, up to `count`; draws nothing."""
 
     def arrays_to_gather_from(self) -> tuple[ArrayTree, ArrayTree] | None:
         """`(x, y)` if `next_batches` may be used in place of items, else `None`."""

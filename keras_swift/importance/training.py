@@ -230,8 +230,9 @@ class ImportanceTraining:
         the scores and the weights. With `steps_per_epoch`, an epoch is that
         many steps and the next one continues in the data; where a pass
         through data of known length ends, the epoch ends too, with Keras'
-        warning (where Keras fetches ahead, as JAX does on a GPU and a
-        `tf.distribute` strategy does, it has all of its steps).
+        warning (if Keras fetches ahead, as JAX does on a GPU and a
+        `tf.distribute` strategy does, and with several processes, it has all
+        of its steps).
 
         A callback with a method `on_batch_drawn(batch)` gets each
         `Batch` before it is trained on: its indices, scores and weights.
@@ -268,8 +269,10 @@ class ImportanceTraining:
         scales = presample == "auto" and not replicas
         if self.scale_learning_rate is not None:
             scales = self.scale_learning_rate
-        # An item fetched ahead must not be of the next epoch, of which nothing is known yet.
-        ends_with_a_pass = not backends.active().fetches_ahead(self.model)
+        # An item fetched ahead must not be of the next epoch, of which nothing is known yet, and
+        # processes with parts of different sizes must not wait for one another.
+        alone = backends.active().process()[1] == 1
+        ends_with_a_pass = alone and not backends.active().fetches_ahead(self.model)
         try:
             batches = Batches(
                 self.model,

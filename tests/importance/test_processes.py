@@ -135,6 +135,7 @@ def test_a_backup_resumes_the_part_of_each_process(tmp_path):
 
 def test_what_would_wait_for_ever_is_an_error_on_every_process(tmp_path):
     for found in run("refuse", tmp_path):
+        assert found["uneven"] == 6
         assert "must have a multiple of `batch_size`" in found["multiple"]
         assert "Received: 60 examples, batch_size=16. Leave out 12 of them." in found["multiple"]
         assert "The number of steps in an epoch must be the same" in found["steps"]
