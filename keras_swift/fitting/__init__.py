@@ -1,5 +1,7 @@
 """Helpers around `model.fit`, shared by both trainers.
 
-`callbacks` puts our callbacks around the user's, `resume` works with `BackupAndRestore`,
-`model_state` reads and writes variables, `weight_average` averages weights.
+`arguments` separates the data from the other arguments of `fit`, `run` calls `model.fit`,
+`callbacks` puts our callbacks around the user's, `resume` works with `BackupAndRestore`, `memory`
+stores what the steps computed for each example, `model_state` reads and writes variables,
+`weight_average` averages weights, `atomic` writes files whole or not at all.
 """
