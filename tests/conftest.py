@@ -1,24 +1,24 @@
 """Small models and real data for the whole suite."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # One thread for each process of the suite: more would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-# Many tests compile the same small model: JAX keeps what it has compiled, for the next run too. A
-# folder for each process of the suite, so that none reads what another is about to write.
+# Many tests compile the same small model: JAX keeps what it has compiled, for all processes of the
+# suite and for the next run.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     os.path.join(
-        os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
-        ".pytest_cache",
-        "jax",
-        os.environ.get("PYTEST_XDIST_WORKER", "main"),
+        os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ".pytest_cache", "jax"
     ),
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# What is compiled here runs for milliseconds: optimizing it takes longer than it saves.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import numpy as np
 import pytest
@@ -29,6 +29,13 @@ from keras_swift.scoring import precision
 # Programs that tests start in processes of their own, some for one backend alone: pytest would
 # import them to look for doctests.
 collect_ignore_glob = ["*_process.py", "keras_own_tests.py"]
+
+
+def pytest_collection_finish():
+    """The frameworks hold millions of objects, which the garbage collector need not visit again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import importlib.util
 
 import keras
 import numpy as np
+import pytest
 import scipy.sparse
 from keras import layers, ops
 
@@ -598,6 +599,48 @@ SETTINGS = {
         fit=lambda folder: {"callbacks": [K.SwapEMAWeights(swap_on_epoch=True)]},
     ),
 }
+# Cases that go through the same code of ours as one that stays in the quick suite.
+SLOW = {
+    "functional",
+    "no training argument",
+    "nested outputs, lists",
+    "nested outputs, tuples",
+    "autoencoder",
+    "transformer",
+    "optional input",
+    "regularized",
+    "float64 and int32",
+    "PyDataset, weights",
+    "generator, weights",
+    "pandas",
+    "tf.data without end",
+    "sample_weight, column",
+    "sample_weight, steps",
+    "weighted_metrics",
+    "loss summed",
+    "mixed_float16, scaled",
+    "no jit_compile",
+    "clipped gradients",
+    "frozen layer",
+    "initial_epoch",
+    "batch_size larger",
+    "verbose, a line",
+    "validation_freq",
+    "validation at [1]",
+    "learning rate schedule",
+    "TerminateOnNaN",
+    "LambdaCallback",
+    "ModelCheckpoint, whole",
+    "LearningRateScheduler",
+    "SwapEMAWeights",
+}
+
+
+def marked(names):
+    """The names as parameters of a test, those in `SLOW` marked."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in names]
+
+
 if keras.backend.backend() != "torch":
     # Plain `fit` has not learned them there.
     SOURCES["generator, SciPy's sparse"] = in_batches(scipy.sparse.csr_matrix)

@@ -67,7 +67,7 @@ def test_strings_train_as_in_fit(form):
 
 
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="tensors of strings are TensorFlow's")
-@pytest.mark.parametrize("form", ["str", "objects", "tf.constant"])
+@pytest.mark.parametrize("form", ["str", "tf.constant"])
 def test_strings_are_searched_and_drawn_by_a_sampler(form):
     x = FORMS[form](TEXTS)
     result = ks.search(

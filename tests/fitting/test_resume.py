@@ -19,7 +19,15 @@ from keras_swift.fitting.resume import read_state, write_state
 SCRIPT = pathlib.Path(__file__).parents[1] / "resume_process.py"
 
 
-@pytest.mark.parametrize("kind", ["remembered", "arrays", "batches", "swift"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "remembered",
+        "swift",
+        pytest.param("arrays", marks=pytest.mark.slow),
+        pytest.param("batches", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path, kind):
     arguments = [sys.executable, SCRIPT, kind, tmp_path / "backup", tmp_path / "out.npz", "3"]
     killed = subprocess.run(arguments, capture_output=True, text=True)

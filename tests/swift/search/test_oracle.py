@@ -103,6 +103,7 @@ def test_initial_design_fills_the_cube(tmp_path):
         assert np.abs(counts - 16).max() <= 2
 
 
+@pytest.mark.slow
 def test_finds_more_than_random_search(tmp_path):
     best = {}
     for method in ("bayesian", "random"):
@@ -182,6 +183,7 @@ def test_workers_get_different_trials(tmp_path):
             assert np.abs(draws[first] - draws[second]).sum() > 0.02
 
 
+@pytest.mark.slow
 def test_a_suggestion_at_forty_trials_is_quick(tmp_path):
     oracle = make(tmp_path, 41)
     run(oracle, 40)

@@ -98,6 +98,7 @@ def test_times_are_said_in_the_largest_unit_of_which_there_are_two():
     assert said == ["1 s", "119 s", "2 min", "118 min", "2 h"]
 
 
+@pytest.mark.slow
 def test_a_hurried_search_does_no_harm_on_clean_digits(digits):
     """The settings that once cost 1.4 to 13.5 points of test accuracy from scratch."""
     x, y = digits
@@ -378,7 +379,9 @@ def test_result_trains_and_recognises_its_data(digits):
         (None, "val_label_probability", "max"),
         ("val_accuracy", "val_accuracy", "max"),
         ("val_loss", "val_loss", "min"),
-        (keras_tuner.Objective("val_loss", "max"), "val_loss", "max"),
+        pytest.param(
+            keras_tuner.Objective("val_loss", "max"), "val_loss", "max", marks=pytest.mark.slow
+        ),
         (["val_loss", "val_accuracy"], "multi_objective", "min"),
     ],
 )
@@ -421,6 +424,7 @@ def test_whole_numbers_are_no_classes_where_the_loss_is_of_numbers(digits, loss)
     np.testing.assert_array_equal(result.suspicion, result.record.mean_loss)
 
 
+@pytest.mark.slow
 def test_a_clean_regression_is_not_harmed(digits):
     generator = np.random.default_rng(0)
     x = generator.normal(size=(500, 64)).astype("float32")
