@@ -13,7 +13,9 @@ import keras
 import numpy as np
 
 import keras_swift as ks
+from keras_swift import backends
 from keras_swift.scoring.scorer import Scorer
+from keras_swift.swift import training as swift_training
 
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 SIZE, BATCH = 64, 16
@@ -223,6 +225,54 @@ def train(process, folder):
     trainer = ks.SwiftTraining(model, sampler, reference=reference, seed=1)
     history = trainer.fit(x, y, BATCH, epochs=2, verbose=0)
     found["swift"] = numbers(model, history, Draws())
+    return found
+
+
+class Noted(swift_training.DrawnDataset):
+    """Notes the probabilities that it draws by."""
+
+    def __init__(self, source, probability, *args, **kwargs):
+        Noted.probability = probability.tolist()
+        super().__init__(source, probability, *args, **kwargs)
+
+
+def features(process, folder):
+    """Features, suspects and a sampler's ranks, each process for its own part."""
+    x, y = part(process)
+    model = build()
+    weights = model.get_weights()
+    columns = ks.compute_features(model, x, y, ("loss",), batch_size=24, verbose=0)
+    found = {"loss": columns["loss"].tolist(), "predicted": probabilities(model, x).tolist()}
+    # Parts of different sizes, and numbers that float32 cannot tell apart.
+    values = process + np.arange(5 + process) * 1e-12
+    gathered = backends.active().gather_rows({"a": values, "b": -values})
+    found["gathered"] = [gathered.columns["a"].tolist(), gathered.columns["b"].tolist()]
+    found["own"] = [gathered.own.start, gathered.own.stop, len(gathered.parts)]
+    suspects = ks.find_suspects(model, x, y, epochs=6, batch_size=BATCH, seed=1, verbose=0)
+    found["as it was"] = all(map(np.array_equal, weights, model.get_weights()))
+    found["suspects"] = {
+        "indices": suspects.indices.tolist(),
+        "scores": suspects.scores.tolist(),
+        "instead": suspects.instead.tolist(),
+        "share": [suspects.wrong_share.estimate, suspects.wrong_share.high],
+        "record": {name: column.tolist() for name, column in suspects.record.columns().items()},
+    }
+    swift_training.DrawnDataset = Noted
+    sampler = ks.SwiftSampler([0.5], [1.0, 1.0, 0.0], [1.0], ["order"], "cdf")
+    for name, numbers in {
+        "overlapping": np.arange(SIZE) + process * SIZE / 2,
+        "apart": np.arange(SIZE) + process * 10 * SIZE,
+    }.items():
+        trainer = ks.SwiftTraining(model, sampler, features={"order": numbers}, seed=1)
+        trainer.fit(x, y, BATCH, verbose=0)
+        found[name] = Noted.probability
+    none_above = ks.SwiftSampler([0.5], [1.0, 0.0, 0.0], [1.0], ["order"], "cdf")
+    try:
+        numbers = np.arange(SIZE) + process * 10.0 * SIZE
+        trainer = ks.SwiftTraining(model, none_above, features={"order": numbers}, seed=1)
+        trainer.fit(x, y, BATCH, verbose=0)
+    except ValueError as error:
+        found["nothing"] = str(error)
     return found
 
 

@@ -6,6 +6,7 @@ A new backend is a subclass of `Backend` in a file of its own, named in `keras_s
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeAlias
 
@@ -22,6 +23,22 @@ Observe: TypeAlias = Callable[[ArrayTree, ArrayTree], Tensor | None]
 # be compiled by the framework, and on NumPy arrays.
 TensorScoring: TypeAlias = Callable[..., dict[str, Tensor]]
 Scoring: TypeAlias = Callable[..., dict[str, FloatArray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Gathered:
+    """What the processes of a training know of their examples.
+
+    Attributes:
+        columns: dict from name to float64 array, the rows of all processes, one process after
+            another.
+        parts: list of slices, the rows of each process.
+        own: slice, those of this one.
+    """
+
+    columns: dict[str, FloatArray]
+    parts: list[slice]
+    own: slice
 
 
 class Fed(Protocol):
@@ -132,6 +149,15 @@ class Backend:
     def mean_over_processes(self, numbers: dict[str, float]) -> dict[str, float]:
         """The means of these numbers over the processes of a training, the same on each."""
         return numbers
+
+    def gather_rows(self, columns: dict[str, FloatArray]) -> Gathered:
+        """The rows of all processes, one process after another: all must call this.
+
+        Args:
+            columns: dict from name to float64 array, shape `(n,)`, those of this process.
+        """
+        size = len(next(iter(columns.values())))
+        return Gathered(columns, [slice(0, size)], slice(0, size))
 
     def common_scale(self, scales: Tensor) -> Tensor:
         """One scale for the step, from those in its batch, shape `(b,)`."""

@@ -23,6 +23,7 @@ from keras_swift._keras import (
 from keras_swift._types import Array, ArrayTree, FloatArray, Tensor
 from keras_swift.backends.base import (
     Backend,
+    Gathered,
     Observe,
     Scoring,
     Tap,
@@ -105,6 +106,21 @@ class JaxBackend(Backend):
         own = np.array(list(numbers.values()), np.float32)
         means = multihost_utils.process_allgather(own).astype(np.float64).mean(axis=0)
         return dict(zip(numbers, means.tolist(), strict=True))
+
+    def gather_rows(self, columns: dict[str, FloatArray]) -> Gathered:
+        if jax.process_count() == 1:
+            return super().gather_rows(columns)
+        own = np.stack(list(columns.values()), axis=1)
+        sizes = multihost_utils.process_allgather(np.array(len(own), np.int32)).tolist()
+        padded = np.zeros((max(sizes), own.shape[1]))
+        padded[: len(own)] = own
+        # JAX would round them to float32, and make ties of ranks.
+        bits = multihost_utils.process_allgather(padded.view(np.uint32))
+        found = [rows[:size] for rows, size in zip(bits.view(np.float64), sizes, strict=True)]
+        ends = np.cumsum([0, *sizes]).tolist()
+        parts = [slice(*ends[i : i + 2]) for i in range(len(sizes))]
+        whole = dict(zip(columns, np.concatenate(found).T.copy(), strict=True))
+        return Gathered(whole, parts, parts[jax.process_index()])
 
     def common_scale(self, scales: Tensor) -> Tensor:
         if jax.process_count() == 1:

@@ -140,6 +140,30 @@ def label_means(label: LabelOutput, y_true: Tensor, y_pred: Tensor) -> tuple[Ten
     return sum_over_entries(probability * counts) / safe, sum_over_entries(margin * counts) / safe
 
 
+def other_class(label: LabelOutput, y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """The most probable class other than the label.
+
+    Args:
+        label: a categorical `LabelOutput`.
+        y_true: tensor, one class number or one-hot row for each example.
+        y_pred: float tensor, shape `(n, classes)`.
+
+    Returns:
+        A float32 tensor, shape `(n,)`.
+    """
+    y_pred = ops.cast(y_pred, "float32")
+    y_true = ops.convert_to_tensor(y_true)
+    classes = y_pred.shape[-1]
+    if len(y_true.shape) == 2 and y_true.shape[-1] == classes:
+        labels = ops.argmax(y_true, axis=-1)
+    else:
+        labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
+    # Probabilities are at least 0, logits may be anything.
+    lowest = ops.min(y_pred, axis=-1, keepdims=True) - 1.0
+    others = ops.where(ops.one_hot(labels, classes, dtype="float32") > 0, lowest, y_pred)
+    return ops.cast(ops.argmax(others, axis=-1), "float32")
+
+
 def sum_over_entries(tensor: Tensor) -> Tensor:
     """The sum over all axes but the first."""
     axes = tuple(range(1, len(tensor.shape)))

@@ -70,6 +70,8 @@ def compute_features(
 
     Makes at most one forward pass, in inference mode; the model is not changed.
     For outputs with a time axis each feature is the mean over the unmasked steps.
+    With several processes on JAX, each passes its own part of the data and gets
+    the features of that part; ranks in a class are those within it.
 
     - `"loss"`: the example's loss, without sample weights and regularisation.
     - `"renormed_entropy"`: the entropy of the predicted distribution with the

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import keras
 import numpy as np
 
+from keras_swift import backends
 from keras_swift._display import html_table
 from keras_swift._plotting import BLUE, import_figure, save
 from keras_swift._types import Array, ArrayTree, FloatArray, IntArray
@@ -19,8 +20,10 @@ from keras_swift.data import arrays
 from keras_swift.data.held import held_examples
 from keras_swift.fitting.model_state import Unchanged
 from keras_swift.scoring.compiled import build
+from keras_swift.scoring.label_outputs import other_class
 from keras_swift.swift.datasets import DrawnDataset
-from keras_swift.swift.mixture import WrongShare, find_doubts
+from keras_swift.swift.features import FeatureScorer
+from keras_swift.swift.mixture import Doubts, WrongShare, find_doubts
 from keras_swift.swift.outputs import classes_of, is_one_class, label_outputs
 from keras_swift.swift.record import FinishedRecord, recording
 from keras_swift.swift.search.search import check_targets
@@ -159,6 +162,9 @@ def find_suspects(
 ) -> Suspects:
     """Finds the examples whose label is probably wrong, with one training.
 
+    With several processes on JAX (`keras.distribution.DataParallel`), each passes its own part
+    of the data and gets the suspects among them; the share of wrong labels is that of all parts.
+
     Trains the model and records its loss and margin on each example. Wrong
     labels are learned late: averaged over the training, another class is more
     probable. This needs no validation data and no search. The model, its
@@ -183,8 +189,8 @@ def find_suspects(
 
     Raises:
         TypeError: if `x` is neither arrays nor a data set that can be held.
-        ValueError: if the model is not compiled, or for values outside the
-            ranges above.
+        ValueError: if the model is not compiled, for values outside the
+            ranges above, and if processes have parts of different sizes.
 
     Example:
 
@@ -203,9 +209,16 @@ def find_suspects(
     check_targets(y)
     check_positive_integer("epochs", epochs)
     check_positive_integer("batch_size", batch_size)
+    backend = backends.active()
+    backend.check_devices(model)
     source = arrays.ArraySource(x, y, sample_weight)
     build(model, *source.take(np.arange(min(batch_size, source.size)))[:2])
-    seed = int(np.random.default_rng(seed).integers(2**31))
+    backend.check_agreement(
+        {"`epochs`": epochs, "`batch_size`": batch_size, "The number of examples": source.size}
+    )
+    process, count = backend.process()
+    own_seed = seed if seed is None or count == 1 else [seed, process]
+    seed = int(np.random.default_rng(own_seed).integers(2**31))
     with Unchanged(model):
         recorder, callbacks = recording(model, source, batch_size, epochs)
         probability = np.full(source.size, 1.0 / source.size)
@@ -213,7 +226,7 @@ def find_suspects(
         model.fit(dataset, epochs=epochs, shuffle=False, callbacks=callbacks, verbose=verbose)
         record = FinishedRecord.of(recorder.record)
         classes = classes_of(source.y) if is_one_class(model) else None
-        doubts = find_doubts(record, classes)
+        doubts = _doubts_of_own(record, classes)
         order = np.argsort(-doubts.scores, kind="stable")
         indices = order[doubts.suspect[order]]
         instead = _instead(model, source, indices, classes, batch_size)
@@ -229,6 +242,23 @@ def find_suspects(
     )
 
 
+def _doubts_of_own(record: FinishedRecord, classes: IntArray | None) -> Doubts:
+    """The doubts about the examples of this process, from the records of all."""
+    missing = np.full(len(record.loss), np.nan)
+    columns = {**record.columns(), "classes": missing if classes is None else classes}
+    gathered = backends.active().gather_rows(columns)
+    found = dict(gathered.columns)
+    every = found.pop("classes")
+    known = every.astype(np.int64) if np.isfinite(every).all() else None
+    doubts = find_doubts(FinishedRecord(**found), known)
+    return dataclasses.replace(
+        doubts,
+        scores=doubts.scores[gathered.own],
+        probability=doubts.probability[gathered.own],
+        suspect=doubts.suspect[gathered.own],
+    )
+
+
 def _instead(
     model: keras.Model,
     source: arrays.ArraySource,
@@ -240,17 +270,17 @@ def _instead(
     if classes is None:
         return None
     (label,) = label_outputs(model) or ()
-    found = []
+    if label.kind == "binary":
+        return 1 - classes[indices]
+    columns = {"other": lambda y_true, y_pred: other_class(label, y_true, y_pred)}
+    scorer = FeatureScorer(model, columns, *source.take(np.zeros(1, np.int64))[:2])
+    found = [np.empty(0)]
     for start in range(0, len(indices), batch_size):
         rows = indices[start : start + batch_size]
-        outputs = np.array(model.predict_on_batch(source.take(rows)[0]), np.float64)
-        if label.kind == "binary":
-            found.append(1 - classes[rows])
-            continue
-        outputs = np.moveaxis(outputs, label.axis, -1)
-        outputs[np.arange(len(rows)), classes[rows]] = -np.inf
-        found.append(outputs.argmax(axis=-1))
-    return np.concatenate(found) if found else np.empty(0, np.int64)
+        # The last batch is padded, so that all batches have one compiled shape.
+        padded = np.resize(rows, batch_size)
+        found.append(scorer(*source.take(padded)[:2])["other"][: len(rows)])
+    return np.concatenate(found).astype(np.int64)
 
 
 def _first(x: ArrayTree) -> Array:

@@ -243,7 +243,20 @@ class SwiftTraining:
         columns = compute_features(
             reference, source.x, source.y, wanted, batch_size=batch_size, verbose=verbose
         )
-        return self.sampler.probabilities(columns)
+        return self._probabilities_of_own(columns)
+
+    def _probabilities_of_own(self, columns: dict[str, FloatArray]) -> FloatArray:
+        """The probabilities of this process' examples, ranked among those of all processes."""
+        gathered = backends.active().gather_rows(columns)
+        probability = self.sampler.probabilities(gathered.columns)
+        masses = [float(probability[part].sum()) for part in gathered.parts]
+        if min(masses) == 0.0:
+            raise ValueError(
+                "Each process must have examples that the sampler draws. Received: parts of which "
+                f"it draws the shares {[round(mass, 4) for mass in masses]}. Shuffle the data "
+                "before they are dealt out to the processes."
+            )
+        return probability[gathered.own] / probability[gathered.own].sum()
 
     def _stream_dataset(self, data: TrainingData, seed: int) -> PresampledDataset:
         """The dataset over a stream, with a reference model to score it."""

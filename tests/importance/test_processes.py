@@ -12,8 +12,11 @@ import keras
 import numpy as np
 import pytest
 
+import keras_swift as ks
 from keras_swift.importance import batches
 from keras_swift.importance.resampling import importance_weights, sampling_probability
+from keras_swift.swift.mixture import find_doubts
+from keras_swift.swift.record import FinishedRecord
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "processes_process.py"
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="Keras does so on JAX")
@@ -92,10 +95,8 @@ def test_scores_are_remembered_and_steps_scaled(trained):
 
 def last_kernel_gradients(step, process):
     """The gradient of each example's loss in the last kernel, in NumPy: `(n, 16, 3)`."""
-    generator = np.random.default_rng(process)
-    x = generator.normal(size=(64, 8)).astype("float32").astype("float64")
-    y = (x.astype("float32") @ np.random.default_rng(9).normal(size=(8, 3))).argmax(1)
-    y[:8] = (y[:8] + 1) % 3
+    x = np.random.default_rng(process).normal(size=(64, 8)).astype("float32").astype("float64")
+    y = labels_of(process)
     kernel, bias, last, last_bias = map(np.array, step["before"])
     hidden = np.maximum(x @ kernel + bias, 0)
     outputs = np.exp(hidden @ last + last_bias)
@@ -145,6 +146,47 @@ def test_what_would_wait_for_ever_is_an_error_on_every_process(tmp_path):
         assert "DataParallel(auto_shard_dataset=False)" in found["shards"]
         assert "ModelParallel" in found["parallel"] and "DataParallel" in found["parallel"]
         assert "distribution()=None" in found["alone"]
+
+
+def test_features_and_suspects_are_those_of_all_parts(tmp_path):
+    found = run("features", tmp_path)
+    sampler = ks.SwiftSampler([0.5], [1.0, 1.0, 0.0], [1.0], ["order"], "cdf")
+    records = {
+        name: np.concatenate([part["suspects"]["record"][name] for part in found])
+        for name in found[0]["suspects"]["record"]
+    }
+    labels = [labels_of(process) for process in range(COUNT)]
+    doubts = find_doubts(FinishedRecord(**records), np.concatenate(labels))
+    assert doubts.suspect.any()
+    for process, part in enumerate(found):
+        predicted = np.array(part["predicted"])[np.arange(64), labels[process]]
+        np.testing.assert_allclose(part["loss"], -np.log(predicted), rtol=1e-4)
+        # To the last bit.
+        values = np.concatenate([k + np.arange(5 + k) * 1e-12 for k in range(COUNT)])
+        assert part["gathered"] == [values.tolist(), (-values).tolist()]
+        assert part["own"] == [5 * process, 5 + 6 * process, COUNT]
+        own = slice(64 * process, 64 * process + 64)
+        suspects = part["suspects"]
+        assert part["as it was"]
+        assert suspects["scores"] == doubts.scores[own].tolist()
+        assert sorted(suspects["indices"]) == np.flatnonzero(doubts.suspect[own]).tolist()
+        assert suspects["share"] == [doubts.share.estimate, doubts.share.high]
+        assert len(suspects["instead"]) == len(suspects["indices"])
+        for index, other in zip(suspects["indices"], suspects["instead"], strict=True):
+            assert other in {0, 1, 2} - {labels[process][index]}
+        for name, distance in {"overlapping": 32, "apart": 640}.items():
+            order = np.concatenate([np.arange(64) + k * distance for k in range(COUNT)])
+            whole = sampler.probabilities({"order": order})[own]
+            np.testing.assert_allclose(part[name], whole / whole.sum(), rtol=1e-12)
+        assert "Each process must have examples that the sampler draws" in part["nothing"]
+
+
+def labels_of(process):
+    """The labels of the data of a process."""
+    x = np.random.default_rng(process).normal(size=(64, 8)).astype("float32")
+    y = (x @ np.random.default_rng(9).normal(size=(8, 3))).argmax(1)
+    y[:8] = (y[:8] + 1) % 3
+    return y
 
 
 def test_a_process_that_dies_ends_the_other(tmp_path):
