@@ -23,15 +23,16 @@ pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="Keras 
 COUNT, BATCH = 2, 16
 
 
-def start(what, folder):
-    """Both processes, not waited for."""
+def start(what, folder, devices=1):
+    """Both processes, each of so many devices, not waited for."""
     # What another backend brings along takes longer to load than the tests take.
     (folder / "tensorflow.py").write_text("raise ModuleNotFoundError('not needed here')\n")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path, "XLA_FLAGS": ""}
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "PYTHONPATH": path, "XLA_FLAGS": flags}
     arguments = [sys.executable, SCRIPT, what, str(port), str(COUNT)]
     return [
         subprocess.Popen(
@@ -45,9 +46,9 @@ def start(what, folder):
     ]
 
 
-def run(what, folder):
+def run(what, folder, devices=1):
     """What each of the processes has found."""
-    processes = start(what, folder)
+    processes = start(what, folder, devices)
     try:
         errors = [process.communicate(timeout=600)[1] for process in processes]
     finally:
@@ -125,7 +126,8 @@ def test_a_step_is_the_mean_of_estimates_without_bias(trained):
 
 
 def test_a_backup_resumes_the_part_of_each_process(tmp_path):
-    for process, found in enumerate(run("resume", tmp_path)):
+    # With two devices each, over which a process shares its batches and scores.
+    for process, found in enumerate(run("resume", tmp_path, devices=2)):
         whole, resumed = found["whole"], found["resumed"]
         assert resumed["weights"] == whole["weights"]
         assert resumed["drawn"] == whole["drawn"][-len(resumed["drawn"]) :]
