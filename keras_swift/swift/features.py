@@ -128,7 +128,7 @@ def compute_features(
         elif isinstance(feature, str) or callable(feature):
             scored[name] = feature
         else:
-            columns[name] = _check_column(name, feature, source.size)
+            columns[name] = check_column(name, feature, source.size)
     if scored:
         scorer = FeatureScorer(model, scored, *source.take(np.zeros(1, np.int64))[:2])
         columns.update(_score_all(scorer, source, batch_size, verbose))
@@ -359,7 +359,7 @@ def named_features(features: Features) -> dict[str, Feature]:
     return named
 
 
-def _check_column(name: str, feature: Feature, size: int) -> FloatArray:
+def check_column(name: str, feature: Feature, size: int) -> FloatArray:
     """A computed feature as a float64 array; raises if its type or shape is wrong."""
     try:
         column = np.asarray(feature, np.float64)

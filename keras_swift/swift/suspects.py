@@ -245,7 +245,8 @@ def find_suspects(
 def _doubts_of_own(record: FinishedRecord, classes: IntArray | None) -> Doubts:
     """The doubts about the examples of this process, from the records of all."""
     missing = np.full(len(record.loss), np.nan)
-    columns = {**record.columns(), "classes": missing if classes is None else classes}
+    own = missing if classes is None else classes.astype(np.float64)
+    columns = {**record.columns(), "classes": own}
     gathered = backends.active().gather_rows(columns)
     found = dict(gathered.columns)
     every = found.pop("classes")
@@ -274,7 +275,7 @@ def _instead(
         return 1 - classes[indices]
     columns = {"other": lambda y_true, y_pred: other_class(label, y_true, y_pred)}
     scorer = FeatureScorer(model, columns, *source.take(np.zeros(1, np.int64))[:2])
-    found = [np.empty(0)]
+    found: list[FloatArray] = [np.empty(0)]
     for start in range(0, len(indices), batch_size):
         rows = indices[start : start + batch_size]
         # The last batch is padded, so that all batches have one compiled shape.

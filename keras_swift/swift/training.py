@@ -256,7 +256,9 @@ class SwiftTraining:
                 f"it draws the shares {[round(mass, 4) for mass in masses]}. Shuffle the data "
                 "before they are dealt out to the processes."
             )
-        return probability[gathered.own] / probability[gathered.own].sum()
+        own: FloatArray = probability[gathered.own]
+        own = own / own.sum()
+        return own
 
     def _stream_dataset(self, data: TrainingData, seed: int) -> PresampledDataset:
         """The dataset over a stream, with a reference model to score it."""

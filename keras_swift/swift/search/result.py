@@ -312,7 +312,8 @@ class SearchResult:
         if self.confirmed:
             rows.append(("from scratch", self._compared(self.confirmed)))
         elif len(self.trials) > 1:
-            rows.append(("from scratch", "not confirmed"))
+            why = "" if self.pretrain_epochs else ": there was no pretraining to repeat"
+            rows.append(("from scratch", f"not confirmed{why}"))
         seconds = sum(
             trial.seconds
             for trial in (*self.trials, *self.confirmed)

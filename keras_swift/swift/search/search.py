@@ -19,7 +19,13 @@ from keras_swift.data import arrays
 from keras_swift.data.held import held, held_examples
 from keras_swift.fitting.model_state import Unchanged
 from keras_swift.scoring.compiled import build
-from keras_swift.swift.features import DEFAULTS, Features, default_features, named_features
+from keras_swift.swift.features import (
+    DEFAULTS,
+    Features,
+    check_column,
+    default_features,
+    named_features,
+)
 from keras_swift.swift.record import record_cost
 from keras_swift.swift.sampler import TRANSFORMS, Transform
 from keras_swift.swift.search.held_out import Judge, check_classes, find_objective
@@ -115,7 +121,8 @@ def search(
             probability of the label over the validation data, which wrong
             labels there do not mislead; else `"val_loss"`.
         confirm: int, how many of the best trials to train from scratch;
-            0 trusts the trials. Defaults to 2.
+            0 trusts the trials, and so does `pretrain_epochs=0`, without which
+            there is no training to repeat. Defaults to 2.
         method: `"bayesian"` or `"random"`.
         directory: folder for the search's files. Defaults to `None`, a
             temporary one, which cannot be resumed.
@@ -182,14 +189,18 @@ def search(
         # Features given for all examples are split like the examples.
         size = arrays.ArraySource(x, y).size
         named = {
-            name: feature
-            if isinstance(feature, str) or callable(feature) or len(feature) != total
-            else np.asarray(feature)[:size]
+            name: np.asarray(feature)[:size]
+            if not (isinstance(feature, str) or callable(feature))
+            and np.shape(feature)[:1] == (total,)
+            else feature
             for name, feature in named.items()
         }
     else:
         validation_data = held(validation_data)
     source = arrays.ArraySource(x, y, sample_weight)
+    for name, feature in named.items():
+        if not isinstance(feature, str) and not callable(feature):
+            check_column(name, feature, source.size)
     first = source.take(np.arange(min(batch_size, source.size)))[:2]
     build(model, *first)
     note = ""
@@ -247,7 +258,7 @@ def _price(max_trials: int, finetune_epochs: int, pretrain_epochs: int, confirm:
     trials = max_trials * finetune_epochs
     text = f"Swift Sampler search: {max_trials} trials of {finetune_epochs} epochs"
     if not pretrain_epochs:
-        return f"{text}, {trials} epochs in all"
+        return f"{text}, {trials} epochs in all; nothing is confirmed without `pretrain_epochs`"
     confirm = min(confirm, max_trials - 1)
     total = trials + confirm * pretrain_epochs + record_cost(pretrain_epochs)
     return (

@@ -161,9 +161,14 @@ def test_confirmation_trains_from_the_state_the_model_came_in(digits, monkeypatc
     assert uniform.metrics["val_loss"] == pytest.approx(logs["loss"], rel=1e-4)
 
 
-def test_nothing_is_confirmed_without_pretraining_or_when_not_asked(digits):
-    assert small_search(digits, confirm=0).confirmed == ()
-    assert small_search(digits, trained_model(digits), pretrain_epochs=0, confirm=2).confirmed == ()
+def test_nothing_is_confirmed_without_pretraining_or_when_not_asked(digits, capsys):
+    trusted = small_search(digits, confirm=0)
+    assert trusted.confirmed == () and "not confirmed\n" in str(trusted)
+    settings = {"pretrain_epochs": 0, "confirm": 2, "verbose": 1}
+    trained = small_search(digits, trained_model(digits), **settings)
+    assert trained.confirmed == ()
+    assert "not confirmed: there was no pretraining to repeat" in str(trained)
+    assert "nothing is confirmed without `pretrain_epochs`" in capsys.readouterr().out
 
 
 def test_gain_is_how_much_lower_a_loss_is(digits):
@@ -336,6 +341,21 @@ def test_validation_split_is_held_out_of_training_and_features(digits):
     )
     assert describe(split) == describe(apart)
     ks.SwiftTraining(classifier(), split).fit(x, y, validation_split=0.5, verbose=0)
+
+
+@pytest.mark.parametrize("feature", [5, [1.0, 2.0]])
+def test_features_of_another_length_are_named_before_training(digits, feature, monkeypatch):
+    monkeypatch.setattr(keras.Model, "fit", None)
+    with pytest.raises(ValueError, match=r"Feature 'feature_0' must have the shape \(150,\)"):
+        ks.search(
+            classifier(),
+            digits[0][:200],
+            digits[1][:200],
+            validation_split=0.25,
+            features=[feature],
+            pretrain_epochs=1,
+            verbose=0,
+        )
 
 
 def test_arrays_of_features_are_cut_with_the_data(digits):
