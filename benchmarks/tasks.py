@@ -161,11 +161,11 @@ def small_cnn():
     )
 
 
-def residual(width=8):
+def residual(width=8, size=32, classes=10):
     """Three stages of one residual block each, without batch normalisation."""
 
     def build():
-        inputs = keras.Input((32, 32, 3))
+        inputs = keras.Input((size, size, 3))
         x = layers.Conv2D(width, 3, strides=2, padding="same")(inputs)
         for stage in range(3):
             filters, stride = width * 2**stage, 1 if stage == 0 else 2
@@ -180,7 +180,7 @@ def residual(width=8):
                 )(x)
             x = layers.Add()([x, shortcut])
         x = layers.GlobalAveragePooling2D()(layers.Activation("relu")(x))
-        return keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
+        return keras.Model(inputs, layers.Dense(classes, activation="softmax")(x))
 
     return build
 

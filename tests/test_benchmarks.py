@@ -1,4 +1,4 @@
-"""The comparison at equal passes: that its short form runs, and how it chooses settings."""
+"""The comparisons at equal passes and at equal seconds: that their short forms run, and choices."""
 
 import importlib.util
 import json
@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
 
 FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
@@ -35,6 +36,75 @@ def test_the_quick_form_trains_and_prints_what_it_wrote(tmp_path):
     again = run("--summary", out, "--plot", tmp_path / "figure.png")
     assert again.stdout.startswith(done.stdout[done.stdout.index("\ndigits, ") :])
     assert (tmp_path / "figure.png").stat().st_size > 5000
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="run on one backend")
+def test_the_quick_form_of_the_papers_comparison_gives_every_run_its_seconds(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    command = [sys.executable, FOLDER / "papers" / "katharopoulos.py"]
+    quick = [*command, "--quick", "--out", out]
+    methods = ["uniform", "bound", "published", "ours"]
+    done = subprocess.run(
+        [*quick, "--methods", *methods], capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(row["method"], row["seed"]) for row in rows] == [(name, 2) for name in methods]
+    assert all(row["seconds"] <= row["seconds_spent"] < 2 * row["seconds"] for row in rows)
+    # A run that ended leaves no backup.
+    assert not (tmp_path / "rows.jsonl.runs").exists()
+    share = {row["method"]: row["share"] for row in rows}
+    assert share["uniform"] == 0 < share["bound"]
+    # What is in the file is not run again, and the tables are those of the file.
+    before = out.read_text()
+    again = subprocess.run(
+        [*quick, "--methods", "uniform", "--plot", tmp_path / "figure.png"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert out.read_text() == before
+    assert again.stdout.startswith(done.stdout) and "| published |" in done.stdout
+    assert (tmp_path / "figure-digits.png").stat().st_size > 5000
+
+
+def test_a_budget_that_was_partly_spent_continues_where_it_was(katharopoulos, tmp_path):
+    file = tmp_path / "clock.json"
+    saved = {"seconds": 6.0, "cpu_seconds": 5.0, "steps": 70.0, "importance": 7.0}
+    file.write_text(json.dumps({"3": saved | dict.fromkeys(("gain", "tau", "scored"), 1.0)}))
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.5), "mse")
+    clock = katharopoulos.Clock(10.0, 0.5, (0.4, 0.8), 16, file)
+    clock.set_model(model)
+    clock.on_epoch_begin(3)
+    assert 6.0 <= clock.spent < 7.0 and clock.notes["steps"] == 70.0
+    # More than 40 % is spent: the first drop.
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.1)
+
+
+def test_the_layer_and_the_copies_move_images_alike(katharopoulos):
+    images = np.arange(16 * 16 * 3, dtype="float32").reshape(1, 16, 16, 3)
+    layer = katharopoulos.FlipAndShift()
+    keras.utils.set_random_seed(0)
+    moved = layer(np.repeat(images, 1000, axis=0), training=True)
+    moved = {image.tobytes() for image in keras.ops.convert_to_numpy(moved)}
+    copies = {image.tobytes() for image in katharopoulos.augmented(images, [0], 1000, 0)[0]}
+    # Of 2 * 5 * 5 forms one is missed in a thousand draws with probability 1e-7.
+    assert moved == copies and len(copies) == 50
+    assert np.array_equal(keras.ops.convert_to_numpy(layer(images)), images)
+
+
+@pytest.fixture
+def katharopoulos(monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.syspath_prepend(FOLDER)
+    file = FOLDER / "papers" / "katharopoulos.py"
+    spec = importlib.util.spec_from_file_location("its_katharopoulos", file)
+    module = importlib.util.module_from_spec(spec)
+    # Its dataclass looks its module up.
+    monkeypatch.setitem(sys.modules, "its_katharopoulos", module)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
