@@ -43,11 +43,11 @@ from keras_swift.fitting.weight_average import WeightAverage
 Data = collections.namedtuple("Data", "x y wrong x_validation y_validation x_test y_test")
 
 
-def move_labels(labels, share, generator):
+def move_labels(labels, share, generator, classes=10):
     """Moves that share of the labels uniformly to other classes."""
     moved = generator.random(len(labels)) < share
-    steps = generator.integers(1, 10, len(labels))
-    return np.where(moved, (labels + steps) % 10, labels)
+    steps = generator.integers(1, classes, len(labels))
+    return np.where(moved, (labels + steps) % classes, labels)
 
 
 def digits(setting, seed):

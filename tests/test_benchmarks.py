@@ -1,4 +1,4 @@
-"""The comparisons at equal passes and at equal seconds: that their short forms run, and choices."""
+"""The comparisons: that their short forms run, what they print, and how one chooses settings."""
 
 import importlib.util
 import json
@@ -13,8 +13,8 @@ import pytest
 FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
 
 
-def run(*arguments):
-    command = [sys.executable, FOLDER / "time_to_loss.py", *arguments]
+def run(*arguments, script="time_to_loss.py"):
+    command = [sys.executable, FOLDER / script, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
@@ -36,6 +36,37 @@ def test_the_quick_form_trains_and_prints_what_it_wrote(tmp_path):
     again = run("--summary", out, "--plot", tmp_path / "figure.png")
     assert again.stdout.startswith(done.stdout[done.stdout.index("\ndigits, ") :])
     assert (tmp_path / "figure.png").stat().st_size > 5000
+
+
+# Three tables that share one search, so that it is also read back.
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="run on one backend")
+def test_the_quick_form_of_the_swift_papers_tables_resumes_and_prints_its_rows(tmp_path):
+    out, script = tmp_path / "rows.jsonl", "papers/swift.py"
+    tables = ("--tables", "noise", "language", "figure")
+    done = run("--quick", *tables, "--out", out, script=script)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    measured = {row["table"]: row for row in rows if "missing" not in row}
+    assert list(measured) == ["noise", "figure"]
+    assert "wikitext2: not run: no --text FOLDER" in done.stdout
+    row = measured["noise"]
+    assert {row["backend"], row["seed"], row["scale"]} == {"torch", 2, "quick"}
+    assert all(0.05 < row[kind] < 1.0 for kind in ("uniform", "package", "paper"))
+    # 3 trials of 1 epoch after 3 epochs are 1 training, one confirmed is another; to look at all
+    # examples takes a third of an epoch, once for the paper's features and in each epoch for ours.
+    assert row["price paper"] == pytest.approx(1.0 + 1.0 / 9.0)
+    assert row["price package"] == pytest.approx(1.0 + 1.0 + 1.0 / 3.0)
+    # The rows of a killed run: a whole one, and one cut off.
+    lines = out.read_text().splitlines(keepends=True)
+    noise = next(line for line in lines if '"table": "noise"' in line and "missing" not in line)
+    out.write_text(noise + lines[-1][:40])
+    again = run("--quick", *tables, "--out", out, "--plot", tmp_path / "swift", script=script)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "1/1 figure" in again.stdout
+    tables_printed = done.stdout[done.stdout.index("\n### noise") :]
+    assert tables_printed in again.stdout
+    assert (tmp_path / "swift-noise.png").stat().st_size > 5000
+    assert run("--summary", out, script=script).stdout.endswith(tables_printed)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="run on one backend")
