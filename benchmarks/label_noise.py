@@ -27,6 +27,7 @@ clean             CIFAR-10 as it is
 
 import argparse
 import collections
+import importlib.util
 import json
 import os
 import time
@@ -132,13 +133,13 @@ def compiled(layers, rate, loss=None):
     return model
 
 
-def mlp(seed, loss=None, width=128):
+def mlp(seed, loss=None, width=128, classes=10):
     keras.utils.set_random_seed(seed)
     dense = [keras.layers.Dense(width, activation="relu") for _ in range(2)]
-    return compiled([keras.Input((64,)), *dense, keras.layers.Dense(10)], 1e-3, loss)
+    return compiled([keras.Input((64,)), *dense, keras.layers.Dense(classes)], 1e-3, loss)
 
 
-def cnn(seed, loss=None):
+def cnn(seed, loss=None, classes=10):
     keras.utils.set_random_seed(seed)
     layers = keras.layers
     return compiled(
@@ -153,7 +154,7 @@ def cnn(seed, loss=None):
             layers.Dropout(0.5),
             layers.Dense(128, activation="relu"),
             layers.Dropout(0.5),
-            layers.Dense(10),
+            layers.Dense(classes),
         ],
         1e-3,
         loss,
@@ -199,6 +200,86 @@ def retrained(build, sampler, data, seed, arguments, loss=None, **features):
     last = accuracy(model, data)
     average.put()
     return last, accuracy(model, data)
+
+
+def by_cleanlab(build, data, seed, arguments):
+    """What cleanlab finds by predictions for a third of the data, trained on the others.
+
+    Three trainings on two thirds of the data cost two uniform ones. It takes any probabilities; so
+    that it need not make do with those of memorised labels, no example is predicted by a network
+    that was trained on it, as its documentation asks for.
+
+    Returns:
+        A bool array of the labels that it holds for wrong, and a doubt about each.
+    """
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    folds = np.random.default_rng(seed).integers(3, size=len(data.y))
+    probability = np.empty((len(data.y), 10))
+    for fold in range(3):
+        model = build(2000 + seed)
+        known = folds != fold
+        model.fit(
+            data.x[known],
+            data.y[known],
+            batch_size=arguments.batch_size,
+            epochs=arguments.pretrain_epochs,
+            verbose=0,
+        )
+        outputs = model.predict(data.x[~known], batch_size=500, verbose=0)
+        probability[~known] = keras.ops.convert_to_numpy(keras.ops.softmax(outputs))
+    probability /= probability.sum(axis=1, keepdims=True)
+    issues = find_label_issues(labels=data.y, pred_probs=probability, n_jobs=1)
+    return issues, -get_label_quality_scores(labels=data.y, pred_probs=probability)
+
+
+class Margins(keras.callbacks.Callback):
+    """The sum over epochs of the logit of the label minus the largest other logit."""
+
+    def __init__(self, x, labels):
+        super().__init__()
+        self.x, self.labels, self.area = x, labels, 0.0
+
+    def on_epoch_end(self, epoch, logs=None):
+        logits = self.model.predict(self.x, batch_size=500, verbose=0).astype("float64")
+        rows = np.arange(len(self.labels))
+        own = logits[rows, self.labels]
+        logits[rows, self.labels] = -np.inf
+        self.area = self.area + own - logits.max(axis=1)
+
+
+def by_area_under_the_margin(build, data, seed, arguments):
+    """Labels with a smaller margin than most examples of a class made up (Pleiss et al., 2020).
+
+    As there, an eleventh of the examples gets that class and the others are judged by it; a second
+    training judges those. Two trainings.
+
+    Returns:
+        A bool array of the labels that it holds for wrong, and a doubt about each.
+    """
+    made_up = np.random.default_rng(seed).permutation(len(data.y))
+    count = len(data.y) // 11
+    flagged, doubt = np.zeros(len(data.y), bool), np.zeros(len(data.y))
+    for turn in range(2):
+        chosen = made_up[turn * count : (turn + 1) * count]
+        labels = data.y.copy()
+        labels[chosen] = 10
+        model, margins = build(3000 + seed, classes=11), Margins(data.x, labels)
+        settings = {"batch_size": arguments.batch_size, "epochs": arguments.pretrain_epochs}
+        model.fit(data.x, labels, callbacks=[margins], verbose=0, **settings)
+        judged = np.setdiff1d(made_up, chosen) if turn == 0 else made_up[:count]
+        threshold = np.percentile(margins.area[chosen], 99)
+        flagged[judged] = margins.area[judged] < threshold
+        doubt[judged] = -margins.area[judged]
+    return flagged, doubt
+
+
+# Each finds wrong labels in its own way, and costs as many trainings.
+CLEANERS = {
+    "cleanlab": (by_cleanlab, 2.0),
+    "area under the margin": (by_area_under_the_margin, 2.0),
+}
 
 
 def run(setting, seed, arguments):
@@ -281,6 +362,16 @@ def run(setting, seed, arguments):
         trainings["mixture"] = without("suspect", doubted, float(doubted.mean()))
         for name in LOSSES:
             trainings[name] = (uniform, ready)
+        for name, (find, price) in CLEANERS.items():
+            if name == "cleanlab" and importlib.util.find_spec("cleanlab") is None:
+                print("cleanlab is not installed, so it is left out")
+                continue
+            flagged, doubt = find(build, data, seed, arguments)
+            trainings[name] = without("flagged", flagged, float(flagged.mean()))
+            found[f"price {name}"], found[f"flagged by {name}"] = price, float(flagged.mean())
+            if data.wrong.any():
+                found[f"wrong among {name}"] = float(data.wrong[flagged].mean())
+                found[f"AUROC {name}"] = float(roc_auc_score(data.wrong, doubt))
     for name, (sampler, features) in trainings.items():
         if name != "uniform" and sampler.is_uniform and name not in LOSSES:
             # The same training again.
@@ -357,7 +448,8 @@ def main():
         "--rivals",
         action="store_true",
         help="also train without the wrong labels, without as many of the highest last losses, "
-        "without the suspects, with label smoothing and with generalised cross-entropy",
+        "without the suspects, with label smoothing, with generalised cross-entropy, and without "
+        "what cleanlab (if installed) and the area under the margin find",
     )
     parser.add_argument("--dtype", help="default: float32 for digits, else mixed_bfloat16")
     parser.add_argument("--search-only", action="store_true", help="do not train from scratch")
