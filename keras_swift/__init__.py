@@ -10,8 +10,9 @@ from keras_swift.importance.plot import plot_training  # noqa: E402
 from keras_swift.importance.training import ImportanceTraining  # noqa: E402
 from keras_swift.swift.features import compute_features  # noqa: E402
 from keras_swift.swift.sampler import SwiftSampler  # noqa: E402
-from keras_swift.swift.search.result import SearchResult, SearchTrial  # noqa: E402
+from keras_swift.swift.search.result import SearchResult  # noqa: E402
 from keras_swift.swift.search.search import search  # noqa: E402
+from keras_swift.swift.search.trial import SearchTrial  # noqa: E402
 from keras_swift.swift.suspects import find_suspects  # noqa: E402
 from keras_swift.swift.training import SwiftTraining  # noqa: E402
 

@@ -10,7 +10,8 @@ import numpy as np
 from keras_swift._types import ArrayTree
 from keras_swift.data import arrays
 from keras_swift.data.arrays import ArraySource
-from keras_swift.data.reader import ArrayReader, StreamReader
+from keras_swift.data.reader import ArrayReader
+from keras_swift.data.stream_reader import StreamReader
 from keras_swift.data.streams import check_stream_arguments, is_stream
 from keras_swift.validation import check_positive_integer
 

@@ -16,7 +16,8 @@ import numpy as np
 from keras_swift import backends
 from keras_swift._types import ArrayTree, Seed, State
 from keras_swift.backends.base import Tap, Values
-from keras_swift.data.reader import ArrayReader, Examples, StreamReader
+from keras_swift.data.reader import ArrayReader, Examples
+from keras_swift.data.stream_reader import StreamReader
 from keras_swift.fitting.arguments import TrainingData
 from keras_swift.fitting.memory import ExampleMemory
 from keras_swift.importance.batch import Batch

@@ -14,11 +14,13 @@ import numpy as np
 
 from keras_swift._types import ArrayTree, FloatArray, State
 from keras_swift.data.arrays import select
-from keras_swift.data.reader import ArrayReader, Examples, StreamReader
+from keras_swift.data.reader import ArrayReader, Examples
+from keras_swift.data.stream_reader import StreamReader
 from keras_swift.importance import resampling
 from keras_swift.importance.batch import Batch, mask_correction
 from keras_swift.importance.gate import CostGate, Gate
-from keras_swift.scoring.scorer import Scorer, not_finite, warn_not_finite
+from keras_swift.scoring.finite import not_finite, warn_not_finite
+from keras_swift.scoring.scorer import Scorer
 from keras_swift.validation import explained
 
 # While the gate is shut, every 16th batch is scored at first, later one after another eighth of the

@@ -25,9 +25,11 @@ from keras_swift._keras import (
 )
 from keras_swift._types import ArrayTree, Score
 from keras_swift.data.leaves import is_ragged, is_text
-from keras_swift.data.reader import ArrayReader, StreamReader
+from keras_swift.data.reader import ArrayReader
+from keras_swift.data.stream_reader import StreamReader
 from keras_swift.data.streams import is_stream
-from keras_swift.scoring.gradient_norm import OutputLoss, output_activation
+from keras_swift.scoring.activations import output_activation
+from keras_swift.scoring.gradient_norm import OutputLoss
 from keras_swift.scoring.labels import label_check
 from keras_swift.scoring.structures import Matching, follow, paths, wrong_targets, wrong_weights
 from keras_swift.validation import why_own_batches

@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_swift._keras import flatten_layers
 from keras_swift._types import FloatArray, ScoringDtype
-from keras_swift.scoring.gradient_norm import output_layers
+from keras_swift.scoring.activations import output_layers
 
 # A scoring pass faster than this (seconds) is not worth a second compilation.
 WORTH_TIMING = 1e-3

@@ -16,7 +16,7 @@ from keras_swift._types import ArrayTree, FloatArray, IntArray, Logs, State
 from keras_swift.data import arrays
 from keras_swift.data.draws import inclusion_probability, systematic_draw
 from keras_swift.data.leaves import as_fed
-from keras_swift.data.reader import StreamReader
+from keras_swift.data.stream_reader import StreamReader
 from keras_swift.swift.features import FeatureScorer
 from keras_swift.swift.sampler import SwiftSampler
 

@@ -7,7 +7,6 @@ and the format of the saved JSON.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -16,11 +15,12 @@ from typing import Any, Final, Literal, TypeAlias
 import keras
 import numpy as np
 import numpy.typing as npt
-import scipy.stats
 
 from keras_swift._display import html_table
 from keras_swift._types import FloatArray
 from keras_swift.fitting.atomic import write_atomically
+from keras_swift.swift.layout import Layout
+from keras_swift.swift.ranks import check_features, cumulative_rank
 
 FORMAT = "keras_swift.SwiftSampler"
 VERSION = 1
@@ -31,75 +31,6 @@ DEFAULT_FEATURES = ("loss", "renormed_entropy")
 GRADIENT_NORM: Final = "gradient_norm"
 # Features by name, or as columns, shape `(n, features)`.
 Columns: TypeAlias = Mapping[str, npt.ArrayLike] | npt.ArrayLike
-
-
-def cumulative_rank(values: FloatArray, weights: FloatArray | None = None) -> FloatArray:
-    """Share of the total weight at or below each value.
-
-    Computes `sum(weights[values <= v]) / sum(weights)` for each `v`. Equal
-    values get equal ranks, whatever their order.
-
-    Args:
-        values: float array, shape `(n,)`, finite.
-        weights: float array, shape `(n,)`, non-negative. `None` or all-zero
-            weights count each value once.
-
-    Returns:
-        A float64 array, shape `(n,)`, in `[0, 1]`. The largest value gets 1.
-
-    Example:
-        >>> cumulative_rank(np.array([3.0, 1.0, 3.0, 2.0])).tolist()
-        [1.0, 0.25, 1.0, 0.5]
-    """
-    if weights is None or not np.any(weights > 0):
-        return np.asarray(scipy.stats.rankdata(values, method="max") / len(values))
-    order = np.argsort(values, kind="stable")
-    cumulative = np.cumsum(np.asarray(weights, np.float64)[order])
-    # All members of a tie get the sum at the tie's end.
-    last = np.searchsorted(values[order], values, side="right") - 1
-    return np.asarray(cumulative[last] / cumulative[-1])
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """The positions of knots, values and coefficients among a sampler's numbers.
-
-    Attributes:
-        features: names of the features.
-        segments: int, linear pieces of `H`.
-    """
-
-    features: tuple[str, ...]
-    segments: int
-
-    @property
-    def knots(self) -> slice:
-        """The `segments - 1` inner knots."""
-        return slice(0, self.segments - 1)
-
-    @property
-    def values(self) -> slice:
-        """`H` at the knots and both ends."""
-        return slice(self.segments - 1, 2 * self.segments)
-
-    @property
-    def coefficients(self) -> slice:
-        """One for each feature."""
-        return slice(2 * self.segments, self.size)
-
-    @property
-    def size(self) -> int:
-        """How many numbers there are: ten by default."""
-        return 2 * self.segments + len(self.features)
-
-    @property
-    def names(self) -> list[str]:
-        """A name for each number, in order."""
-        return [
-            *(f"knot_{k}" for k in range(1, self.segments)),
-            *(f"value_{k}" for k in range(self.segments + 1)),
-            *(f"coefficient_{name}" for name in self.features),
-        ]
 
 
 @keras.saving.register_keras_serializable(package="keras_swift")
@@ -440,29 +371,13 @@ class SwiftSampler:
         if weights is not None:
             checked.setdefault(GRADIENT_NORM, weights)
             checked[f"{GRADIENT_NORM} of the transform"] = weights
-        _check_features(checked)
+        check_features(checked)
         if weights is not None and np.any(weights < 0):
             raise ValueError(
                 "`gradient_norm` must not be negative. Received: "
                 f"{int(np.sum(weights < 0))} negative of {len(weights)}."
             )
         return columns, weights
-
-
-def _check_features(columns: Mapping[str, FloatArray]) -> None:
-    """Raises unless all are one-dimensional, of one length, not empty, and finite."""
-    shapes = {name: column.shape for name, column in columns.items()}
-    if len(set(shapes.values())) != 1 or any(len(shape) != 1 for shape in shapes.values()):
-        raise ValueError(f"Features must all have the same shape (n,). Received: {shapes}")
-    for name, column in columns.items():
-        if not len(column):
-            raise ValueError(f"Features must have at least one example. Received: {shapes}")
-        bad = ~np.isfinite(column)
-        if bad.any():
-            raise ValueError(
-                f"Feature {name!r} must be finite. Received: {int(bad.sum())} of {len(column)} "
-                f"that are not, the first at index {int(bad.argmax())}."
-            )
 
 
 def _short(numbers: FloatArray) -> list[float]:

@@ -17,7 +17,7 @@ from keras_swift._display import html_table
 from keras_swift._types import FloatArray
 from keras_swift.data import arrays
 from keras_swift.data.held import held_examples
-from keras_swift.data.reader import StreamReader
+from keras_swift.data.stream_reader import StreamReader
 from keras_swift.data.streams import is_stream
 from keras_swift.fitting.arguments import TrainingData, resolve_fit_arguments
 from keras_swift.fitting.run import run_fit

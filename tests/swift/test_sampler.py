@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from keras_swift.swift.sampler import SwiftSampler, cumulative_rank
+from keras_swift.swift.ranks import cumulative_rank
+from keras_swift.swift.sampler import SwiftSampler
 
 
 def features(n=60, seed=0):

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_swift._plotting import BLUE, GREEN, GREY, ORANGE, import_figure, save
 from keras_swift._types import FloatArray, IntArray
-from keras_swift.swift.sampler import cumulative_rank
+from keras_swift.swift.ranks import cumulative_rank
 from keras_swift.swift.search.result import verdict
 
 if TYPE_CHECKING:

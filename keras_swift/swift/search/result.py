@@ -9,8 +9,8 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias, overload
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
@@ -19,52 +19,22 @@ from keras_swift._types import Array, FloatArray, IntArray
 from keras_swift.swift.mixture import Doubts, WrongShare, find_doubts
 from keras_swift.swift.record import FinishedRecord
 from keras_swift.swift.sampler import SwiftSampler
+from keras_swift.swift.search.choice import candidates
 from keras_swift.swift.search.held_out import (
     LABEL_ACCURACY,
     LABEL_PROBABILITY,
     difference_noise,
 )
+from keras_swift.swift.search.trial import Direction, SearchTrial, signed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Direction: TypeAlias = Literal["max", "min"]
-Status: TypeAlias = Literal["COMPLETED", "FAILED", "RUNNING"]
 # A sampler is clearly better above this many standard errors of the difference.
 CLEARLY = 2.0
 # The share of the way from uniform's label probability to 1 above which a model is better although
 # it gets no more labels right.
 MUCH_SURER = 0.25
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchTrial:
-    """One candidate sampler and its result.
-
-    Attributes:
-        number: int, from 0, which is uniform.
-        sampler: `SwiftSampler`.
-        objective: float; NaN if the trial failed.
-        seconds: float, training and validation; NaN if it failed.
-        status: `"COMPLETED"`, `"FAILED"` or, in a search that still runs
-            elsewhere, `"RUNNING"`.
-        metrics: dict, the logs of the last epoch; empty if it failed.
-        values: float array, the objective's value on each validation example;
-            the objective is their mean. `None` if they are not known.
-    """
-
-    number: int
-    sampler: SwiftSampler
-    objective: float
-    seconds: float
-    status: Status = "COMPLETED"
-    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
-    values: FloatArray | None = dataclasses.field(default=None, repr=False, compare=False)
-
-    @property
-    def parameters(self) -> FloatArray:
-        """The sampler's numbers: knots, values, coefficients; ten by default."""
-        return self.sampler.parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +100,7 @@ class SearchResult:
         if self.confirmed:
             uniform, *others = self.confirmed
             passed = [t for t in others if self._is_better(t, uniform)]
-            chosen = max(passed, key=lambda t: _signed(t, self.direction), default=uniform)
+            chosen = max(passed, key=lambda t: signed(t, self.direction), default=uniform)
             return next(trial for trial in self.trials if trial.number == chosen.number)
         found = candidates(self.trials, self.direction, self.features, 1)
         if found and self._is_better(found[0], self.uniform):
@@ -185,7 +155,7 @@ class SearchResult:
         return self.best, self.uniform
 
     def _gain(self, trial: SearchTrial, uniform: SearchTrial) -> float:
-        return _signed(trial, self.direction) - _signed(uniform, self.direction)
+        return signed(trial, self.direction) - signed(uniform, self.direction)
 
     @property
     def probabilities(self) -> FloatArray:
@@ -338,7 +308,7 @@ class SearchResult:
         """Uniform and the best two others, each with its gain and noise."""
         uniform, *others = trials
         finite = [trial for trial in others if math.isfinite(trial.objective)]
-        finite.sort(key=lambda trial: -_signed(trial, self.direction))
+        finite.sort(key=lambda trial: -signed(trial, self.direction))
         parts = [f"uniform {uniform.objective:.4f}"]
         for trial in finite[:2]:
             noise = difference_noise(trial.values, uniform.values)
@@ -364,41 +334,3 @@ def verdict(result: SearchResult) -> str:
         return "uniform draws: nothing is clearly better"
     share = 1.0 / float(len(result.probabilities) * np.sum(result.probabilities**2))
     return f"trial {result.best.number}, worth {share:.0%} of the data in different examples"
-
-
-def _signed(trial: SearchTrial, direction: Direction) -> float:
-    """The objective, signed so that higher is better."""
-    return trial.objective if direction == "max" else -trial.objective
-
-
-def candidates(
-    trials: Sequence[SearchTrial],
-    direction: Direction,
-    features: Mapping[str, FloatArray],
-    count: int,
-) -> list[SearchTrial]:
-    """The best trials other than uniform, best first.
-
-    First the one that draws most evenly among those whose objective differs
-    from the best by no more than the standard error of the difference: a few
-    epochs do not show what it costs to see few different examples. Then the
-    others by their objectives.
-    """
-    completed = [t for t in trials if t.number and math.isfinite(t.objective)]
-    completed = [t for t in completed if not t.sampler.is_uniform]
-    completed.sort(key=lambda trial: (-_signed(trial, direction), trial.number))
-    if not completed:
-        return []
-    highest = completed[0]
-
-    def is_as_good(trial: SearchTrial) -> bool:
-        noise = difference_noise(trial.values, highest.values)
-        behind = _signed(highest, direction) - _signed(trial, direction)
-        return behind <= (noise if math.isfinite(noise) else 0.0)
-
-    def effective_share(trial: SearchTrial) -> float:
-        probability = trial.sampler.probabilities(features)
-        return round(1.0 / float(len(probability) * np.sum(probability**2)), 9)
-
-    first = max((t for t in completed if is_as_good(t)), key=effective_share)
-    return [first, *(trial for trial in completed if trial is not first)][:count]

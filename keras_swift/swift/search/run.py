@@ -16,7 +16,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import keras
@@ -33,10 +33,14 @@ from keras_swift.swift.outputs import classes_of, is_one_class
 from keras_swift.swift.record import FinishedRecord, recording
 from keras_swift.swift.sampler import GRADIENT_NORM, SwiftSampler, Transform
 from keras_swift.swift.search import fingerprint
+from keras_swift.swift.search.choice import candidates
 from keras_swift.swift.search.held_out import Judge
-from keras_swift.swift.search.result import SearchResult, SearchTrial, candidates
+from keras_swift.swift.search.processes import is_chief, is_distributed, is_worker
+from keras_swift.swift.search.progress import time_to_come, trial_reporter
+from keras_swift.swift.search.result import SearchResult
 from keras_swift.swift.search.space import SamplerSpace
 from keras_swift.swift.search.start import Start, read_start, write_start
+from keras_swift.swift.search.trial import SearchTrial
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -81,13 +85,16 @@ class SearchRun:
         space = SamplerSpace(
             tuple(self.named), self.segments, self.transform, start.features, start.seed
         )
-        if self.verbose and not is_worker():
-            self._say_how_long(start, self.max_trials - len(self._trials(space)))
+        left = self.max_trials - len(self._trials(space))
+        if self.verbose and self.pretrain_epochs and left > 0 and not is_worker():
+            epochs, trial_epochs = self.pretrain_epochs, self.finetune_epochs
+            text = time_to_come(start.seconds, epochs, left, trial_epochs, self.confirm)
+            print(text, flush=True)
         oracle = SwiftOracle(
             space, self.objective, self.max_trials, method=self.method, seed=start.seed
         )
         oracle.verbose = 0
-        report = self._reporter()
+        report = trial_reporter(self.max_trials, self.objective.direction, self.verbose)
 
         def evaluate(number: int, sampler: SwiftSampler) -> dict[str, float]:
             write_variables(self.model, start.values)
@@ -370,60 +377,7 @@ class SearchRun:
             )
         return tuple(sorted(trials, key=lambda trial: trial.number))
 
-    def _say_how_long(self, start: Start, trials: int) -> None:
-        """Prints how long the rest will take at the speed of the pretraining."""
-        if not self.pretrain_epochs or trials <= 0:
-            return
-        epoch = start.seconds / self.pretrain_epochs
-        text = (
-            f"Pretrained in {_duration(start.seconds)}. At that speed {trials} trials take about "
-            f"{_duration(trials * self.finetune_epochs * epoch)}"
-        )
-        if self.confirm:
-            text += f", and confirming the best {_duration(self.confirm * start.seconds)} more"
-        print(f"{text}.", flush=True)
-
     def _is_over(self, space: SamplerSpace) -> bool:
         """Whether all trials have been run, by any process."""
         done = [trial for trial in self._trials(space) if trial.status in ("COMPLETED", "FAILED")]
         return len(done) >= self.max_trials
-
-    def _reporter(self) -> Callable[[int, float], None]:
-        """A function that advances a progress bar with each trial."""
-        if not self.verbose:
-            return lambda number, value: None
-        bar = keras.utils.Progbar(
-            self.max_trials, unit_name="trial", stateful_metrics=["objective", "best"]
-        )
-        sign = -1.0 if self.objective.direction == "max" else 1.0
-        seen = [math.inf]
-
-        def report(number: int, value: float) -> None:
-            if math.isfinite(value):
-                seen.append(sign * value)
-            bar.update(
-                min(number + 1, self.max_trials),
-                [("objective", value), ("best", sign * min(seen))],
-            )
-
-        return report
-
-
-def _duration(seconds: float) -> str:
-    """A duration in the largest unit of which it has two or more."""
-    for unit, size in (("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def is_distributed() -> bool:
-    return "KERASTUNER_ORACLE_IP" in os.environ
-
-
-def is_chief() -> bool:
-    return "chief" in os.environ.get("KERASTUNER_TUNER_ID", "") and is_distributed()
-
-
-def is_worker() -> bool:
-    return is_distributed() and not is_chief()

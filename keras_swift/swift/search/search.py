@@ -29,8 +29,9 @@ from keras_swift.swift.features import (
 from keras_swift.swift.record import record_cost
 from keras_swift.swift.sampler import TRANSFORMS, Transform
 from keras_swift.swift.search.held_out import Judge, check_classes, find_objective
+from keras_swift.swift.search.processes import is_distributed
 from keras_swift.swift.search.result import SearchResult
-from keras_swift.swift.search.run import Method, SearchRun, is_distributed
+from keras_swift.swift.search.run import Method, SearchRun
 from keras_swift.swift.search.space import METHODS
 from keras_swift.validation import check_model, check_positive_integer
 

@@ -14,13 +14,9 @@ import scipy.stats.qmc
 
 from keras_swift._types import FloatArray
 from keras_swift.swift.features import doubtful_end
-from keras_swift.swift.sampler import (
-    DEFAULT_FEATURES,
-    Layout,
-    SwiftSampler,
-    Transform,
-    cumulative_rank,
-)
+from keras_swift.swift.layout import Layout
+from keras_swift.swift.ranks import cumulative_rank
+from keras_swift.swift.sampler import DEFAULT_FEATURES, SwiftSampler, Transform
 
 # How a search chooses its samplers.
 METHODS = ("bayesian", "random")

@@ -7,7 +7,8 @@ import pytest
 from made_up_record import made_up_record
 
 from keras_swift.swift.sampler import SwiftSampler
-from keras_swift.swift.search.result import SearchResult, SearchTrial
+from keras_swift.swift.search.result import SearchResult
+from keras_swift.swift.search.trial import SearchTrial
 
 
 def made_up(names=("loss", "renormed_entropy"), objectives=(0.5, 0.7, np.nan, 0.6)):

@@ -9,7 +9,9 @@ import pytest
 from made_up_record import made_up_record
 
 from keras_swift import SwiftSampler
-from keras_swift.swift.search.result import SearchResult, SearchTrial, candidates
+from keras_swift.swift.search.choice import candidates
+from keras_swift.swift.search.result import SearchResult
+from keras_swift.swift.search.trial import SearchTrial
 
 RANKS = np.arange(100.0)
 UNIFORM = SwiftSampler.uniform(["loss"], 3, "cdf")

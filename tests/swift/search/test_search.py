@@ -19,7 +19,8 @@ from search_process import describe, run_search
 from small_models import classifier
 
 import keras_swift as ks
-from keras_swift.swift.search.run import SearchRun, _duration
+from keras_swift.swift.search.progress import duration
+from keras_swift.swift.search.run import SearchRun
 
 PROBABILITY = "val_label_probability"
 SCRIPT = pathlib.Path(__file__).parents[2] / "search_process.py"
@@ -94,7 +95,7 @@ def test_search_finds_a_sampler_that_leaves_wrong_labels_out(digits, capsys):
 
 
 def test_times_are_said_in_the_largest_unit_of_which_there_are_two():
-    said = [_duration(seconds) for seconds in (1.4, 119.0, 125.0, 7100.0, 7300.0)]
+    said = [duration(seconds) for seconds in (1.4, 119.0, 125.0, 7100.0, 7300.0)]
     assert said == ["1 s", "119 s", "2 min", "118 min", "2 h"]
 
 
