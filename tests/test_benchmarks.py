@@ -138,6 +138,17 @@ def katharopoulos(monkeypatch):
     return module
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="run on one backend")
+@pytest.mark.parametrize("name", ["katharopoulos", "swift"])
+def test_the_tables_of_the_docs_are_those_of_the_rows(name):
+    rows = FOLDER / "papers" / f"{name}.jsonl"
+    done = run("--summary", rows, script=f"papers/{name}.py")
+    assert done.returncode == 0, done.stderr[-2000:]
+    page = (FOLDER.parent / "docs" / "evidence.md").read_text(encoding="utf-8").splitlines()
+    printed = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert len(printed) > 20 and set(printed) <= set(page)
+
+
 @pytest.fixture
 def time_to_loss(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
