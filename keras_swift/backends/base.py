@@ -17,8 +17,6 @@ from keras_swift._types import Array, ArrayTree, FloatArray, IntArray, Tensor
 
 # A model's `(trainable, non_trainable)` values.
 Values: TypeAlias = tuple[list[Tensor], list[Tensor]]
-# From `(y, y_pred)` of a step's `compute_loss` to `(b, c)` numbers; `None` outside training steps.
-Observe: TypeAlias = Callable[[ArrayTree, ArrayTree], Tensor | None]
 # From `(values, *inputs)` to one row of each quantity for each row of the inputs: on tensors, to
 # be compiled by the framework, and on NumPy arrays.
 TensorScoring: TypeAlias = Callable[..., dict[str, Tensor]]
@@ -66,6 +64,19 @@ class Fed(Protocol):
 
     def keep_on_device(self, free: int) -> None:
         """Keeps the arrays on the model's device, if they fit; `free` bytes are free there."""
+
+
+class Observe(Protocol):
+    """From what a step's `compute_loss` gets to the numbers of its examples."""
+
+    def __call__(self, y: ArrayTree, y_pred: ArrayTree) -> Tensor | None:
+        """The numbers, a tensor of shape `(b, c)`; `None` outside training steps."""
+
+    def inputs(self, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayTree, ...] | None:
+        """All that the numbers depend on, for `numbers`; `None` outside training steps."""
+
+    def numbers(self, *inputs: ArrayTree) -> Tensor:
+        """The numbers of these inputs: each row depends on the same row of the inputs alone."""
 
 
 class Tap:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import keras
 import torch
 
+from keras_swift._keras import mask_of
 from keras_swift._types import Array, ArrayTree, FloatArray, Tensor
 from keras_swift.backends.base import (
     Backend,
+    Observe,
     Scoring,
     Tap,
     TensorScoring,
     Values,
+    overridden,
     several_processes,
 )
 
@@ -107,16 +111,84 @@ class TorchBackend(Backend):
     def make_tap(self, columns: int, rows: int) -> Tap:
         return _TorchTap(columns)
 
+    @contextlib.contextmanager
+    def tapped(self, model: keras.Model, tap: Tap, observe: Observe) -> Iterator[None]:
+        own = model.compute_loss
+
+        def compute_loss(
+            x: Any = None, y: Any = None, y_pred: Any = None, *rest: Any, **named: Any
+        ) -> Any:
+            inputs = observe.inputs(y, y_pred)
+            if inputs is not None:
+                cast(_TorchTap, tap).defer(inputs, observe.numbers)
+            return own(x, y, y_pred, *rest, **named)
+
+        with overridden(model, compute_loss=compute_loss):
+            yield
+
 
 class _TorchTap(Tap):
-    """Keeps the tensors on their device, and moves them to the host together."""
+    """Keeps the tensors on their device, and moves them to the host together.
+
+    Without a compiler each of the many small operations on a step's outputs costs as much for eight
+    steps as for one, so they are done for several steps together.
+    """
+
+    # Steps whose numbers are computed together, and the most values in their inputs: beyond that
+    # the operations cost more than their calls, and the inputs should not fill the memory.
+    STEPS, VALUES = 16, 2**20
+
+    def __init__(self, columns: int) -> None:
+        super().__init__(columns)
+        self._waiting: list[list[torch.Tensor]] = []
+        self._values = 0
+        self._form: Any = None
+        self._compute: Callable[[list[torch.Tensor]], Tensor] | None = None
 
     # Not compiled: a growing list would cause a new trace at every step.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def defer(self, inputs: tuple[ArrayTree, ...], numbers: Callable[..., Tensor]) -> None:
+        """Called in a step with what its numbers are computed from, now or later."""
+        leaves = keras.tree.flatten(inputs)
+        there = [leaf for leaf in leaves if leaf is not None]
+        plain = all(isinstance(leaf, torch.Tensor) and mask_of(leaf) is None for leaf in there)
+        values = sum(leaf.numel() for leaf in there) if plain else self.VALUES
+        if values >= self.VALUES:
+            self._compute_waiting()
+            self.write(numbers(*inputs))
+            return
+        form = [None if leaf is None else (leaf.shape[1:], leaf.dtype) for leaf in leaves]
+        if form != self._form or self._values + values > self.VALUES:
+            self._compute_waiting()
+            # Not the outputs themselves, which would keep the step's graph.
+            like = keras.tree.map_structure(lambda leaf: None if leaf is None else 0, inputs)
+
+            def compute(joined: list[torch.Tensor]) -> Tensor:
+                rest = iter(joined)
+                found = [None if leaf is None else next(rest) for leaf in form]
+                return numbers(*keras.tree.pack_sequence_as(like, found))
+
+            self._form, self._compute = form, compute
+        # The next step may write into the same memory: targets may be views of the host's arrays.
+        self._waiting.append([leaf.detach().clone() for leaf in there])
+        self._values += values
+        if len(self._waiting) == self.STEPS:
+            self._compute_waiting()
+
+    def _compute_waiting(self) -> None:
+        if self._waiting and self._compute is not None:
+            joined = [torch.cat(parts) for parts in zip(*self._waiting, strict=True)]
+            self._waiting, self._values = [], 0
+            with torch.no_grad():
+                self.write(self._compute(joined))
+
+    # Not compiled, as above.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def write(self, values: Tensor) -> None:
         self._rows.append(values.detach())
 
     def read(self) -> FloatArray:
+        self._compute_waiting()
         if self._rows:
             self._rows = [torch.cat(self._rows).cpu()]
         return super().read()

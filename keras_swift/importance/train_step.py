@@ -39,6 +39,35 @@ from keras_swift.scoring.step_scores import StepScores
 Shape = Callable[[Tensor, Tensor], Tensor]
 
 
+class Observer:
+    """Computes the numbers of a step's examples, an `Observe` for backends.
+
+    Args:
+        current: what the step that is being traced or run knows of its batch.
+
+    Attributes:
+        step_scores: `StepScores`, or `None` for no record.
+    """
+
+    def __init__(self, current: threading.local) -> None:
+        self._current = current
+        self.step_scores: StepScores | None = None
+
+    def __call__(self, y: ArrayTree, y_pred: ArrayTree) -> Tensor | None:
+        found = self.inputs(y, y_pred)
+        return None if found is None else self.numbers(*found)
+
+    def inputs(self, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayTree, ...] | None:
+        if self.step_scores is None or getattr(self._current, "importance", None) is None:
+            return None
+        return y, y_pred, self._current.sample_weight
+
+    def numbers(self, *inputs: ArrayTree) -> Tensor:
+        if self.step_scores is None:
+            raise RuntimeError("nothing is recorded")
+        return self.step_scores(*inputs)
+
+
 class WeightedStep:
     """Runs a model's own `train_step` on batches that carry both weights.
 
@@ -60,7 +89,6 @@ class WeightedStep:
     def __init__(self, model: keras.Model) -> None:
         self._model = model
         self.tap: Tap | None = None
-        self._step_scores: StepScores | None = None
         self._recorded: tuple[int, int] | None = None
         # The train function traced with this step in it, and the one left in
         # the model when it was taken out: if the model still has that object
@@ -71,6 +99,7 @@ class WeightedStep:
         # Of the batch in the step that is being traced or run; a mirrored
         # strategy traces the steps of its replicas in threads that take turns.
         self._current = threading.local()
+        self._observer = Observer(self._current)
         # The shape of the weights for each metric that takes any.
         self._shapes: dict[int, Shape] = {}
 
@@ -87,13 +116,7 @@ class WeightedStep:
             self._left = self._function = None
             self.tap = None if form is None else backends.active().make_tap(*form)
         self._recorded = form
-        self._step_scores = step_scores
-
-    def _observe(self, y: ArrayTree, y_pred: ArrayTree) -> Tensor | None:
-        """The numbers of a step's examples, from its outputs; `None` in validation."""
-        if self._step_scores is None or getattr(self._current, "importance", None) is None:
-            return None
-        return self._step_scores(y, y_pred, self._current.sample_weight)
+        self._observer.step_scores = step_scores
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -118,7 +141,7 @@ class WeightedStep:
         if self.tap is not None:
             # A step that failed may have left something.
             self.tap.read()
-            tapped = backends.active().tapped(model, self.tap, self._observe)
+            tapped = backends.active().tapped(model, self.tap, self._observer)
         try:
             with already_built(model), tapped:
                 yield

@@ -1,5 +1,6 @@
 """Importance sampling by remembered scores: what is recorded, what is drawn, what it is worth."""
 
+import importlib
 import itertools
 import json
 
@@ -9,6 +10,7 @@ import pytest
 from small_models import assert_same_weights, classifier
 
 import keras_swift as ks
+from keras_swift import backends
 from keras_swift.data.draws import systematic_draw
 from keras_swift.importance.resampling import importance_weights, sampling_probability
 from keras_swift.scoring.scorer import Scorer
@@ -59,6 +61,58 @@ def test_steps_record_what_their_outputs_say(digits, compiled):
     np.testing.assert_allclose(memory.margin, margin, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(memory.probability, probability, rtol=1e-4)
     np.testing.assert_array_equal(memory.wrong, margin <= 0)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="computed in the step elsewhere")
+def test_numbers_stay_in_the_order_of_their_steps(monkeypatch):
+    module = importlib.import_module("keras_swift.backends.torch")
+    monkeypatch.setattr(module._TorchTap, "VALUES", 20)
+    tap, calls, expected = backends.active().make_tap(1, 100), [], []
+
+    def numbers(values, nothing):
+        calls.append(len(values))
+        return values[:, :1]
+
+    # Three steps, one that is computed at once, one of another width, and many.
+    for rows, width in [(2, 2), (1, 2), (2, 2), (7, 3), (2, 2), (2, 3), *[(1, 1)] * 18]:
+        step = len(expected) + np.arange(float(rows * width)).reshape(rows, width)
+        host = step.astype("float32")
+        tap.defer((keras.ops.convert_to_tensor(host), None), numbers)
+        host[:] = -1.0
+        expected += step[:, 0].tolist()
+    assert tap.read()[:, 0].tolist() == expected
+    assert calls == [5, 7, 2, 2, 16, 2]
+    assert tap.read().shape == (0, 1)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="computed in the step elsewhere")
+@pytest.mark.parametrize("limit", [2**20, 3000], ids=["by steps", "by values"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_numbers_computed_for_several_steps_are_those_of_each_step(monkeypatch, limit, masked):
+    module = importlib.import_module("keras_swift.backends.torch")
+    generator = np.random.default_rng(0)
+    x = generator.integers(1, 9, (250, 5)) * (np.arange(5) < generator.integers(1, 6, (250, 1)))
+    y, weights = generator.integers(0, 3, (250, 5)), generator.uniform(0.5, 2.0, 250)
+
+    def memory(steps, limit):
+        monkeypatch.setattr(module._TorchTap, "STEPS", steps)
+        monkeypatch.setattr(module._TorchTap, "VALUES", limit)
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Embedding(9, 4, mask_zero=masked), keras.layers.Dense(3)]
+        model = keras.Sequential([keras.Input((5,)), *layers])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.5), loss)
+        trainer = ks.ImportanceTraining(model, seed=0)
+        # The last batch is a smaller one, and validation is between the epochs.
+        settings = {"sample_weight": weights, "validation_data": (x[:9], y[:9]), "verbose": 0}
+        trainer.fit(x, y, batch_size=16, epochs=3, **settings)
+        return trainer.memory
+
+    together, alone = memory(16, limit), memory(1, 2**20)
+    for name in ("score", "loss", "margin", "probability"):
+        found, expected = getattr(together, name), getattr(alone, name)
+        assert np.isfinite(expected).all() and np.ptp(expected) > 0
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def test_scores_are_those_of_the_step_itself(digits):
