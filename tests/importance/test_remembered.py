@@ -76,9 +76,10 @@ def test_numbers_stay_in_the_order_of_their_steps(monkeypatch):
     # Three steps, one that is computed at once, one of another width, and many.
     for rows, width in [(2, 2), (1, 2), (2, 2), (7, 3), (2, 2), (2, 3), *[(1, 1)] * 18]:
         step = len(expected) + np.arange(float(rows * width)).reshape(rows, width)
-        host = step.astype("float32")
-        tap.defer((keras.ops.convert_to_tensor(host), None), numbers)
-        host[:] = -1.0
+        tensor = keras.ops.convert_to_tensor(step.astype("float32"))
+        tap.defer((tensor, None), numbers)
+        # As a source does that fills one array again and again.
+        tensor.fill_(-1.0)
         expected += step[:, 0].tolist()
     assert tap.read()[:, 0].tolist() == expected
     assert calls == [5, 7, 2, 2, 16, 2]
