@@ -71,7 +71,7 @@ def test_numbers_stay_in_the_order_of_their_steps(monkeypatch):
 
     def numbers(values, nothing):
         calls.append(len(values))
-        return values[:, :1]
+        return 1.0 * values[:, :1]
 
     # Three steps, one that is computed at once, one of another width, and many.
     for rows, width in [(2, 2), (1, 2), (2, 2), (7, 3), (2, 2), (2, 3), *[(1, 1)] * 18]:
