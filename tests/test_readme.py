@@ -35,6 +35,7 @@ def blocks(text):
 # Each page on one backend, for they name none; a page that is not here runs on PyTorch. `.ci/run`
 # runs the README's code with the others, from a wheel.
 PAGE_ON = {
+    "README.md": "tensorflow",
     "docs/guides/data_sources.md": "jax",
     "docs/guides/importance_training.md": "jax",
     "docs/guides/resuming.md": "jax",

@@ -109,6 +109,7 @@ from keras_swift.data.reader import ArrayReader
 from keras_swift.fitting import arguments as fitting_arguments
 
 CHOOSING = (0, 1)
+UNITS = {"wall": "s", "cpu": "CPU s"}
 MEASURES = ("train_loss", "test_loss", "test_error")
 # How often the clock waits for the device, per budget.
 LOOKS = 200
@@ -481,7 +482,7 @@ SCALES = {
             small_fashion,
             lambda augments: tasks.small_cnn(),
             sgd,
-            *(16, 48, 2.0, 0.01, (0.005, 0.01, 0.02), TWICE, 10.0),
+            *(16, 48, 2.0, 0.005, (0.00125, 0.0025, 0.005, 0.01), TWICE, 10.0),
             prepare=half_of_the_classes(4, 0.05),
         ),
         "permuted-mnist": Setting(
@@ -490,7 +491,7 @@ SCALES = {
             pixels(6_400, 16),
             lstm(49, 16, 64),
             adam,
-            *(32, 128, 1.8, 0.002, (0.001, 0.002, 0.004), TWICE, 10.0),
+            *(32, 128, 1.8, 0.004, (0.002, 0.004, 0.008, 0.016), TWICE, 10.0),
         ),
     },
     "paper": {
@@ -561,10 +562,12 @@ class Clock(keras.callbacks.Callback):
         drops: tuple of floats, the shares at which it is divided by 5.
         batch_size: int, `b`.
         file: path of the notes of every epoch, for a run that continues; or None.
+        by_cpu: bool, whether the budget is of CPU seconds.
     """
 
-    def __init__(self, seconds, rate, drops, batch_size, file=None):
+    def __init__(self, seconds, rate, drops, batch_size, file=None, by_cpu=False):
         super().__init__()
+        self._by_cpu = by_cpu
         self._seconds, self._rate, self._drops = seconds, rate, drops
         self._batch_size, self._file = batch_size, file
         self._begin = self._begin_cpu = None
@@ -583,6 +586,10 @@ class Clock(keras.callbacks.Callback):
     def spent_cpu(self):
         return self._done["cpu_seconds"] + time.process_time() - self._begin_cpu - self.free_cpu
 
+    @property
+    def charged(self):
+        return self.spent_cpu if self._by_cpu else self.spent
+
     def on_epoch_begin(self, epoch, logs=None):
         if self._begin is not None:
             return
@@ -591,16 +598,16 @@ class Clock(keras.callbacks.Callback):
             saved = json.loads(self._file.read_text())[str(epoch)]
             self._done = {name: saved.pop(name) for name in self._done}
             self.notes = saved
-            self.resumed_at = self._done["seconds"]
+            self.resumed_at = self._done["cpu_seconds" if self._by_cpu else "seconds"]
         self._begin, self._begin_cpu = time.perf_counter(), time.process_time()
-        self._set_rate(self.spent)
+        self._set_rate(self.charged)
 
     def on_train_batch_begin(self, batch, logs=None):
-        if self.spent >= self._next_look:
+        if self.charged >= self._next_look:
             # Waits for the device. On JAX `self.model` also puts the state back into the model, so
             # it is touched here only.
             self._steps()
-            spent = self.spent
+            spent = self.charged
             self._set_rate(spent)
             self._next_look = spent + self._seconds / LOOKS
             # One more step follows.
@@ -751,6 +758,7 @@ def run(key, folder, data_folder):
             setting.drops,
             setting.batch_size,
             None if folder is None else folder / "clock.json",
+            by_cpu=key["clock"] == "cpu",
         )
         callbacks = [clock]
         if folder is not None:
@@ -873,6 +881,7 @@ def planned(arguments, rows):
                             "seed": seed,
                             "rate": rate,
                             "seconds": seconds,
+                            "clock": arguments.clock,
                             "backend": keras.backend.backend(),
                             "machine": machine(),
                         }
@@ -961,20 +970,20 @@ def cells(rows):
     """Rows by what a table is about.
 
     Returns:
-        A dict from `(scale, task, rate, seconds, backend, machine)` to a dict
+        A dict from `(scale, task, rate, seconds, clock, backend, machine)` to a dict
         from method to list of rows.
     """
     found = collections.defaultdict(lambda: collections.defaultdict(list))
     for row in rows:
         if "not_run" not in row and row["seed"] not in CHOOSING:
-            names = ("scale", "task", "rate", "seconds", "backend", "machine")
+            names = ("scale", "task", "rate", "seconds", "clock", "backend", "machine")
             found[tuple(row[name] for name in names)][row["method"]].append(row)
     return found
 
 
 def summarise(rows):
     tables = cells(rows)
-    for (scale, task, rate, seconds, backend, device), methods in tables.items():
+    for (scale, task, rate, seconds, clock, backend, device), methods in tables.items():
         setting = SCALES[scale][task]
         tried = {
             row["rate"]
@@ -986,7 +995,7 @@ def summarise(rows):
         examples = next(iter(methods.values()))[0]["examples"]
         print(f"\n{task} ({scale}): the paper reports {setting.claim}.\n")
         print(
-            f"{seconds:g} s a run, {examples:,} examples, batches of {setting.batch_size}, B = "
+            f"{seconds:g} {UNITS[clock]} a run, {examples:,} examples, batches of {setting.batch_size}, B = "
             f"{setting.presample}, threshold {setting.tau_threshold:g}, rate {rate:g} ({chosen}), "
             f"{backend} on {device}.\n"
         )
@@ -1025,7 +1034,7 @@ def plot(rows, file):
     tables = cells(rows)
     path = pathlib.Path(file)
     names = collections.Counter()
-    for (scale, task, rate, seconds, _, device), methods in tables.items():
+    for (scale, task, rate, seconds, clock, _, device), methods in tables.items():
         order = [name for name in METHODS if name in methods]
         figure = Figure(figsize=(9, 0.35 * len(order) + 1.6), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
@@ -1049,7 +1058,9 @@ def plot(rows, file):
             panels[0].set_xscale("log")
         panels[0].set_yticks(range(len(order)), order)
         panels[0].invert_yaxis()
-        figure.suptitle(f"{task} ({scale}), {seconds:g} s a run at rate {rate:g}, {device}", size=9)
+        figure.suptitle(
+            f"{task} ({scale}), {seconds:g} {UNITS[clock]} a run at rate {rate:g}, {device}", size=9
+        )
         names[task] += 1
         number = f"-{names[task]}" if names[task] > 1 else ""
         target = path.with_name(f"{path.stem}-{task}{number}{path.suffix}")
@@ -1075,6 +1086,13 @@ def main():
     parser.add_argument("--seeds", nargs="+", type=int, default=[2, 3, 4])
     parser.add_argument("--rates", nargs="+", type=float, help="default: the chosen one")
     parser.add_argument("--seconds", type=float, help="the budget of a run; default: the task's")
+    parser.add_argument(
+        "--clock",
+        choices=UNITS,
+        default="wall",
+        help="cpu: the budget is of CPU seconds, for a machine that does other work too; give it "
+        "one core (taskset -c 0), so that they are the seconds of an idle one",
+    )
     parser.add_argument("--choose", action="store_true", help="only uniform runs, at each rate")
     parser.add_argument("--data", metavar="FOLDER")
     parser.add_argument("--out", metavar="FILE.jsonl", help="append a line for each run")

@@ -100,6 +100,10 @@ class Tap:
         self._rows = []
         return np.concatenate(rows) if rows else np.zeros((0, self.columns), np.float32)
 
+    def clear(self) -> None:
+        """Drops what was written."""
+        self.read()
+
 
 class Backend:
     """One framework; the defaults are for eager frameworks such as PyTorch."""

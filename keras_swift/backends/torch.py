@@ -118,10 +118,12 @@ class TorchBackend(Backend):
         def compute_loss(
             x: Any = None, y: Any = None, y_pred: Any = None, *rest: Any, **named: Any
         ) -> Any:
+            loss = own(x, y, y_pred, *rest, **named)
+            # Not of a step whose loss is an error.
             inputs = observe.inputs(y, y_pred)
             if inputs is not None:
                 cast(_TorchTap, tap).defer(inputs, observe.numbers)
-            return own(x, y, y_pred, *rest, **named)
+            return loss
 
         with overridden(model, compute_loss=compute_loss):
             yield
@@ -130,8 +132,8 @@ class TorchBackend(Backend):
 class _TorchTap(Tap):
     """Keeps the tensors on their device, and moves them to the host together.
 
-    Without a compiler each of the many small operations on a step's outputs costs as much for eight
-    steps as for one, so they are done for several steps together.
+    Without a compiler each of the many small operations on a step's outputs costs as much for
+    several steps as for one, so they are done for several together.
     """
 
     # Steps whose numbers are computed together, and the most values in their inputs: beyond that
@@ -151,7 +153,12 @@ class _TorchTap(Tap):
         """Called in a step with what its numbers are computed from, now or later."""
         leaves = keras.tree.flatten(inputs)
         there = [leaf for leaf in leaves if leaf is not None]
-        plain = all(isinstance(leaf, torch.Tensor) and mask_of(leaf) is None for leaf in there)
+        # Only what has a row for each example can be joined with other steps.
+        rows = {
+            len(leaf) if isinstance(leaf, torch.Tensor) and leaf.ndim else None for leaf in there
+        }
+        masked = any(mask_of(leaf) is not None for leaf in there)
+        plain = len(rows) == 1 and None not in rows and not masked
         values = sum(leaf.numel() for leaf in there) if plain else self.VALUES
         if values >= self.VALUES:
             self._compute_waiting()
@@ -186,6 +193,10 @@ class _TorchTap(Tap):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def write(self, values: Tensor) -> None:
         self._rows.append(values.detach())
+
+    def clear(self) -> None:
+        # Without computing it.
+        self._rows, self._waiting, self._values = [], [], 0
 
     def read(self) -> FloatArray:
         self._compute_waiting()

@@ -1,7 +1,7 @@
-"""Readers: uniform batches and presamples from the rows of arrays or a stream's batches.
+"""The reader of arrays: uniform batches and presamples from their rows.
 
-`ArrayReader` and `StreamReader` have one interface, so the samplers and datasets that ask for
-"the next batch" and "the next presample" need not know the source.
+`ArrayReader` and `stream_reader.StreamReader` have one interface, so the samplers and datasets that
+ask for "the next batch" and "the next presample" need not know the source.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ class WeightedStep:
         tapped: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if self.tap is not None:
             # A step that failed may have left something.
-            self.tap.read()
+            self.tap.clear()
             tapped = backends.active().tapped(model, self.tap, self._observer)
         try:
             with already_built(model), tapped:

@@ -140,20 +140,21 @@ def label_means(label: LabelOutput, y_true: Tensor, y_pred: Tensor) -> tuple[Ten
     return sum_over_entries(probability * counts) / safe, sum_over_entries(margin * counts) / safe
 
 
-def other_class(label: LabelOutput, y_true: Tensor, y_pred: Tensor) -> Tensor:
+def other_class(y_true: Tensor, y_pred: Tensor, axis: int = -1) -> Tensor:
     """The most probable class other than the label.
 
     Args:
-        label: a categorical `LabelOutput`.
         y_true: tensor, one class number or one-hot row for each example.
-        y_pred: float tensor, shape `(n, classes)`.
+        y_pred: float tensor, shape `(n, classes)`, or with axes of length 1.
+        axis: int, that of the classes. Defaults to -1.
 
     Returns:
         A float32 tensor, shape `(n,)`.
     """
-    y_pred = ops.cast(y_pred, "float32")
+    y_pred = ops.moveaxis(ops.cast(y_pred, "float32"), axis, -1)
     y_true = ops.convert_to_tensor(y_true)
     classes = y_pred.shape[-1]
+    y_pred = ops.reshape(y_pred, (-1, classes))
     if len(y_true.shape) == 2 and y_true.shape[-1] == classes:
         labels = ops.argmax(y_true, axis=-1)
     else:

@@ -1,4 +1,4 @@
-"""Features as ranks, the cumulative distribution of the paper's equation 4."""
+"""Features as ranks, the cumulative distribution of the paper's equation 4, ties included."""
 
 from __future__ import annotations
 

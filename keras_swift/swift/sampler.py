@@ -1,8 +1,8 @@
 """`SwiftSampler`: a few numbers that decide how often each kind of example is drawn.
 
-NumPy and SciPy only, except for Keras' serialisation registry. This file decides how features
-become probabilities (the paper's equations 4 to 10), how ties and degenerate inputs are handled,
-and the format of the saved JSON.
+NumPy only, except for Keras' serialisation registry. This file decides how features become
+probabilities (the paper's equations 4 to 10), how degenerate inputs are handled, and the format of
+the saved JSON.
 """
 
 from __future__ import annotations

@@ -84,6 +84,15 @@ def test_numbers_stay_in_the_order_of_their_steps(monkeypatch):
     assert tap.read()[:, 0].tolist() == expected
     assert calls == [5, 7, 2, 2, 16, 2]
     assert tap.read().shape == (0, 1)
+    # A number for the whole batch beside the rows cannot be joined with those of other steps.
+    seen = []
+    for value in (1.0, 2.0):
+        tensors = [keras.ops.convert_to_tensor(found) for found in (np.ones((2, 1)), value)]
+        tap.defer(tuple(tensors), lambda rows, one: seen.append(float(one)) or rows * one)
+    assert seen == [1.0, 2.0]
+    tap.defer((keras.ops.convert_to_tensor(np.ones((2, 1))),), lambda rows: seen.append(3.0))
+    tap.clear()
+    assert tap.read().shape == (0, 1) and seen == [1.0, 2.0]
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="computed in the step elsewhere")
@@ -109,7 +118,8 @@ def test_numbers_computed_for_several_steps_are_those_of_each_step(monkeypatch, 
         trainer.fit(x, y, batch_size=16, epochs=3, **settings)
         return trainer.memory
 
-    together, alone = memory(16, limit), memory(1, 2**20)
+    # With no value allowed, each step's numbers are computed in it.
+    together, alone = memory(16, limit), memory(1, 0)
     for name in ("score", "loss", "margin", "probability"):
         found, expected = getattr(together, name), getattr(alone, name)
         assert np.isfinite(expected).all() and np.ptp(expected) > 0

@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from keras_swift._types import FloatArray
-from keras_swift.swift.search.held_out import (
-    difference_noise,
-)
+from keras_swift.swift.search.held_out import difference_noise
 from keras_swift.swift.search.trial import Direction, SearchTrial, signed
 
 

@@ -191,8 +191,7 @@ def search(
         size = arrays.ArraySource(x, y).size
         named = {
             name: np.asarray(feature)[:size]
-            if not (isinstance(feature, str) or callable(feature))
-            and np.shape(feature)[:1] == (total,)
+            if not (isinstance(feature, str) or callable(feature)) and _length(feature) == total
             else feature
             for name, feature in named.items()
         }
@@ -243,6 +242,14 @@ def search(
         finally:
             if directory is None:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _length(feature: Any) -> int | None:
+    """The length of an array; `None` of what has none, which is named later."""
+    try:
+        return len(feature)
+    except TypeError:
+        return None
 
 
 def check_targets(y: ArrayTree) -> None:
