@@ -995,8 +995,8 @@ def summarise(rows):
         examples = next(iter(methods.values()))[0]["examples"]
         print(f"\n{task} ({scale}): the paper reports {setting.claim}.\n")
         print(
-            f"{seconds:g} {UNITS[clock]} a run, {examples:,} examples, batches of {setting.batch_size}, B = "
-            f"{setting.presample}, threshold {setting.tau_threshold:g}, rate {rate:g} ({chosen}), "
+            f"{seconds:g} {UNITS[clock]} a run, {examples:,} examples, batches of "
+            f"{setting.batch_size}, B = {setting.presample}, threshold {setting.tau_threshold:g}, rate {rate:g} ({chosen}), "
             f"{backend} on {device}.\n"
         )
         print(
