@@ -996,8 +996,8 @@ def summarise(rows):
         print(f"\n{task} ({scale}): the paper reports {setting.claim}.\n")
         print(
             f"{seconds:g} {UNITS[clock]} a run, {examples:,} examples, batches of "
-            f"{setting.batch_size}, B = {setting.presample}, threshold {setting.tau_threshold:g}, rate {rate:g} ({chosen}), "
-            f"{backend} on {device}.\n"
+            f"{setting.batch_size}, B = {setting.presample}, threshold {setting.tau_threshold:g}, "
+            f"rate {rate:g} ({chosen}), {backend} on {device}.\n"
         )
         print(
             "| method | steps | passes | scored | share | gain | tau | train loss | test loss |"

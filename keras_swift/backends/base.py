@@ -50,6 +50,13 @@ class Fed(Protocol):
     def fixed_size(self) -> int | None:
         """How many examples every batch has, or `None` if they may differ."""
 
+    @property
+    def is_open_ended(self) -> bool:
+        """Whether `goes_on` tells before each item if there is one."""
+
+    def goes_on(self) -> bool:
+        """Whether the epoch has another item."""
+
     def __getitem__(self, index: int) -> tuple[ArrayTree, ArrayTree, ArrayTree]:
         """The next item."""
 
@@ -110,6 +117,8 @@ class Backend:
 
     # Whether Keras requests items of a `PyDataset` several steps ahead of training.
     PULLS_AHEAD = False
+    # Whether `feed` can end an epoch of a number of items that is not known beforehand.
+    ENDS_EPOCHS = False
 
     def compile_scoring(self, function: TensorScoring, model: keras.Model) -> Scoring:
         """Compiles `function(values, *inputs)`, which returns one row for each row of the inputs.

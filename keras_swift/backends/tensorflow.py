@@ -29,6 +29,7 @@ class TensorFlowBackend(Backend):
     """TensorFlow."""
 
     PULLS_AHEAD = True
+    ENDS_EPOCHS = True
 
     def compile_scoring(self, function: TensorScoring, model: keras.Model) -> Scoring:
         strategy = model.distribute_strategy
@@ -207,7 +208,14 @@ def _items(
     def load(index: Tensor) -> ArrayTree:
         return put_back(example, _called(item, index, dtypes, shapes))
 
-    return tf.data.Dataset.range(dataset.num_batches).map(load)
+    if not dataset.is_open_ended:
+        return tf.data.Dataset.range(dataset.num_batches).map(load)
+
+    def goes_on(index: Tensor) -> Tensor:
+        return tf.reshape(tf.numpy_function(lambda _: dataset.goes_on(), [index], tf.bool), ())
+
+    # Keras reads on in it from epoch to epoch, until it ends.
+    return tf.data.Dataset.range(2**62).take_while(goes_on).map(load)
 
 
 def _gathered(

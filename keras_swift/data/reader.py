@@ -79,11 +79,16 @@ class ArrayReader:
         self.source = source
         self.batch_size = min(batch_size, source.size)
         self.num_batches = self.pass_length = math.ceil(source.size / self.batch_size)
+        self.is_open_ended = False
         size: int = sum(leaf.nbytes for leaf in there(self.first(self.batch_size)))
         self._together = max(1, min(TOGETHER, TOGETHER_BYTES // max(1, size)))
         orders = [generator if shuffle else None for generator in generators]
         self._uniform = Permutations(source.size, orders[0])
         self._presample = Permutations(source.size, orders[1])
+
+    def goes_on(self, steps: int, are_waiting: bool) -> bool:
+        """Whether a pass of which so many steps were taken goes on."""
+        return steps < self.pass_length
 
     def presample_size(self, ratio: float) -> int:
         """The presample size `B` for a presample ratio."""

@@ -67,12 +67,32 @@ class StreamReader:
             self._first = _padded(self._uniform.next_batch())
         self.batch_size = len(Examples(self._first, None))
         self.num_batches = steps_per_epoch or self._uniform.length or self._counted(source)
-        # How many batches a pass has, if that is known.
-        self.pass_length = self._uniform.length or self.num_batches
+        # Whether a pass may end before the steps of an epoch, nobody knows when.
+        self.is_open_ended = (
+            steps_per_epoch is not None and self._uniform.length is None and not self._shared
+        )
         # No reading ahead: other consumers of the source would miss those batches.
         self.together = 1
         # Some streams state their batch size, but a batch may still be smaller.
         self.fixed_size = None
+
+    @property
+    def pass_length(self) -> float:
+        """How many batches a pass has, infinity while that is not known."""
+        if self.is_open_ended:
+            return self._uniform.counted or self._presample.counted or math.inf
+        return self._uniform.length or self.num_batches
+
+    def goes_on(self, steps: int, are_waiting: bool) -> bool:
+        """Whether a pass goes on.
+
+        Args:
+            steps: int, how many steps of it were taken.
+            are_waiting: bool, whether batches were read for steps to come.
+        """
+        if math.isinf(self.pass_length) and not are_waiting and not self._uniform.has_more():
+            return False
+        return steps < self.pass_length
 
     def _counted(self, source: Any) -> int:
         cardinality = getattr(source, "cardinality", None)

@@ -93,6 +93,9 @@ class Stream:
         self._reader: _ItemReader | None = None
         if isinstance(source, keras.utils.PyDataset):
             self._reader = _ItemReader(source, generator)
+        # Batches of the pass that were read, and of a whole pass once one has ended.
+        self._read_in_pass = 0
+        self.counted: int | None = None
         self._again: collections.deque[tuple[Any, StreamBatch]] = collections.deque()
         self._seen: list[tuple[Any, StreamBatch]] | None = None
 
@@ -130,12 +133,28 @@ class Stream:
             self._seen.append((state, batch))
         return batch
 
+    def has_more(self) -> bool:
+        """Whether the pass goes on, for an iterable that does not tell its length: reads ahead."""
+        if self._again or self._iterator is None:
+            return True
+        try:
+            item = next(self._iterator)
+        except StopIteration:
+            self._end_pass()
+            return False
+        self._read_in_pass += 1
+        self._again.append((None, self._checked(item)))
+        return True
+
+    def _end_pass(self) -> None:
+        self.counted, self._read_in_pass, self._iterator = self._read_in_pass, 0, None
+
     def restart(self) -> None:
         """Makes the next batch the first of a new pass, if there can be one."""
         if self.is_shared:
             return
         self._again.clear()
-        self._iterator = None
+        self._iterator, self._read_in_pass = None, 0
         if self._reader is not None:
             self._reader.restart()
 
@@ -206,16 +225,21 @@ class Stream:
             return self._reader.next_item()
         if self._iterator is not None:
             try:
-                return next(self._iterator)
+                item = next(self._iterator)
+                self._read_in_pass += 1
+                return item
             except StopIteration:
                 if self._iterator is self._source:
                     raise ValueError(
                         "The generator ended before training did. A presample takes several of "
                         "its batches: make it longer, or lower `epochs` or `steps_per_epoch`."
                     ) from None
+                self._end_pass()
         self._iterator = iter(self._source)
         try:
-            return next(self._iterator)
+            item = next(self._iterator)
+            self._read_in_pass = 1
+            return item
         except StopIteration:
             raise ValueError("`x` must hold at least one batch. Received: none.") from None
 

@@ -162,16 +162,38 @@ class Batches:
         return self._steps or self.reader.num_batches
 
     @property
-    def pass_length(self) -> int:
-        """int, the number of batches after which `fit` begins another pass through the data."""
+    def pass_length(self) -> float:
+        """The number of batches after which `fit` begins another pass; infinity if unknown."""
+        if self.reader.is_open_ended and not self.is_open_ended:
+            # It is read on and on.
+            return self.num_batches
         return self.reader.pass_length
+
+    @property
+    def is_open_ended(self) -> bool:
+        """bool, whether an epoch ends with a pass whose length nobody knows beforehand."""
+        ends = self.ends_with_a_pass and backends.active().ENDS_EPOCHS
+        return ends and self.reader.is_open_ended
+
+    def goes_on(self) -> bool:
+        """Whether the epoch has another step; called before each if it `is_open_ended`.
+
+        An epoch has one step at least: where a pass has just ended, the next one begins.
+        """
+        steps = self._lookahead.steps
+        waiting = self._lookahead.are_waiting
+        goes_on = self.reader.goes_on(self._steps_in_pass + steps, waiting)
+        if not goes_on and not steps:
+            self._steps_in_pass = 0
+            self.reader.restart()
+        return goes_on or not steps
 
     @property
     def _steps_left(self) -> int:
         """int, the steps to come in this epoch."""
         steps = self.num_batches
         if self.ends_with_a_pass:
-            steps = min(steps, self.pass_length - self._steps_in_pass)
+            steps = int(min(steps, self.pass_length - self._steps_in_pass))
         return steps - self._lookahead.steps
 
     @property
@@ -290,6 +312,9 @@ class Batches:
             self._steps_in_pass += self._lookahead.steps
             if self._steps_in_pass >= self.pass_length:
                 self._steps_in_pass = 0
+                if self.is_open_ended:
+                    # Where others go on through the next pass, which has begun already.
+                    self.reader.restart()
             self._lookahead.sampler.end_epoch()
             self.reader.end_epoch()
 

@@ -30,8 +30,20 @@ class Feed(keras.utils.PyDataset):
     @property
     def num_batches(self) -> int:
         batches = self._batches
-        # Of a pass Keras makes epochs by itself.
-        return batches.pass_length if batches.ends_with_a_pass else batches.num_batches
+        if batches.ends_with_a_pass and not batches.is_open_ended:
+            # Of a pass Keras makes epochs by itself.
+            return int(batches.pass_length)
+        return batches.num_batches
+
+    @property
+    def is_open_ended(self) -> bool:
+        """bool, whether `goes_on` tells before each item if there is one."""
+        return self._batches.is_open_ended
+
+    def goes_on(self) -> bool:
+        """Whether the epoch has another item."""
+        with self._keeping_errors():
+            return self._batches.goes_on()
 
     @property
     def fixed_size(self) -> int | None:

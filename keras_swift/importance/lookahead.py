@@ -80,6 +80,11 @@ class Lookahead:
         """Whether the next batch is drawn already and as long as this one."""
         return bool(self._drawn) and len(self._drawn[0].importance) == len(batch.importance)
 
+    @property
+    def are_waiting(self) -> bool:
+        """bool, whether batches are drawn that have not been handed over."""
+        return bool(self._drawn)
+
     def are_early(self, batches: list[Batch]) -> None:
         """Marks batches as handed over for later steps, each announced by `begin_step`."""
         self._early.extend(batches)

@@ -1,4 +1,5 @@
 import gc
+import importlib
 import inspect
 import weakref
 
@@ -461,6 +462,51 @@ def test_epochs_of_some_steps_end_where_those_of_fit_do(digits, steps, gate):
         counts.append(seen)
     assert counts[0] == counts[1]
     assert sum(seen) == int(model.optimizer.iterations)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="epochs can end there alone")
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
+@pytest.mark.parametrize("gate", [0.0, 1e9])
+@pytest.mark.parametrize(
+    ("size", "steps", "together"),
+    [(6, 2, 1), (6, 4, 1), (6, 4, 2), (6, 6, 2), (6, 8, 1), (6, 8, 2), (7, 8, 2)],
+)
+def test_a_pass_of_unknown_length_ends_an_epoch_too(digits, size, steps, together, gate):
+    tensorflow = importlib.import_module("tensorflow")
+    x, y = digits[0][: 20 * size], digits[1][: 20 * size]
+
+    def batches():
+        for start in range(0, 20 * size, 20):
+            yield x[start : start + 20], y[start : start + 20]
+
+    like = [tensorflow.TensorSpec((None, *a.shape[1:]), a.dtype) for a in (x, y)]
+    source = tensorflow.data.Dataset.from_generator(batches, output_signature=tuple(like))
+
+    class Counted(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            seen.append(0)
+
+        def on_train_batch_end(self, batch, logs=None):
+            seen[-1] += together
+
+    counts, models = [], []
+    for trainer in (None, {"tau_threshold": gate, "seed": 0}):
+        seen, model = [], classifier(0.1, steps_per_execution=together)
+        train = model.fit if trainer is None else ks.ImportanceTraining(model, **trainer).fit
+        settings = {"steps_per_epoch": steps, "epochs": 4, "shuffle": False, "verbose": 0}
+        train(source, callbacks=[Counted()], **settings)
+        counts.append(seen)
+        models.append(model)
+    if steps in (2, 6):
+        # Where the steps end with the pass, `fit` finds the end in the next epoch, which has none.
+        assert counts == [{2: [2, 2, 2, 0], 6: [6, 0, 6, 0]}[steps], [steps] * 4]
+        return
+    # Keras does without what an execution has too few batches for, or trains on it: as `fit`.
+    assert counts[0] == counts[1]
+    assert counts[0] == {4: [4, 2, 4, 2], 8: [6] * 4}[steps] or size == 7
+    if gate:
+        for theirs, ours in zip(*(model.get_weights() for model in models), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_epochs_have_all_their_steps_where_keras_fetches_ahead(digits, monkeypatch):
