@@ -26,7 +26,6 @@ import pytest
 INHERENT: dict[str, str] = {
     "TestTensorBoardV2": "callbacks see our numbers in the logs",
     "TestTrainer::test_callback_methods_keys": "callbacks see our numbers in the logs",
-    "TestTrainer::test_fit_sparse": "rows are made dense, so gradients are",
     "TestTrainer::test_retracing": "a step of one's own is run twice to see if weights arrive",
     "CSVLoggerTest::test_CSVLogger": "callbacks see our numbers in the logs",
     "FunctionalTest::test_required_none_raises_in_fit": "refused in other words",

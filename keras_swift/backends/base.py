@@ -57,6 +57,10 @@ class Fed(Protocol):
     def goes_on(self) -> bool:
         """Whether the epoch has another item."""
 
+    @property
+    def sparse(self) -> list[bool]:
+        """Whether each leaf of the inputs and targets came as a sparse one; items are dense."""
+
     def __getitem__(self, index: int) -> tuple[ArrayTree, ArrayTree, ArrayTree]:
         """The next item."""
 

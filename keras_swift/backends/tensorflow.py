@@ -205,8 +205,16 @@ def _items(
     def item(index: Array) -> list[Array]:
         return _of_types(there(dataset[int(index)]), dtypes)
 
+    # As they came: for sparse inputs the gradient of a layer is sparse too.
+    sparse = [*dataset.sparse, *[False] * len(dtypes)]
+
     def load(index: Tensor) -> ArrayTree:
-        return put_back(example, _called(item, index, dtypes, shapes))
+        tensors = _called(item, index, dtypes, shapes)
+        leaves = [
+            tf.sparse.from_dense(tensor) if as_sparse else tensor
+            for tensor, as_sparse in zip(tensors, sparse, strict=False)
+        ]
+        return put_back(example, leaves)
 
     if not dataset.is_open_ended:
         return tf.data.Dataset.range(dataset.num_batches).map(load)

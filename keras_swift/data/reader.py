@@ -11,6 +11,7 @@ import math
 import warnings
 
 import numpy as np
+import scipy.sparse
 
 from keras_swift._types import ArrayTree, IntArray, State
 from keras_swift.data.arrays import ArraySource, Data
@@ -85,6 +86,11 @@ class ArrayReader:
         orders = [generator if shuffle else None for generator in generators]
         self._uniform = Permutations(source.size, orders[0])
         self._presample = Permutations(source.size, orders[1])
+
+    @property
+    def sparse(self) -> list[bool]:
+        """list of bool, whether each leaf of `(x, y)` came as a sparse one."""
+        return [scipy.sparse.issparse(leaf) for leaf in there((self.source.x, self.source.y))]
 
     def goes_on(self, steps: int, are_waiting: bool) -> bool:
         """Whether a pass of which so many steps were taken goes on."""

@@ -77,6 +77,11 @@ class StreamReader:
         self.fixed_size = None
 
     @property
+    def sparse(self) -> list[bool]:
+        """list of bool, whether each leaf of `(x, y)` came as a sparse one."""
+        return self._uniform.sparse
+
+    @property
     def pass_length(self) -> float:
         """How many batches a pass has, infinity while that is not known."""
         if self.is_open_ended:

@@ -96,6 +96,8 @@ class Stream:
         # Batches of the pass that were read, and of a whole pass once one has ended.
         self._read_in_pass = 0
         self.counted: int | None = None
+        # Whether each leaf of the inputs and targets came as a sparse one.
+        self.sparse: list[bool] = []
         self._again: collections.deque[tuple[Any, StreamBatch]] = collections.deque()
         self._seen: list[tuple[Any, StreamBatch]] | None = None
 
@@ -255,6 +257,7 @@ class Stream:
             )
         if len(batch) == 3 and batch[2] is None:
             batch = batch[:2]
+        self.sparse = [is_sparse(leaf) for leaf in there(batch[:2])]
         batch = keras.tree.map_structure(_as_numpy, batch)
         lengths = {len(leaf) for leaf in there(batch)}
         if len(lengths) != 1 or 0 in lengths:

@@ -40,6 +40,11 @@ class Feed(keras.utils.PyDataset):
         """bool, whether `goes_on` tells before each item if there is one."""
         return self._batches.is_open_ended
 
+    @property
+    def sparse(self) -> list[bool]:
+        """list of bool, whether each leaf of the inputs and targets came as a sparse one."""
+        return self._batches.reader.sparse
+
     def goes_on(self) -> bool:
         """Whether the epoch has another item."""
         with self._keeping_errors():

@@ -6,6 +6,7 @@ import weakref
 import keras
 import numpy as np
 import pytest
+import scipy.sparse
 from small_models import assert_same_weights, classifier
 
 import keras_swift as ks
@@ -507,6 +508,37 @@ def test_a_pass_of_unknown_length_ends_an_epoch_too(digits, size, steps, togethe
     if gate:
         for theirs, ours in zip(*(model.get_weights() for model in models), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras makes them dense on JAX")
+@pytest.mark.parametrize("gate", [0.0, 1e9])
+@pytest.mark.parametrize("source", ["matrix", "matrices", "tensors"])
+def test_sparse_inputs_are_trained_on_as_they_come(digits, source, gate):
+    x, y = scipy.sparse.csr_matrix(digits[0][:64]), digits[1][:64]
+    tensorflow = importlib.import_module("tensorflow")
+    seen = set()
+
+    class Look(keras.layers.Dense):
+        def call(self, inputs, training=False):
+            if training:
+                seen.add(type(inputs).__name__)
+            return super().call(inputs)
+
+    def batches():
+        while True:
+            rows = x[:16].toarray() if source == "tensors" else x[:16]
+            yield (tensorflow.sparse.from_dense(rows) if source == "tensors" else rows), y[:16]
+
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((64,), sparse=True), Look(10, activation="softmax")])
+    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", jit_compile=False)
+    trainer = ks.ImportanceTraining(model, presample=2.0, tau_threshold=gate, seed=0)
+    # What builds the model has a type of its own.
+    seen.clear()
+    data = {"x": x, "y": y} if source == "matrix" else {"x": batches(), "steps_per_epoch": 4}
+    history = trainer.fit(**data, verbose=0).history
+    assert history["importance"] == [float(gate == 0.0)]
+    assert "SparseTensor" in seen and not {"EagerTensor", "Tensor", "SymbolicTensor"} & seen
 
 
 def test_epochs_have_all_their_steps_where_keras_fetches_ahead(digits, monkeypatch):
