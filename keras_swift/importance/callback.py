@@ -58,3 +58,19 @@ class SamplingCallback(keras.callbacks.Callback):
     def on_train_end(self, logs: Logs = None) -> None:
         if logs is not None:
             logs.update(self._dataset.epoch_summary())
+
+
+class OwnFitCallback(SamplingCallback):
+    """The same in a `fit` of the user's, where nothing stands between the logs and the bar."""
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        super().on_epoch_end(epoch, logs)
+        history = getattr(self._dataset.model, "history", None)
+        if logs is not None and history is not None:
+            # The bar shows all logs, and three numbers of ours are enough.
+            history.history.setdefault("presample", []).append(logs.pop("presample"))
+
+    def on_train_end(self, logs: Logs = None) -> None:
+        super().on_train_end(logs)
+        if logs is not None:
+            logs.pop("presample")

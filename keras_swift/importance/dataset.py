@@ -12,7 +12,7 @@ from keras_swift._types import ArrayTree, Score, ScoringDtype, Seed
 from keras_swift.fitting.arguments import TrainingData
 from keras_swift.importance.batch import Batch, LazyItem
 from keras_swift.importance.batches import FLOOR, Batches
-from keras_swift.importance.callback import SamplingCallback
+from keras_swift.importance.callback import OwnFitCallback
 from keras_swift.importance.gate import COST_RATIO
 from keras_swift.scoring.compiled import needs_targets
 from keras_swift.scoring.scorer import Scorer
@@ -207,11 +207,12 @@ class ImportanceDataset(keras.utils.PyDataset):
         """The callback that goes with this dataset in `model.fit`.
 
         Returns:
-            A `keras.callbacks.Callback`. It puts `tau`, `gain`, `importance`
-            and `presample` into the logs of every epoch and, on JAX, keeps the
-            model's values for the scores.
+            A `keras.callbacks.Callback`. It puts `tau`, `gain` and
+            `importance` into the logs of every epoch, these and `presample`
+            into the history and, on JAX, keeps the model's values for the
+            scores.
         """
-        return SamplingCallback(self.batches)
+        return OwnFitCallback(self.batches)
 
     def on_epoch_begin(self) -> None:
         self.batches.on_epoch_begin()
