@@ -68,9 +68,8 @@ class StreamReader:
         self.batch_size = len(Examples(self._first, None))
         self.num_batches = steps_per_epoch or self._uniform.length or self._counted(source)
         # Whether a pass may end before the steps of an epoch, nobody knows when.
-        self.is_open_ended = (
-            steps_per_epoch is not None and self._uniform.length is None and not self._shared
-        )
+        ends = self._uniform.length is None and not self._shared and not _is_endless(source)
+        self.is_open_ended = steps_per_epoch is not None and ends
         # No reading ahead: other consumers of the source would miss those batches.
         self.together = 1
         # Some streams state their batch size, but a batch may still be smaller.
@@ -100,13 +99,7 @@ class StreamReader:
         return steps < self.pass_length
 
     def _counted(self, source: Any) -> int:
-        cardinality = getattr(source, "cardinality", None)
-        if callable(cardinality):
-            # Of distributed data sets it is a number.
-            cardinality = cardinality()
-        # TensorFlow's -1 means "no end"; -2 means "unknown".
-        endless = self._shared or (cardinality is not None and int(cardinality) == -1)
-        if endless:
+        if self._shared or _is_endless(source):
             raise ValueError(
                 "`steps_per_epoch` must be given for a source without an end. Received: "
                 f"steps_per_epoch=None with x of type {type(source).__name__}."
@@ -227,6 +220,16 @@ class StreamReader:
         """Stops the stream's workers."""
         self._uniform.close()
         self._presample.close()
+
+
+def _is_endless(source: Any) -> bool:
+    """Whether a source says that it has no end."""
+    cardinality = getattr(source, "cardinality", None)
+    if callable(cardinality):
+        # Of distributed data sets it is a number.
+        cardinality = cardinality()
+    # TensorFlow's -1 means "no end"; -2 means "unknown".
+    return cardinality is not None and int(cardinality) == -1
 
 
 def _held(source: Iterator[Any]) -> list[Any]:

@@ -255,6 +255,24 @@ def test_a_source_says_that_it_has_no_end(kind):
     source.cardinality = kind(-1)
     with pytest.raises(ValueError, match="`steps_per_epoch` must be given for a source without"):
         stream_reader(source)
+    assert not stream_reader(source, steps=3).is_open_ended
+    source.cardinality = kind(-2)
+    assert stream_reader(source, steps=3).is_open_ended
+
+
+def test_a_pass_of_unknown_length_is_counted_as_it_ends():
+    found = stream_reader(Loader(4, length=False), steps=9)
+    assert found.pass_length == np.inf
+    goes_on = []
+    for step in range(5):
+        goes_on.append(found.goes_on(step, are_waiting=False))
+        if goes_on[-1]:
+            found.uniform()
+    assert goes_on == [True, True, True, True, False]
+    assert found.pass_length == 4
+    # Known from here on, whatever was read ahead.
+    assert found.goes_on(3, are_waiting=True) and not found.goes_on(4, are_waiting=True)
+    assert int(found.uniform().data[1][0]) == 0
 
 
 def test_a_generator_is_read_to_its_end(monkeypatch):
