@@ -144,6 +144,7 @@ def test_streams_train_or_are_named(batches, steps):
         assert error is not None
 
 
+@pytest.mark.slow
 @settings(max_examples=40, **EVERYWHERE_THE_SAME)
 @given(
     # No smaller ones: some backends take subnormal products for 0.

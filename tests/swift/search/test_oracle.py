@@ -123,6 +123,7 @@ def test_one_seed_gives_one_search(tmp_path):
     assert first[1:] != other[1:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finished", [0, 3, 9])
 def test_resumed_search_goes_on_as_an_unbroken_one(tmp_path, finished):
     unbroken = run(make(tmp_path / "whole", 14))
@@ -139,6 +140,7 @@ def test_resumed_search_goes_on_as_an_unbroken_one(tmp_path, finished):
     assert before + after == unbroken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_objectives_that_are_not_finite_are_failures(tmp_path, value):
     oracle = make(tmp_path, 12)

@@ -128,6 +128,7 @@ def test_a_hurried_search_does_no_harm_on_clean_digits(digits):
     assert len(result.confirmed) == 3
 
 
+@pytest.mark.slow
 def test_confirmation_trains_from_the_state_the_model_came_in(digits, monkeypatch):
     module = sys.modules["keras_swift.swift.search.run"]
     begun = []
@@ -162,6 +163,7 @@ def test_confirmation_trains_from_the_state_the_model_came_in(digits, monkeypatc
     assert uniform.metrics["val_loss"] == pytest.approx(logs["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_nothing_is_confirmed_without_pretraining_or_when_not_asked(digits, capsys):
     trusted = small_search(digits, confirm=0)
     assert trusted.confirmed == () and "not confirmed\n" in str(trusted)
@@ -275,6 +277,7 @@ def test_every_trial_starts_from_the_same_state(digits, monkeypatch):
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_trials_are_judged_by_the_mean_of_their_second_half(digits, monkeypatch):
     module = sys.modules["keras_swift.swift.search.run"]
     asked, judged = [], []
@@ -332,6 +335,7 @@ def test_one_seed_gives_one_search_and_leaves_global_generators_alone(digits):
     assert describe(first) != describe(other)
 
 
+@pytest.mark.slow
 def test_validation_split_is_held_out_of_training_and_features(digits):
     x, y, _, _ = noisy_digits(digits, 200)
     split = small_search(digits, validation_data=None, validation_split=0.5)
@@ -359,6 +363,7 @@ def test_features_of_another_length_are_named_before_training(digits, feature, m
         )
 
 
+@pytest.mark.slow
 def test_arrays_of_features_are_cut_with_the_data(digits):
     result = small_search(
         digits, validation_data=None, validation_split=0.5, features={"mine": np.arange(200.0)}
@@ -367,6 +372,7 @@ def test_arrays_of_features_are_cut_with_the_data(digits):
     assert result.suspicion.shape == (100,)
 
 
+@pytest.mark.slow
 def test_result_trains_and_recognises_its_data(digits):
     x, y, _, _ = noisy_digits(digits, 200)
     result = small_search(digits)
@@ -418,6 +424,7 @@ def test_objectives(digits, objective, name, direction):
         assert result.uniform.objective == metrics[name]
 
 
+@pytest.mark.slow
 def test_no_metric_has_to_be_compiled(digits):
     result = small_search(digits, classifier(metrics=None))
     assert (result.objective, result.direction) == (PROBABILITY, "max")
@@ -430,6 +437,7 @@ def regression(x, units=1, activation=None, loss="mse"):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["mse", "poisson"])
 def test_whole_numbers_are_no_classes_where_the_loss_is_of_numbers(digits, loss):
     # Counts, of which most are missing from the validation data.
@@ -520,6 +528,7 @@ def test_streams_are_named_before_anything_is_trained(digits, arguments, message
         ks.search(classifier(), **settings)
 
 
+@pytest.mark.slow
 def test_a_data_set_is_searched_as_the_arrays_it_holds(digits):
     x, y, _, validation = noisy_digits(digits, 200)
 
@@ -555,6 +564,7 @@ def test_the_price_of_the_defaults_is_at_most_three_trainings(digits, capsys, mo
     assert price <= 3.0
 
 
+@pytest.mark.slow
 def test_a_diverging_sampler_is_a_failure_and_never_the_best(digits, monkeypatch):
     module = sys.modules["keras_swift.swift.search.run"]
     train = module.SearchRun._train
@@ -614,6 +624,7 @@ def test_missing_classes_are_named(digits, one_hot):
         )
 
 
+@pytest.mark.slow
 def test_finished_search_is_taken_up_without_training(digits, tmp_path, monkeypatch):
     first = run_search(tmp_path, max_trials=3)
 
@@ -628,6 +639,7 @@ def test_finished_search_is_taken_up_without_training(digits, tmp_path, monkeypa
     assert describe(run_search(tmp_path, max_trials=3, seed=None)) == describe(first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -644,6 +656,7 @@ def test_directory_of_another_search_is_refused(tmp_path, changes, named):
     assert len(result.trials) == 1
 
 
+@pytest.mark.slow
 def test_directory_notices_another_model(digits, tmp_path):
     small_search(digits, directory=tmp_path, max_trials=1)
     with pytest.raises(ValueError, match="the model differ"):
@@ -816,6 +829,7 @@ def test_a_killed_worker_and_a_killed_chief_lose_nothing(tmp_path):
     assert shared == json.loads(json.dumps(describe(run_search(tmp_path / "whole"))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("over", [True, False])
 def test_broken_connection_is_an_error_only_before_the_end(digits, tmp_path, monkeypatch, over):
     small_search(digits, directory=str(tmp_path))
