@@ -149,17 +149,25 @@ def check_swift(setting, source, folder):
     assert int(model.optimizer.iterations) == int(plain.optimizer.iterations)
 
 
-SWIFT_SOURCES = ["PyDataset", "PyDataset, workers", "generator", "h5py", "pandas", "tf.data"]
-SWIFT_SETTINGS = ["sample_weight", "class_weight of batches", "validation_split", "steps_per_epoch"]
-SWIFT_SETTINGS += ["mixed_bfloat16", "steps_per_execution", "BackupAndRestore", "CSVLogger"]
+SWIFT_SOURCES = ["PyDataset, workers", "generator", "h5py", "tf.data"]
+SWIFT_SETTINGS = ["sample_weight", "class_weight of batches", "steps_per_epoch"]
+SWIFT_SETTINGS += ["mixed_bfloat16", "steps_per_execution", "BackupAndRestore"]
+MORE_SOURCES, MORE_SETTINGS = ["PyDataset", "pandas"], ["validation_split", "CSVLogger"]
 
 
-@pytest.mark.parametrize("source", [name for name in SWIFT_SOURCES if name in cases.SOURCES])
+def with_slow(names, more):
+    """The names as parameters of a test, and some more that are marked slow."""
+    return [*names, *(pytest.param(name, marks=pytest.mark.slow) for name in more)]
+
+
+@pytest.mark.parametrize("source", with_slow(SWIFT_SOURCES, MORE_SOURCES))
 def test_sources_for_swift_training(tmp_path, source):
+    if source not in cases.SOURCES:
+        pytest.skip("not installed")
     check_swift(cases.Setting(), source, tmp_path)
 
 
-@pytest.mark.parametrize("name", SWIFT_SETTINGS)
+@pytest.mark.parametrize("name", with_slow(SWIFT_SETTINGS, MORE_SETTINGS))
 def test_settings_for_swift_training(tmp_path, name):
     setting = cases.SETTINGS[name]
     if keras.backend.backend() not in setting.backends:

@@ -70,7 +70,7 @@ def for_two_inputs(digits):
     return x, [labels, pixels.mean(axis=1)], 0.5 + np.arange(500) / 500
 
 
-@pytest.mark.parametrize("batch_size", [25, 32])
+@pytest.mark.parametrize("batch_size", [pytest.param(25, marks=pytest.mark.slow), 32])
 @pytest.mark.parametrize("settings", [{}, {"tau_threshold": 1.05}])
 def test_they_train_as_batches_that_hold_their_rows(for_two_inputs, made, settings, batch_size):
     x, y, weights = for_two_inputs

@@ -77,6 +77,7 @@ def drawn(model, y, sample_weight=None):
         ("list", [None, LOSS], [None, B], ("list", [None, LOSS], [A, B])),
     ],
 )
+@pytest.mark.slow
 def test_one_score_however_the_targets_come(form, loss, y, same_as):
     ours, reference = drawn(network(form, loss), y), drawn(network(*same_as[:2]), same_as[2])
     np.testing.assert_array_equal(ours.indices, reference.indices)
