@@ -418,6 +418,11 @@ def summarise(rows):
             if isinstance(value, float):
                 spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
                 print(f"  {name:28s} {np.mean(values):8.3f} ± {spread:.3f}")
+        for name in [name for name in members[0] if name.startswith("test ")]:
+            pairs = [row["test sampler"] - row[name] for row in members if name in row]
+            if name != "test sampler" and "test sampler" in members[0] and len(pairs) > 1:
+                text = f"sampler less {name.removeprefix('test ')}"
+                print(f"  {text:28s} {np.mean(pairs):+8.3f} ± {np.std(pairs, ddof=1):.3f}")
 
 
 def main():

@@ -1001,7 +1001,7 @@ def summarise(rows):
         )
         print(
             "| method | steps | passes | scored | share | gain | tau | train loss | test loss |"
-            " test error | difference in test error | seeds |\n|" + "---|" * 12
+            " test error | difference in train loss | in test error | seeds |\n|" + "---|" * 13
         )
         uniform = {row["seed"]: row for row in methods.get("uniform", [])}
         for method in [name for name in METHODS if name in methods]:
@@ -1010,13 +1010,12 @@ def summarise(rows):
             line += [f"{np.mean([r[name] for r in found]):.1f}" for name in ("passes", "scored")]
             line += [f"{np.mean([r[k] for r in found]):.2f}" for k in ("share", "gain", "tau")]
             line += [with_error([r[name] for r in found]) for name in MEASURES]
-            pairs = [
-                r["test_error"] - uniform[r["seed"]]["test_error"]
-                for r in found
-                if r["seed"] in uniform
-            ]
-            same = method == "uniform" or not pairs
-            line.append("" if same else with_error(pairs, sign=True))
+            paired = [r for r in found if r["seed"] in uniform and method != "uniform"]
+            for name in ("train_loss", "test_error"):
+                of_uniform = [uniform[r["seed"]][name] for r in paired]
+                pairs = [r[name] - value for r, value in zip(paired, of_uniform, strict=True)]
+                share = f" ({np.mean(pairs) / np.mean(of_uniform):+.0%})" if pairs else ""
+                line.append(with_error(pairs, sign=True) + share if pairs else "")
             line.append(" ".join(str(r["seed"]) for r in sorted(found, key=lambda r: r["seed"])))
             print(f"| {' | '.join(line)} |")
     run = {(scale, task) for scale, task, *_ in tables}
