@@ -1,6 +1,7 @@
 """Uniform training against importance training at equal cost, each with its own best settings.
 
-    python benchmarks/time_to_loss.py --data FOLDER --tasks fashion-mlp --out rows.jsonl
+    python benchmarks/time_to_loss.py --data FOLDER --tasks fashion-mlp --seeds 0 1 --out rows.jsonl
+    python benchmarks/time_to_loss.py --data FOLDER --tasks fashion-mlp --report --out rows.jsonl
     python benchmarks/time_to_loss.py --summary rows.jsonl
     python benchmarks/time_to_loss.py --quick
 
@@ -13,6 +14,7 @@ process are in the rows.
 uniform     model.fit
 averaged    the same with use_ema=True, which ends with the averaged weights (constant rate)
 ours        ImportanceTraining(model), nothing else
+both        ours with use_ema=True (constant rate)
 same rate   ours with scale_learning_rate=False
 paper       the paper's rule: presample=3.0, its threshold, fresh scores
 infobatch   half of the examples below the mean loss left out, the other half counted twice, all of
@@ -23,12 +25,15 @@ bound       uniform batches of four times the size, charged as one: no draw of o
 
 Seeds below 2 are for choosing: the summary takes, for each task and method, the batch size, rate
 and schedule whose mean test error (`--choose-by`: test or train loss) is lowest there, and prints
-the others' means with standard errors, and the paired differences to uniform training.
+the others' means with standard errors, and the paired differences to uniform training. `--report`
+trains what `--out` has chosen with the seeds 2, 3 and 4. Rows that `--out` holds are not made
+again.
 """
 
 import argparse
 import collections
 import contextlib
+import itertools
 import json
 import os
 import time
@@ -47,15 +52,18 @@ METHODS = {
     "uniform": None,
     "averaged": None,
     "ours": {},
+    "both": {},
     "same rate": {"scale_learning_rate": False},
     "paper": {"presample": 3.0},
     "infobatch": {"scale_learning_rate": False},
     "random": {},
     "bound": None,
 }
+# Trained at a constant rate, because they end with averaged weights.
+AVERAGED = ("averaged", "both")
 BOUND = 4
 COST_RATIO = 1 / 3
-CHOOSING = (0, 1)
+CHOOSING, REPORTING = (0, 1), (2, 3, 4)
 MEASURES = ("train_loss", "test_loss", "test_error")
 
 
@@ -133,7 +141,7 @@ def run(task_name, method, batch_size, rate, schedule_name, seed, arguments):
         task.prepare(model, (x, y), seed)
     steps = -(-len(x) // batch_size) * epochs
     optimizer = task.optimizer(schedule(schedule_name, rate, steps))
-    if method == "averaged":
+    if method in AVERAGED:
         optimizer.use_ema = True
     model.compile(optimizer, "sparse_categorical_crossentropy")
     settings = {"epochs": epochs, "verbose": 0, "batch_size": batch_size}
@@ -182,21 +190,55 @@ def evaluate(model, x, y):
     return loss, float((probability.argmax(axis=1) == y).mean())
 
 
+def settings_of(row):
+    return row["batch_size"], row["rate"], row["schedule"]
+
+
+def grid(task, method, arguments):
+    """The settings to try: `(batch size, rate, schedule)`."""
+    rates = arguments.rates or TASKS[task].rates
+    schedules = ["constant"] if method in AVERAGED else arguments.schedules
+    return list(itertools.product(arguments.batch_sizes, rates, schedules))
+
+
 def train_all(arguments):
-    rows = []
+    rows = read(arguments.out) if arguments.out and os.path.exists(arguments.out) else []
+    made = []
     for task in arguments.tasks:
-        for seed in arguments.seeds:
-            for method in arguments.methods:
-                for name in ["constant"] if method == "averaged" else arguments.schedules:
-                    for batch_size in arguments.batch_sizes:
-                        for rate in arguments.rates or TASKS[task].rates:
-                            row = run(task, method, batch_size, rate, name, seed, arguments)
-                            rows.append(row)
-                            print(json.dumps(row), flush=True)
-                            if arguments.out:
-                                with open(arguments.out, "a") as file:
-                                    file.write(json.dumps(row) + "\n")
-    return rows
+        epochs = arguments.epochs or TASKS[task].epochs
+        examples = arguments.examples or TASKS[task].examples
+        mine = [r for r in rows if (r["task"], r["epochs"]) == (task, epochs)]
+        mine = [r for r in mine if r["backend"] == keras.backend.backend()]
+        # Tasks that leave examples out at random keep most.
+        mine = [r for r in mine if 0.8 * examples < r["examples"] <= examples]
+        for method in arguments.methods:
+            wanted = grid(task, method, arguments)
+            if arguments.report:
+                best = [found.get(method) for found in chosen(mine, arguments.choose_by).values()]
+                wanted = [settings_of(found[0]) for found in best if found]
+            there = {(*settings_of(r), r["seed"]) for r in mine if r["method"] == method}
+            for seed, settings in itertools.product(arguments.seeds, wanted):
+                if (*settings, seed) in there:
+                    continue
+                batch_size, rate, schedule_name = settings
+                row = run(task, method, batch_size, rate, schedule_name, seed, arguments)
+                made.append(row)
+                print(json.dumps(row), flush=True)
+                if arguments.out:
+                    with open(arguments.out, "a") as file:
+                        file.write(json.dumps(row) + "\n")
+    return made
+
+
+def read(name):
+    with open(name) as file:
+        return [json.loads(line) for line in file]
+
+
+def choosing(groups):
+    """The seeds to choose by: as many of them as any of the settings was trained with."""
+    seeds = [{row["seed"] for row in rows} & set(CHOOSING) for rows in groups]
+    return max(seeds, key=len)
 
 
 def chosen(rows, by):
@@ -209,14 +251,14 @@ def chosen(rows, by):
     for row in rows:
         # Some tasks leave examples out at random, a few more or less with each seed.
         key = row["task"], row["epochs"], round(row["examples"], -3), row["backend"]
-        settings = row["batch_size"], row["rate"], row["schedule"]
-        cells[key, row["method"]][settings].append(row)
+        cells[key, row["method"]][settings_of(row)].append(row)
     best = collections.defaultdict(dict)
     for (key, method), by_settings in cells.items():
+        seeds = choosing(by_settings.values())
         tried = {
-            settings: np.mean([row[by] for row in found if row["seed"] in CHOOSING])
+            settings: np.mean([row[by] for row in found if row["seed"] in seeds])
             for settings, found in by_settings.items()
-            if any(row["seed"] in CHOOSING for row in found)
+            if seeds and {row["seed"] for row in found} >= seeds
         }
         settings = min(tried or by_settings, key=tried.get if tried else None)
         found = [row for row in by_settings[settings] if row["seed"] not in CHOOSING]
@@ -316,7 +358,8 @@ def main():
     parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=["cosine"])
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[32])
     parser.add_argument("--rates", nargs="+", type=float, help="default: the task's")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: 0 to 4, or those to report")
+    parser.add_argument("--report", action="store_true", help="train what the rows have chosen")
     parser.add_argument("--epochs", type=int, help="passes over the data; default: the task's")
     parser.add_argument("--examples", type=int, help="training examples; default: the task's")
     parser.add_argument("--data", metavar="FOLDER")
@@ -328,14 +371,16 @@ def main():
     parser.add_argument("--choose-by", choices=MEASURES, default="test_error")
     parser.add_argument("--quick", action="store_true", help="digits, two epochs, one seed")
     arguments = parser.parse_args()
+    arguments.seeds = arguments.seeds or [*(() if arguments.report else CHOOSING), *REPORTING]
+    if arguments.report and not arguments.out:
+        parser.error("--report must have --out, the rows to choose by. Received: none.")
     if arguments.quick:
         arguments.tasks, arguments.seeds, arguments.epochs = ["digits"], [2], 2
         arguments.rates = [0.05]
     if arguments.summary:
         rows = []
         for name in arguments.summary:
-            with open(name) as file:
-                rows += [json.loads(line) for line in file]
+            rows += read(name)
     else:
         rows = train_all(arguments)
     summarise(rows, arguments.choose_by)

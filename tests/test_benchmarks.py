@@ -170,3 +170,26 @@ def test_settings_are_chosen_on_other_seeds_than_are_reported(time_to_loss):
     rows += [row(2, 0.1, 5.0), row(2, 0.2, 9.0)]
     ((methods),) = time_to_loss.chosen(rows, "test_loss").values()
     assert [(r["seed"], r["rate"]) for r in methods["uniform"]] == [(2, 0.2)]
+
+
+def test_settings_tried_with_fewer_seeds_are_not_chosen(time_to_loss):
+    row = {
+        "task": "t", "epochs": 1, "examples": 9, "backend": "b", "method": "ours",
+        "batch_size": 32, "schedule": "cosine",
+    }  # fmt: skip
+    tried = [(0.1, 0, 1.0), (0.1, 1, 1.2), (0.2, 0, 0.5), (0.2, 2, 0.1), (0.1, 2, 0.9)]
+    rows = [{**row, "rate": rate, "seed": seed, "test_loss": loss} for rate, seed, loss in tried]
+    ((methods,),) = [cell.values() for cell in time_to_loss.chosen(rows, "test_loss").values()]
+    assert [(r["rate"], r["seed"]) for r in methods] == [(0.1, 2)]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="run on one backend")
+def test_a_report_trains_what_was_chosen_once(tmp_path):
+    out = str(tmp_path / "rows.jsonl")
+    choose = ["--tasks", "digits", "--methods", "uniform", "--epochs", "1", "--out", out]
+    run(*choose, "--rates", "0.001", "0.1", "--seeds", "0")
+    report = [*choose, "--report", "--seeds", "3"]
+    run(*report)
+    run(*report)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [(row["seed"], row["rate"]) for row in rows] == [(0, 0.001), (0, 0.1), (3, 0.1)]
