@@ -27,6 +27,7 @@ clean             CIFAR-10 as it is
 
 import argparse
 import collections
+import functools
 import importlib.util
 import json
 import os
@@ -139,16 +140,16 @@ def mlp(seed, loss=None, width=128, classes=10):
     return compiled([keras.Input((64,)), *dense, keras.layers.Dense(classes)], 1e-3, loss)
 
 
-def cnn(seed, loss=None, classes=10):
+def cnn(seed, loss=None, classes=10, width=32):
     keras.utils.set_random_seed(seed)
     layers = keras.layers
     return compiled(
         [
             keras.Input((32, 32, 3)),
-            layers.Conv2D(32, 5, strides=2, padding="same", activation="relu"),
-            layers.Conv2D(64, 3, padding="same", activation="relu"),
+            layers.Conv2D(width, 5, strides=2, padding="same", activation="relu"),
+            layers.Conv2D(2 * width, 3, padding="same", activation="relu"),
             layers.MaxPooling2D(),
-            layers.Conv2D(128, 3, padding="same", activation="relu"),
+            layers.Conv2D(4 * width, 3, padding="same", activation="relu"),
             layers.MaxPooling2D(),
             layers.Flatten(),
             layers.Dropout(0.5),
@@ -280,12 +281,15 @@ CLEANERS = {
     "cleanlab": (by_cleanlab, 2.0),
     "area under the margin": (by_area_under_the_margin, 2.0),
 }
+# What a searched sampler is compared with, besides uniform draws.
+RIVALS = ["clean", "known share", "mixture", *LOSSES, *CLEANERS]
 
 
 def run(setting, seed, arguments):
     small = setting.startswith("digits")
     data = digits(setting, seed) if small else cifar10(setting, seed, arguments)
-    build, other = (mlp, small_mlp) if small else (cnn, pooled_cnn)
+    large = functools.partial(cnn, width=arguments.width)
+    build, other = (mlp, small_mlp) if small else (large, pooled_cnn)
     begin = time.perf_counter()
     model = build(seed)
     result = ks.search(
@@ -353,16 +357,18 @@ def run(setting, seed, arguments):
         sampler = ks.SwiftSampler([keep, keep], [1, 1, 0, 0], [1.0], [name], "cdf")
         return sampler, {"features": {name: np.asarray(scores, float)}}
 
-    if arguments.rivals:
+    if arguments.rivals is not None:
+        rivals = arguments.rivals or RIVALS
         share = float(data.wrong.mean())
         # What nobody knows: exactly the wrong labels, and how many they are.
         trainings["clean"] = without("wrong", data.wrong, share)
         trainings["known share"] = without("last loss", result.record.loss, share)
         doubted = np.isin(np.arange(len(data.y)), suspects)
         trainings["mixture"] = without("suspect", doubted, float(doubted.mean()))
-        for name in LOSSES:
-            trainings[name] = (uniform, ready)
+        trainings |= {name: (uniform, ready) for name in LOSSES}
         for name, (find, price) in CLEANERS.items():
+            if name not in rivals:
+                continue
             if name == "cleanlab" and importlib.util.find_spec("cleanlab") is None:
                 print("cleanlab is not installed, so it is left out")
                 continue
@@ -372,6 +378,8 @@ def run(setting, seed, arguments):
             if data.wrong.any():
                 found[f"wrong among {name}"] = float(data.wrong[flagged].mean())
                 found[f"AUROC {name}"] = float(roc_auc_score(data.wrong, doubt))
+        for name in set(trainings) & set(RIVALS) - set(rivals):
+            del trainings[name]
     for name, (sampler, features) in trainings.items():
         if name != "uniform" and sampler.is_uniform and name not in LOSSES:
             # The same training again.
@@ -440,6 +448,9 @@ def main():
     parser.add_argument("--batch-size", type=int, help="default: 32 for digits, else 128")
     parser.add_argument("--examples", type=int, default=10_000, help="CIFAR-10 training images")
     parser.add_argument("--validation", type=int, default=3_000, help="CIFAR-10 validation images")
+    parser.add_argument(
+        "--width", type=int, default=32, help="channels of the first layer for CIFAR-10, 32"
+    )
     parser.add_argument("--segments", type=int, default=4)
     parser.add_argument("--transform", default="cgf", choices=["cgf", "cdf"])
     parser.add_argument("--method", default="bayesian", choices=["bayesian", "random"])
@@ -451,10 +462,13 @@ def main():
     )
     parser.add_argument(
         "--rivals",
-        action="store_true",
-        help="also train without the wrong labels, without as many of the highest last losses, "
-        "without the suspects, with label smoothing, with generalised cross-entropy, and without "
-        "what cleanlab (if installed) and the area under the margin find",
+        nargs="*",
+        choices=RIVALS,
+        metavar="NAME",
+        help="also train without the wrong labels (clean), without as many of the highest last "
+        "losses (known share), without the suspects (mixture), with label smoothing (smoothing), "
+        "with generalised cross-entropy (generalised), and without what cleanlab (if installed) "
+        "and the area under the margin find; without names: all of them",
     )
     parser.add_argument("--dtype", help="default: float32 for digits, else mixed_bfloat16")
     parser.add_argument("--search-only", action="store_true", help="do not train from scratch")
