@@ -70,6 +70,11 @@ class DrawnDataset(keras.utils.PyDataset):
         """int, how many are drawn in an epoch."""
         return len(self._indices)
 
+    @property
+    def drawn(self) -> IntArray:
+        """The indices of the examples of this epoch, in order."""
+        return self._indices
+
     def indices(self, index: int) -> IntArray:
         """The indices of the examples in batch `index` of this epoch."""
         return self._indices[index * self._batch_size : (index + 1) * self._batch_size]

@@ -678,7 +678,7 @@ def test_foreign_and_corrupt_directories_are_explained(tmp_path):
     with pytest.raises(ValueError, match="cannot be read.*overwrite=True"):
         run_search(tmp_path)
     np.savez(folder / "start.npz", header=np.array(json.dumps({"version": 0})))
-    with pytest.raises(ValueError, match="of version 0, this release reads 1.*overwrite=True"):
+    with pytest.raises(ValueError, match="of version 0, this release reads 2.*overwrite=True"):
         run_search(tmp_path)
 
 
