@@ -11,7 +11,7 @@ from small_models import classifier
 from keras_swift import backends
 from keras_swift.data.arrays import ArraySource
 from keras_swift.scoring.compiled import build
-from keras_swift.swift.datasets import DrawnDataset
+from keras_swift.swift.datasets import DrawnDataset, EpochCallback
 from keras_swift.swift.outputs import LabelScorer
 from keras_swift.swift.record import FinishedRecord
 from keras_swift.swift.recording import FORWARD_COST, RecordingCallback, record_cost, recording
@@ -197,8 +197,8 @@ def test_recording_leaves_training_alone(digits):
     both_records(models[0], x, y)
     source = ArraySource(x, y)
     dataset = DrawnDataset(source, np.full(64, 1 / 64), 16, seed=0)
-    build(models[1], x[:2], y[:2])
-    models[1].fit(dataset, epochs=2, shuffle=False, verbose=0)
+    callbacks = [EpochCallback(dataset)]
+    models[1].fit(dataset, epochs=2, shuffle=False, verbose=0, callbacks=callbacks)
     for first, second in zip(models[0].get_weights(), models[1].get_weights(), strict=True):
         np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-7)
 
