@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from keras_swift._types import FloatArray, IntArray
+from keras_swift._types import BoolArray, FloatArray, IntArray, State
 
 
 class TrainingRecord(Protocol):
@@ -44,6 +44,9 @@ class TrainingRecord(Protocol):
     def mean_probability(self) -> FloatArray: ...
 
 
+_LATEST = ("loss", "margin", "gradient_norm")
+
+
 class ExampleRecord:
     """A `TrainingRecord` filled from arrays of losses, margins and probabilities.
 
@@ -54,11 +57,18 @@ class ExampleRecord:
     def __init__(self, size: int) -> None:
         self.loss = np.full(size, np.nan)
         self.margin = np.full(size, np.nan)
+        # As last seen, if it is recorded.
+        self.gradient_norm = np.full(size, np.nan)
         self._seen = np.zeros(size)
         self._sums = {name: np.zeros(size) for name in ("loss", "margin", "wrong", "probability")}
 
     def add(
-        self, indices: IntArray, loss: FloatArray, margin: FloatArray, probability: FloatArray
+        self,
+        indices: IntArray,
+        loss: FloatArray,
+        margin: FloatArray,
+        probability: FloatArray,
+        gradient_norm: FloatArray | None = None,
     ) -> None:
         """Adds one record of some examples.
 
@@ -67,7 +77,10 @@ class ExampleRecord:
                 last one is the latest.
             loss, margin, probability: float arrays, shape `(k,)`; NaN margins
                 and probabilities for models that are not classifiers.
+            gradient_norm: float array, shape `(k,)`. Defaults to `None`, not recorded.
         """
+        if gradient_norm is not None:
+            self.gradient_norm[indices] = gradient_norm
         self.loss[indices] = loss
         self.margin[indices] = margin
         np.add.at(self._seen, indices, 1)
@@ -75,6 +88,24 @@ class ExampleRecord:
         columns = {"loss": loss, "margin": margin, "wrong": wrong, "probability": probability}
         for name, column in columns.items():
             np.add.at(self._sums[name], indices, column)
+
+    @property
+    def seen(self) -> BoolArray:
+        """bool array, shape `(n,)`: which examples have been seen."""
+        return self._seen > 0
+
+    def state(self) -> State:
+        """State for `restore`, exact to the last bit."""
+        latest = {name: getattr(self, name).copy() for name in _LATEST}
+        sums = {name: total.copy() for name, total in self._sums.items()}
+        return {"latest": latest, "sums": sums, "seen": self._seen.copy()}
+
+    def restore(self, state: State) -> None:
+        for name in _LATEST:
+            getattr(self, name)[:] = state["latest"][name]
+        for name, total in self._sums.items():
+            total[:] = state["sums"][name]
+        self._seen[:] = state["seen"]
 
     @property
     def mean_loss(self) -> FloatArray:

@@ -63,6 +63,11 @@ class RecordingCallback(keras.callbacks.Callback):
         self._dataset: DrawnDataset | None = None
         self._drawn: IntArray | None = None
 
+    @property
+    def has_labels(self) -> bool:
+        """bool, whether margins and probabilities are recorded."""
+        return self._scorer.labels is not None
+
     @contextlib.contextmanager
     def listening(self, dataset: DrawnDataset) -> Iterator[None]:
         """A context for `model.fit(dataset, callbacks=[self])`; restores the model at its end."""
@@ -116,20 +121,28 @@ class RecordingCallback(keras.callbacks.Callback):
                 stacklevel=2,
             )
             return
-        self._add(drawn[: len(rows)], rows.astype(np.float64))
+        drawn, numbers = drawn[: len(rows)], rows.astype(np.float64)
+        norms = self._scorer.columns - (3 if self.has_labels else 1)
+        self._add(drawn, numbers[:, norms:], numbers[:, 0] if norms else None)
 
-    def _add(self, indices: IntArray, numbers: FloatArray) -> None:
+    def _add(
+        self, indices: IntArray, numbers: FloatArray, gradient_norm: FloatArray | None = None
+    ) -> None:
         """Adds rows of loss, and of classifiers margin and probability."""
         nothing = np.full(len(indices), np.nan)
         loss, margin, probability = (*numbers.T, nothing, nothing)[:3]
-        self.record.add(indices, loss, margin, probability)
+        self.record.add(indices, loss, margin, probability, gradient_norm)
 
 
 _UNTIL_THEN = "Until then the record is made by forward passes over the data."
 
 
 def recording(
-    model: keras.Model, source: ArraySource, batch_size: int, epochs: int
+    model: keras.Model,
+    source: ArraySource,
+    batch_size: int,
+    epochs: int,
+    gradient_norms: bool = False,
 ) -> RecordingCallback:
     """A recorder for a training run, to enter as `listening` and to pass to `fit` as a callback.
 
@@ -140,8 +153,9 @@ def recording(
         source: `ArraySource` of the data it is trained on.
         batch_size: int.
         epochs: int, of the training; 0 for a trained model, which can only be looked at.
+        gradient_norms: bool, whether the steps record them too. Defaults to `False`.
     """
-    scorer = LabelScorer(model, *source.take(np.zeros(1, np.int64))[:2])
+    scorer = LabelScorer(model, *source.take(np.zeros(1, np.int64))[:2], gradient_norms)
     obstacle = backends.active().tap_obstacle(model)
     if obstacle and epochs:
         warnings.warn(f"{obstacle} {_UNTIL_THEN}", stacklevel=3)

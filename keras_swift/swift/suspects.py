@@ -166,10 +166,11 @@ def find_suspects(
     With several processes on JAX (`keras.distribution.DataParallel`), each passes its own part
     of the data and gets the suspects among them; the share of wrong labels is that of all parts.
 
-    Trains the model and records its loss and margin on each example. Wrong
-    labels are learned late: averaged over the training, another class is more
-    probable. This needs no validation data and no search. The model, its
-    optimizer and metrics are restored at the end.
+    Trains the model and records its loss and margin on each example whenever
+    it is trained on: the steps compute them anyway. Wrong labels are learned
+    late: averaged over the training, another class is more probable. This
+    needs no validation data and no search. The model, its optimizer and
+    metrics are restored at the end.
 
     Args:
         model: a compiled `keras.Model`, not yet trained.
