@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_swift import backends
 from keras_swift._display import html_table
+from keras_swift._keras import compile_loss
 from keras_swift._types import FloatArray
 from keras_swift.data import arrays
 from keras_swift.data.held import held_examples
@@ -57,7 +58,8 @@ class SwiftTraining:
     records its own steps. The first epochs are uniform, `warmup` of them;
     before each later one the examples are ranked anew by their means so far.
     Examples that are not drawn keep the means that they have. Another `fit`
-    on the same arrays continues with the record, without a second warm-up.
+    on the same arrays continues with the record, without a second warm-up,
+    unless the model has been compiled again.
 
     **Streams** (a `PyDataset`, a generator, a `tf.data.Dataset`, a PyTorch
     `DataLoader`: examples without an index, or augmented each time). Each step
@@ -228,11 +230,13 @@ class SwiftTraining:
         source, batch_size = cast(arrays.ArraySource, data.examples), cast(int, data.batch_size)
         build(self.model, *source.take(np.arange(min(batch_size, source.size)))[:2])
         first, epochs = rest["initial_epoch"], rest["epochs"] - rest["initial_epoch"]
-        before, self._own_of = self._own_of, source.identity()
-        if self._own is None or before != self._own_of:
+        # Compiled again, the model has other losses.
+        data_and_losses = (source.identity(), compile_loss(self.model))
+        if self._own is None or data_and_losses != self._own_of:
             self._own = OwnRecord(
                 self.model, source, batch_size, epochs, self.warmup, tuple(self._wanted())
             )
+            self._own_of = data_and_losses
         own = self._own
         if epochs <= own.uniform_epochs():
             raise ValueError(

@@ -25,7 +25,7 @@ class Draws(keras.callbacks.Callback):
         self.before = own.recorder.record.state()["seen"]
         probability = np.full(len(self.before), 1 / len(self.before))
         if not own.uniform_epochs():
-            probability = CUT.probabilities(own.columns())
+            probability = self.training.sampler.probabilities(own.columns())
         self.expected.append(probability * len(self.before))
 
     def on_epoch_end(self, epoch, logs=None):
