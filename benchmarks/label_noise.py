@@ -41,6 +41,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 import keras_swift as ks
 from keras_swift.fitting.weight_average import WeightAverage
+from keras_swift.swift.features import DEFAULTS, RECORDED_NAMES
 
 Data = collections.namedtuple("Data", "x y wrong x_validation y_validation x_test y_test")
 
@@ -357,6 +358,18 @@ def run(setting, seed, arguments):
         sampler = ks.SwiftSampler([keep, keep], [1, 1, 0, 0], [1.0], [name], "cdf")
         return sampler, {"features": {name: np.asarray(scores, float)}}
 
+    if arguments.own_record:
+        recorded = all(name in RECORDED_NAMES for name in result.sampler.features)
+        if recorded and not result.sampler.is_uniform:
+            # No search of these data: the sampler's features come from the training itself.
+            trainings["own record"] = (result.sampler, {"warmup": arguments.warmup})
+        # Nor any search at all: a fixed share is left out.
+        for kept in (0.8, 0.6):
+            cut = ks.SwiftSampler(
+                [1 - kept, 1 - kept], [0, 0, 1, 1], [0.5, 0.5], list(DEFAULTS), "cdf"
+            )
+            trainings[f"cut to {kept}"] = (cut, ready)
+            trainings[f"cut to {kept}, own record"] = (cut, {"warmup": arguments.warmup})
     if arguments.rivals is not None:
         rivals = arguments.rivals or RIVALS
         share = float(data.wrong.mean())
@@ -470,6 +483,14 @@ def main():
         "with generalised cross-entropy (generalised), and without what cleanlab (if installed) "
         "and the area under the margin find; without names: all of them",
     )
+    parser.add_argument(
+        "--own-record",
+        action="store_true",
+        help="also train by a record of the training itself, under the sampler found and under "
+        "two cuts, which keep 80 and 60 %% of the examples; and under these cuts by the record of "
+        "the pretraining",
+    )
+    parser.add_argument("--warmup", type=int, help="epochs; default: that of `SwiftTraining`")
     parser.add_argument("--dtype", help="default: float32 for digits, else mixed_bfloat16")
     parser.add_argument("--search-only", action="store_true", help="do not train from scratch")
     parser.add_argument("--out", metavar="FILE.jsonl")

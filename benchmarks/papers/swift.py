@@ -456,8 +456,7 @@ def planned_epochs(bench, table, task, cell, seed, shared):
         shared: set, of searches that several tables use and that are counted already.
     """
     trials = task.trials * task.finetune_epochs
-    # Forward passes for the record cost a third of an epoch, at up to 16 epochs.
-    search = task.epochs + trials + task.confirm * task.epochs + min(task.epochs, 16) / 3
+    search = task.epochs + trials + task.confirm * task.epochs
     planned = {}
     if table in ("noise", "transfer", "ablations", "figure"):
         name = bench.key(task, task.network, seed, f"noise {cell['share']}", "package")

@@ -208,7 +208,8 @@ class JaxBackend(Backend):
 
     def tap_obstacle(self, model: keras.Model) -> str | None:
         distribution = keras.distribution.distribution()
-        if not isinstance(distribution, keras.distribution.DataParallel | None):
+        nnx = getattr(keras.config, "is_nnx_enabled", bool)()
+        if nnx or not isinstance(distribution, keras.distribution.DataParallel | None):
             return ""
         # Outputs can be added only to Keras' own step.
         if type(model).train_step is not keras.Model.train_step:

@@ -49,6 +49,10 @@ def write_variables(model: keras.Model, values: list[Array]) -> None:
         variable.assign(value)
 
 
+# What a call of `fit` sets, besides variables.
+_ATTRIBUTES = ("history", "stop_training", "train_function")
+
+
 class Unchanged:
     """Restores a model at the end of `with Unchanged(model): ...`, also after an error.
 
@@ -62,14 +66,12 @@ class Unchanged:
     def __enter__(self) -> None:
         self._values = read_variables(self._model)
         self._attributes = {
-            name: getattr(self._model, name)
-            for name in ("history", "stop_training")
-            if hasattr(self._model, name)
+            name: getattr(self._model, name) for name in _ATTRIBUTES if hasattr(self._model, name)
         }
 
     def __exit__(self, *exception: Any) -> None:
         write_variables(self._model, self._values)
-        for name in ("history", "stop_training"):
+        for name in _ATTRIBUTES:
             if name in self._attributes:
                 setattr(self._model, name, self._attributes[name])
             elif hasattr(self._model, name):

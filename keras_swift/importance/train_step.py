@@ -31,6 +31,7 @@ from keras_swift._keras import (
 from keras_swift._types import ArrayTree, Tensor
 from keras_swift.backends.base import Tap
 from keras_swift.data.leaves import put_back, there
+from keras_swift.fitting.own_step import OwnStep
 from keras_swift.importance.batches import Batches
 from keras_swift.scoring.compiled import CompiledLosses, accepts_training, build
 from keras_swift.scoring.step_scores import StepScores
@@ -90,11 +91,7 @@ class WeightedStep:
         self._model = model
         self.tap: Tap | None = None
         self._recorded: tuple[int, int] | None = None
-        # The train function traced with this step in it, and the one left in
-        # the model when it was taken out: if the model still has that object
-        # next time, it was not compiled again.
-        self._function: Callable[..., Any] | None = None
-        self._left: Callable[..., Any] | None = None
+        self._own = OwnStep(model)
         self._step: Any = None
         # Of the batch in the step that is being traced or run; a mirrored
         # strategy traces the steps of its replicas in threads that take turns.
@@ -113,7 +110,7 @@ class WeightedStep:
         form = None if step_scores is None else (step_scores.columns, rows)
         if form != self._recorded:
             # Not the step that was traced.
-            self._left = self._function = None
+            self._own.forget()
             self.tap = None if form is None else backends.active().make_tap(*form)
         self._recorded = form
         self._observer.step_scores = step_scores
@@ -127,14 +124,8 @@ class WeightedStep:
                 "(KERAS_NNX_ENABLED). Unset it."
             )
         model = self._model
-        before = model.train_function
-        own_step = model.__dict__.get("train_step")
         metrics = compile_metrics(model)
-        if before is None or before is not self._left:
-            self._function = None
         self._step = model.train_step
-        model.train_step = self._train_step
-        model.train_function = self._function
         if metrics is not None:
             metrics.update_state = self._update_state
         tapped: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
@@ -143,20 +134,11 @@ class WeightedStep:
             self.tap.clear()
             tapped = backends.active().tapped(model, self.tap, self._observer)
         try:
-            with already_built(model), tapped:
+            with self._own.entered(self._train_step), already_built(model), tapped:
                 yield
         finally:
-            self._function = model.train_function
-            del model.train_step
-            if own_step is not None:
-                model.train_step = own_step
             if metrics is not None:
                 del metrics.update_state
-            model.train_function = before
-            if before is None:
-                # As after `model.fit`: present, not traced yet.
-                model.make_train_function()
-            self._left = model.train_function
 
     def _train_step(self, *arguments: Any) -> Any:
         # `(data)` or, on JAX, `(state, data)`.

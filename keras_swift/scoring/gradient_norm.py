@@ -165,17 +165,34 @@ def loss_sum(
     Returns:
         A float tensor, shape `()`, times the loss weight.
     """
+    losses = _example_losses(output, y_true, y_pred, sample_weight)
+    return ops.sum(losses) * output.weight
+
+
+def example_losses(output: OutputLoss, y_true: ArrayTree, y_pred: ArrayTree) -> Tensor:
+    """The losses of `pre_activation_gradient` without the gradient, shape `(B,)`."""
+    return _example_losses(output, y_true, y_pred, None, ops.stop_gradient)
+
+
+def _example_losses(
+    output: OutputLoss,
+    y_true: ArrayTree,
+    y_pred: ArrayTree,
+    sample_weight: Tensor | None,
+    of_leaf: Callable[[Tensor], Tensor] = lambda leaf: leaf,
+) -> Tensor:
+    """The losses, of outputs to which `of_leaf` is applied once their masks have been read."""
     dtype = output.loss.dtype
     y_true = keras.tree.map_structure(lambda leaf: ops.convert_to_tensor(leaf, dtype), y_true)
     mask = None if keras.tree.is_nested(y_pred) else mask_of(y_pred)
     y_pred = keras.tree.map_structure(
-        lambda leaf: (
+        lambda leaf: of_leaf(
             leaf if keras.backend.standardize_dtype(leaf.dtype) == dtype else ops.cast(leaf, dtype)
         ),
         y_pred,
     )
     losses, _, _ = _weighted_losses(output.loss, y_true, y_pred, mask, sample_weight)
-    return ops.sum(losses) * output.weight
+    return losses
 
 
 def _weighted_losses(

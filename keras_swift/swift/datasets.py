@@ -55,6 +55,7 @@ class DrawnDataset(keras.utils.PyDataset):
         self._source = source
         self._batch_size = batch_size
         draws = batch_size * steps_per_epoch if steps_per_epoch else source.size
+        self._draws = draws
         self._expected = probability * draws
         self._steps = steps_per_epoch or -(-source.size // batch_size)
         self._seed = seed
@@ -70,6 +71,11 @@ class DrawnDataset(keras.utils.PyDataset):
         """int, how many are drawn in an epoch."""
         return len(self._indices)
 
+    @property
+    def drawn(self) -> IntArray:
+        """The indices of the examples of this epoch, in order."""
+        return self._indices
+
     def indices(self, index: int) -> IntArray:
         """The indices of the examples in batch `index` of this epoch."""
         return self._indices[index * self._batch_size : (index + 1) * self._batch_size]
@@ -83,6 +89,11 @@ class DrawnDataset(keras.utils.PyDataset):
         if epoch != self._epoch:
             self._epoch = epoch
             self._indices = self._draw()
+
+    def draw_by(self, probability: FloatArray) -> None:
+        """Draws this epoch and the next by other probabilities; called before an epoch's items."""
+        self._expected = probability * self._draws
+        self._indices = self._draw()
 
     def on_epoch_end(self) -> None:
         self.start_epoch(self._epoch + 1)

@@ -44,8 +44,8 @@ Features: TypeAlias = Sequence[Feature] | Mapping[str, Feature]
 NAMES: tuple[FeatureName, ...] = ("loss", "renormed_entropy", "gradient_norm")
 # Features from a record of its training, over all examples and within the labelled class.
 RECORDED = ("mean_loss", "mean_margin", "share_wrong", "mean_probability")
-_IN_CLASS = "_in_class"
-RECORDED_NAMES = (*RECORDED, *(name + _IN_CLASS for name in RECORDED))
+IN_CLASS = "_in_class"
+RECORDED_NAMES = (*RECORDED, *(name + IN_CLASS for name in RECORDED))
 # Features that are lower for doubtful labels; the others are higher.
 DEFAULTS: tuple[FeatureName, ...] = ("mean_margin", "mean_margin_in_class")
 _DOUBTFUL_LOW = ("mean_margin", "mean_probability", "renormed_entropy")
@@ -145,7 +145,7 @@ def compute_features(
 
 def doubtful_end(name: str) -> float:
     """1 if a high value of a feature casts doubt on a label, -1 if a low one does."""
-    return -1.0 if name.removesuffix(_IN_CLASS) in _DOUBTFUL_LOW else 1.0
+    return -1.0 if name.removesuffix(IN_CLASS) in _DOUBTFUL_LOW else 1.0
 
 
 def default_features(model: keras.Model, y: ArrayTree) -> tuple[FeatureName, ...]:
@@ -176,7 +176,7 @@ def _recorded(
             "Pass `record`, such as the `record` of `search`'s result or of `find_suspects`; or "
             f"use {', '.join(map(repr, NAMES))}, which need only a trained model."
         )
-    base = name.removesuffix(_IN_CLASS)
+    base = name.removesuffix(IN_CLASS)
     column = np.asarray(getattr(record, base), np.float64)
     if column.shape != (source.size,):
         raise ValueError(

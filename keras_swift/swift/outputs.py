@@ -13,11 +13,16 @@ from keras_swift import backends
 from keras_swift._types import ArrayTree, FloatArray, IntArray, Tensor
 from keras_swift.backends.base import Values
 from keras_swift.scoring.compiled import accepts_training, build, compiled_losses
-from keras_swift.scoring.gradient_norm import pre_activation_gradient
+from keras_swift.scoring.gradient_norm import (
+    example_losses,
+    pre_activation_gradient,
+    row_norms,
+)
 from keras_swift.scoring.label_outputs import (
     CATEGORICAL,
     LabelOutput,
     broadcast,
+    label_means,
     label_output,
     label_values,
     sum_over_entries,
@@ -64,18 +69,24 @@ class LabelScorer:
     Args:
         model: a compiled `keras.Model`; built from `x` and `y` if it is not.
         x, y: NumPy structures, a batch of at least one example.
+        gradient_norms: bool, whether `of_outputs` has the gradient norm too. Defaults to `False`.
 
     Attributes:
         labels: tuple of `LabelOutput`, or `None` if the outputs are not class
             probabilities: then it returns only losses.
+        columns: int, how many numbers `of_outputs` has for each example.
     """
 
-    def __init__(self, model: keras.Model, x: ArrayTree, y: ArrayTree) -> None:
+    def __init__(
+        self, model: keras.Model, x: ArrayTree, y: ArrayTree, gradient_norms: bool = False
+    ) -> None:
         check_model(model)
         losses = build(model, x, y)
         self._model = model
         self._outputs, self._matching = losses.outputs, losses.matching
         self.labels = label_outputs(model)
+        self._gradient_norms = gradient_norms
+        self.columns = (1 if self.labels is None else 3) + gradient_norms
         self._training_argument = accepts_training(model)
         self._compiled = backends.active().compile_scoring(self._quantities, model)
 
@@ -98,6 +109,62 @@ class LabelScorer:
         inputs = (x, y) if sample_weight is None else (x, y, sample_weight)
         # Inside `fit`, JAX does not keep the values in the model.
         return self._compiled(backends.active().capture_values(self._model), *inputs)
+
+    def of_outputs(self, y: ArrayTree, y_pred: ArrayTree) -> Tensor:
+        """The numbers of a batch whose outputs a step has computed.
+
+        Args:
+            y, y_pred: structures of tensors, as `compute_loss` gets them.
+
+        Returns:
+            A float32 tensor, shape `(n, columns)`: the gradient norm, if it is wanted; the loss,
+            without sample weights; and of classifiers margin and probability, `combined` over the
+            outputs.
+        """
+        y, y_pred = self._matching.aligned(y, y_pred)
+        numbers = self._gradient_norm_of(y, y_pred) if self._gradient_norms else []
+        numbers.append(
+            sum(
+                output.weight * example_losses(output, output.of(y), output.of(y_pred))
+                for output in self._outputs
+            )
+        )
+        if self.labels is not None:
+            outputs = [label.output for label in self.labels]
+            total = sum(output.weight for output in outputs)
+            means = [
+                label_means(label, output.of(y), output.of(y_pred))
+                for label, output in zip(self.labels, outputs, strict=True)
+            ]
+            for column in (1, 0):
+                numbers.append(
+                    sum(
+                        output.weight / total * mean[column]
+                        for output, mean in zip(outputs, means, strict=True)
+                    )
+                )
+        return ops.stop_gradient(ops.stack([ops.cast(n, "float32") for n in numbers], axis=1))
+
+    def _gradient_norm_of(self, y: ArrayTree, y_pred: ArrayTree) -> list[Tensor]:
+        """The feature `"gradient_norm"`, in a list of one."""
+        found = [
+            pre_activation_gradient(output, output.of(y), output.of(y_pred))
+            for output in self._outputs
+        ]
+        norm = ops.sqrt(sum(ops.square(row_norms(losses.gradient)) for losses in found))
+        if len(found) == 1:
+            # The mean over an output includes masked steps, which must not count.
+            valid = found[0].valid
+            norm = ops.where(valid > 0, norm / ops.maximum(valid, 1e-9), ops.zeros_like(norm))
+        return [norm]
+
+    def fits(self, y: ArrayTree, y_pred: ArrayTree) -> bool:
+        """Whether these structures are those that the compiled losses compare."""
+        try:
+            self._matching.aligned(y, y_pred)
+        except ValueError:
+            return False
+        return True
 
     def _quantities(
         self, values: Values, x: ArrayTree, y: ArrayTree, sample_weight: ArrayTree = None

@@ -25,7 +25,8 @@ from keras_swift.swift.datasets import DrawnDataset
 from keras_swift.swift.features import FeatureScorer
 from keras_swift.swift.mixture import Doubts, WrongShare, find_doubts
 from keras_swift.swift.outputs import classes_of, is_one_class, label_outputs
-from keras_swift.swift.record import FinishedRecord, recording
+from keras_swift.swift.record import FinishedRecord
+from keras_swift.swift.recording import recording
 from keras_swift.swift.search.search import check_targets
 from keras_swift.validation import check_model, check_positive_integer
 
@@ -165,10 +166,11 @@ def find_suspects(
     With several processes on JAX (`keras.distribution.DataParallel`), each passes its own part
     of the data and gets the suspects among them; the share of wrong labels is that of all parts.
 
-    Trains the model and records its loss and margin on each example. Wrong
-    labels are learned late: averaged over the training, another class is more
-    probable. This needs no validation data and no search. The model, its
-    optimizer and metrics are restored at the end.
+    Trains the model and records its loss and margin on each example whenever
+    it is trained on: the steps compute them anyway. Wrong labels are learned
+    late: averaged over the training, another class is more probable. This
+    needs no validation data and no search. The model, its optimizer and
+    metrics are restored at the end.
 
     Args:
         model: a compiled `keras.Model`, not yet trained.
@@ -220,10 +222,11 @@ def find_suspects(
     own_seed = seed if seed is None or count == 1 else [seed, process]
     seed = int(np.random.default_rng(own_seed).integers(2**31))
     with Unchanged(model):
-        recorder, callbacks = recording(model, source, batch_size, epochs)
+        recorder = recording(model, source, batch_size, epochs)
         probability = np.full(source.size, 1.0 / source.size)
         dataset = DrawnDataset(source, probability, batch_size, seed=seed)
-        model.fit(dataset, epochs=epochs, shuffle=False, callbacks=callbacks, verbose=verbose)
+        with recorder.listening(dataset):
+            model.fit(dataset, epochs=epochs, shuffle=False, callbacks=[recorder], verbose=verbose)
         record = FinishedRecord.of(recorder.record)
         classes = classes_of(source.y) if is_one_class(model) else None
         doubts = _doubts_of_own(record, classes)

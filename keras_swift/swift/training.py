@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_swift import backends
 from keras_swift._display import html_table
+from keras_swift._keras import compile_loss
 from keras_swift._types import FloatArray
 from keras_swift.data import arrays
 from keras_swift.data.held import held_examples
@@ -21,6 +22,7 @@ from keras_swift.data.stream_reader import StreamReader
 from keras_swift.data.streams import is_stream
 from keras_swift.fitting.arguments import TrainingData, resolve_fit_arguments
 from keras_swift.fitting.run import run_fit
+from keras_swift.scoring.compiled import build
 from keras_swift.swift.datasets import DrawnDataset, EpochCallback, PresampledDataset
 from keras_swift.swift.features import (
     RECORDED_NAMES,
@@ -29,8 +31,9 @@ from keras_swift.swift.features import (
     compute_features,
     named_features,
 )
+from keras_swift.swift.own_record import CountEpochs, OwnRecord, Place, RankAnew
 from keras_swift.swift.sampler import GRADIENT_NORM, SwiftSampler
-from keras_swift.validation import check_model
+from keras_swift.validation import check_model, check_positive_integer
 
 if TYPE_CHECKING:
     from keras_swift.swift.search.result import SearchResult
@@ -48,6 +51,15 @@ class SwiftTraining:
     * steps_per_epoch`), with replacement, by static probabilities: each one
     is drawn `n p` times, rounded up or down at random, in random order. A
     uniform sampler gives ordinary shuffled epochs.
+
+    **A record of its own.** A sampler whose features all come from a record of
+    training (`"mean_margin"`, `"mean_loss_in_class"`, ...) needs no other
+    training if neither `features` nor `reference` is given: `fit` on arrays
+    records its own steps. The first epochs are uniform, `warmup` of them;
+    before each later one the examples are ranked anew by their means so far.
+    Examples that are not drawn keep the means that they have. Another `fit`
+    on the same arrays continues with the record, without a second warm-up,
+    unless the model has been compiled again.
 
     **Streams** (a `PyDataset`, a generator, a `tf.data.Dataset`, a PyTorch
     `DataLoader`: examples without an index, or augmented each time). Each step
@@ -67,6 +79,9 @@ class SwiftTraining:
             name.
         seed: int or `None`, fixes the draws; each call of `fit` continues from
             the last. Defaults to `None`, fresh entropy.
+        warmup: int, how many epochs are uniform before the sampler draws by
+            a record of the training itself. Defaults to `None`, a third of
+            the epochs of the first `fit`.
 
     Raises:
         TypeError: for arguments of another kind.
@@ -91,8 +106,12 @@ class SwiftTraining:
         reference: keras.Model | None = None,
         features: Features | None = None,
         seed: int | None = None,
+        *,
+        warmup: int | None = None,
     ) -> None:
         check_model(model)
+        if warmup is not None:
+            check_positive_integer("warmup", warmup)
         if reference is not None:
             check_model(reference)
         self._result: SearchResult | None = None
@@ -109,6 +128,9 @@ class SwiftTraining:
         self.sampler = found
         self.reference = reference
         self.features = features
+        self.warmup = warmup
+        self._own: OwnRecord | None = None
+        self._own_of: Any = None
         self._generator = np.random.default_rng(seed)
 
     def __repr__(self) -> str:
@@ -126,7 +148,9 @@ class SwiftTraining:
             return "as given"
         if self.reference is not None:
             return f"computed by {self.reference.name}"
-        return "none" if self._result is None else "those of the search"
+        if self._result is not None:
+            return "those of the search"
+        return "recorded in training" if self._records_itself() else "none"
 
     def fit(
         self,
@@ -175,6 +199,8 @@ class SwiftTraining:
             # Each process draws from its own part of the data.
             seed = int(np.random.default_rng([seed, process]).integers(2**63))
         dataset: DrawnDataset | PresampledDataset
+        if data.batch_size is not None and self._records_itself():
+            return self._recorded_fit(data, seed, callbacks, rest)
         if data.batch_size is None:
             dataset = self._stream_dataset(data, seed)
         else:
@@ -191,6 +217,47 @@ class SwiftTraining:
             return run_fit(self.model, dataset, dataset, dataset, ours, callbacks, rest)
         finally:
             dataset.close()
+
+    def _records_itself(self) -> bool:
+        """Whether the features come from a record of the training itself."""
+        nothing_given = self._result is None and self.reference is None and self.features is None
+        return nothing_given and all(name in RECORDED_NAMES for name in self.sampler.features)
+
+    def _recorded_fit(
+        self, data: TrainingData, seed: int, callbacks: Any, rest: dict[str, Any]
+    ) -> keras.callbacks.History:
+        """Trains uniformly at first, then by the record so far."""
+        source, batch_size = cast(arrays.ArraySource, data.examples), cast(int, data.batch_size)
+        build(self.model, *source.take(np.arange(min(batch_size, source.size)))[:2])
+        first, epochs = rest["initial_epoch"], rest["epochs"] - rest["initial_epoch"]
+        # Compiled again, the model has other losses.
+        data_and_losses = (source.identity(), compile_loss(self.model))
+        if self._own is None or data_and_losses != self._own_of:
+            self._own = OwnRecord(
+                self.model, source, batch_size, epochs, self.warmup, tuple(self._wanted())
+            )
+            self._own_of = data_and_losses
+        own = self._own
+        if epochs <= own.uniform_epochs():
+            raise ValueError(
+                "`epochs` must leave some for the sampler, which draws after a warm-up. Received: "
+                f"{epochs} epochs, of which the warm-up takes {own.uniform_epochs()}. Train "
+                "longer, set `warmup`, or give `features` of another training, such as "
+                "`find_suspects(...).record` has."
+            )
+        dataset = DrawnDataset(
+            source,
+            np.full(source.size, 1.0 / source.size),
+            batch_size,
+            seed=seed,
+            steps_per_epoch=data.steps_per_epoch,
+            first_epoch=first,
+        )
+        ranking = RankAnew(dataset, own, self._probabilities_of_own)
+        ours = [ranking, EpochCallback(dataset), own.recorder, CountEpochs(own)]
+        with own.recorder.listening(dataset):
+            place = Place(dataset, own)
+            return run_fit(self.model, dataset, dataset, place, ours, callbacks, rest)
 
     @property
     def _search(self) -> SearchResult | None:
@@ -302,7 +369,8 @@ def _refuse_recorded(wanted: Mapping[str, Feature]) -> None:
             f"{recorded}. Received: no arrays for them. Pass `features=`, such as "
             "`find_suspects(model, x, y).record` gives to `compute_features(model, x, y, names, "
             "record=...)`; or search with features that need only a trained model, "
-            'features=("loss", "renormed_entropy").'
+            'features=("loss", "renormed_entropy"). Without `reference`, `fit` on arrays records '
+            "its own training for a sampler that needs no other features."
         )
 
 

@@ -16,7 +16,7 @@ from keras_swift._types import ArrayTree, FloatArray
 from keras_swift.data.arrays import ArraySource
 from keras_swift.data.leaves import as_fed
 from keras_swift.swift.outputs import LabelScorer, classes_of, is_one_class, label_outputs
-from keras_swift.swift.record import LARGER_BATCH
+from keras_swift.swift.recording import LARGER_BATCH
 
 if TYPE_CHECKING:
     import keras_tuner

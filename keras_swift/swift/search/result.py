@@ -59,7 +59,8 @@ class SearchResult:
             after the pretraining, averaged over the last epoch.
         pretrain_epochs, finetune_epochs: ints, as given to `search`.
         pretrain_seconds: float, pretraining and features.
-        record_epochs: float, what the record cost, in epochs of training.
+        record_epochs: float, what the record cost, in epochs of training: 0
+            unless forward passes made it.
         data_fingerprint: hash of the training data.
         note: str, other decisions of `search`, such as other features.
     """
@@ -324,6 +325,7 @@ class SearchResult:
         parts = ", ".join(
             f"{epochs / self.pretrain_epochs:.1f} {name}"
             for name, epochs in self._epochs_by_part().items()
+            if epochs or name != "to record"
         )
         return f"{self.price:.1f} uniform trainings of {self.pretrain_epochs} epochs ({parts})"
 

@@ -16,7 +16,6 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import keras
@@ -30,7 +29,8 @@ from keras_swift.fitting.weight_average import WeightAverage
 from keras_swift.swift.datasets import DrawnDataset
 from keras_swift.swift.features import Feature, compute_features
 from keras_swift.swift.outputs import classes_of, is_one_class
-from keras_swift.swift.record import FinishedRecord, recording
+from keras_swift.swift.record import FinishedRecord
+from keras_swift.swift.recording import RecordingCallback, recording
 from keras_swift.swift.sampler import GRADIENT_NORM, SwiftSampler, Transform
 from keras_swift.swift.search import fingerprint
 from keras_swift.swift.search.choice import candidates
@@ -219,7 +219,7 @@ class SearchRun:
         seed: int,
         *,
         averaged: float,
-        callbacks: Sequence[keras.callbacks.Callback] = (),
+        recorder: RecordingCallback | None = None,
         verbose: int | Literal["auto"] = 0,
     ) -> tuple[dict[str, float], FloatArray | None]:
         """Trains with these probabilities and judges the mean weights of `averaged` epochs.
@@ -231,13 +231,11 @@ class SearchRun:
         dataset = DrawnDataset(self.source, probability, self.batch_size, seed=seed)
         steps = dataset.num_batches
         average = WeightAverage(epochs, steps, max(1, int(averaged * steps)))
-        history = self.model.fit(
-            dataset,
-            epochs=epochs,
-            verbose=verbose,
-            shuffle=False,
-            callbacks=[average, *callbacks],
-        )
+        callbacks = [average] if recorder is None else [average, recorder]
+        with contextlib.nullcontext() if recorder is None else recorder.listening(dataset):
+            history = self.model.fit(
+                dataset, epochs=epochs, verbose=verbose, shuffle=False, callbacks=callbacks
+            )
         average.put()
         logs = {name: float(values[-1]) for name, values in history.history.items()}
         judged, values = self.judge.judge(self.objective)
@@ -304,9 +302,7 @@ class SearchRun:
         if seed is None:
             seed = int(np.random.default_rng().integers(2**31))
         initial = read_variables(self.model)
-        recorder, recorders = recording(
-            self.model, self.source, self.batch_size, self.pretrain_epochs
-        )
+        recorder = recording(self.model, self.source, self.batch_size, self.pretrain_epochs)
         logs: dict[str, float] = {}
         judged: FloatArray | None = None
         if self.pretrain_epochs:
@@ -317,7 +313,7 @@ class SearchRun:
                 self.pretrain_epochs,
                 seed + 1,
                 averaged=1.0,
-                callbacks=recorders,
+                recorder=recorder,
                 verbose=self.verbose,
             )
         else:

@@ -26,7 +26,7 @@ from keras_swift.swift.features import (
     default_features,
     named_features,
 )
-from keras_swift.swift.record import record_cost
+from keras_swift.swift.recording import record_cost
 from keras_swift.swift.sampler import TRANSFORMS, Transform
 from keras_swift.swift.search.held_out import Judge, check_classes, find_objective
 from keras_swift.swift.search.processes import is_distributed
@@ -214,7 +214,8 @@ def search(
         check_classes(model, source.y, validation_data[1])
         if verbose:
             print(
-                _price(max_trials, finetune_epochs, int(pretrain_epochs), int(confirm)), flush=True
+                _price(model, max_trials, finetune_epochs, int(pretrain_epochs), int(confirm)),
+                flush=True,
             )
         folder = tempfile.mkdtemp(prefix="keras_swift_") if directory is None else str(directory)
         try:
@@ -261,14 +262,16 @@ def check_targets(y: ArrayTree) -> None:
         )
 
 
-def _price(max_trials: int, finetune_epochs: int, pretrain_epochs: int, confirm: int) -> str:
+def _price(
+    model: keras.Model, max_trials: int, finetune_epochs: int, pretrain_epochs: int, confirm: int
+) -> str:
     """A sentence on what the search costs, printed before it begins."""
     trials = max_trials * finetune_epochs
     text = f"Swift Sampler search: {max_trials} trials of {finetune_epochs} epochs"
     if not pretrain_epochs:
         return f"{text}, {trials} epochs in all; nothing is confirmed without `pretrain_epochs`"
     confirm = min(confirm, max_trials - 1)
-    total = trials + confirm * pretrain_epochs + record_cost(pretrain_epochs)
+    total = trials + confirm * pretrain_epochs + record_cost(model, pretrain_epochs)
     return (
         f"{text}, and {confirm} trainings of {pretrain_epochs} to confirm, after one to begin with:"
         f" the price is at most {total / pretrain_epochs:.1f} uniform trainings besides that one"

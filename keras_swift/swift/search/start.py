@@ -47,7 +47,7 @@ class Start:
 
 
 # The version of a search's files: a search of another version must begin again.
-VERSION = 1
+VERSION = 2
 _LISTS = ("values", "initial", "pretrained_weights")
 _DICTS = ("features", "record")
 
