@@ -125,6 +125,28 @@ def label_values(
     return probability, margin, counts
 
 
+def tempered(label: LabelOutput, y_pred: Tensor, temperature: Tensor) -> Tensor:
+    """The output after its logits were divided by a temperature.
+
+    Args:
+        label: `LabelOutput`.
+        y_pred: float tensor, the output.
+        temperature: scalar tensor above 0; more than 1 brings probabilities closer together.
+
+    Returns:
+        A float32 tensor of the same shape and kind: logits, or probabilities (of classes up to a
+        factor, which `label_values` removes).
+    """
+    y_pred = ops.cast(y_pred, "float32")
+    if label.from_logits:
+        return y_pred / temperature
+    if label.kind == BINARY:
+        p = ops.clip(y_pred, _SMALLEST, 1.0 - 2.0**-24)
+        return ops.sigmoid((ops.log(p) - ops.log1p(-p)) / temperature)
+    logits = ops.log(ops.maximum(y_pred, _SMALLEST)) / temperature
+    return ops.exp(logits - ops.max(logits, axis=label.axis, keepdims=True))
+
+
 def label_means(label: LabelOutput, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
     """Probability and margin of each example's labels, means over those that count.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -26,6 +26,7 @@ from keras_swift.scoring.label_outputs import (
     label_output,
     label_values,
     sum_over_entries,
+    tempered,
 )
 from keras_swift.validation import check_model
 
@@ -70,6 +71,8 @@ class LabelScorer:
         model: a compiled `keras.Model`; built from `x` and `y` if it is not.
         x, y: NumPy structures, a batch of at least one example.
         gradient_norms: bool, whether `of_outputs` has the gradient norm too. Defaults to `False`.
+        temperatures: floats above 0, at which the label's probability is wanted too. Defaults to
+            none.
 
     Attributes:
         labels: tuple of `LabelOutput`, or `None` if the outputs are not class
@@ -78,7 +81,12 @@ class LabelScorer:
     """
 
     def __init__(
-        self, model: keras.Model, x: ArrayTree, y: ArrayTree, gradient_norms: bool = False
+        self,
+        model: keras.Model,
+        x: ArrayTree,
+        y: ArrayTree,
+        gradient_norms: bool = False,
+        temperatures: Sequence[float] = (),
     ) -> None:
         check_model(model)
         losses = build(model, x, y)
@@ -86,6 +94,7 @@ class LabelScorer:
         self._outputs, self._matching = losses.outputs, losses.matching
         self.labels = label_outputs(model)
         self._gradient_norms = gradient_norms
+        self._temperatures = np.asarray(temperatures, np.float32)
         self.columns = (1 if self.labels is None else 3) + gradient_norms
         self._training_argument = accepts_training(model)
         self._compiled = backends.active().compile_scoring(self._quantities, model)
@@ -104,7 +113,9 @@ class LabelScorer:
             A dict of float arrays: `"loss"`, shape `(n,)`, weights included;
             for classifiers `"probability"`, `"margin"`, `"right"` (the share
             of margins above 0) and `"weight"`, shape `(n, outputs)`: weighted
-            means over the labels of an example, and their mean weight.
+            means over the labels of an example, and their mean weight. With
+            `temperatures` (k of them), shape `(n, outputs, k)`: `"tempered"`, such means of the
+            label's probability at each, and `"confidence"`, of the largest probability.
         """
         inputs = (x, y) if sample_weight is None else (x, y, sample_weight)
         # Inside `fit`, JAX does not keep the values in the model.
@@ -183,6 +194,7 @@ class LabelScorer:
         if self.labels is None:
             return results
         columns: list[tuple[Any, ...]] = []
+        curves: list[Tensor] = []
         for label, weight in zip(self.labels, weights, strict=True):
             of = label.output.of
             probability, margin, counts = label_values(label, of(y), of(y_pred))
@@ -194,14 +206,32 @@ class LabelScorer:
             for length in counts.shape[1:]:
                 entries *= length
             right = ops.cast(margin > 0, "float32")
-            means = [
-                sum_over_entries(part * counts) / safe for part in (probability, margin, right)
-            ]
-            columns.append((*means, total / entries))
+
+            def mean(part: Tensor, counts: Tensor = counts, safe: Tensor = safe) -> Tensor:
+                return sum_over_entries(part * counts) / safe
+
+            columns.append((*map(mean, (probability, margin, right)), total / entries))
+            if len(self._temperatures):
+                curves.append(self._curves(label, of(y), of(y_pred), mean))
         names = ("probability", "margin", "right", "weight")
         for name, parts in zip(names, zip(*columns, strict=True), strict=True):
             results[name] = ops.stack(parts, axis=1)
+        for place, name in enumerate(("tempered", "confidence") if curves else ()):
+            results[name] = ops.stack([ops.transpose(curve[:, place]) for curve in curves], axis=1)
         return results
+
+    def _curves(
+        self, label: LabelOutput, y: Tensor, y_pred: Tensor, mean: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Probability of the label and largest probability at each temperature, `(k, 2, n)`."""
+
+        def at(temperature: Tensor) -> Tensor:
+            probability, margin, _ = label_values(label, y, tempered(label, y_pred, temperature))
+            # Where another class is more probable, by how much.
+            largest = probability - ops.minimum(margin, 0.0)
+            return ops.stack([mean(probability), mean(largest)])
+
+        return ops.map(at, ops.convert_to_tensor(self._temperatures))
 
 
 def combined(scores: dict[str, FloatArray], name: str, weights: Sequence[float]) -> FloatArray:

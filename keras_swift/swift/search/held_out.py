@@ -6,6 +6,7 @@ error of the difference of two trials.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,15 @@ if TYPE_CHECKING:
 BLOCKS = 10
 # The name of the mean probability of the label, as in the logs of `fit`.
 LABEL_PROBABILITY = "label_probability"
+# The same after each output was brought to this mean of the largest probability, by one temperature
+# for all of its examples: samplers that leave out doubtful examples make a model more confident
+# whether or not it knows more.
+TEMPERED_PROBABILITY = "tempered_probability"
+CONFIDENCE = 0.7
+TEMPERATURES = [2.0 ** (step / 4) for step in range(-16, 25)]
 # The name of the share of labels that are more probable than any other class.
 LABEL_ACCURACY = "label_accuracy"
+OURS = (LABEL_PROBABILITY, TEMPERED_PROBABILITY, LABEL_ACCURACY)
 
 
 class Judge:
@@ -45,7 +53,12 @@ class Judge:
         self._model = model
         self._batch_size = batch_size
         self._source = ArraySource(*validation_data)
-        self._scorer = LabelScorer(model, *self._source.take(np.zeros(1, np.int64))[:2])
+        self._specimen = self._source.take(np.zeros(1, np.int64))[:2]
+        self._scorer = LabelScorer(model, *self._specimen)
+
+    @functools.cached_property
+    def _tempered_scorer(self) -> LabelScorer:
+        return LabelScorer(self._model, *self._specimen, temperatures=TEMPERATURES)
 
     @property
     def is_classifier(self) -> bool:
@@ -84,11 +97,11 @@ class Judge:
             examples; `None` if it does not depend on the validation data.
         """
         logs = {f"val_{name}": value for name, value in self.logs().items()}
-        values = self._values()
-        for name in (LABEL_PROBABILITY, LABEL_ACCURACY):
+        names = getattr(objective, "name_to_direction", {objective.name: ""})
+        values = self._values(f"val_{TEMPERED_PROBABILITY}" in names)
+        for name in OURS:
             if name in values:
                 logs[f"val_{name}"] = float(np.mean(values[name]))
-        names = getattr(objective, "name_to_direction", {objective.name: ""})
         if not all(name.startswith("val_") for name in names):
             return logs, None
         name = objective.name.removeprefix("val_")
@@ -96,14 +109,15 @@ class Judge:
             return logs, values[name]
         return logs, self._block_values(objective, values)
 
-    def _values(self) -> dict[str, FloatArray]:
+    def _values(self, tempered: bool) -> dict[str, FloatArray]:
         """Values for single examples, by the name of the metric that is their mean."""
+        scorer = self._tempered_scorer if tempered else self._scorer
         size = self._source.size
         batch_size = min(size, LARGER_BATCH * self._batch_size)
         parts = []
         for start in range(0, size, batch_size):
             rows = np.minimum(np.arange(start, start + batch_size), size - 1)
-            scores = self._scorer(*self._source.take(rows))
+            scores = scorer(*self._source.take(rows))
             parts.append({k: v[: min(batch_size, size - start)] for k, v in scores.items()})
         scores = {
             name: np.concatenate([part[name] for part in parts]).astype(np.float64)
@@ -117,6 +131,13 @@ class Judge:
             weight = scores["weight"] / np.maximum(scores["weight"].mean(axis=0), 1e-30)
             values[LABEL_PROBABILITY] = (scores["probability"] * weight) @ share
             values[LABEL_ACCURACY] = (scores["right"] * weight) @ share
+            if tempered:
+                curves = scores["tempered"], scores["confidence"]
+                of_outputs = [
+                    at_confidence(curves[0][:, k], curves[1][:, k], w)
+                    for k, w in enumerate(weight.T)
+                ]
+                values[TEMPERED_PROBABILITY] = (np.stack(of_outputs, axis=1) * weight) @ share
         return values
 
     def _block_values(
@@ -140,6 +161,40 @@ class Judge:
                 objective.get_value({f"val_{name}": float(value) for name, value in logs.items()})
             )
         return np.array(found, np.float64)
+
+
+def at_confidence(
+    probability: FloatArray,
+    confidence: FloatArray,
+    weight: FloatArray,
+    wanted: float = CONFIDENCE,
+) -> FloatArray:
+    """The label's probability at the temperature of a wanted mean confidence.
+
+    Args:
+        probability: float array, shape `(n, k)`, of the label at `k` rising temperatures.
+        confidence: float array, shape `(n, k)`, the largest probability.
+        weight: float array, shape `(n,)`, of each example in the mean.
+        wanted: float, the mean confidence; the nearest there is if none of the temperatures gives
+            it. Defaults to 0.7.
+
+    Returns:
+        A float array, shape `(n,)`, interpolated between two temperatures.
+
+    Example:
+        >>> p = np.array([[1.0, 0.8, 0.5], [0.0, 0.1, 0.4]])
+        >>> at_confidence(p, np.maximum(p, 1 - p), np.ones(2), wanted=0.75).round(2).tolist()
+        [0.7, 0.2]
+    """
+    mean = weight @ confidence / weight.sum()
+    # Falling with the temperature.
+    place = np.interp(-wanted, -mean, np.arange(len(mean)))
+    low = int(place)
+    high = min(low + 1, len(mean) - 1)
+    found: FloatArray = probability[:, low] + (place - low) * (
+        probability[:, high] - probability[:, low]
+    )
+    return found
 
 
 def difference_noise(first: FloatArray | None, second: FloatArray | None) -> float:
@@ -169,16 +224,15 @@ def find_objective(
     import keras_tuner
 
     reported = list(judge.logs())
-    ours = f"val_{LABEL_PROBABILITY}"
     if objective is None:
         if judge.is_classifier:
-            return keras_tuner.Objective(ours, "max")
+            return keras_tuner.Objective(f"val_{TEMPERED_PROBABILITY}", "max")
         return keras_tuner.Objective("val_loss", "min")
     if judge.is_classifier:
-        reported += [LABEL_PROBABILITY, LABEL_ACCURACY]
+        reported += OURS
     given = objective if isinstance(objective, list | tuple) else [objective]
     # KerasTuner does not know the direction of ours.
-    names = (ours, f"val_{LABEL_ACCURACY}")
+    names = [f"val_{name}" for name in OURS]
     given = [
         keras_tuner.Objective(one, "max") if isinstance(one, str) and one in names else one
         for one in given

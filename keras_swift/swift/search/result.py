@@ -23,6 +23,7 @@ from keras_swift.swift.search.choice import candidates
 from keras_swift.swift.search.held_out import (
     LABEL_ACCURACY,
     LABEL_PROBABILITY,
+    TEMPERED_PROBABILITY,
     difference_noise,
 )
 from keras_swift.swift.search.trial import Direction, SearchTrial, signed
@@ -91,9 +92,10 @@ class SearchResult:
 
         If trials were confirmed, the best of those that were better than
         uniform *from scratch*, by more than two standard errors of the
-        difference. If they are judged by the probability of the label, it must
-        also get more labels right; or no fewer than chance allows, and close a
-        quarter of the gap from uniform's probability of the label to 1.
+        difference. If they are judged by the tempered probability of the label,
+        it must also get no fewer labels right than chance allows; if by the
+        probability itself, more labels, or no fewer than chance allows and close
+        a quarter of the gap from uniform's probability of the label to 1.
 
         If not, the trial that draws most evenly among those as good as the best
         one, if it is better than uniform by the same margin.
@@ -113,7 +115,7 @@ class SearchResult:
         noise = difference_noise(trial.values, uniform.values)
         if not self._gain(trial, uniform) > (CLEARLY * noise if math.isfinite(noise) else 0.0):
             return False
-        if self.objective != f"val_{LABEL_PROBABILITY}":
+        if self.objective not in (f"val_{LABEL_PROBABILITY}", f"val_{TEMPERED_PROBABILITY}"):
             return True
         # Few different examples make a model confident, right or wrong: seen on clean data.
         right = f"val_{LABEL_ACCURACY}"
@@ -125,6 +127,8 @@ class SearchResult:
         # Both are judged on the same examples and mostly agree on them, so less than the binomial
         # variance distinguishes them. The 0.4 is an assumption, not a measurement.
         same = math.sqrt(2.0 * 0.4 * max(share * (1.0 - share), 0.0) / count)
+        if self.objective == f"val_{TEMPERED_PROBABILITY}":
+            return more > -same
         # Wrong labels lower a model's confidence long before they lower its accuracy.
         sure = self._gain(trial, uniform) / max(1.0 - uniform.objective, 1e-9)
         return more > 0 or (more > -same and sure > MUCH_SURER)

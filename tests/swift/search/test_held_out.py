@@ -71,7 +71,7 @@ def test_a_regression_is_judged_by_its_loss():
 @pytest.mark.parametrize(
     ("given", "name", "direction"),
     [
-        (None, "val_label_probability", "max"),
+        (None, "val_tempered_probability", "max"),
         ("val_label_probability", "val_label_probability", "max"),
         ("val_label_accuracy", "val_label_accuracy", "max"),
         ("val_accuracy", "val_accuracy", "max"),
@@ -92,3 +92,80 @@ def test_noise_is_that_of_paired_differences():
     assert difference_noise(first, second) == pytest.approx(0.1 * np.sqrt(2 / 400), rel=0.1)
     for other in (None, second[:5]):
         assert np.isnan(difference_noise(first, other))
+
+
+def tempered(logits, y, temperature):
+    p = np.exp(logits.astype("float64") / temperature)
+    p /= p.sum(axis=1, keepdims=True)
+    return p[np.arange(len(y)), y], p.max(axis=1)
+
+
+@pytest.mark.parametrize("from_logits", [True, False])
+def test_a_surer_model_that_knows_no_more_is_no_better(digits, from_logits):
+    x, y = digits[0][:120], digits[1][:120]
+    found = []
+    for sharper in (1.0, 3.0):
+        keras.utils.set_random_seed(0)
+        # As if trained a little: the class's mean image, and a bias of 0.
+        means = np.stack([x[y == k].mean(axis=0) for k in range(10)], axis=1)
+        dense = keras.layers.Dense(10, activation=None if from_logits else "softmax")
+        model = keras.Sequential([keras.Input((64,)), dense])
+        dense.set_weights([sharper * (means - means.mean(axis=1, keepdims=True)), np.zeros(10)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+        model.compile("sgd", loss)
+        logs, values = Judge(model, (x, y), 32).judge(objective("val_tempered_probability"))
+        assert values.mean() == pytest.approx(logs["val_tempered_probability"])
+        found.append((logs, values))
+    plain = [logs["val_label_probability"] for logs, _ in found]
+    assert plain[1] > plain[0] + 0.1
+    np.testing.assert_allclose(found[0][1], found[1][1], atol=2e-3)
+    # The temperature that gives the confidence, found on its own.
+    logits = x @ (means - means.mean(axis=1, keepdims=True))
+    low, high = 1e-3, 1e3
+    for _ in range(60):
+        middle = np.sqrt(low * high)
+        low, high = (middle, high) if tempered(logits, y, middle)[1].mean() > 0.7 else (low, middle)
+    np.testing.assert_allclose(found[0][1], tempered(logits, y, middle)[0], atol=2e-3)
+
+
+def test_tempered_labels_of_one_output_and_of_zeros_and_ones_agree(digits):
+    x = digits[0][:100]
+    y = (digits[1][:100] > 4).astype("int64")
+    generator = np.random.default_rng(0)
+    kernel = generator.normal(size=(64, 1)).astype("float32")
+    found = []
+    for loss, entries, activation in (
+        (keras.losses.BinaryCrossentropy(from_logits=True), 1, None),
+        (keras.losses.BinaryCrossentropy(), 1, "sigmoid"),
+        (keras.losses.SparseCategoricalCrossentropy(from_logits=True), 2, None),
+    ):
+        dense = keras.layers.Dense(entries, activation=activation, use_bias=False)
+        model = keras.Sequential([keras.Input((64,)), dense])
+        dense.set_weights([kernel if entries == 1 else np.hstack([0 * kernel, kernel])])
+        model.compile("sgd", loss)
+        found.append(Judge(model, (x, y), 32).judge(objective("val_tempered_probability"))[1])
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+    np.testing.assert_allclose(found[0], found[2], atol=1e-5)
+    assert np.ptp(found[0]) > 0.5
+
+
+def test_masked_and_weightless_labels_do_not_count_in_the_confidence():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((6,), dtype="int32"),
+            keras.layers.Embedding(9, 8, mask_zero=True),
+            keras.layers.Dense(3),
+        ]
+    )
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    generator = np.random.default_rng(0)
+    x = generator.integers(1, 9, size=(40, 6)).astype("int32")
+    y = generator.integers(3, size=(40, 6))
+    whole = Judge(model, (x, y), 8).judge(objective("val_tempered_probability"))[0]
+    # The same tokens in the first half of longer, masked rows.
+    padded = np.concatenate([x, np.zeros_like(x)], axis=1).reshape(80, 6)
+    targets = np.concatenate([y, np.zeros_like(y)], axis=1).reshape(80, 6)
+    masked = Judge(model, (padded, targets), 8).judge(objective("val_tempered_probability"))[0]
+    name = "val_tempered_probability"
+    assert masked[name] == pytest.approx(whole[name], rel=1e-5)

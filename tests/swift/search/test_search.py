@@ -22,7 +22,7 @@ import keras_swift as ks
 from keras_swift.swift.search.progress import duration
 from keras_swift.swift.search.run import SearchRun
 
-PROBABILITY = "val_label_probability"
+PROBABILITY = "val_tempered_probability"
 SCRIPT = pathlib.Path(__file__).parents[2] / "search_process.py"
 
 
@@ -75,7 +75,7 @@ def test_search_finds_a_sampler_that_leaves_wrong_labels_out(digits, capsys):
     assert "best: 0." in said and "Training the best from scratch" in said
     assert len(result.trials) == 8
     assert result.uniform.sampler.is_uniform and result.trials[0] is result.uniform
-    assert (result.objective, result.direction) == ("val_label_probability", "max")
+    assert (result.objective, result.direction) == (PROBABILITY, "max")
     # Uniform and the two best, from scratch: that gain is the one that counts.
     uniform, *best = result.confirmed
     assert uniform.number == 0 and len(best) == 2
@@ -403,7 +403,7 @@ def test_result_trains_and_recognises_its_data(digits):
 @pytest.mark.parametrize(
     ("objective", "name", "direction"),
     [
-        (None, "val_label_probability", "max"),
+        (None, "val_tempered_probability", "max"),
         ("val_accuracy", "val_accuracy", "max"),
         ("val_loss", "val_loss", "min"),
         pytest.param(
