@@ -364,11 +364,14 @@ def run(setting, seed, arguments):
             # No search of these data: the sampler's features come from the training itself.
             trainings["own record"] = (result.sampler, {"warmup": arguments.warmup})
         # Nor any search at all: a fixed share is left out.
+        margins = ks.compute_features(
+            model, data.x, data.y, DEFAULTS, record=result.record, verbose=0
+        )
         for kept in (0.8, 0.6):
             cut = ks.SwiftSampler(
                 [1 - kept, 1 - kept], [0, 0, 1, 1], [0.5, 0.5], list(DEFAULTS), "cdf"
             )
-            trainings[f"cut to {kept}"] = (cut, ready)
+            trainings[f"cut to {kept}"] = (cut, {"features": margins})
             trainings[f"cut to {kept}, own record"] = (cut, {"warmup": arguments.warmup})
     if arguments.rivals is not None:
         rivals = arguments.rivals or RIVALS
