@@ -30,7 +30,7 @@ LABEL_PROBABILITY = "label_probability"
 # for all of its examples: samplers that leave out doubtful examples make a model more confident
 # whether or not it knows more.
 TEMPERED_PROBABILITY = "tempered_probability"
-CONFIDENCE = 0.7
+CONFIDENCE = 0.95
 TEMPERATURES = [2.0 ** (step / 4) for step in range(-16, 25)]
 # The name of the share of labels that are more probable than any other class.
 LABEL_ACCURACY = "label_accuracy"
@@ -176,7 +176,7 @@ def at_confidence(
         confidence: float array, shape `(n, k)`, the largest probability.
         weight: float array, shape `(n,)`, of each example in the mean.
         wanted: float, the mean confidence; the nearest there is if none of the temperatures gives
-            it. Defaults to 0.7.
+            it. Defaults to 0.95.
 
     Returns:
         A float array, shape `(n,)`, interpolated between two temperatures.

@@ -118,9 +118,12 @@ def search(
         transform: `"cgf"` or `"cdf"`, see `SwiftSampler`.
         objective: a name from the logs of `fit`, a `keras_tuner.Objective`, or
             a list of them. Defaults to `None`: if all outputs are class
-            probabilities or logits, `"val_label_probability"`, the mean
+            probabilities or logits, `"val_tempered_probability"`: the mean
             probability of the label over the validation data, which wrong
-            labels there do not mislead; else `"val_loss"`.
+            labels there do not mislead, at the temperature where the largest
+            probability is 0.95 on average; else `"val_loss"`.
+            `"val_label_probability"` (no temperature) and
+            `"val_label_accuracy"` are ours too.
         confirm: int, how many of the best trials to train from scratch;
             0 trusts the trials, and so does `pretrain_epochs=0`, without which
             there is no training to repeat. Defaults to 2.
