@@ -137,6 +137,18 @@ def test_a_surer_model_that_gets_no_more_right_has_to_be_much_surer(probability,
     assert result(trials, confirmed).best.number == 1
 
 
+@pytest.mark.parametrize(
+    ("tempered", "right", "best"),
+    # Of two examples' accuracy, 0.25 is chance.
+    [(0.65, 0.81, 1), (0.65, 0.56, 1), (0.65, 0.54, 0), (0.60, 0.90, 0)],
+)
+def test_at_one_confidence_no_fewer_right_than_chance_is_enough(tempered, right, best):
+    trials = [trial(0, UNIFORM, 0.5), trial(1, cut(0.6), 0.9)]
+    confirmed = [trial(0, UNIFORM, 0.6, right=0.8), trial(1, cut(0.6), tempered, right=right)]
+    found = result(trials, confirmed, objective="val_tempered_probability")
+    assert found.best.number == best
+
+
 def test_price_counts_trials_confirmation_and_record():
     trials = [trial(0, UNIFORM, 0.5), trial(1, cut(0.5), 0.6)]
     found = result(trials, [trial(0, UNIFORM, 0.5), trial(1, cut(0.5), 0.6)])
