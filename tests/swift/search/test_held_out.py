@@ -124,7 +124,9 @@ def test_a_surer_model_that_knows_no_more_is_no_better(digits, from_logits):
     low, high = 1e-3, 1e3
     for _ in range(60):
         middle = np.sqrt(low * high)
-        low, high = (middle, high) if tempered(logits, y, middle)[1].mean() > 0.95 else (low, middle)
+        low, high = (
+            (middle, high) if tempered(logits, y, middle)[1].mean() > 0.95 else (low, middle)
+        )
     np.testing.assert_allclose(found[0][1], tempered(logits, y, middle)[0], atol=2e-3)
 
 
