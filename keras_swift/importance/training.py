@@ -15,7 +15,9 @@ from keras_swift import backends
 from keras_swift._display import html_table
 from keras_swift._types import ArrayTree, Score, ScoringDtype, Seed
 from keras_swift.backends.base import Tap
+from keras_swift.data.places import Places, places_of
 from keras_swift.data.reader import ArrayReader
+from keras_swift.data.stream_reader import StreamReader
 from keras_swift.fitting.arguments import resolve_fit_arguments
 from keras_swift.fitting.callbacks import OutOfTheBar, StepBarrier
 from keras_swift.fitting.memory import ExampleMemory
@@ -168,11 +170,20 @@ class ImportanceTraining:
         self.cost_ratio = cost_ratio
         self.score_inputs = score_inputs
         self.scale_learning_rate = scale_learning_rate
-        self.memory: ExampleMemory | None = None
+        self._memory: ExampleMemory | None = None
+        # Where the examples of a `PyDataset` are, which `_memory` has in the order of reading.
+        self._places: Places | None = None
         self._memory_of: Any = None
         self._generator = np.random.default_rng(_keras_seed() if seed is None else seed)
         self._weighted_step = WeightedStep(model)
         self._scorer = Scorer(model, (score,), scoring_dtype)
+
+    @property
+    def memory(self) -> ExampleMemory | None:
+        """`ExampleMemory` of the last `fit`; `None` if nothing was remembered."""
+        if self._memory is None or self._places is None:
+            return self._memory
+        return self._memory.arranged(self._places.order()) if self._places.hold else None
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value}" for name, value in self._settings())
@@ -182,7 +193,8 @@ class ImportanceTraining:
         built = self.model.built
         size = f"{self.model.count_params():,} parameters" if built else "not built yet"
         rows = [("model", f"{self.model.name}, {size}")]
-        remembered = "nothing yet" if self.memory is None else repr(self.memory).strip("<>")
+        memory = self.memory
+        remembered = "nothing yet" if memory is None else repr(memory).strip("<>")
         return html_table(
             "ImportanceTraining", [*rows, *self._settings(), ("remembers", remembered)]
         )
@@ -300,7 +312,7 @@ class ImportanceTraining:
         if presample == "auto":
             self._remember(batches, scales)
         else:
-            self.memory = None
+            self._memory = None
             self._weighted_step.record(None)
         barrier = StepBarrier() if replicas else None
         feed = Feed(batches, barrier, scales, self._weighted_step.tap is not None)
@@ -334,28 +346,34 @@ class ImportanceTraining:
         """Records the steps and draws batches by the recorded scores, if possible."""
         reader = batches.reader
         obstacle = backends.active().tap_obstacle(self.model)
-        if (
-            not isinstance(reader, ArrayReader)
-            or self.score == "full_gradient_norm"
-            or obstacle is not None
-        ):
-            if isinstance(reader, ArrayReader) and obstacle:
+        alone = backends.active().process()[1] == 1
+        by_place = isinstance(reader, StreamReader) and reader.has_places and alone
+        has_index = isinstance(reader, ArrayReader) or by_place
+        if not has_index or self.score == "full_gradient_norm" or obstacle is not None:
+            if has_index and obstacle:
                 warnings.warn(
                     f"{obstacle} Until then examples are drawn by fresh scores of a presample, "
                     "while those pay.",
                     stacklevel=3,
                 )
-            self.memory = None
+            self._memory = None
             self._weighted_step.record(None)
             return
         before, self._memory_of = self._memory_of, reader.identity()
-        if self.memory is None or before != self._memory_of:
+        if self._memory is None or before != self._memory_of:
             # Scores of other data would be wrong, which costs variance but no bias.
-            self.memory = ExampleMemory(reader.size)
+            if isinstance(reader, ArrayReader):
+                self._memory, self._places = ExampleMemory(reader.size), None
+            else:
+                self._memory, self._places = ExampleMemory(0), places_of(reader)
+        if self._places is not None and not self._places.hold:
+            self._weighted_step.record(None)
+            return
         rows = remembered.UNREAD + (remembered.TOGETHER + 2) * batches.batch_size
         self._weighted_step.record(StepScores(self._scorer), rows)
         floor = remembered.FLOOR if self.floor is None else self.floor
-        batches.remember(self.memory, cast(Tap, self._weighted_step.tap), floor, scales)
+        tap = cast(Tap, self._weighted_step.tap)
+        batches.remember(self._memory, tap, floor, scales, self._places)
 
 
 def _keras_seed() -> int:
