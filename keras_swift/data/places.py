@@ -61,6 +61,11 @@ class Places:
         """int, how many examples the source has, as far as is known."""
         return int(self._assumed_sizes.sum())
 
+    @property
+    def are_complete(self) -> bool:
+        """bool, whether every batch has been read."""
+        return bool((self._sizes >= 0).all())
+
     def numbers(self, batch: int, data: Data) -> IntArray:
         """The numbers of a batch's examples, shape `(b,)`.
 
@@ -98,6 +103,7 @@ class Places:
             "sizes": self._sizes.copy(),
             "firsts": self._firsts.copy(),
             "targets": self._targets.copy(),
+            "usual": self._usual,
             "count": self.count,
             "hold": self.hold,
         }
@@ -106,7 +112,7 @@ class Places:
         """Restores what `state` returned."""
         self._sizes, self._firsts = state["sizes"].copy(), state["firsts"].copy()
         self._targets = state["targets"].copy()
-        self.count, self.hold = state["count"], state["hold"]
+        self._usual, self.count, self.hold = state["usual"], state["count"], state["hold"]
 
     @property
     def _assumed_sizes(self) -> IntArray:
@@ -165,8 +171,8 @@ class PlacedReader:
 
     @property
     def is_within_pass(self) -> bool:
-        """Whether the current order of the batches is partly read."""
-        return self._reader.is_within_pass
+        """Whether the first pass has not ended: some batches have never been read."""
+        return not self.places.are_complete
 
     def most_pooled(self, wanted: int) -> int:
         """How many batches a pool may have, up to `wanted`, given the memory they take.

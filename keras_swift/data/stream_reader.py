@@ -204,11 +204,6 @@ class StreamReader:
             for name in ("on_epoch_begin", "on_epoch_end")
         )
 
-    @property
-    def is_within_pass(self) -> bool:
-        """Whether the current order of a `PyDataset`'s uniform batches is partly read."""
-        return self._uniform.is_within_pass
-
     def read_ahead(self, count: int) -> None:
         """Lets a `PyDataset`'s workers read so many uniform batches ahead."""
         self._uniform.read_ahead(count)

@@ -205,12 +205,6 @@ class Stream:
             while order.upcoming(1)[0] == order.size - 1:
                 order.restart()
 
-    @property
-    def is_within_pass(self) -> bool:
-        """Whether the current order of a finite `PyDataset` is partly read."""
-        order = None if self._reader is None else self._reader.order
-        return isinstance(order, Permutations) and order.left < order.size
-
     def read_ahead(self, count: int) -> None:
         """Lets the workers of a `PyDataset` read so many batches ahead, if its queue has fewer."""
         if self._reader is not None:

@@ -141,18 +141,21 @@ class PooledSampler(RememberedSampler):
         pool = cast(PooledPart, part)
         pool.used += 1
         if pool.positions is None or pool.places is None or pool.ends is None:
-            batch = self._batches.batch()
-            numbers, candidate = batch.numbers, pool.candidate
-            if candidate is not None:
-                candidate = candidate[numbers] if numbers[-1] < len(candidate) else None
-            weights = np.ones(len(numbers))
-            return Examples(batch.data, batch.indices), numbers, weights, candidate
-        end = pool.ends[pool.used - 1]
-        rows = slice(pool.ends[pool.used - 2] if pool.used > 1 else 0, end)
+            return self._as_it_comes(pool.candidate)
+        start = pool.ends[pool.used - 2] if pool.used > 1 else 0
+        rows = slice(start, pool.ends[pool.used - 1])
         x, y, sample_weight = select(pool.data, pool.positions[rows])
-        examples = Examples((x, y, sample_weight), pool.places[rows])
-        weights = pool.weights[rows]
-        return examples, pool.indices[rows], weights, weights
+        drawn = pool.weights[rows]
+        return Examples((x, y, sample_weight), pool.places[rows]), pool.indices[rows], drawn, drawn
+
+    def _as_it_comes(
+        self, candidates: FloatArray | None
+    ) -> tuple[Examples, IntArray, FloatArray, FloatArray | None]:
+        batch = self._batches.batch()
+        numbers, candidate = batch.numbers, None
+        if candidates is not None and numbers[-1] < len(candidates):
+            candidate = candidates[numbers]
+        return Examples(batch.data, batch.indices), numbers, np.ones(len(numbers)), candidate
 
     def _read_back(self) -> None:
         self._make_room()
