@@ -65,7 +65,10 @@ class ImportanceTraining:
     are uniform.
 
     Scores are remembered by the index of an example, so `x` must be arrays
-    (in memory or on disk). For streams, and for models whose training step
+    (in memory or on disk), or a finite `PyDataset`, whose examples are known
+    by batch and row: it is read once an epoch, as in `fit`, and drawn from a
+    pool of its next batches. For other streams, for a `PyDataset` that
+    reorders its examples between epochs, and for models whose training step
     cannot be recorded, a uniform presample of `r` batches is scored in one
     forward pass while the variance gain exceeds its cost, `k > 1 + f r`. A
     number for `presample` selects the paper's rule, with fresh scores, for
@@ -126,8 +129,9 @@ class ImportanceTraining:
         memory: `ExampleMemory`, what the last `fit` remembered of each
             example: `score`, `loss`, `margin`, `probability` and `wrong`,
             arrays of shape `(n,)`, NaN for examples not seen; `None` if
-            nothing was remembered. Another `fit` on the same arrays continues
-            with it.
+            nothing was remembered. For a `PyDataset` a copy at that time, in
+            the order of batches and rows. Another `fit` on the same arrays,
+            or the same object, continues with it.
 
     Raises:
         TypeError: if `model` is not a Keras model.
