@@ -143,7 +143,7 @@ class ExampleMemory:
         """
         found = ExampleMemory(len(order))
         there = (order >= 0) & (order < len(self))
-        found._latest[there] = self._latest[order[there]]
+        found.record(np.flatnonzero(there), self._latest[order[there]])
         return found
 
     def state(self) -> State:

@@ -157,10 +157,6 @@ class PooledSampler(RememberedSampler):
             candidate = candidates[numbers]
         return Examples(batch.data, batch.indices), numbers, np.ones(len(numbers)), candidate
 
-    def _read_back(self) -> None:
-        self._make_room()
-        super()._read_back()
-
     def _make_room(self) -> int:
         """Makes room for what is known of the examples read so far; returns their number."""
         count = self._batches.places.count

@@ -316,6 +316,7 @@ class RememberedSampler:
             self.is_deaf = self.is_deaf or self._unheard > ahead
             return
         self._unheard = len(self._unread)
+        self._make_room()
         indices = np.concatenate([batch[0] for batch in batches])
         outputs = 0 if self._valid is None else self._valid.shape[1]
         numbers = rows[:count, : rows.shape[1] - outputs]
@@ -329,6 +330,10 @@ class RememberedSampler:
             squares[~np.isfinite(squares)] = 0.0
             self._sums[0] += float(np.sum(weights * squares))
             self._sums[1] += float(np.sum(weights * candidate * squares))
+
+    def _make_room(self) -> int:
+        """Makes room in the memory for all examples known so far; returns their number."""
+        return len(self.memory)
 
     def _forget_unread(self) -> None:
         self._unread.clear()

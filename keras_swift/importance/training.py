@@ -15,9 +15,6 @@ from keras_swift import backends
 from keras_swift._display import html_table
 from keras_swift._types import ArrayTree, Score, ScoringDtype, Seed
 from keras_swift.backends.base import Tap
-from keras_swift.data.places import Places, places_of
-from keras_swift.data.reader import ArrayReader
-from keras_swift.data.stream_reader import StreamReader
 from keras_swift.fitting.arguments import resolve_fit_arguments
 from keras_swift.fitting.callbacks import OutOfTheBar, StepBarrier
 from keras_swift.fitting.memory import ExampleMemory
@@ -29,6 +26,7 @@ from keras_swift.importance.batches import Batches
 from keras_swift.importance.callback import SamplingCallback
 from keras_swift.importance.feed import Feed
 from keras_swift.importance.gate import COST_RATIO
+from keras_swift.importance.recollection import Recollection, are_known_again
 from keras_swift.importance.train_step import WeightedStep
 from keras_swift.scoring.compiled import needs_targets, uniform_warning, why_uniform
 from keras_swift.scoring.gradient_norm import NoExampleLoss
@@ -174,20 +172,19 @@ class ImportanceTraining:
         self.cost_ratio = cost_ratio
         self.score_inputs = score_inputs
         self.scale_learning_rate = scale_learning_rate
-        self._memory: ExampleMemory | None = None
-        # Where the examples of a `PyDataset` are, which `_memory` has in the order of reading.
-        self._places: Places | None = None
-        self._memory_of: Any = None
+        self._recollection = Recollection()
         self._generator = np.random.default_rng(_keras_seed() if seed is None else seed)
         self._weighted_step = WeightedStep(model)
         self._scorer = Scorer(model, (score,), scoring_dtype)
 
     @property
     def memory(self) -> ExampleMemory | None:
-        """`ExampleMemory` of the last `fit`; `None` if nothing was remembered."""
-        if self._memory is None or self._places is None:
-            return self._memory
-        return self._memory.arranged(self._places.order()) if self._places.hold else None
+        """`ExampleMemory` of the last `fit`; `None` if nothing was remembered, or to forget it."""
+        return self._recollection.memory
+
+    @memory.setter
+    def memory(self, nothing: None) -> None:
+        self._recollection.forget()
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value}" for name, value in self._settings())
@@ -316,7 +313,7 @@ class ImportanceTraining:
         if presample == "auto":
             self._remember(batches, scales)
         else:
-            self._memory = None
+            self.memory = None
             self._weighted_step.record(None)
         barrier = StepBarrier() if replicas else None
         feed = Feed(batches, barrier, scales, self._weighted_step.tap is not None)
@@ -348,36 +345,28 @@ class ImportanceTraining:
 
     def _remember(self, batches: Batches, scales: bool) -> None:
         """Records the steps and draws batches by the recorded scores, if possible."""
-        reader = batches.reader
         obstacle = backends.active().tap_obstacle(self.model)
-        alone = backends.active().process()[1] == 1
-        by_place = isinstance(reader, StreamReader) and reader.has_places and alone
-        has_index = isinstance(reader, ArrayReader) or by_place
-        if not has_index or self.score == "full_gradient_norm" or obstacle is not None:
+        has_index = are_known_again(batches.reader)
+        memory = None
+        if has_index and self.score != "full_gradient_norm" and obstacle is None:
+            memory = self._recollection.of(batches.reader)
+        else:
+            self._recollection.forget()
             if has_index and obstacle:
                 warnings.warn(
                     f"{obstacle} Until then examples are drawn by fresh scores of a presample, "
                     "while those pay.",
                     stacklevel=3,
                 )
-            self._memory = None
+        if memory is None:
             self._weighted_step.record(None)
             return
-        before, self._memory_of = self._memory_of, reader.identity()
-        if self._memory is None or before != self._memory_of:
-            # Scores of other data would be wrong, which costs variance but no bias.
-            if isinstance(reader, ArrayReader):
-                self._memory, self._places = ExampleMemory(reader.size), None
-            else:
-                self._memory, self._places = ExampleMemory(0), places_of(reader)
-        if self._places is not None and not self._places.hold:
-            self._weighted_step.record(None)
-            return
-        rows = remembered.UNREAD + (remembered.TOGETHER + 2) * batches.batch_size
+        # The batches of a `PyDataset` may be much larger than its first.
+        rows = 2 * remembered.UNREAD + (remembered.TOGETHER + 2) * batches.batch_size
         self._weighted_step.record(StepScores(self._scorer), rows)
         floor = remembered.FLOOR if self.floor is None else self.floor
         tap = cast(Tap, self._weighted_step.tap)
-        batches.remember(self._memory, tap, floor, scales, self._places)
+        batches.remember(memory, tap, floor, scales, self._recollection.places)
 
 
 def _keras_seed() -> int:
