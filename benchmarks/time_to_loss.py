@@ -16,6 +16,8 @@ averaged    the same with use_ema=True, which ends with the averaged weights (co
 ours        ImportanceTraining(model), nothing else
 both        ours with use_ema=True (constant rate)
 same rate   ours with scale_learning_rate=False
+by batch    ours with the data as a PyDataset, whose batches are always of the same rows
+batches     model.fit with that PyDataset
 paper       the paper's rule: presample=3.0, its threshold, fresh scores
 infobatch   half of the examples below the mean loss left out, the other half counted twice, all of
             them in the last eighth of the run
@@ -54,6 +56,8 @@ METHODS = {
     "ours": {},
     "both": {},
     "same rate": {"scale_learning_rate": False},
+    "by batch": {},
+    "batches": None,
     "paper": {"presample": 3.0},
     "infobatch": {"scale_learning_rate": False},
     "random": {},
@@ -61,10 +65,26 @@ METHODS = {
 }
 # Trained at a constant rate, because they end with averaged weights.
 AVERAGED = ("averaged", "both")
+BY_BATCH = ("by batch", "batches")
 BOUND = 4
 COST_RATIO = 1 / 3
 CHOOSING, REPORTING = (0, 1), (2, 3, 4)
 MEASURES = ("train_loss", "test_loss", "test_error")
+
+
+class Rows(keras.utils.PyDataset):
+    """Arrays, read a batch at a time."""
+
+    def __init__(self, x, y, batch_size):
+        super().__init__()
+        self.x, self.y, self.batch_size = x, y, batch_size
+
+    def __len__(self):
+        return -(-len(self.x) // self.batch_size)
+
+    def __getitem__(self, index):
+        rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        return self.x[rows], self.y[rows]
 
 
 class InfoBatch(remembered.RememberedSampler):
@@ -145,18 +165,21 @@ def run(task_name, method, batch_size, rate, schedule_name, seed, arguments):
         optimizer.use_ema = True
     model.compile(optimizer, "sparse_categorical_crossentropy")
     settings = {"epochs": epochs, "verbose": 0, "batch_size": batch_size}
+    given = (x, y)
+    if method in BY_BATCH:
+        given = (Rows(x, y, settings.pop("batch_size")),)
     start = time.process_time()
     if METHODS[method] is not None:
         with drawing(method, steps):
             trainer = ks.ImportanceTraining(model, seed=seed, **METHODS[method])
             if method == "infobatch":
                 settings["steps_per_epoch"] = -(-len(x) // batch_size)
-            history = trainer.fit(x, y, **settings).history
+            history = trainer.fit(*given, **settings).history
     elif method == "bound":
         settings |= {"batch_size": BOUND * batch_size, "epochs": BOUND * epochs}
         history = model.fit(x, y, **settings).history
     else:
-        history = model.fit(x, y, **settings).history
+        history = model.fit(*given, **settings).history
     seconds = time.process_time() - start
     share = float(np.mean(history.get("importance", [0.0])))
     ratio = float(np.mean(history.get("presample", [1.0])))

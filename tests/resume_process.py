@@ -69,11 +69,11 @@ def train(kind, directory, kill_in=None):
     if kind == "swift":
         sampler = ks.SwiftSampler([0.5, 0.5], [1, 1, 0.2, 0.2], [1.0], ["order"], "cdf")
         training = ks.SwiftTraining(model, sampler, features={"order": np.arange(300.0)}, seed=0)
-    elif kind == "remembered":
+    elif kind.startswith("remembered"):
         training = ks.ImportanceTraining(model, seed=0)
     else:
         training = ks.ImportanceTraining(model, tau_threshold=0.8, seed=0, scoring_dtype=None)
-    if kind == "batches":
+    if kind.endswith("batches"):
         history = training.fit(Batches(x, y), **settings)
     else:
         history = training.fit(x[:300], y[:300], batch_size=20, **settings)

@@ -49,6 +49,11 @@ class Permutations:
         return order
 
     @property
+    def size(self) -> int:
+        """int, how many indices an order has."""
+        return self._size
+
+    @property
     def left(self) -> int:
         """int, how many indices are left in this order, or in the next if there are none."""
         ended = self._order is None or self._next == self._size

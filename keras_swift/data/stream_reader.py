@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
-from collections.abc import Iterator
-from typing import Any
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -60,9 +62,11 @@ class StreamReader:
             if self._shared
             else Stream(source, orders[1], class_weight, needs_targets)
         )
+        self._source = source
         # A `PyDataset` may have no batches before its epoch begins, so it begins here.
         self._uniform.begin_epoch()
         self._has_begun = True
+        self._uniform.begin_before_the_last()
         with self._uniform.unchanged():
             self._first = _padded(self._uniform.next_batch())
         self.batch_size = len(Examples(self._first, None))
@@ -177,21 +181,41 @@ class StreamReader:
 
     def _joined(self, count: int) -> Examples:
         batches = [self._presample.next_batch() for _ in range(count)]
+        return Examples(joined(batches), None, count)
+
+    def identity(self) -> list[Any]:
+        """Identifies the source: equal for the same one with as many batches."""
         try:
-            joined = keras.tree.map_structure(_concatenated, *batches)
-        except (ValueError, TypeError) as error:
-            shapes = [
-                keras.tree.map_structure(
-                    lambda leaf: None if leaf is None else tuple(leaf.shape), batch
-                )
-                for batch in batches
-            ]
-            raise ValueError(
-                "The batches of a stream must be of one form, except for their number of examples, "
-                f"to be presampled together. Received: shapes {shapes}. Pad them to one length, or "
-                "give all of them weights."
-            ) from error
-        return Examples(_padded(joined), None, count)
+            return [weakref.ref(self._source), self._uniform.length]
+        except TypeError:
+            return [object()]
+
+    @property
+    def has_places(self) -> bool:
+        """Whether each example is found again by its batch and row: in a finite `PyDataset`."""
+        return isinstance(self._source, keras.utils.PyDataset) and not self._shared
+
+    @property
+    def has_hooks(self) -> bool:
+        """Whether a `PyDataset` has hooks of its own, in which it may reorder its examples."""
+        return any(
+            getattr(getattr(self._source, name), "__func__", None)
+            is not getattr(keras.utils.PyDataset, name)
+            for name in ("on_epoch_begin", "on_epoch_end")
+        )
+
+    def read_ahead(self, count: int) -> None:
+        """Lets a `PyDataset`'s workers read so many uniform batches ahead."""
+        self._uniform.read_ahead(count)
+
+    def with_index(self) -> tuple[int, Data]:
+        """The next uniform batch of a `PyDataset`, after its index there."""
+        index, batch = self._uniform.next_with_index()
+        return cast(int, index), _padded(batch)
+
+    def all_or_none(self) -> contextlib.AbstractContextManager[None]:
+        """A context that, if it fails, has read no uniform batch: they are read again."""
+        return self._uniform.all_or_none()
 
     def begin_epoch(self) -> None:
         """Called when an epoch begins."""
@@ -220,6 +244,28 @@ class StreamReader:
         """Stops the stream's workers."""
         self._uniform.close()
         self._presample.close()
+
+
+def joined(batches: Sequence[StreamBatch]) -> Data:
+    """The examples of several batches.
+
+    Raises:
+        ValueError: if the batches differ in form.
+    """
+    try:
+        return _padded(keras.tree.map_structure(_concatenated, *batches))
+    except (ValueError, TypeError) as error:
+        shapes = [
+            keras.tree.map_structure(
+                lambda leaf: None if leaf is None else tuple(leaf.shape), batch
+            )
+            for batch in batches
+        ]
+        raise ValueError(
+            "The batches of a stream must be of one form, except for their number of examples, "
+            f"to be presampled together. Received: shapes {shapes}. Pad them to one length, or "
+            "give all of them weights."
+        ) from error
 
 
 def _is_endless(source: Any) -> bool:

@@ -8,7 +8,6 @@ batches are read, whether ahead of time, and what happens at their end.
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import contextlib
 import warnings
 from collections.abc import Iterable, Iterator
@@ -17,13 +16,16 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
-from keras_swift._types import Array, ArrayTree, IntArray
+from keras_swift._types import Array, ArrayTree
 from keras_swift.data.arrays import class_weights
+from keras_swift.data.items import ItemReader
 from keras_swift.data.leaves import check_text, dense, is_ragged, is_sparse, of_frame, there
 from keras_swift.data.permutations import Permutations
 
 # `(x, y)` or `(x, y, sample_weight)`.
 StreamBatch: TypeAlias = tuple[ArrayTree, ...]
+# The index of a batch in a `PyDataset`, else `None`, and the batch.
+_Read: TypeAlias = tuple[int | None, StreamBatch]
 
 
 def is_stream(x: Any) -> bool:
@@ -90,16 +92,16 @@ class Stream:
         self._needs_targets = needs_targets
         self._class_weight = class_weight
         self._iterator: Iterator[Any] | None = None
-        self._reader: _ItemReader | None = None
+        self._reader: ItemReader | None = None
         if isinstance(source, keras.utils.PyDataset):
-            self._reader = _ItemReader(source, generator)
+            self._reader = ItemReader(source, generator)
         # Batches of the pass that were read, and of a whole pass once one has ended.
         self._read_in_pass = 0
         self.counted: int | None = None
         # Whether each leaf of the inputs and targets came as a sparse one.
         self.sparse: list[bool] = []
-        self._again: collections.deque[tuple[Any, StreamBatch]] = collections.deque()
-        self._seen: list[tuple[Any, StreamBatch]] | None = None
+        self._again: collections.deque[tuple[Any, _Read]] = collections.deque()
+        self._seen: list[tuple[Any, _Read]] | None = None
 
     @property
     def length(self) -> int | None:
@@ -126,14 +128,19 @@ class Stream:
             ValueError: if a source that can be read only once has ended, or
                 an item is not of that form.
         """
+        return self.next_with_index()[1]
+
+    def next_with_index(self) -> tuple[int | None, StreamBatch]:
+        """The same, and its index in a `PyDataset`, else `None`."""
         if self._again:
-            state, batch = self._again.popleft()
+            state, read = self._again.popleft()
         else:
             state = None if self._reader is None else self._reader.order.state()
-            batch = self._checked(self._read())
+            index, item = self._read()
+            read = index, self._checked(item)
         if self._seen is not None:
-            self._seen.append((state, batch))
-        return batch
+            self._seen.append((state, read))
+        return read
 
     def has_more(self) -> bool:
         """Whether the pass goes on, for an iterable that does not tell its length: reads ahead."""
@@ -145,7 +152,7 @@ class Stream:
             self._end_pass()
             return False
         self._read_in_pass += 1
-        self._again.append((None, self._checked(item)))
+        self._again.append((None, (None, self._checked(item))))
         return True
 
     def _end_pass(self) -> None:
@@ -188,6 +195,21 @@ class Stream:
         finally:
             self._seen = None
 
+    def begin_before_the_last(self) -> None:
+        """Lets the first order not begin with the last batch, which may be a smaller one.
+
+        The first batch that is read shows the form of all.
+        """
+        order = None if self._reader is None else self._reader.order
+        if isinstance(order, Permutations) and order.size > 1:
+            while order.upcoming(1)[0] == order.size - 1:
+                order.restart()
+
+    def read_ahead(self, count: int) -> None:
+        """Lets the workers of a `PyDataset` read so many batches ahead, if its queue has fewer."""
+        if self._reader is not None:
+            self._reader.ahead = max(self._reader.ahead, count)
+
     def begin_epoch(self) -> None:
         """Calls a `PyDataset`'s hook, which may change its items; drops what was read ahead."""
         if self._reader is not None:
@@ -222,14 +244,14 @@ class Stream:
             self._reader.forget()
             self._reader.order.restore(state)
 
-    def _read(self) -> Any:
+    def _read(self) -> tuple[int | None, Any]:
         if self._reader is not None:
             return self._reader.next_item()
         if self._iterator is not None:
             try:
                 item = next(self._iterator)
                 self._read_in_pass += 1
-                return item
+                return None, item
             except StopIteration:
                 if self._iterator is self._source:
                     raise ValueError(
@@ -241,7 +263,7 @@ class Stream:
         try:
             item = next(self._iterator)
             self._read_in_pass = 1
-            return item
+            return None, item
         except StopIteration:
             raise ValueError("`x` must hold at least one batch. Received: none.") from None
 
@@ -273,100 +295,6 @@ class Stream:
                 "`model.fit`. Received: both."
             )
         return (*batch, class_weights(batch[1], self._class_weight))
-
-
-class _ItemReader:
-    """Reads the items of a `PyDataset` by index, ahead of time, in its own `workers`."""
-
-    def __init__(
-        self, dataset: keras.utils.PyDataset, generator: np.random.Generator | None
-    ) -> None:
-        self._dataset = dataset
-        self._pool: concurrent.futures.Executor | None = None
-        self._futures: dict[int, concurrent.futures.Future[Any]] = {}
-        self.order: Any = (
-            _Count()
-            if dataset.num_batches is None
-            else Permutations(dataset.num_batches, generator)
-        )
-        if dataset.num_batches == 0:
-            raise ValueError("`x` must hold at least one batch. Received: a PyDataset without any.")
-
-    def next_item(self) -> Any:
-        dataset = self._dataset
-        if dataset.workers <= 1 and not (dataset.workers and dataset.use_multiprocessing):
-            return dataset[int(self.order.take(1)[0])]
-        if self._pool is None:
-            self._pool = self._make_pool()
-        # Not past the end of a pass: the next order may not be drawn yet.
-        for index in self.order.upcoming(max(dataset.max_queue_size, 1)):
-            if index not in self._futures:
-                self._futures[index] = self._submit(index)
-        index = int(self.order.take(1)[0])
-        future = self._futures.pop(index, None) or self._submit(index)
-        return future.result()
-
-    def _make_pool(self) -> concurrent.futures.Executor:
-        workers = self._dataset.workers
-        if not self._dataset.use_multiprocessing:
-            return concurrent.futures.ThreadPoolExecutor(workers)
-        return concurrent.futures.ProcessPoolExecutor(
-            workers, initializer=_keep, initargs=(self._dataset,)
-        )
-
-    def _submit(self, index: int) -> concurrent.futures.Future[Any]:
-        if self._dataset.use_multiprocessing:
-            return self._pool.submit(_kept_item, index)  # type: ignore[union-attr]
-        return self._pool.submit(self._dataset.__getitem__, index)  # type: ignore[union-attr]
-
-    def restart(self) -> None:
-        self.forget()
-        if self._dataset.num_batches is not None:
-            self.order.restart(self._dataset.num_batches)
-
-    def forget(self) -> None:
-        for future in self._futures.values():
-            future.cancel()
-        self._futures = {}
-
-    def close(self) -> None:
-        self.forget()
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
-
-
-class _Count:
-    """The indices 0, 1, 2, ... of an endless `PyDataset`."""
-
-    def __init__(self) -> None:
-        self._next = 0
-
-    def take(self, count: int) -> IntArray:
-        self._next += count
-        return np.arange(self._next - count, self._next)
-
-    def upcoming(self, count: int) -> list[int]:
-        return list(range(self._next, self._next + count))
-
-    def state(self) -> int:
-        return self._next
-
-    def restore(self, state: int) -> None:
-        self._next = state
-
-
-# The dataset of a worker process, which can keep it between items only in a global.
-_dataset: Any = None
-
-
-def _keep(dataset: Any) -> None:
-    global _dataset
-    _dataset = dataset
-
-
-def _kept_item(index: int) -> Any:
-    return _dataset[index]
 
 
 def _as_numpy(leaf: Any) -> Array | None:

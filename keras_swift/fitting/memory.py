@@ -126,6 +126,26 @@ class ExampleMemory:
         rows[:, 3] = np.where(np.isnan(rows[:, 1]), np.nan, rows[:, 1] <= 0)
         np.add.at(self._sums, indices, rows)
 
+    def resize(self, size: int) -> None:
+        """Makes room for `size` examples; the first ones keep their numbers."""
+        kept, extra = slice(None, size), max(0, size - len(self))
+        self._latest = np.pad(self._latest[kept], ((0, extra), (0, 0)), constant_values=np.nan)
+        if self._averages:
+            self._sums = np.pad(self._sums[kept], ((0, extra), (0, 0)))
+            self._counts = np.pad(self._counts[kept], (0, extra))
+
+    def arranged(self, order: IntArray) -> ExampleMemory:
+        """The latest numbers of the same examples in another order.
+
+        Args:
+            order: int array, shape `(n,)`, the present index of each example, or -1 for one that
+                was not seen.
+        """
+        found = ExampleMemory(len(order))
+        there = (order >= 0) & (order < len(self))
+        found.record(np.flatnonzero(there), self._latest[order[there]])
+        return found
+
     def state(self) -> State:
         """State for `restore`, exact to the last bit."""
         return {

@@ -16,6 +16,7 @@ import numpy as np
 from keras_swift import backends
 from keras_swift._types import ArrayTree, Seed, State
 from keras_swift.backends.base import Tap, Values
+from keras_swift.data.places import PlacedReader, Places
 from keras_swift.data.reader import ArrayReader, Examples
 from keras_swift.data.stream_reader import StreamReader
 from keras_swift.fitting.arguments import TrainingData
@@ -23,6 +24,7 @@ from keras_swift.fitting.memory import ExampleMemory
 from keras_swift.importance.batch import Batch
 from keras_swift.importance.gate import RATIOS, CostGate, Gate, PublishedGate
 from keras_swift.importance.lookahead import Lookahead
+from keras_swift.importance.pool import PooledSampler
 from keras_swift.importance.remembered import RememberedSampler
 from keras_swift.importance.sampler import ImportanceSampler, uniform_batch
 from keras_swift.scoring.compiled import build_for
@@ -118,30 +120,38 @@ class Batches:
         # `"auto"` measures its two types on a presample.
         scorer.settle(*self.reader.first(self.reader.presample_size(self._fresh.gate.ratio)))
         self._lookahead = Lookahead(self._fresh, model)
+        self._pooled: PooledSampler | None = None
         self.within_epoch = False
         self.ends_with_a_pass = ends_with_a_pass
         self._steps_in_pass = 0
 
-    def remember(self, memory: ExampleMemory, tap: Tap, floor: float, scale_steps: bool) -> None:
+    def remember(
+        self,
+        memory: ExampleMemory,
+        tap: Tap,
+        floor: float,
+        scale_steps: bool,
+        places: Places | None = None,
+    ) -> None:
         """Draws by remembered scores from here on.
 
         Args:
-            memory: `ExampleMemory` of as many examples as there are.
+            memory: `ExampleMemory` of as many examples as there are, or as have a number in
+                `places`.
             tap: `Tap` that will record the training steps.
             floor: float in [0, 1), the uniform share of the probabilities.
             scale_steps: bool, whether batches scale the learning rate up.
+            places: `Places` of the examples of a stream. Defaults to `None`, for arrays.
         """
-        if not isinstance(self.reader, ArrayReader):
+        fresh, reader = self._fresh, self.reader
+        rest = (memory, floor, fresh.generator, fresh.check_labels, scale_steps)
+        sampler: RememberedSampler
+        if isinstance(reader, ArrayReader):
+            sampler = RememberedSampler(reader, self.scorer, *rest)
+        elif places is not None:
+            sampler = self._pooled = PooledSampler(PlacedReader(reader, places), self.scorer, *rest)
+        else:
             raise TypeError("Scores are remembered by index. Received: a stream, which has none.")
-        sampler = RememberedSampler(
-            self.reader,
-            self.scorer,
-            memory,
-            floor,
-            self._fresh.generator,
-            self._fresh.check_labels,
-            scale_steps,
-        )
         sampler.listen(tap, self._in_flight)
         self._lookahead = Lookahead(sampler, self.model)
 
@@ -211,6 +221,8 @@ class Batches:
         if isinstance(lookahead.sampler, RememberedSampler) and lookahead.sampler.is_deaf:
             warnings.warn(NOT_RECORDED, stacklevel=2)
             lookahead.sampler = self._fresh
+        if self._pooled is not None and self._pooled.is_over:
+            lookahead.sampler = self._fresh
         batch = lookahead.next(self._steps_left)
         if self._processes > 1 and len(batch.importance) != self.batch_size:
             raise ValueError(
@@ -257,12 +269,18 @@ class Batches:
         Returns:
             A dict of plain values and arrays.
         """
-        return {"reader": self.reader.state(), **self._lookahead.sampler.state()}
+        state = {"reader": self.reader.state(), **self._lookahead.sampler.state()}
+        if self._pooled is not None:
+            state |= {"fresh": self._fresh.state(), **self._pooled.state()}
+        return state
 
     def restore(self, state: State) -> None:
         """Restores what `state` returned."""
         self.reader.restore(state["reader"])
         self._lookahead.sampler.restore(state)
+        if self._pooled is not None:
+            self._fresh.restore(state["fresh"])
+            self._pooled.restore(state)
 
     def first(self, count: int) -> tuple[ArrayTree, ArrayTree, ArrayTree]:
         """The first examples of the data; changes no state.

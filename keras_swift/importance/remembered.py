@@ -19,7 +19,7 @@ import numpy as np
 from keras_swift._types import FloatArray, IntArray, State
 from keras_swift.backends.base import Tap
 from keras_swift.data.draws import systematic_draw
-from keras_swift.data.reader import ArrayReader
+from keras_swift.data.reader import ArrayReader, Examples
 from keras_swift.fitting.memory import ExampleMemory
 from keras_swift.importance import resampling
 from keras_swift.importance.batch import Batch, mask_correction
@@ -141,19 +141,15 @@ class RememberedSampler:
         self._forget_unread()
         if self.scorer.has_masks and self._valid is None:
             outputs = len(self.scorer.outputs)
-            self._valid = np.full((self.reader.size, outputs), np.nan, np.float32)
+            self._valid = np.full((len(self.memory), outputs), np.nan, np.float32)
 
     def next_batch(self, steps_left: int = 1) -> Batch:
         """The next batch of the part; draws the next part when this one is used up."""
         part = self._ready_part(steps_left)
-        rows = slice(part.used, part.used + self.reader.batch_size)
-        indices, weights = part.indices[rows], part.weights[rows]
-        part.used += len(indices)
-        candidate = None if part.candidate is None else part.candidate[rows]
+        examples, indices, weights, candidate = self._take(part)
         self._unread.append((indices, weights, candidate))
         self._unread_rows += len(indices)
         self._unheard += 1
-        examples = self.reader.examples(indices, by_index=self._by_index)
         x, y, sample_weight = examples.data
         if y is not None:
             self._check_labels(y)
@@ -164,7 +160,7 @@ class RememberedSampler:
             y=y,
             weights=self.scorer.loss_weights(weights, sample_weight, self._corrections(indices)),
             importance=weights.astype(np.float32),
-            indices=indices,
+            indices=examples.indices,
             sample_weight=sample_weight,
             scores=self.memory.score[indices].astype(np.float64),
             presample_size=len(indices),
@@ -172,6 +168,15 @@ class RememberedSampler:
             rate_scale=part.rate_scale,
             gain=part.gain,
         )
+
+    def _take(self, part: Part) -> tuple[Examples, IntArray, FloatArray, FloatArray | None]:
+        """The part's next batch: its examples, their indices, weights and candidate weights."""
+        rows = slice(part.used, part.used + self.reader.batch_size)
+        indices, weights = part.indices[rows], part.weights[rows]
+        part.used += len(indices)
+        candidate = None if part.candidate is None else part.candidate[rows]
+        examples = self.reader.examples(indices, by_index=self._by_index)
+        return examples, indices, weights, candidate
 
     def batches_ready(self, steps_left: int) -> int:
         """How many batches can be drawn before the model must be read again; 1 or more."""
@@ -250,25 +255,36 @@ class RememberedSampler:
         self._gain.update(*self._sums)
         self._sums = [0.0, 0.0]
         steps = min(self._part_steps, max(1, steps_left))
-        size = steps * self.reader.batch_size
         scores = self._scores()
         if scores is None:
-            indices = self.reader.uniform_indices(size)
-            return Part(indices, np.ones(len(indices)))
+            return self._uniform_part(steps)
         probability = resampling.sampling_probability(scores, self._floor)
         weights = resampling.importance_weights(probability)
         self._tau = resampling.variance_reduction(resampling.sampling_probability(scores))
         if not self._is_worth_it(scores, weights):
-            indices = self.reader.uniform_indices(size)
-            return Part(indices, np.ones(len(indices)), weights[indices])
-        indices = systematic_draw(size * probability, self._generator)
-        drawn, gain = weights[indices], self._gain.value
-        scale = max(1.0, gain) if self._scale_steps else 1.0
-        return Part(indices, drawn, drawn, True, rate_scale=scale, gain=gain)
+            return self._uniform_part(steps, weights)
+        part = self._drawn_part(steps, scores, probability)
+        if part.by_importance:
+            part.gain = self._gain.value
+            part.rate_scale = max(1.0, part.gain) if self._scale_steps else 1.0
+        return part
+
+    def _uniform_part(self, steps: int, candidates: FloatArray | None = None) -> Part:
+        """The next examples of the permutation; `candidates` are weights, shape `(n,)`."""
+        indices = self.reader.uniform_indices(steps * self.reader.batch_size)
+        candidate = None if candidates is None else candidates[indices]
+        return Part(indices, np.ones(len(indices)), candidate)
+
+    def _drawn_part(self, steps: int, scores: FloatArray, probability: FloatArray) -> Part:
+        """Examples drawn by their scores, or the probabilities that follow; both `(n,)`."""
+        expected = steps * self.reader.batch_size * probability
+        indices = systematic_draw(expected, self._generator)
+        drawn = resampling.importance_weights(probability)[indices]
+        return Part(indices, drawn, drawn, by_importance=True)
 
     def _scores(self) -> FloatArray | None:
         """The scores of all examples, shape `(n,)`; `None` while too few are known."""
-        if self.memory.known_share < KNOWN:
+        if self.memory.seen.sum() < KNOWN * self.reader.size:
             return None
         if not self._gain.is_measured and self.reader.is_within_pass:
             # The first epoch is uniform to its end, as in `fit`.
@@ -300,6 +316,7 @@ class RememberedSampler:
             self.is_deaf = self.is_deaf or self._unheard > ahead
             return
         self._unheard = len(self._unread)
+        self._make_room()
         indices = np.concatenate([batch[0] for batch in batches])
         outputs = 0 if self._valid is None else self._valid.shape[1]
         numbers = rows[:count, : rows.shape[1] - outputs]
@@ -313,6 +330,10 @@ class RememberedSampler:
             squares[~np.isfinite(squares)] = 0.0
             self._sums[0] += float(np.sum(weights * squares))
             self._sums[1] += float(np.sum(weights * candidate * squares))
+
+    def _make_room(self) -> int:
+        """Makes room in the memory for all examples known so far; returns their number."""
+        return len(self.memory)
 
     def _forget_unread(self) -> None:
         self._unread.clear()

@@ -15,7 +15,6 @@ from keras_swift import backends
 from keras_swift._display import html_table
 from keras_swift._types import ArrayTree, Score, ScoringDtype, Seed
 from keras_swift.backends.base import Tap
-from keras_swift.data.reader import ArrayReader
 from keras_swift.fitting.arguments import resolve_fit_arguments
 from keras_swift.fitting.callbacks import OutOfTheBar, StepBarrier
 from keras_swift.fitting.memory import ExampleMemory
@@ -27,6 +26,7 @@ from keras_swift.importance.batches import Batches
 from keras_swift.importance.callback import SamplingCallback
 from keras_swift.importance.feed import Feed
 from keras_swift.importance.gate import COST_RATIO
+from keras_swift.importance.recollection import Recollection, are_known_again
 from keras_swift.importance.train_step import WeightedStep
 from keras_swift.scoring.compiled import needs_targets, uniform_warning, why_uniform
 from keras_swift.scoring.gradient_norm import NoExampleLoss
@@ -63,7 +63,10 @@ class ImportanceTraining:
     are uniform.
 
     Scores are remembered by the index of an example, so `x` must be arrays
-    (in memory or on disk). For streams, and for models whose training step
+    (in memory or on disk), or a finite `PyDataset`, whose examples are known
+    by batch and row: it is read once an epoch, as in `fit`, and drawn from a
+    pool of its next batches. For other streams, for a `PyDataset` that
+    reorders its examples between epochs, and for models whose training step
     cannot be recorded, a uniform presample of `r` batches is scored in one
     forward pass while the variance gain exceeds its cost, `k > 1 + f r`. A
     number for `presample` selects the paper's rule, with fresh scores, for
@@ -124,8 +127,9 @@ class ImportanceTraining:
         memory: `ExampleMemory`, what the last `fit` remembered of each
             example: `score`, `loss`, `margin`, `probability` and `wrong`,
             arrays of shape `(n,)`, NaN for examples not seen; `None` if
-            nothing was remembered. Another `fit` on the same arrays continues
-            with it.
+            nothing was remembered. For a `PyDataset` a copy at that time, in
+            the order of batches and rows. Another `fit` on the same arrays,
+            or the same object, continues with it.
 
     Raises:
         TypeError: if `model` is not a Keras model.
@@ -168,11 +172,19 @@ class ImportanceTraining:
         self.cost_ratio = cost_ratio
         self.score_inputs = score_inputs
         self.scale_learning_rate = scale_learning_rate
-        self.memory: ExampleMemory | None = None
-        self._memory_of: Any = None
+        self._recollection = Recollection()
         self._generator = np.random.default_rng(_keras_seed() if seed is None else seed)
         self._weighted_step = WeightedStep(model)
         self._scorer = Scorer(model, (score,), scoring_dtype)
+
+    @property
+    def memory(self) -> ExampleMemory | None:
+        """`ExampleMemory` of the last `fit`; `None` if nothing was remembered, or to forget it."""
+        return self._recollection.memory
+
+    @memory.setter
+    def memory(self, nothing: None) -> None:
+        self._recollection.forget()
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value}" for name, value in self._settings())
@@ -182,7 +194,8 @@ class ImportanceTraining:
         built = self.model.built
         size = f"{self.model.count_params():,} parameters" if built else "not built yet"
         rows = [("model", f"{self.model.name}, {size}")]
-        remembered = "nothing yet" if self.memory is None else repr(self.memory).strip("<>")
+        memory = self.memory
+        remembered = "nothing yet" if memory is None else repr(memory).strip("<>")
         return html_table(
             "ImportanceTraining", [*rows, *self._settings(), ("remembers", remembered)]
         )
@@ -332,30 +345,28 @@ class ImportanceTraining:
 
     def _remember(self, batches: Batches, scales: bool) -> None:
         """Records the steps and draws batches by the recorded scores, if possible."""
-        reader = batches.reader
         obstacle = backends.active().tap_obstacle(self.model)
-        if (
-            not isinstance(reader, ArrayReader)
-            or self.score == "full_gradient_norm"
-            or obstacle is not None
-        ):
-            if isinstance(reader, ArrayReader) and obstacle:
+        has_index = are_known_again(batches.reader)
+        memory = None
+        if has_index and self.score != "full_gradient_norm" and obstacle is None:
+            memory = self._recollection.of(batches.reader)
+        else:
+            self._recollection.forget()
+            if has_index and obstacle:
                 warnings.warn(
                     f"{obstacle} Until then examples are drawn by fresh scores of a presample, "
                     "while those pay.",
                     stacklevel=3,
                 )
-            self.memory = None
+        if memory is None:
             self._weighted_step.record(None)
             return
-        before, self._memory_of = self._memory_of, reader.identity()
-        if self.memory is None or before != self._memory_of:
-            # Scores of other data would be wrong, which costs variance but no bias.
-            self.memory = ExampleMemory(reader.size)
-        rows = remembered.UNREAD + (remembered.TOGETHER + 2) * batches.batch_size
+        # The batches of a `PyDataset` may be much larger than its first.
+        rows = 2 * remembered.UNREAD + (remembered.TOGETHER + 2) * batches.batch_size
         self._weighted_step.record(StepScores(self._scorer), rows)
         floor = remembered.FLOOR if self.floor is None else self.floor
-        batches.remember(self.memory, cast(Tap, self._weighted_step.tap), floor, scales)
+        tap = cast(Tap, self._weighted_step.tap)
+        batches.remember(memory, tap, floor, scales, self._recollection.places)
 
 
 def _keras_seed() -> int:

@@ -367,3 +367,24 @@ def test_array_reader_looks_like_a_stream_reader():
     expected = found.presample(6).indices.tolist()
     found.restore(state)
     assert found.presample(6).indices.tolist() == expected
+
+
+def test_the_first_batch_is_not_the_last_one_which_may_be_smaller():
+    sizes = {
+        StreamReader(Numbered(4, last=1), None, generators(seed), True, None).batch_size
+        for seed in range(20)
+    }
+    assert sizes == {3}
+    assert stream_reader(Numbered(1, last=1), shuffle=True).batch_size == 1
+
+
+def test_workers_may_be_let_read_further_ahead_than_their_queue():
+    dataset = Numbered(9, workers=2, max_queue_size=1)
+    stream = Stream(dataset)
+    stream.read_ahead(6)
+    first_of(stream, 1)
+    end = time.monotonic() + 10
+    while len(dataset.asked) < 6 and time.monotonic() < end:
+        time.sleep(0.01)
+    stream.close()
+    assert sorted(dataset.asked) == list(range(6))

@@ -58,3 +58,20 @@ def test_state_goes_round():
     other.record(np.array([2]), ROWS[2:])
     for name in ("score", "loss", "margin", "mean_loss", "share_wrong"):
         np.testing.assert_array_equal(getattr(other, name), getattr(memory, name))
+
+
+def test_a_memory_takes_another_size_and_order():
+    for averages in (False, True):
+        memory = ExampleMemory(2, averages)
+        values = np.arange(8.0, dtype="float32").reshape(2, 4)
+        memory.record(np.array([1, 0]), values)
+        memory.resize(4)
+        assert memory.score.tolist()[:2] == [4.0, 0.0] and memory.known_share == 0.5
+        memory.record(np.array([3]), values[:1] + 20)
+        found = memory.arranged(np.array([3, 9, -1, 1, 0]))
+        np.testing.assert_array_equal(found.score, [20.0, np.nan, np.nan, 0.0, 4.0])
+        np.testing.assert_array_equal(found.probability, [23.0, np.nan, np.nan, 3.0, 7.0])
+        if averages:
+            np.testing.assert_array_equal(memory.mean_loss, [5.0, 1.0, np.nan, 21.0])
+        memory.resize(1)
+        assert memory.score.tolist() == [4.0]

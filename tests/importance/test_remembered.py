@@ -530,20 +530,8 @@ def test_streams_are_not_remembered(digits):
     trainer.fit(x, y, verbose=0)
     assert trainer.memory is not None
     batches = [(x[i : i + 32], y[i : i + 32]) for i in (0, 32, 64)]
-    trainer.fit(batches_of(batches), verbose=0)
+    trainer.fit(iter(batches), verbose=0)
     assert trainer.memory is None
-
-
-def batches_of(batches):
-    class Dataset(keras.utils.PyDataset):
-        @property
-        def num_batches(self):
-            return len(batches)
-
-        def __getitem__(self, index):
-            return batches[index]
-
-    return Dataset()
 
 
 def test_a_fit_of_the_models_own_may_call_ours(digits):
