@@ -19,23 +19,14 @@ from keras_swift._types import Array, FloatArray, IntArray
 from keras_swift.swift.mixture import Doubts, WrongShare, find_doubts
 from keras_swift.swift.record import FinishedRecord
 from keras_swift.swift.sampler import SwiftSampler
-from keras_swift.swift.search.choice import candidates
+from keras_swift.swift.search.choice import candidates, is_clearly_better
 from keras_swift.swift.search.held_out import (
-    LABEL_ACCURACY,
-    LABEL_PROBABILITY,
-    TEMPERED_PROBABILITY,
     difference_noise,
 )
 from keras_swift.swift.search.trial import Direction, SearchTrial, signed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-# A sampler is clearly better above this many standard errors of the difference.
-CLEARLY = 2.0
-# The share of the way from uniform's label probability to 1 above which a model is better although
-# it gets no more labels right.
-MUCH_SURER = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +83,11 @@ class SearchResult:
 
         If trials were confirmed, the best of those that were better than
         uniform *from scratch*, by more than two standard errors of the
-        difference. If they are judged by the tempered probability of the label,
-        it must also get no fewer labels right than chance allows; if by the
-        probability itself, more labels, or no fewer than chance allows and close
-        a quarter of the gap from uniform's probability of the label to 1.
+        difference, and got no fewer labels right than chance allows. If they
+        are judged by the tempered probability of the label, it is enough to be
+        no worse by it than one standard error, if the probability itself closes
+        a quarter of the gap from uniform's to 1. If they are judged by the
+        probability itself, a sampler must do that or get more labels right.
 
         If not, the trial that draws most evenly among those as good as the best
         one, if it is better than uniform by the same margin.
@@ -111,27 +103,7 @@ class SearchResult:
         return self.uniform
 
     def _is_better(self, trial: SearchTrial, uniform: SearchTrial) -> bool:
-        """Whether a trial beats uniform by more than the sampling error of the validation data."""
-        noise = difference_noise(trial.values, uniform.values)
-        if not self._gain(trial, uniform) > (CLEARLY * noise if math.isfinite(noise) else 0.0):
-            return False
-        if self.objective not in (f"val_{LABEL_PROBABILITY}", f"val_{TEMPERED_PROBABILITY}"):
-            return True
-        # Few different examples make a model confident, right or wrong: seen on clean data.
-        right = f"val_{LABEL_ACCURACY}"
-        if right not in trial.metrics or right not in uniform.metrics:
-            return True
-        more = trial.metrics[right] - uniform.metrics[right]
-        share = uniform.metrics[right]
-        count = 1 if trial.values is None else len(trial.values)
-        # Both are judged on the same examples and mostly agree on them, so less than the binomial
-        # variance distinguishes them. The 0.4 is an assumption, not a measurement.
-        same = math.sqrt(2.0 * 0.4 * max(share * (1.0 - share), 0.0) / count)
-        if self.objective == f"val_{TEMPERED_PROBABILITY}":
-            return more > -same
-        # Wrong labels lower a model's confidence long before they lower its accuracy.
-        sure = self._gain(trial, uniform) / max(1.0 - uniform.objective, 1e-9)
-        return more > 0 or (more > -same and sure > MUCH_SURER)
+        return is_clearly_better(trial, uniform, self.objective, self.direction)
 
     @property
     def sampler(self) -> SwiftSampler:

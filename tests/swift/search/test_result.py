@@ -22,11 +22,13 @@ def cut(share):
     return SwiftSampler([share, share], [1, 1, 0, 0], [1.0], ["loss"], "cdf")
 
 
-def trial(number, sampler, objective, noise=0.0, right=None):
+def trial(number, sampler, objective, noise=0.0, right=None, **probabilities):
     """A trial whose difference to any of other noise has a standard error."""
     # Two validation examples: the standard error of a mean of `(-a, a)` is `a`.
     values = objective + np.array([-noise, noise])
-    metrics = {} if right is None else {"val_label_accuracy": right}
+    metrics = {f"val_{name}_probability": value for name, value in probabilities.items()}
+    if right is not None:
+        metrics["val_label_accuracy"] = right
     return SearchTrial(number, sampler, objective, 1.0, "COMPLETED", metrics, values)
 
 
@@ -130,7 +132,10 @@ def test_what_was_confirmed_decides():
 )
 def test_a_surer_model_that_gets_no_more_right_has_to_be_much_surer(probability, right, best):
     trials = [trial(0, UNIFORM, 0.5), trial(1, cut(0.6), 0.9)]
-    confirmed = [trial(0, UNIFORM, 0.6, right=0.8), trial(1, cut(0.6), probability, right=right)]
+    confirmed = [
+        trial(0, UNIFORM, 0.6, right=0.8, label=0.6),
+        trial(1, cut(0.6), probability, right=right, label=probability),
+    ]
     found = result(trials, confirmed, objective="val_label_probability")
     assert found.best.number == best
     # Who asks for another objective gets it.
@@ -138,15 +143,44 @@ def test_a_surer_model_that_gets_no_more_right_has_to_be_much_surer(probability,
 
 
 @pytest.mark.parametrize(
-    ("tempered", "right", "best"),
-    # Of two examples' accuracy, 0.25 is chance.
-    [(0.65, 0.81, 1), (0.65, 0.56, 1), (0.65, 0.54, 0), (0.60, 0.90, 0)],
+    ("tempered", "probability", "right", "best"),
+    # Uniform: 0.6, 0.3 and 0.8; the standard error is 0.01. Of two examples' accuracy, 0.25 is
+    # chance, and 0.475 closes a quarter of the gap to 1.
+    [
+        (0.63, 0.30, 0.81, 1),
+        (0.63, 0.30, 0.56, 1),
+        (0.63, 0.90, 0.54, 0),
+        (0.61, 0.47, 0.90, 0),
+        (0.61, 0.48, 0.56, 1),
+        (0.595, 0.48, 0.56, 1),
+        (0.585, 0.48, 0.90, 0),
+        (0.61, 0.48, 0.54, 0),
+    ],
 )
-def test_at_one_confidence_no_fewer_right_than_chance_is_enough(tempered, right, best):
+def test_at_one_confidence_a_much_surer_model_has_only_to_be_no_worse(
+    tempered, probability, right, best
+):
     trials = [trial(0, UNIFORM, 0.5), trial(1, cut(0.6), 0.9)]
-    confirmed = [trial(0, UNIFORM, 0.6, right=0.8), trial(1, cut(0.6), tempered, right=right)]
+    confirmed = [
+        trial(0, UNIFORM, 0.6, right=0.8, label=0.3),
+        trial(1, cut(0.6), tempered, 0.01, right=right, label=probability),
+    ]
     found = result(trials, confirmed, objective="val_tempered_probability")
     assert found.best.number == best
+
+
+def test_the_surest_of_those_as_good_is_confirmed_too():
+    def judged(number, share, tempered, label):
+        both = {"tempered": tempered, "label": label}
+        return trial(number, cut(share), tempered, 0.01 * number, **both)
+
+    trials = [trial(0, UNIFORM, 0.5)]
+    trials += [judged(1, 0.9, 0.60, 0.3), judged(2, 0.4, 0.605, 0.7), judged(3, 0.6, 0.61, 0.5)]
+    trials += [judged(4, 0.3, 0.5, 0.9)]
+    found = candidates(trials, "max", {"loss": RANKS}, 9)
+    # The most even one, the surest, the best of the others; the fourth is too far behind.
+    assert [t.number for t in found] == [1, 2, 3, 4]
+    assert [t.number for t in candidates(trials, "max", {"loss": RANKS}, 2)] == [1, 2]
 
 
 def test_price_counts_trials_confirmation_and_record():
