@@ -183,6 +183,7 @@ def test_settings_tried_with_fewer_seeds_are_not_chosen(time_to_loss):
     assert [(r["rate"], r["seed"]) for r in methods] == [(0.1, 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="run on one backend")
 def test_a_report_trains_what_was_chosen_once(tmp_path):
     out = str(tmp_path / "rows.jsonl")

@@ -125,7 +125,10 @@ def test_the_steps_of_an_epoch_add_up_to_those_of_all_examples(shuffle):
     assert np.std(sums) > 0.1 and largest <= 2.0
 
 
-@pytest.mark.parametrize("settings", [{}, {"workers": 2, "max_queue_size": 2}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, pytest.param({"workers": 2, "max_queue_size": 2}, marks=pytest.mark.slow)],
+)
 def test_each_batch_is_read_once_an_epoch_and_importance_gains(digits, settings):
     source, counts = Rows(digits[0][:640], digits[1][:640], **settings), []
 
@@ -144,7 +147,9 @@ def test_each_batch_is_read_once_an_epoch_and_importance_gains(digits, settings)
     assert history["gain"][-1] > 1.1
 
 
-@pytest.mark.parametrize("lengths", [None, [7, 50, 1, 42], [1, 99]])
+@pytest.mark.parametrize(
+    "lengths", [None, [7, 50, 1, 42], pytest.param([1, 99], marks=pytest.mark.slow)]
+)
 def test_memory_and_draws_are_in_the_order_of_batches_and_rows(digits, lengths):
     x, y = digits[0][:100], digits[1][:100]
     model, reading = known(digits, 0.0), Reading()
@@ -281,6 +286,7 @@ def test_batches_that_change_their_length_are_not_remembered(digits):
 
 
 @pytest.mark.filterwarnings("ignore:`presample='auto'` cannot draw by importance:UserWarning")
+@pytest.mark.slow
 def test_batches_of_several_lengths_of_time_train_on(digits):
     x, y = digits[0][:160].reshape(160, 8, 8), digits[1][:160]
 
@@ -331,6 +337,7 @@ def test_steps_per_execution_and_short_epochs(digits):
     assert history["importance"] == [0.0, 1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_short_epochs_wait_for_the_scores_of_most_examples(digits):
     x, y = digits[0][:320], digits[1][:320]
     trainer = ks.ImportanceTraining(known(digits), seed=0)

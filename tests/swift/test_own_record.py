@@ -72,6 +72,7 @@ def test_another_fit_on_the_same_arrays_goes_on_with_the_record(digits):
     assert np.all(np.array(other.counts)[:2] == 1)
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_result(digits):
     models = [classifier() for _ in range(2)]
     for model in models:
@@ -79,6 +80,7 @@ def test_one_seed_gives_one_result(digits):
     assert_same_weights(*models)
 
 
+@pytest.mark.slow
 def test_the_gradient_norm_of_the_transform_is_recorded_too(digits):
     sampler = ks.SwiftSampler([0.4], [0.5, 0, 1], [1.0], ["mean_loss"], "cgf")
     model = classifier(0.0)

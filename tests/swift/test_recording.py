@@ -121,7 +121,9 @@ def test_steps_record_what_a_forward_pass_would(task):
     assert recorder.cost == 0.0
 
 
-@pytest.mark.parametrize("task", [classifier_task, sequence_task])
+@pytest.mark.parametrize(
+    "task", [classifier_task, pytest.param(sequence_task, marks=pytest.mark.slow)]
+)
 def test_sample_weights_are_left_out(task):
     model, x, y = task(70)
     weight = np.random.default_rng(1).uniform(0, 2, y.shape).astype("float32")
@@ -129,7 +131,9 @@ def test_sample_weights_are_left_out(task):
     assert_same_record(recorder.record, looks)
 
 
-@pytest.mark.parametrize("compiled", [{"jit_compile": True}, {"run_eagerly": True}])
+@pytest.mark.parametrize(
+    "compiled", [{"jit_compile": True}, pytest.param({"run_eagerly": True}, marks=pytest.mark.slow)]
+)
 def test_any_way_to_run_a_step_is_recorded(compiled):
     if compiled.get("jit_compile") and keras.backend.backend() == "torch":
         pytest.skip("needs a C++ compiler that works")
@@ -203,7 +207,10 @@ def test_recording_leaves_training_alone(digits):
         np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("error", [None, RuntimeError("mine"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error",
+    [None, pytest.param(RuntimeError("mine"), marks=pytest.mark.slow), KeyboardInterrupt()],
+)
 @pytest.mark.parametrize("trained", [False, True])
 def test_nothing_is_left_in_the_model(error, trained):
     class Failing(keras.callbacks.Callback):
