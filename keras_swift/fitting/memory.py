@@ -1,7 +1,7 @@
 """A store of what training computed for each example: score, loss, margin and label probability.
 
 A training step computes the outputs from which all of these follow, so remembering them costs no
-forward pass. `importance.remembered` fills the store.
+forward pass. `importance.remembered` and `swift.recording` fill it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ COLUMNS = ("score", "loss", "margin", "probability")
 class ExampleMemory:
     """The latest numbers of every example, by its index in the data.
 
-    Takes 16 bytes an example, and with `averages` 24 more.
+    Takes 16 bytes an example, and with `averages` 36 more.
 
     Args:
         size: int, `n`, the number of examples.
@@ -32,7 +32,7 @@ class ExampleMemory:
     def __init__(self, size: int, averages: bool = False) -> None:
         self._latest = np.full((size, len(COLUMNS)), np.nan, np.float32)
         # Sums of loss, margin, probability and the number of wrong predictions.
-        self._sums = np.zeros((size if averages else 0, 4), np.float32)
+        self._sums = np.zeros((size if averages else 0, 4))
         self._counts = np.zeros(size if averages else 0, np.int32)
         self._averages = averages
 
@@ -87,22 +87,22 @@ class ExampleMemory:
 
     @property
     def mean_loss(self) -> FloatArray:
-        """float32 array, shape `(n,)`: the mean loss over all times the example was trained on."""
+        """float64 array, shape `(n,)`: the mean loss over all times the example was trained on."""
         return self._mean(0)
 
     @property
     def mean_margin(self) -> FloatArray:
-        """float32 array, shape `(n,)`: the mean margin likewise."""
+        """float64 array, shape `(n,)`: the mean margin likewise."""
         return self._mean(1)
 
     @property
     def mean_probability(self) -> FloatArray:
-        """float32 array, shape `(n,)`: the mean probability of the label likewise."""
+        """float64 array, shape `(n,)`: the mean probability of the label likewise."""
         return self._mean(2)
 
     @property
     def share_wrong(self) -> FloatArray:
-        """float32 array, shape `(n,)`: the share of wrong predictions, 0 to 1."""
+        """float64 array, shape `(n,)`: the share of wrong predictions, 0 to 1."""
         return self._mean(3)
 
     def record(self, indices: IntArray, values: FloatArray) -> None:
@@ -165,5 +165,5 @@ class ExampleMemory:
                 "a memory of only the latest numbers."
             )
         with np.errstate(invalid="ignore", divide="ignore"):
-            mean = self._sums[:, column] / self._counts
-        return mean.astype(np.float32)
+            mean: FloatArray = self._sums[:, column] / self._counts
+        return mean

@@ -18,7 +18,7 @@ from keras_swift.data.arrays import ArraySource
 from keras_swift.swift.datasets import DrawnDataset
 from keras_swift.swift.features import IN_CLASS, Features, compute_features, rank_in_class
 from keras_swift.swift.outputs import classes_of
-from keras_swift.swift.record import ExampleRecord, FinishedRecord
+from keras_swift.swift.record import FinishedRecord
 from keras_swift.swift.recording import recording
 from keras_swift.swift.sampler import GRADIENT_NORM
 
@@ -68,15 +68,15 @@ class OwnRecord:
 
     def columns(self) -> dict[str, FloatArray]:
         """The features from the record so far."""
-        record = self.recorder.record
-        return {name: self._column(record, name) for name in self._wanted}
+        return {name: self._column(name) for name in self._wanted}
 
-    def _column(self, record: ExampleRecord, name: str) -> FloatArray:
-        if name == GRADIENT_NORM and not np.isfinite(record.gradient_norm).any():
+    def _column(self, name: str) -> FloatArray:
+        if name == GRADIENT_NORM and not self.recorder.has_gradient_norms:
             # The steps cannot be read.
             return self._computed(None, (GRADIENT_NORM,))[GRADIENT_NORM]
-        base = name.removesuffix(IN_CLASS)
-        column: FloatArray = np.array(getattr(record, base), np.float64)
+        record, base = self.recorder.record, name.removesuffix(IN_CLASS)
+        found = record.score if name == GRADIENT_NORM else getattr(record, base)
+        column: FloatArray = np.array(found, np.float64)
         if not record.seen.all():
             # Examples that were never drawn get the mean, neither avoided nor preferred.
             column[~record.seen] = column[record.seen].mean()

@@ -16,9 +16,9 @@ from keras_swift import backends
 from keras_swift._keras import own_methods
 from keras_swift._types import FloatArray, IntArray, Logs
 from keras_swift.data.arrays import ArraySource
+from keras_swift.fitting.memory import ExampleMemory
 from keras_swift.swift.datasets import DrawnDataset
 from keras_swift.swift.outputs import LabelScorer, combined
-from keras_swift.swift.record import ExampleRecord
 from keras_swift.swift.step_record import RecordedStep
 
 # The cost of a forward pass over the data in epochs of training, which have a backward pass too.
@@ -40,7 +40,8 @@ class RecordingCallback(keras.callbacks.Callback):
         step: `RecordedStep` of the model, or `None` for forward passes.
 
     Attributes:
-        record: the `ExampleRecord` so far.
+        record: `ExampleMemory` so far, with averages. Its score is the gradient norm if that is
+            recorded, else the loss.
         cost: float, in epochs of training.
     """
 
@@ -54,7 +55,7 @@ class RecordingCallback(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self._every = every
-        self.record = ExampleRecord(source.size)
+        self.record = ExampleMemory(source.size, averages=True)
         self.cost = 0.0
         self._source = source
         self._scorer = scorer
@@ -67,6 +68,16 @@ class RecordingCallback(keras.callbacks.Callback):
     def has_labels(self) -> bool:
         """bool, whether margins and probabilities are recorded."""
         return self._scorer.labels is not None
+
+    @property
+    def has_gradient_norms(self) -> bool:
+        """bool, whether gradient norms are recorded: only steps compute them."""
+        return self._step is not None and self._norms > 0
+
+    @property
+    def _norms(self) -> int:
+        """How many columns of a step's numbers are gradient norms."""
+        return self._scorer.columns - (3 if self.has_labels else 1)
 
     @contextlib.contextmanager
     def listening(self, dataset: DrawnDataset) -> Iterator[None]:
@@ -121,17 +132,14 @@ class RecordingCallback(keras.callbacks.Callback):
                 stacklevel=2,
             )
             return
-        drawn, numbers = drawn[: len(rows)], rows.astype(np.float64)
-        norms = self._scorer.columns - (3 if self.has_labels else 1)
-        self._add(drawn, numbers[:, norms:], numbers[:, 0] if norms else None)
+        self._add(drawn[: len(rows)], rows)
 
-    def _add(
-        self, indices: IntArray, numbers: FloatArray, gradient_norm: FloatArray | None = None
-    ) -> None:
-        """Adds rows of loss, and of classifiers margin and probability."""
-        nothing = np.full(len(indices), np.nan)
-        loss, margin, probability = (*numbers.T, nothing, nothing)[:3]
-        self.record.add(indices, loss, margin, probability, gradient_norm)
+    def _add(self, indices: IntArray, numbers: FloatArray) -> None:
+        """Adds rows of the gradient norm, if there is one, the loss and what classifiers have."""
+        has_score = numbers.shape[1] in (2, 4)
+        self.record.record(
+            indices, numbers if has_score else np.concatenate([numbers[:, :1], numbers], axis=1)
+        )
 
 
 _UNTIL_THEN = "Until then the record is made by forward passes over the data."
