@@ -36,7 +36,6 @@ import numpy as np
 from scipy.stats import spearmanr
 
 import keras_swift as ks
-from keras_swift.fitting.weight_average import WeightAverage
 from keras_swift.swift.search import held_out
 
 TEMPERATURES = np.array(held_out.TEMPERATURES)
@@ -116,21 +115,17 @@ def run(setting, seed, arguments):
     best = max(result.trials[7:], key=lambda trial: trial.objective)
     samplers, uniform = [], {}
     for trial in (*result.trials[:7], best):
-        model = build(1000 + seed)
-        steps = -(-len(data.y) // arguments.batch_size)
-        average = WeightAverage(arguments.epochs, steps, steps)
-        training = ks.SwiftTraining(model, trial.sampler, seed=seed, features=result.features)
-        training.fit(
-            data.x,
-            data.y,
-            batch_size=arguments.batch_size,
-            epochs=arguments.epochs,
-            callbacks=[average],
-            verbose=0,
+        trained = []
+
+        def kept(seed, trained=trained):
+            trained.append(build(seed))
+            return trained[-1]
+
+        last, averaged = label_noise.retrained(
+            kept, trial.sampler, data, seed, arguments, features=result.features
         )
-        last = label_noise.accuracy(model, data)
-        average.put()
-        scratch = model.predict(data.x_validation, batch_size=500, verbose=0)
+        # With its averaged weights.
+        scratch = trained[-1].predict(data.x_validation, batch_size=500, verbose=0)
         found = {
             "trials": measures(outputs[trial.number], data.y_validation),
             "from scratch": measures(scratch, data.y_validation),
@@ -140,7 +135,7 @@ def run(setting, seed, arguments):
         samplers.append(
             {
                 "trial": trial.number,
-                "test": (last + label_noise.accuracy(model, data)) / 2,
+                "test": (last + averaged) / 2,
                 **{when: compared(found[when], uniform[when]) for when in found},
             }
         )
