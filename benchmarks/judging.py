@@ -106,6 +106,7 @@ def run(setting, seed, arguments):
         finetune_epochs=3 if small else 2,
         pretrain_epochs=arguments.epochs,
         batch_size=arguments.batch_size,
+        features=arguments.features,
         confirm=0,
         seed=seed,
         verbose=0,
@@ -181,6 +182,7 @@ def main():
     parser.add_argument("--examples", type=int, default=10_000, help="CIFAR-10 training images")
     parser.add_argument("--validation", type=int, default=3_000, help="CIFAR-10 validation images")
     parser.add_argument("--width", type=int, default=32, help="of the CIFAR-10 network")
+    parser.add_argument("--features", nargs="+", help="default: those of `search`")
     parser.add_argument("--out", metavar="FILE.jsonl")
     parser.add_argument("--summary", metavar="FILE.jsonl", help="read in place of training")
     arguments = parser.parse_args()

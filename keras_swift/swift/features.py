@@ -46,6 +46,8 @@ NAMES: tuple[FeatureName, ...] = ("loss", "renormed_entropy", "gradient_norm")
 RECORDED = ("mean_loss", "mean_margin", "share_wrong", "mean_probability")
 IN_CLASS = "_in_class"
 RECORDED_NAMES = (*RECORDED, *(name + IN_CLASS for name in RECORDED))
+# Features that a record of the training in progress has: of the loss it has the last one.
+OWN_NAMES = ("loss", *RECORDED_NAMES)
 # Features that are lower for doubtful labels; the others are higher.
 DEFAULTS: tuple[FeatureName, ...] = ("mean_margin", "mean_margin_in_class")
 _DOUBTFUL_LOW = ("mean_margin", "mean_probability", "renormed_entropy")
