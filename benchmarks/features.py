@@ -78,9 +78,7 @@ def run(setting, seed, arguments):
 
     def test(sampler):
         return float(
-            np.mean(
-                label_noise.retrained(build, sampler, data, seed, arguments, features=columns)
-            )
+            np.mean(label_noise.retrained(build, sampler, data, seed, arguments, features=columns))
         )
 
     uniform = test(ks.SwiftSampler.uniform(("loss",), transform="cdf"))

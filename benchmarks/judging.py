@@ -6,7 +6,7 @@
     python benchmarks/judging.py --summary benchmarks/judging.jsonl
 
 Settings and files are those of `label_noise.py`. A search without confirmation tries uniform draws,
-the six graded cuts and five samplers more. Of these, uniform, the cuts and the best of the others
+the seven graded cuts and four samplers more. Of these, uniform, the cuts and the best of the others
 by the search's objective are trained from scratch, and their test accuracy (mean of the last
 weights and of those averaged over the last epoch) is the truth. Every measure judges the validation
 data after each trial, and again after each training from scratch: printed are its rank correlation
@@ -37,6 +37,7 @@ from scipy.stats import spearmanr
 
 import keras_swift as ks
 from keras_swift.swift.search import held_out
+from keras_swift.swift.search.space import CUTS
 
 TEMPERATURES = np.array(held_out.TEMPERATURES)
 
@@ -113,9 +114,10 @@ def run(setting, seed, arguments):
     )
     # The first is that of the pretraining.
     outputs = Watched.outputs[1 : 1 + len(result.trials)]
-    best = max(result.trials[7:], key=lambda trial: trial.objective)
+    cuts = 1 + len(CUTS)
+    best = max(result.trials[cuts:], key=lambda trial: trial.objective)
     samplers, uniform = [], {}
-    for trial in (*result.trials[:7], best):
+    for trial in (*result.trials[:cuts], best):
         trained = []
 
         def kept(seed, trained=trained):

@@ -41,7 +41,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 import keras_swift as ks
 from keras_swift.fitting.weight_average import WeightAverage
-from keras_swift.swift.features import DEFAULTS, RECORDED_NAMES
+from keras_swift.swift.features import OWN_NAMES
 
 Data = collections.namedtuple("Data", "x y wrong x_validation y_validation x_test y_test")
 
@@ -359,18 +359,14 @@ def run(setting, seed, arguments):
         return sampler, {"features": {name: np.asarray(scores, float)}}
 
     if arguments.own_record:
-        recorded = all(name in RECORDED_NAMES for name in result.sampler.features)
+        recorded = all(name in OWN_NAMES for name in result.sampler.features)
         if recorded and not result.sampler.is_uniform:
             # No search of these data: the sampler's features come from the training itself.
             trainings["own record"] = (result.sampler, {"warmup": arguments.warmup})
         # Nor any search at all: a fixed share is left out.
-        margins = ks.compute_features(
-            model, data.x, data.y, DEFAULTS, record=result.record, verbose=0
-        )
+        margins = {"mean_margin": result.record.mean_margin}
         for kept in (0.8, 0.6):
-            cut = ks.SwiftSampler(
-                [1 - kept, 1 - kept], [0, 0, 1, 1], [0.5, 0.5], list(DEFAULTS), "cdf"
-            )
+            cut = ks.SwiftSampler([1 - kept, 1 - kept], [0, 0, 1, 1], [1.0], list(margins), "cdf")
             trainings[f"cut to {kept}"] = (cut, {"features": margins})
             trainings[f"cut to {kept}, own record"] = (cut, {"warmup": arguments.warmup})
     if arguments.rivals is not None:

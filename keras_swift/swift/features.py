@@ -48,8 +48,10 @@ IN_CLASS = "_in_class"
 RECORDED_NAMES = (*RECORDED, *(name + IN_CLASS for name in RECORDED))
 # Features that a record of the training in progress has: of the loss it has the last one.
 OWN_NAMES = ("loss", *RECORDED_NAMES)
+# The mean margin finds wrong labels best; but what a network never learned is better left out by
+# its last loss (docs/swift_sampler.md).
+DEFAULTS: tuple[FeatureName, ...] = ("mean_margin", "loss")
 # Features that are lower for doubtful labels; the others are higher.
-DEFAULTS: tuple[FeatureName, ...] = ("mean_margin", "mean_margin_in_class")
 _DOUBTFUL_LOW = ("mean_margin", "mean_probability", "renormed_entropy")
 
 
@@ -150,13 +152,9 @@ def doubtful_end(name: str) -> float:
     return -1.0 if name.removesuffix(IN_CLASS) in _DOUBTFUL_LOW else 1.0
 
 
-def default_features(model: keras.Model, y: ArrayTree) -> tuple[FeatureName, ...]:
-    """The features that best show wrong labels, among those that suit the model and targets."""
-    if label_outputs(model) is None:
-        return ("mean_loss", "loss")
-    # Sequences and images of labels have no single class.
-    one_class = is_one_class(model) and classes_of(y) is not None
-    return DEFAULTS if one_class else ("mean_margin", "mean_loss")
+def default_features(model: keras.Model) -> tuple[FeatureName, ...]:
+    """The features that best show what to leave out, among those that suit the model."""
+    return DEFAULTS if label_outputs(model) is not None else ("mean_loss", "loss")
 
 
 def rank_in_class(values: FloatArray, classes: IntArray) -> FloatArray:

@@ -110,10 +110,9 @@ def search(
             training from scratch: as many as you would train. Defaults to 30.
         batch_size: int. Defaults to 32.
         features: what the sampler reads, see `compute_features`. Defaults to
-            `None`: `("mean_margin", "mean_margin_in_class")` for classifiers
-            with one label per example, `("mean_margin", "mean_loss")` for other
-            classifiers, else `("mean_loss", "loss")`. The paper's are
-            `("loss", "renormed_entropy")`.
+            `None`: `("mean_margin", "loss")` for classifiers, else
+            `("mean_loss", "loss")`. The paper's are `("loss",
+            "renormed_entropy")`.
         segments: int, linear pieces of the sampler's function. Defaults to 4.
         transform: `"cgf"` or `"cdf"`, see `SwiftSampler`.
         objective: a name from the logs of `fit`, a `keras_tuner.Objective`, or
@@ -208,9 +207,9 @@ def search(
     build(model, *first)
     note = ""
     if features is None:
-        named = named_features(default_features(model, source.y))
+        named = named_features(default_features(model))
         if tuple(named) != DEFAULTS:
-            note = f"in place of {', '.join(DEFAULTS)}, which need one label per example"
+            note = f"in place of {', '.join(DEFAULTS)}, which are for classifiers"
     with Unchanged(model):
         judge = Judge(model, validation_data, batch_size)
         parsed = find_objective(judge, objective)

@@ -23,8 +23,18 @@ METHODS = ("bayesian", "random")
 # Examples on which two samplers are compared. Their distance then has a standard error of a few
 # percent, and 4,000 candidates take a tenth of a second.
 REFERENCE_SIZE = 256
-# Shares of the examples that the first trials keep, ordered so that even a few cover the range.
-CUTS = (0.6, 0.8, 0.4, 0.9, 0.7, 0.5)
+# Shares of the examples that the first trials keep, the least doubtful by the first feature, by the
+# second and by both, ordered so that even a few cover the range.
+FIRST, SECOND, BOTH = (0,), (1,), (0, 1)
+CUTS = (
+    (FIRST, 0.6),
+    (SECOND, 0.7),
+    (FIRST, 0.8),
+    (FIRST, 0.4),
+    (BOTH, 0.7),
+    (FIRST, 0.9),
+    (SECOND, 0.5),
+)
 
 
 class SamplerSpace:
@@ -92,35 +102,40 @@ class SamplerSpace:
     def design(self) -> list[SwiftSampler]:
         """The first samplers of a search: graded cuts, which a random point of the cube never is.
 
-        Those that leave out the most doubtful examples by the first feature and
-        keep 0.6, 0.8, 0.4, 0.9, 0.7 and 0.5 of them; the one that keeps 0.7 by
-        the second feature, if there is one; and the one that leaves out the
-        fifth that is doubted least, whose easy examples may teach nothing.
+        Those of `CUTS`, and the one that leaves out the fifth that the first
+        feature doubts least, whose easy examples may teach nothing. With a
+        single feature its cuts take the place of the others.
         """
         first = self.features[0]
-        sign = doubtful_end(first)
-        found = [self.cut(first, sign, keep) for keep in CUTS]
-        if len(self.features) > 1:
-            second = self.features[1]
-            found.append(self.cut(second, doubtful_end(second), 0.7))
-        return [*found, self.cut(first, -sign, 0.8)]
+        cuts = []
+        for places, keep in CUTS:
+            names = tuple(self.features[k] for k in places if k < len(self.features)) or (first,)
+            if (names, keep) not in cuts:
+                cuts.append((names, keep))
+        found = [self.cut({name: doubtful_end(name) for name in names}, k) for names, k in cuts]
+        return [*found, self.cut({first: -doubtful_end(first)}, 0.8)]
 
-    def cut(self, feature: str, sign: float, keep: float) -> SwiftSampler:
+    def cut(self, signs: Mapping[str, float], keep: float) -> SwiftSampler:
         """The sampler that draws the lowest share of the examples uniformly, and the others never.
 
         With one or two segments, which allow no steep descent, its probability
         falls linearly.
 
         Args:
-            feature: one of the features.
-            sign: 1 keeps the lowest values, -1 the highest.
+            signs: mapping from features to 1, which keeps the lowest values,
+                or -1, the highest. Of several the ranks are averaged.
             keep: float in (0, 1), share of the examples kept.
         """
-        position = self.features.index(feature)
-        ranks = np.round(sign * self._all_ranks[:, position], 12)
-        order = np.argsort(ranks, kind="stable")
+        coefficients = np.zeros(len(self.features))
+        for name, sign in signs.items():
+            coefficients[self.features.index(name)] = sign / len(signs)
+        aggregate = np.zeros(len(self._all_ranks))
+        for coefficient, ranks in zip(coefficients, self._all_ranks.T, strict=True):
+            aggregate = aggregate + coefficient * ranks
+        aggregate = np.round(aggregate, 12)
+        order = np.argsort(aggregate, kind="stable")
         # Under "cgf" a share of the examples is a different share of the gradient norms.
-        below = np.searchsorted(ranks[order], np.quantile(ranks, keep), side="right")
+        below = np.searchsorted(aggregate[order], np.quantile(aggregate, keep), side="right")
         place = float(np.sum(self._all_weights[order[:below]]) / np.sum(self._all_weights))
         # Ties, such as equal shares of epochs, may leave nothing to cut.
         place = min(place, 1.0 - 1e-6)
@@ -129,7 +144,7 @@ class SamplerSpace:
         return SwiftSampler(
             np.full(self.segments - 1, place),
             values,
-            sign * np.eye(len(self.features))[position],
+            coefficients,
             self.features,
             self.transform,
         )

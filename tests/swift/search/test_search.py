@@ -473,7 +473,7 @@ def test_whole_numbers_are_no_classes_where_the_loss_is_of_numbers(digits, loss)
     )
     assert (result.objective, result.direction) == ("val_loss", "min")
     assert result.sampler.features == ("mean_loss", "loss") and result.classes is None
-    assert "in place of mean_margin, mean_margin_in_class" in str(result)
+    assert "in place of mean_margin, loss, which are for classifiers" in str(result)
     np.testing.assert_array_equal(result.suspicion, result.record.mean_loss)
 
 
@@ -517,9 +517,8 @@ def test_binary_and_several_labels_have_defaults_that_work(digits, units):
         finetune_epochs=1,
         verbose=0,
     )
-    second = "mean_margin_in_class" if units == 1 else "mean_loss"
-    assert result.sampler.features == ("mean_margin", second)
-    assert result.objective == PROBABILITY and ("in place of" in str(result)) == (units > 1)
+    assert result.sampler.features == ("mean_margin", "loss")
+    assert result.objective == PROBABILITY and "in place of" not in str(result)
 
 
 def test_data_sets_serve_as_validation_data(digits):

@@ -51,7 +51,7 @@ def test_cuts_keep_a_share_of_one_end(segments, transform):
     data["gradient_norm"] = data["loss"] ** 2
     space = SamplerSpace(segments=segments, transform=transform, columns=data)
     for feature, sign, keep in (("loss", 1, 0.7), ("loss", -1, 0.4), ("renormed_entropy", 1, 0.5)):
-        sampler = space.cut(feature, sign, keep)
+        sampler = space.cut({feature: sign}, keep)
         order = np.argsort(sign * data[feature])
         probability = sampler.probabilities(data)[order]
         # From the end that is kept to the end that is left out.
@@ -68,7 +68,7 @@ def test_cuts_keep_a_share_of_one_end(segments, transform):
 def test_ties_that_leave_nothing_to_cut_are_no_error():
     data = {"share_wrong": np.zeros(50), "gradient_norm": np.ones(50)}
     space = SamplerSpace(("share_wrong",), columns=data)
-    probability = space.cut("share_wrong", 1.0, 0.6).probabilities(data)
+    probability = space.cut({"share_wrong": 1.0}, 0.6).probabilities(data)
     np.testing.assert_allclose(probability, 1 / 50)
 
 
@@ -76,15 +76,27 @@ def test_the_design_leaves_out_the_end_that_is_doubted():
     generator = np.random.default_rng(0)
     names = ("mean_margin", "mean_loss")
     data = {name: generator.permutation(500) / 500.0 for name in names}
-    space = SamplerSpace(names, transform="cdf", columns=data)
-    found = space.design()
-    for sampler, keep in zip(found, CUTS, strict=False):
-        drawn = sampler.probabilities(data) > 0
-        assert abs(drawn.mean() - keep) < 0.005
-        # A low margin is doubtful, and so is a high loss.
-        assert data["mean_margin"][drawn].min() > data["mean_margin"][~drawn].max()
-    drawn = found[len(CUTS)].probabilities(data) > 0
-    assert data["mean_loss"][drawn].max() < data["mean_loss"][~drawn].min()
+    data["gradient_norm"] = generator.random(500)
+    # A low margin is doubtful, and so is a high loss.
+    doubts = np.stack([-data["mean_margin"], data["mean_loss"]], axis=1)
+    for transform in ("cdf", "cgf"):
+        space = SamplerSpace(names, transform=transform, columns=data)
+        *found, last = [sampler.probabilities(data) > 0 for sampler in space.design()]
+        assert len(found) == len(CUTS)
+        for drawn, (places, keep) in zip(found, CUTS, strict=True):
+            assert abs(drawn.mean() - keep) < 0.005
+            doubt = doubts[:, places].sum(axis=1)
+            assert doubt[drawn].max() < doubt[~drawn].min() + 1e-9
+        # The last leaves out what is doubted least.
+        assert abs(last.mean() - 0.8) < 0.005
+        assert doubts[last, 0].min() > doubts[~last, 0].max()
+
+
+def test_the_design_of_one_feature_has_no_cut_twice():
+    data = {"loss": np.arange(100.0), "gradient_norm": np.ones(100)}
+    found = SamplerSpace(("loss",), columns=data).design()
+    kept = [np.mean(sampler.probabilities(data) > 0) for sampler in found]
+    np.testing.assert_allclose(kept, [0.6, 0.7, 0.8, 0.4, 0.9, 0.5, 0.8], atol=0.011)
 
 
 def test_embedding_of_many_examples_keeps_their_gradient_norms():
