@@ -187,6 +187,10 @@ class Backend:
         size = len(next(iter(columns.values())))
         return Gathered(columns, [slice(0, size)], slice(0, size))
 
+    def array_dtype(self, dtype: str) -> str:
+        """The dtype that an array of this one has when a step gets it."""
+        return dtype
+
     def common_scale(self, scales: Tensor) -> Tensor:
         """One scale for the step, from those in its batch, shape `(b,)`."""
         return scales[0]

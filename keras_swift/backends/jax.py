@@ -122,6 +122,10 @@ class JaxBackend(Backend):
         whole = dict(zip(columns, np.concatenate(found).T.copy(), strict=True))
         return Gathered(whole, parts, parts[jax.process_index()])
 
+    def array_dtype(self, dtype: str) -> str:
+        # JAX takes 64 bits as 32 unless told otherwise, and warns of who asks for 64 by name.
+        return str(jax.dtypes.canonicalize_dtype(dtype))
+
     def common_scale(self, scales: Tensor) -> Tensor:
         if jax.process_count() == 1:
             return scales[0]

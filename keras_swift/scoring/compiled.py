@@ -300,7 +300,7 @@ def _specified(structure: ArrayTree, count: int = 1) -> ArrayTree:
     def one(leaf: Any) -> Any:
         if leaf is None:
             return None
-        dtype = "string" if is_text(leaf) else leaf.dtype.name
+        dtype = "string" if is_text(leaf) else backends.active().array_dtype(leaf.dtype.name)
         return keras.KerasTensor((count, *leaf.shape[1:]), dtype=dtype)
 
     return keras.tree.map_structure(one, structure)

@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 
 import keras_swift as ks
+from keras_swift.scoring import compiled
 
 N, K = 12, 4
 RANDOM = np.random.default_rng(0)
@@ -195,3 +196,13 @@ def test_reductions(reduction):
         history = trainer.fit(X, y, **settings).history
         assert np.isfinite(history["loss"]).all()
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float64", "int32", "float32", "uint8", "bool"])
+def test_a_model_is_built_for_the_numbers_that_a_step_gets(dtype):
+    # JAX makes 32 bits of 64, and newer ones warn of who asks for 64.
+    data = np.zeros((2, 3), dtype)
+    expected = keras.ops.convert_to_tensor(data)
+    found = compiled._specified({"x": data, "y": None})
+    assert found["x"].dtype == keras.backend.standardize_dtype(expected.dtype)
+    assert found["y"] is None
