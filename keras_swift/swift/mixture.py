@@ -1,6 +1,7 @@
-"""Estimates how many labels are wrong, and which: a two-component mixture of the losses.
+"""Estimates how many labels are wrong, and which.
 
-Pure NumPy. This file decides when an example counts as more likely wrong than right.
+Pure NumPy. This file decides when an example counts as more likely wrong than right: by a mixture
+of the losses where it has two kinds of them, else by what the most confident predictions say.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ RESAMPLES = 200
 # Two components further apart than this, in their standard deviations, are distinct
 # (Ashman, Bird and Zepf 1994).
 TWO_KINDS = 2.0
+# The share of the examples whose predictions, of whatever class, are the most confident.
+CONFIDENT = 0.1
 
 
 class WrongShare(NamedTuple):
@@ -29,9 +32,9 @@ class WrongShare(NamedTuple):
     Attributes:
         estimate: float.
         low, high: floats, the central 90 % of the estimates from other
-            examples of the same kind. The interval covers no other error:
-            memorised labels look right, and a model that cannot separate
-            classes calls right labels wrong.
+            examples of the same kind. Where losses do not fall into two kinds
+            there are two estimates, of which the lower is taken: the interval
+            covers both. It covers no other error: memorised labels look right.
     """
 
     estimate: float
@@ -68,8 +71,14 @@ def find_doubts(record: TrainingRecord, classes: IntArray | None, seed: int = 0)
     classes differ in difficulty and in how often they are mislabelled. A label
     is a suspect if the mixture puts it into the upper component, and if on
     average over training another class was more probable than the label,
-    because hard examples of clean data form an upper component too. Without
-    class probabilities the components must be far enough apart instead.
+    because hard examples of clean data form an upper component too.
+
+    Where the two components are not distinct, a network has not learned enough
+    to separate the two kinds, and the mixture may call half of a clean class
+    wrong. There no larger share of the labels is suspect, those with the lowest
+    margins, than is contradicted by the most confident predictions (anchor
+    points, as in Patrini et al., CVPR 2017). Without class probabilities there
+    are none.
 
     Args:
         record: a `TrainingRecord`.
@@ -85,31 +94,52 @@ def find_doubts(record: TrainingRecord, classes: IntArray | None, seed: int = 0)
     bins, centres, counts = _histograms(values, groups)
     fitted = _fit(centres, counts)
     probability = _posterior(fitted, centres)[groups, bins]
+    _, low, high, first, second = fitted
+    distinct = np.sqrt(2.0) * (high - low) / np.sqrt(first**2 + second**2) > TWO_KINDS
     known = np.isfinite(margin).all()
-    if known:
-        possible = margin < 0
-    else:
-        low, high, first, second = fitted[1], fitted[2], fitted[3], fitted[4]
-        distance = np.sqrt(2.0) * (high - low) / np.sqrt(first**2 + second**2)
-        possible = (distance > TWO_KINDS)[groups]
+    possible = margin < 0 if known else distinct[groups]
     suspect = possible & (probability > 0.5)
     generator = np.random.default_rng(seed)
     # A bootstrap over the examples: counts of the bins, split by `possible`.
     cells = np.zeros((*counts.shape, 2))
     np.add.at(cells, (groups, bins, possible.astype(int)), 1.0)
-    shares = []
     size = len(values)
+    shares = np.empty((RESAMPLES, len(counts)))
     flat = cells.reshape(-1) / size
-    for drawn in generator.multinomial(size, flat, RESAMPLES).reshape(RESAMPLES, *cells.shape):
+    for k, drawn in enumerate(
+        generator.multinomial(size, flat, RESAMPLES).reshape(RESAMPLES, *cells.shape)
+    ):
         again = _fit(centres, drawn.sum(axis=2), start=fitted, iterations=10)
         upper = _posterior(again, centres) > 0.5
-        shares.append(drawn[..., 1][upper].sum() / size)
-    low_share, high_share = np.quantile(shares, [0.05, 0.95])
+        shares[k] = np.where(upper, drawn[..., 1], 0.0).sum(axis=1) / size
+    lowest = highest = shares
+    if known and not distinct.all():
+        sizes = np.bincount(groups)
+        # Another class was the most probable one where the margin is below 0.
+        confidence = np.asarray(record.mean_probability, np.float64) - np.minimum(margin, 0.0)
+        mixed = np.flatnonzero(~distinct[groups])
+        order = np.argsort(-confidence[mixed], kind="stable")
+        anchors = mixed[order[: max(1, round(CONFIDENT * len(mixed)))]]
+        contradicted = float(np.mean(possible[anchors]))
+        for group in np.flatnonzero(~distinct):
+            members = np.flatnonzero((groups == group) & suspect)
+            most = round(contradicted * sizes[group])
+            suspect[members[np.argsort(margin[members], kind="stable")[most:]]] = False
+        resampled = generator.binomial(len(anchors), contradicted, RESAMPLES) / len(anchors)
+        by_anchors = np.where(distinct, shares, resampled[:, None] * sizes / size)
+        lowest, highest = np.minimum(shares, by_anchors), np.maximum(shares, by_anchors)
+    certain = np.nextafter(0.5, 1.0)
     return Doubts(
         scores=-margin if known else loss,
-        probability=np.where(possible, probability, np.minimum(probability, 0.5)),
+        probability=np.where(
+            suspect, np.maximum(probability, certain), np.minimum(probability, 0.5)
+        ),
         suspect=suspect,
-        share=WrongShare(float(suspect.mean()), float(low_share), float(high_share)),
+        share=WrongShare(
+            float(suspect.mean()),
+            float(np.quantile(lowest.sum(axis=1), 0.05)),
+            float(np.quantile(highest.sum(axis=1), 0.95)),
+        ),
     )
 
 

@@ -21,7 +21,29 @@ def record(share, n=4000, hard=0.1, seed=0):
     margin = generator.uniform(0.3, 1.0, n)
     margin[wrong] = generator.uniform(-1.0, -0.1, wrong.sum())
     margin[difficult] = generator.uniform(-0.05, 0.5, difficult.sum())
-    return wrong, types.SimpleNamespace(mean_loss=np.exp(log_loss), mean_margin=margin)
+    return wrong, made_up(np.exp(log_loss), margin)
+
+
+def made_up(mean_loss, mean_margin):
+    """A record with probabilities that suit the margins."""
+    return types.SimpleNamespace(
+        mean_loss=mean_loss, mean_margin=mean_margin, mean_probability=(1 + mean_margin) / 2
+    )
+
+
+def of_a_poor_network(share, n=6000, seed=0):
+    """Right labels are the most probable class of about half of the examples."""
+    generator = np.random.default_rng(seed)
+    wrong = generator.random(n) < share
+    truth = generator.beta(1.6, 1.6, n) * 0.9
+    other = (1 - truth) * generator.uniform(0.4, 0.8, n)
+    rest = (1 - truth) * generator.uniform(0.02, 0.2, n)
+    probability = np.where(wrong, rest, truth)
+    margin = probability - np.where(wrong, np.maximum(truth, other), other)
+    loss = -np.log(probability) * np.exp(generator.normal(0.0, 0.2, n))
+    return wrong, types.SimpleNamespace(
+        mean_loss=loss, mean_margin=margin, mean_probability=probability
+    )
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.4, 0.6])
@@ -40,10 +62,42 @@ def test_clean_data_have_hardly_any():
     # A mixture on its own would call the hard tenth wrong.
     found = find_doubts(record(0.0)[1], None)
     assert found.share.estimate < 0.015
-    without_margin = types.SimpleNamespace(
-        mean_loss=record(0.0)[1].mean_loss, mean_margin=np.full(4000, -1.0)
-    )
+    without_margin = made_up(record(0.0)[1].mean_loss, np.full(4000, -1.0))
     assert find_doubts(without_margin, None).share.estimate > 0.05
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.4])
+def test_hard_examples_of_a_poor_network_are_not_called_wrong(share):
+    wrong, seen = of_a_poor_network(share)
+    # The mixture would say so: its upper component is large without a single wrong label.
+    doubted = np.mean(seen.mean_margin < 0)
+    assert doubted > 0.35 + 0.5 * share
+    found = find_doubts(seen, None)
+    assert abs(found.share.estimate - share) < 0.06
+    assert found.share.low <= found.share.estimate <= found.share.high
+    # Up to what the mixture says.
+    assert found.share.high > 0.3
+    assert found.suspect.sum() == round(found.share.estimate * len(wrong))
+    if share:
+        assert wrong[found.suspect].mean() > wrong[seen.mean_margin < 0].mean()
+    assert np.all((found.probability > 0.5) == found.suspect)
+    if share < 0.4:
+        # Those with the lowest margins.
+        assert seen.mean_margin[found.suspect].max() < np.quantile(seen.mean_margin, share + 0.1)
+
+
+def test_a_class_with_two_kinds_is_judged_by_them_beside_a_hard_one():
+    wrong, hard = of_a_poor_network(0.0, n=3000)
+    bad, easy = record(0.3, n=1000)
+    both = types.SimpleNamespace(
+        **{
+            name: np.concatenate([getattr(hard, name), getattr(easy, name)])
+            for name in ("mean_loss", "mean_margin", "mean_probability")
+        }
+    )
+    found = find_doubts(both, np.repeat([0, 1], [3000, 1000]))
+    assert found.suspect[:3000].mean() < 0.1
+    assert np.mean(found.suspect[3000:] == bad) > 0.95
 
 
 def test_large_classes_are_judged_on_their_own():
@@ -53,7 +107,7 @@ def test_large_classes_are_judged_on_their_own():
     wrong = generator.random(2000) < 0.3
     centre = np.where(classes == 3, np.where(wrong, -1.0, -4.0), np.where(wrong, 2.0, -1.0))
     loss = np.exp(generator.normal(centre, 0.3))
-    seen = types.SimpleNamespace(mean_loss=loss, mean_margin=np.full(2000, -0.1))
+    seen = made_up(loss, np.full(2000, -0.1))
     found = find_doubts(seen, classes)
     assert np.mean(found.suspect == wrong) > 0.99
     assert np.mean(find_doubts(seen, None).suspect == wrong) < 0.8
@@ -69,12 +123,12 @@ def test_without_margins_two_kinds_have_to_be_apart():
     generator = np.random.default_rng(0)
     nothing = np.full(2000, np.nan)
     one_kind = generator.gamma(0.5, size=2000)
-    seen = types.SimpleNamespace(mean_loss=one_kind, mean_margin=nothing)
+    seen = made_up(one_kind, nothing)
     assert find_doubts(seen, None).share.estimate == 0.0
     np.testing.assert_array_equal(find_doubts(seen, None).scores, one_kind)
     wrong = generator.random(2000) < 0.2
     two_kinds = np.exp(np.where(wrong, 2.0, -3.0) + generator.normal(0, 0.4, 2000))
-    seen = types.SimpleNamespace(mean_loss=two_kinds, mean_margin=nothing)
+    seen = made_up(two_kinds, nothing)
     found = find_doubts(seen, None)
     assert np.mean(found.suspect == wrong) > 0.99
 
@@ -93,7 +147,7 @@ def test_the_interval_covers_other_draws(monkeypatch):
 
 @pytest.mark.parametrize("loss", [np.zeros(50), np.full(50, 2.0), np.linspace(-3, -1, 50)])
 def test_degenerate_losses_are_no_error(loss):
-    seen = types.SimpleNamespace(mean_loss=loss, mean_margin=np.ones(len(loss)))
+    seen = made_up(loss, np.ones(len(loss)))
     with np.errstate(all="raise", under="ignore"):
         found = find_doubts(seen, None)
     assert found.share.estimate == 0.0 and not found.suspect.any()
