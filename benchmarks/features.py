@@ -27,7 +27,8 @@ from sklearn.metrics import roc_auc_score
 import keras_swift as ks
 from keras_swift.swift.features import doubtful_end
 
-# Each is a sum of the ranks of features; `loss` is of the trained network, by a forward pass.
+# Each is a sum of the ranks of features. The `loss` is that of the trained network, by a forward
+# pass without dropout.
 COMPARED = {
     "loss": ("loss",),
     "loss as last trained on": ("last_loss",),
@@ -57,7 +58,7 @@ def run(setting, seed, arguments):
     )
     large = functools.partial(label_noise.cnn, width=arguments.width)
     build = label_noise.mlp if small else large
-    names = {name for features in COMPARED.values() for name in features} - {"last_loss"}
+    names = {name for features in COMPARED.values() for name in features}
     # A search of one trial is a uniform training with a record.
     result = ks.search(
         build(seed),

@@ -41,7 +41,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 import keras_swift as ks
 from keras_swift.fitting.weight_average import WeightAverage
-from keras_swift.swift.features import OWN_NAMES
+from keras_swift.swift.features import RECORDED_NAMES
 
 Data = collections.namedtuple("Data", "x y wrong x_validation y_validation x_test y_test")
 
@@ -359,7 +359,7 @@ def run(setting, seed, arguments):
         return sampler, {"features": {name: np.asarray(scores, float)}}
 
     if arguments.own_record:
-        recorded = all(name in OWN_NAMES for name in result.sampler.features)
+        recorded = all(name in RECORDED_NAMES for name in result.sampler.features)
         if recorded and not result.sampler.is_uniform:
             # No search of these data: the sampler's features come from the training itself.
             trainings["own record"] = (result.sampler, {"warmup": arguments.warmup})

@@ -18,7 +18,7 @@ from keras_swift.scoring.compiled import build
 from keras_swift.scoring.scorer import Scorer
 from keras_swift.swift.outputs import classes_of, is_one_class, label_outputs
 from keras_swift.swift.ranks import cumulative_rank
-from keras_swift.swift.record import TrainingRecord
+from keras_swift.swift.record import TrainingRecord, recorded_column
 from keras_swift.swift.renormed_entropy import renormed_entropy
 from keras_swift.validation import check_model
 
@@ -26,10 +26,12 @@ FeatureName: TypeAlias = Literal[
     "loss",
     "renormed_entropy",
     "gradient_norm",
+    "last_loss",
     "mean_loss",
     "mean_margin",
     "share_wrong",
     "mean_probability",
+    "last_loss_in_class",
     "mean_loss_in_class",
     "mean_margin_in_class",
     "share_wrong_in_class",
@@ -43,14 +45,12 @@ Features: TypeAlias = Sequence[Feature] | Mapping[str, Feature]
 # Features from one forward pass of a trained model.
 NAMES: tuple[FeatureName, ...] = ("loss", "renormed_entropy", "gradient_norm")
 # Features from a record of its training, over all examples and within the labelled class.
-RECORDED = ("mean_loss", "mean_margin", "share_wrong", "mean_probability")
+RECORDED = ("last_loss", "mean_loss", "mean_margin", "share_wrong", "mean_probability")
 IN_CLASS = "_in_class"
 RECORDED_NAMES = (*RECORDED, *(name + IN_CLASS for name in RECORDED))
-# Features that a record of the training in progress has: of the loss it has the last one.
-OWN_NAMES = ("loss", *RECORDED_NAMES)
 # The mean margin finds wrong labels best; but what a network never learned is better left out by
 # its last loss (docs/swift_sampler.md).
-DEFAULTS: tuple[FeatureName, ...] = ("mean_margin", "loss")
+DEFAULTS: tuple[FeatureName, ...] = ("mean_margin", "last_loss")
 # Features that are lower for doubtful labels; the others are higher.
 _DOUBTFUL_LOW = ("mean_margin", "mean_probability", "renormed_entropy")
 
@@ -84,6 +84,8 @@ def compute_features(
       means over a whole training, from its `record`. The margin is the
       probability of the label minus the largest of any other class, from -1
       to 1; wrong is a margin below 0. All but the loss are for classifiers.
+    - `"last_loss"`: from the same `record`, the loss when the example was last
+      trained on.
     - the same with the suffix `"_in_class"`: the rank, from 0 to 1, among the
       examples with the same label. For classifiers with one label per example.
     - a callable `(y_true, y_pred) -> (n,)` in `keras.ops`, named after
@@ -96,8 +98,8 @@ def compute_features(
         features: names, callables and arrays, in a sequence, or in a mapping
             from the names to give them. Defaults to the first three.
         record: a record of the training, for the names that need one: any
-            object with arrays `mean_loss`, `mean_margin`, `share_wrong` and
-            `mean_probability`, shape `(n,)`. `search` and `find_suspects` make
+            object with arrays `loss`, `mean_loss`, `mean_margin`, `share_wrong`
+            and `mean_probability`, shape `(n,)`. `search` and `find_suspects` make
             one and return it as `record`. Defaults to `None`.
         batch_size: int, examples in a forward pass. Defaults to 128.
         verbose: `"auto"` or 1 for a progress bar, 0 for silence.
@@ -137,7 +139,7 @@ def compute_features(
             if bad.all() and isinstance(named[name], str) and named[name] in RECORDED_NAMES:
                 raise ValueError(
                     f"Feature {name!r} is for classifiers. Received: a model whose loss is not of "
-                    'class probabilities. Use "mean_loss", "loss" or "gradient_norm".'
+                    'class probabilities. Use "mean_loss", "last_loss", "loss" or "gradient_norm".'
                 )
             raise ValueError(
                 f"Feature {name!r} must be finite. Received: {int(bad.sum())} of {len(column)} "
@@ -154,7 +156,7 @@ def doubtful_end(name: str) -> float:
 
 def default_features(model: keras.Model) -> tuple[FeatureName, ...]:
     """The features that best show what to leave out, among those that suit the model."""
-    return DEFAULTS if label_outputs(model) is not None else ("mean_loss", "loss")
+    return DEFAULTS if label_outputs(model) is not None else ("mean_loss", "last_loss")
 
 
 def rank_in_class(values: FloatArray, classes: IntArray) -> FloatArray:
@@ -177,7 +179,7 @@ def _recorded(
             f"use {', '.join(map(repr, NAMES))}, which need only a trained model."
         )
     base = name.removesuffix(IN_CLASS)
-    column = np.asarray(getattr(record, base), np.float64)
+    column = recorded_column(record, base)
     if column.shape != (source.size,):
         raise ValueError(
             "`record` must be of the training on `x` and `y`, one number for each example. "

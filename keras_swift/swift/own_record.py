@@ -16,15 +16,9 @@ import numpy as np
 from keras_swift._types import FloatArray, IntArray, Logs, State
 from keras_swift.data.arrays import ArraySource
 from keras_swift.swift.datasets import DrawnDataset
-from keras_swift.swift.features import (
-    IN_CLASS,
-    RECORDED_NAMES,
-    Features,
-    compute_features,
-    rank_in_class,
-)
+from keras_swift.swift.features import IN_CLASS, Features, compute_features, rank_in_class
 from keras_swift.swift.outputs import classes_of
-from keras_swift.swift.record import FinishedRecord
+from keras_swift.swift.record import FinishedRecord, recorded_column
 from keras_swift.swift.recording import recording
 from keras_swift.swift.sampler import GRADIENT_NORM
 
@@ -41,7 +35,7 @@ class OwnRecord:
         batch_size: int.
         epochs: int, of the first `fit`.
         warmup: int, how many epochs are uniform, or `None` for a share of them.
-        wanted: the names of the features, from `OWN_NAMES`, and the gradient norm.
+        wanted: the names of the features, from a record all but the gradient norm.
 
     Raises:
         ValueError: for features that do not suit the model.
@@ -81,8 +75,11 @@ class OwnRecord:
             # The steps cannot be read.
             return self._computed(None, (GRADIENT_NORM,))[GRADIENT_NORM]
         record, base = self.recorder.record, name.removesuffix(IN_CLASS)
-        found = record.score if name == GRADIENT_NORM else getattr(record, base)
-        column: FloatArray = np.array(found, np.float64)
+        column = (
+            np.array(record.score, np.float64)
+            if name == GRADIENT_NORM
+            else recorded_column(record, base)
+        )
         if not record.seen.all():
             # Examples that were never drawn get the mean, neither avoided nor preferred.
             column[~record.seen] = column[record.seen].mean()
@@ -110,9 +107,7 @@ class OwnRecord:
         numbers = np.zeros(self._source.size)
         labels = numbers if self.recorder.has_labels else nothing
         made_up = FinishedRecord(numbers, labels, numbers, labels, labels, labels)
-        recorded = [name for name in self._wanted if name in RECORDED_NAMES]
-        if recorded:
-            self._computed(made_up, recorded)
+        self._computed(made_up, [name for name in self._wanted if name != GRADIENT_NORM])
 
     def _computed(
         self, record: FinishedRecord | None, names: Sequence[str]

@@ -25,7 +25,6 @@ from keras_swift.fitting.run import run_fit
 from keras_swift.scoring.compiled import build
 from keras_swift.swift.datasets import DrawnDataset, EpochCallback, PresampledDataset
 from keras_swift.swift.features import (
-    OWN_NAMES,
     RECORDED_NAMES,
     Feature,
     Features,
@@ -54,12 +53,11 @@ class SwiftTraining:
     uniform sampler gives ordinary shuffled epochs.
 
     **A record of its own.** A sampler whose features all come from a record of
-    training (`"mean_margin"`, `"mean_loss_in_class"`, ..., and `"loss"`) needs
-    no other training if neither `features` nor `reference` is given: `fit` on
-    arrays records its own steps. The first epochs are uniform, `warmup` of
-    them; before each later one the examples are ranked anew by their means so
-    far, and by the loss that they had when they were last trained on. Those
-    that are not drawn keep the numbers that they have. Another `fit`
+    training (`"mean_margin"`, `"mean_loss_in_class"`, ...) needs no other
+    training if neither `features` nor `reference` is given: `fit` on arrays
+    records its own steps. The first epochs are uniform, `warmup` of them;
+    before each later one the examples are ranked anew by the record so far.
+    Examples that are not drawn keep the numbers that they have. Another `fit`
     on the same arrays continues with the record, without a second warm-up,
     unless the model has been compiled again.
 
@@ -223,7 +221,7 @@ class SwiftTraining:
     def _records_itself(self) -> bool:
         """Whether the features come from a record of the training itself."""
         nothing_given = self._result is None and self.reference is None and self.features is None
-        return nothing_given and all(name in OWN_NAMES for name in self.sampler.features)
+        return nothing_given and all(name in RECORDED_NAMES for name in self.sampler.features)
 
     def _recorded_fit(
         self, data: TrainingData, seed: int, callbacks: Any, rest: dict[str, Any]

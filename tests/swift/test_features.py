@@ -240,7 +240,7 @@ def test_regression_has_losses_alone():
         (simple("binary_crossentropy", 1, "sigmoid"), np.arange(6) % 2, DEFAULTS),
         (simple("binary_crossentropy", 3, "sigmoid"), np.eye(3)[[0, 1, 2, 0, 1, 2]], DEFAULTS),
         (sequence_model(False), np.zeros((6, 6), int), DEFAULTS),
-        (simple("mse"), np.arange(6), ("mean_loss", "loss")),
+        (simple("mse"), np.arange(6), ("mean_loss", "last_loss")),
     ],
 )
 def test_defaults_are_what_a_model_can_have(model, y, names):

@@ -93,20 +93,20 @@ def test_the_gradient_norm_of_the_transform_is_recorded_too(digits):
     np.testing.assert_allclose(found["mean_loss"], expected["loss"], rtol=1e-4)
 
 
-def test_the_loss_is_the_one_last_trained_with(digits):
-    sampler = ks.SwiftSampler([0.6], [1, 1, 0], [-0.5, 0.5], ["mean_margin", "loss"], "cdf")
-    model = classifier(0.0)
-    training = SwiftTraining(model, sampler, seed=0, warmup=1)
-    trained(digits, training, epochs=2)
-    x, y = digits[0][:100], digits[1][:100]
-    expected = ks.compute_features(model, x, y, ("loss",), verbose=0)
-    np.testing.assert_allclose(training._own.columns()["loss"], expected["loss"], rtol=1e-4)
-    # A model that learns has other losses now than on average.
+def test_the_last_loss_is_the_one_last_trained_with(digits):
+    names = ["mean_margin", "last_loss", "last_loss_in_class"]
+    sampler = ks.SwiftSampler([0.6], [1, 1, 0], [-0.5, 0.5, 0.0], names, "cdf")
     training = SwiftTraining(classifier(0.5), sampler, seed=0, warmup=2)
     trained(digits, training, epochs=4)
-    record = training._own.recorder.record
-    np.testing.assert_array_equal(training._own.columns()["loss"], record.loss)
+    record, found = training._own.recorder.record, training._own.columns()
+    np.testing.assert_array_equal(found["last_loss"], record.loss)
+    # A model that learns has other losses now than on average.
     assert np.abs(record.loss - record.mean_loss).mean() > 0.1
+    labels = digits[1][:100]
+    for label in range(10):
+        members = labels == label
+        order = np.argsort(record.loss[members])
+        assert np.all(np.diff(found["last_loss_in_class"][members][order]) > 0)
 
 
 def test_an_interrupted_run_goes_on_as_an_unbroken_one(digits, tmp_path):
@@ -153,6 +153,6 @@ def test_what_cannot_be_recorded_is_refused(digits):
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="is for classifiers"):
         SwiftTraining(model, CUT).fit(x, y.astype("float32"), epochs=5, verbose=0)
-    mixed = ks.SwiftSampler.uniform(["mean_loss", "renormed_entropy"], transform="cdf")
+    mixed = ks.SwiftSampler.uniform(["mean_loss", "loss"], transform="cdf")
     with pytest.raises(ValueError, match="needs the features of the data"):
         SwiftTraining(classifier(), mixed).fit(x, y, epochs=5, verbose=0)

@@ -166,9 +166,8 @@ def test_features_come_from_the_reference(digits):
 
 
 def test_sampler_alone_asks_for_a_reference(digits):
-    sampler = ks.SwiftSampler.uniform(["loss", "renormed_entropy"], transform="cdf")
-    with pytest.raises(ValueError, match=r"needs the features.*'renormed_entropy'.*`reference`"):
-        SwiftTraining(classifier(), sampler).fit(*digits)
+    with pytest.raises(ValueError, match=r"needs the features.*\['loss'\].*Pass `reference`"):
+        SwiftTraining(classifier(), EASY).fit(*digits)
 
 
 def test_features_of_another_length_are_refused(digits):

@@ -110,8 +110,8 @@ def search(
             training from scratch: as many as you would train. Defaults to 30.
         batch_size: int. Defaults to 32.
         features: what the sampler reads, see `compute_features`. Defaults to
-            `None`: `("mean_margin", "loss")` for classifiers, else
-            `("mean_loss", "loss")`. The paper's are `("loss",
+            `None`: `("mean_margin", "last_loss")` for classifiers, else
+            `("mean_loss", "last_loss")`. The paper's are `("loss",
             "renormed_entropy")`.
         segments: int, linear pieces of the sampler's function. Defaults to 4.
         transform: `"cgf"` or `"cdf"`, see `SwiftSampler`.

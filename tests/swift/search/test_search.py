@@ -472,8 +472,8 @@ def test_whole_numbers_are_no_classes_where_the_loss_is_of_numbers(digits, loss)
         model, x, y, validation, max_trials=3, pretrain_epochs=2, finetune_epochs=1, verbose=0
     )
     assert (result.objective, result.direction) == ("val_loss", "min")
-    assert result.sampler.features == ("mean_loss", "loss") and result.classes is None
-    assert "in place of mean_margin, loss, which are for classifiers" in str(result)
+    assert result.sampler.features == ("mean_loss", "last_loss") and result.classes is None
+    assert "in place of mean_margin, last_loss, which are for classifiers" in str(result)
     np.testing.assert_array_equal(result.suspicion, result.record.mean_loss)
 
 
@@ -517,7 +517,7 @@ def test_binary_and_several_labels_have_defaults_that_work(digits, units):
         finetune_epochs=1,
         verbose=0,
     )
-    assert result.sampler.features == ("mean_margin", "loss")
+    assert result.sampler.features == ("mean_margin", "last_loss")
     assert result.objective == PROBABILITY and "in place of" not in str(result)
 
 
