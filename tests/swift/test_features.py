@@ -197,11 +197,13 @@ def test_wrong_features_are_refused(digits, features, error, message):
 def test_a_record_gives_features_from_training(digits):
     x, y = digits[0][:100], digits[1][:100]
     record = made_up_record()
-    names = ("mean_margin", "mean_loss_in_class", "share_wrong")
+    record = dataclasses.replace(record, loss=record.loss[::-1])
+    names = ("mean_margin", "mean_loss_in_class", "share_wrong", "last_loss")
     found = ks.compute_features(classifier(), x, y, names, record=record, verbose=0)
     assert list(found) == list(names)
     np.testing.assert_array_equal(found["mean_margin"], record.mean_margin)
     np.testing.assert_array_equal(found["share_wrong"], record.share_wrong)
+    np.testing.assert_array_equal(found["last_loss"], record.loss)
     for i in range(100):
         same = record.mean_loss[y == y[i]]
         assert found["mean_loss_in_class"][i] == np.mean(same <= record.mean_loss[i])
