@@ -2,7 +2,7 @@
 
 Reads WikiText-2, or any other text, as words separated by spaces. The text is
 cut into sequences; the first part trains, the last two tenths validate and
-test. Searched on each sequence's mean margin and mean loss over a training,
+test. Searched on each sequence's mean margin over a training and its last loss,
 judged by the validation loss, whose exponential the perplexity is. On clean
 text nothing is better than uniform draws, and the search says so. With
 `--shuffled 0.1` the words of a tenth of the training sequences are shuffled.
