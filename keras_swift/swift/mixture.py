@@ -77,8 +77,8 @@ def find_doubts(record: TrainingRecord, classes: IntArray | None, seed: int = 0)
     to separate the two kinds, and the mixture may call half of a clean class
     wrong. There no larger share of the labels is suspect, those with the lowest
     margins, than is contradicted by the most confident predictions (anchor
-    points, as in Patrini et al., CVPR 2017). Without class probabilities there
-    are none.
+    points, as in Patrini et al., CVPR 2017); none, if that is more than half of
+    them. Without class probabilities there are none either.
 
     Args:
         record: a `TrainingRecord`.
@@ -121,6 +121,10 @@ def find_doubts(record: TrainingRecord, classes: IntArray | None, seed: int = 0)
         order = np.argsort(-confidence[mixed], kind="stable")
         anchors = mixed[order[: max(1, round(CONFIDENT * len(mixed)))]]
         contradicted = float(np.mean(possible[anchors]))
+        if contradicted > 0.5:
+            # Of words of a text, say, hardly any is the most probable one: such a network is no
+            # judge of labels.
+            contradicted = 0.0
         for group in np.flatnonzero(~distinct):
             members = np.flatnonzero((groups == group) & suspect)
             most = round(contradicted * sizes[group])

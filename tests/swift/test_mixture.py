@@ -86,6 +86,16 @@ def test_hard_examples_of_a_poor_network_are_not_called_wrong(share):
         assert seen.mean_margin[found.suspect].max() < np.quantile(seen.mean_margin, share + 0.1)
 
 
+def test_a_network_that_is_mostly_contradicted_is_no_judge():
+    # The next word is rarely the most probable one.
+    generator = np.random.default_rng(0)
+    loss = np.exp(generator.normal(1.5, 0.3, 3000))
+    found = find_doubts(made_up(loss, generator.uniform(-0.4, -0.05, 3000)), None)
+    assert found.share.estimate == found.share.low == 0.0 and not found.suspect.any()
+    # The mixture would say half.
+    assert found.share.high > 0.3
+
+
 def test_a_class_with_two_kinds_is_judged_by_them_beside_a_hard_one():
     wrong, hard = of_a_poor_network(0.0, n=3000)
     bad, easy = record(0.3, n=1000)
