@@ -5,9 +5,9 @@ cut into sequences; of each thousand words or so in ten, one part validates, one
 tests and the others train, so that all three are of the same kind. Searched on
 the two features of the paper, perplexity (the loss) and word frequency, and on
 how much worse than by its frequency a word is predicted. Trials are judged by
-the validation loss, whose exponential the perplexity is. On clean text nothing
-is better than uniform draws, and the search says so. With `--shuffled 0.1` the
-words of a tenth of the training sequences are shuffled.
+the validation loss, whose exponential the perplexity is. On clean text there is
+little to gain. With `--shuffled 0.1` the words of a tenth of the training
+sequences are shuffled.
 
     python examples/lstm_swift.py --data train.txt --plot search.png
 

@@ -194,3 +194,16 @@ def test_a_report_trains_what_was_chosen_once(tmp_path):
     run(*report)
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert [(row["seed"], row["rate"]) for row in rows] == [(0, 0.001), (0, 0.1), (3, 0.1)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="run on one backend")
+def test_features_are_compared_by_what_is_left_out(tmp_path):
+    out, script = tmp_path / "rows.jsonl", "features.py"
+    options = ("--seeds", "0", "--long", "12", "--keep", "0.6", "--features", "mean margin")
+    done = run("digits", *options, "--out", out, script=script)
+    assert done.returncode == 0, done.stderr[-2000:]
+    row = json.loads(out.read_text())
+    assert row["AUROC"]["mean margin"] > 0.95 and row["gains"]["mean margin"]["0.6"] > -0.05
+    assert "| mean margin | " in done.stdout and "± 0.000 | 0.9" in done.stdout
+    assert done.stdout.endswith(run("--summary", out, script=script).stdout)
