@@ -75,12 +75,11 @@ def run(setting, seed, arguments):
         seed=seed,
         verbose=0,
     )
-    columns = {**result.features, "last_loss": result.record.loss}
+    columns = result.features
 
     def test(sampler):
-        return float(
-            np.mean(label_noise.retrained(build, sampler, data, seed, arguments, features=columns))
-        )
+        found = label_noise.retrained(build, sampler, data, seed, arguments, features=columns)
+        return float(np.mean(found))
 
     uniform = test(ks.SwiftSampler.uniform(("loss",), transform="cdf"))
     row = {

@@ -142,7 +142,13 @@ def run(setting, seed, arguments):
                 **{when: compared(found[when], uniform[when]) for when in found},
             }
         )
-    return {"setting": setting, "seed": seed, "width": arguments.width, "samplers": samplers}
+    return {
+        "setting": setting,
+        "seed": seed,
+        "width": arguments.width,
+        "features": list(result.sampler.features),
+        "samplers": samplers,
+    }
 
 
 def summarise(rows):

@@ -24,6 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import common
 import keras
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 import keras_swift as ks
 
@@ -169,6 +170,11 @@ def main():
     if len(shuffled):
         drawn = result.probabilities[shuffled].sum()
         print(f"shuffled: {len(shuffled) / train.stop:.3f} of the data, {drawn:.3f} of the draws")
+        areas = ", ".join(
+            f"{name} {roc_auc_score(np.isin(np.arange(train.stop), shuffled), values):.3f}"
+            for name, values in result.features.items()
+        )
+        print(f"area under the ROC curve of shuffled: {areas}")
     print(f"training from scratch, {arguments.epochs} epochs", flush=True)
     for name in ("uniform", "sampler"):
         if name == "sampler" and result.best.number == 0:

@@ -76,7 +76,9 @@ def test_initial_design_leaves_out_more_and_more(tmp_path):
     tried = run(make(tmp_path, 14))
     drawn = [sampler.probabilities(COLUMNS) > 0 for sampler in tried[1:9]]
     kept = [part.mean() for part in drawn]
-    np.testing.assert_allclose(kept, [0.6, 0.7, 0.8, 0.4, 0.7, 0.9, 0.5, 0.8], atol=0.005)
+    # Sums of two ranks have ties, which are not cut through.
+    assert 0.7 <= kept.pop(4) < 0.71
+    np.testing.assert_allclose(kept, [0.6, 0.7, 0.8, 0.4, 0.9, 0.5, 0.8], atol=0.003)
     # By the loss, from its lowest; by the entropy, from its highest; all but the lowest losses.
     loss, entropy = COLUMNS["loss"], COLUMNS["renormed_entropy"]
     for part in (drawn[k] for k in (0, 2, 3, 5)):
