@@ -36,8 +36,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 import keras_swift as ks
-from keras_swift.swift.search import held_out
-from keras_swift.swift.search.space import CUTS
+from keras_swift.src.search import judge as held_out
+from keras_swift.src.search.space import CUTS
 
 TEMPERATURES = np.array(held_out.TEMPERATURES)
 
@@ -97,7 +97,7 @@ def run(setting, seed, arguments):
     )
     large = functools.partial(label_noise.cnn, width=arguments.width)
     build = label_noise.mlp if small else large
-    search = importlib.import_module("keras_swift.swift.search.search")
+    search = importlib.import_module("keras_swift.src.search.search")
     search.Judge, Watched.outputs = Watched, []
     result = ks.search(
         build(seed),

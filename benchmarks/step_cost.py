@@ -28,7 +28,7 @@ import keras
 import numpy as np
 
 import keras_swift as ks
-from keras_swift.scoring.scorer import Scorer
+from keras_swift.src.scoring.scorer import Scorer
 
 
 def mlp(*widths):

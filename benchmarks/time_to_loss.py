@@ -47,7 +47,7 @@ import numpy as np
 from tasks import TASKS, set_seed
 
 import keras_swift as ks
-from keras_swift.importance import batches, remembered
+from keras_swift.src.importance import batches, remembered
 
 SCHEDULES = ("cosine", "linear", "constant")
 METHODS = {

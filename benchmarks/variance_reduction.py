@@ -26,8 +26,8 @@ import numpy as np
 from scipy.stats import spearmanr
 from tasks import TASKS
 
-from keras_swift.importance.resampling import sampling_probability
-from keras_swift.scoring.scorer import Scorer
+from keras_swift.src.importance.resampling import sampling_probability
+from keras_swift.src.scoring.scorer import Scorer
 
 SCORES = ("loss", "bound", "bound, bfloat16", "true norm")
 FLOOR, PRESAMPLES = 0.1, 4

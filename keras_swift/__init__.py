@@ -1,20 +1,20 @@
 """Decides which examples a Keras model is trained on."""
 
-from keras_swift._keras import check_backend
+from keras_swift.src._keras import check_backend
 
 check_backend()
 
-from keras_swift.importance.batch import Batch  # noqa: E402
-from keras_swift.importance.dataset import ImportanceDataset  # noqa: E402
-from keras_swift.importance.plot import plot_training  # noqa: E402
-from keras_swift.importance.training import ImportanceTraining  # noqa: E402
-from keras_swift.swift.features import compute_features  # noqa: E402
-from keras_swift.swift.sampler import SwiftSampler  # noqa: E402
-from keras_swift.swift.search.result import SearchResult  # noqa: E402
-from keras_swift.swift.search.search import search  # noqa: E402
-from keras_swift.swift.search.trial import SearchTrial  # noqa: E402
-from keras_swift.swift.suspects import find_suspects  # noqa: E402
-from keras_swift.swift.training import SwiftTraining  # noqa: E402
+from keras_swift.src.importance.batch import Batch  # noqa: E402
+from keras_swift.src.importance.dataset import ImportanceDataset  # noqa: E402
+from keras_swift.src.importance.plot import plot_training  # noqa: E402
+from keras_swift.src.importance.trainer import ImportanceTraining  # noqa: E402
+from keras_swift.src.search.result import SearchResult  # noqa: E402
+from keras_swift.src.search.search import search  # noqa: E402
+from keras_swift.src.search.trial import SearchTrial  # noqa: E402
+from keras_swift.src.swift.features import compute_features  # noqa: E402
+from keras_swift.src.swift.sampler import SwiftSampler  # noqa: E402
+from keras_swift.src.swift.suspects import find_suspects  # noqa: E402
+from keras_swift.src.swift.trainer import SwiftTraining  # noqa: E402
 
 __version__ = "0.1.0"
 

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from keras_swift.scoring import precision
+from keras_swift.src.scoring import precision
 
 # Programs that tests start in processes of their own, some for one backend alone: pytest would
 # import them to look for doctests.

@@ -44,7 +44,7 @@ class Routed:
     def pytest_sessionstart(self, session):
         import keras
 
-        from keras_swift.importance import batches, dataset, training
+        from keras_swift.src.importance import batches, dataset, training
 
         # Many of them train layers that are trainers, and no `keras.Model`.
         for module in (training, dataset, batches):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_swift.swift.record import FinishedRecord
+from keras_swift.src.records.columns import FinishedRecord
 
 
 def made_up_record(n=100):

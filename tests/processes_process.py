@@ -13,9 +13,9 @@ import keras
 import numpy as np
 
 import keras_swift as ks
-from keras_swift import backends
-from keras_swift.scoring.scorer import Scorer
-from keras_swift.swift import training as swift_training
+from keras_swift.src import backends
+from keras_swift.src.scoring.scorer import Scorer
+from keras_swift.src.swift import trainer as swift_training
 
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 SIZE, BATCH = 64, 16

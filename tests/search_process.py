@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from small_models import classifier
 
 import keras_swift as ks
-from keras_swift.swift.search.run import SearchRun
+from keras_swift.src.search.run import SearchRun
 
 
 def run_search(directory, **arguments):

@@ -9,8 +9,8 @@ from made_up_record import made_up_record
 from small_models import classifier
 
 import keras_swift as ks
-from keras_swift.swift.mixture import find_doubts
-from keras_swift.swift.suspects import Suspects
+from keras_swift.src.swift.mixture import find_doubts
+from keras_swift.src.swift.suspects import Suspects
 
 
 class Cells(html.parser.HTMLParser):

@@ -105,8 +105,8 @@ import tasks
 from keras import layers, ops
 
 import keras_swift as ks
-from keras_swift.data.reader import ArrayReader
-from keras_swift.fitting import arguments as fitting_arguments
+from keras_swift.src.data.reader import ArrayReader
+from keras_swift.src.fitting import arguments as fitting_arguments
 
 CHOOSING = (0, 1)
 UNITS = {"wall": "s", "cpu": "CPU s"}

@@ -66,7 +66,7 @@ import swift_report
 import swift_tasks
 
 import keras_swift as ks
-from keras_swift.swift.ranks import cumulative_rank
+from keras_swift.src.swift.ranks import cumulative_rank
 
 PAPER_FEATURES = ("loss", "renormed_entropy")
 SHOTS = (1, 5, 10)

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from keras_swift.data.arrays import ArraySource, class_weights, split
-from keras_swift.swift.search.fingerprint import of_arrays
+from keras_swift.src.data.arrays import ArraySource, class_weights, split
+from keras_swift.src.data.fingerprint import of_arrays
 
 
 def test_takes_rows_of_every_array():

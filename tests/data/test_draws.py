@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_swift.data.draws import inclusion_probability, systematic_draw
+from keras_swift.src.data.draws import inclusion_probability, systematic_draw
 
 
 def test_uniform_probabilities_give_a_shuffled_epoch():

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_swift.data import held as module
-from keras_swift.data.held import held, held_examples
+from keras_swift.src.data import held as module
+from keras_swift.src.data.held import held, held_examples
 
 
 class Batches(keras.utils.PyDataset):

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import pytest
 
-from keras_swift.data import stream_reader as stream_reader_module
-from keras_swift.data.reader import ArrayReader
-from keras_swift.data.stream_reader import StreamReader
-from keras_swift.data.streams import Stream, is_stream
+from keras_swift.src.data import stream_reader as stream_reader_module
+from keras_swift.src.data.reader import ArrayReader
+from keras_swift.src.data.stream_reader import StreamReader
+from keras_swift.src.data.streams import Stream, is_stream
 
 
 class Numbered(keras.utils.PyDataset):
@@ -356,7 +356,7 @@ def test_batches_of_different_widths_cannot_be_presampled_together():
 
 
 def test_array_reader_looks_like_a_stream_reader():
-    from keras_swift.data.arrays import ArraySource
+    from keras_swift.src.data.arrays import ArraySource
 
     source = ArraySource(np.arange(7)[:, None], np.arange(7))
     found = ArrayReader(source, 3, generators(), False)

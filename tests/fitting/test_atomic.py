@@ -2,7 +2,7 @@
 
 import pytest
 
-from keras_swift.fitting.atomic import create_atomically, write_atomically, write_json
+from keras_swift.src.fitting.atomic import create_atomically, write_atomically, write_json
 
 
 @pytest.mark.parametrize("write", [write_atomically, create_atomically])

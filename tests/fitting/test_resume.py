@@ -13,8 +13,8 @@ from resume_process import train
 from small_models import classifier
 
 import keras_swift as ks
-from keras_swift.fitting import resume
-from keras_swift.fitting.resume import read_state, write_state
+from keras_swift.src.fitting import resume
+from keras_swift.src.fitting.resume import read_state, write_state
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "resume_process.py"
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_swift.fitting.weight_average import WeightAverage
+from keras_swift.src.fitting.weight_average import WeightAverage
 
 
 class Recorder(keras.callbacks.Callback):
@@ -60,7 +60,7 @@ def test_mean_is_over_exactly_the_last_steps(task, steps):
 
 
 def test_long_runs_are_read_a_few_times_evenly(task, monkeypatch):
-    monkeypatch.setattr("keras_swift.fitting.weight_average.READINGS", 3)
+    monkeypatch.setattr("keras_swift.src.fitting.weight_average.READINGS", 3)
     recorder = Recorder()
     model, average = trained(task, 2, 9, [recorder])
     average.put()

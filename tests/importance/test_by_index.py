@@ -8,12 +8,12 @@ import pytest
 from small_models import assert_same_weights, classifier
 
 import keras_swift as ks
-from keras_swift import backends
-from keras_swift.data import reader
-from keras_swift.data.arrays import ArraySource
-from keras_swift.importance import batches as batches_module
-from keras_swift.importance import remembered
-from keras_swift.importance import training as importance_training
+from keras_swift.src import backends
+from keras_swift.src.data import reader
+from keras_swift.src.data.arrays import ArraySource
+from keras_swift.src.importance import batches as batches_module
+from keras_swift.src.importance import remembered
+from keras_swift.src.importance import trainer as importance_training
 
 
 @pytest.fixture

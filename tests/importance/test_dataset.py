@@ -4,9 +4,9 @@ import pytest
 from small_models import assert_same_weights, classifier
 
 import keras_swift as ks
-from keras_swift import backends
-from keras_swift.importance.resampling import importance_weights, sampling_probability
-from keras_swift.scoring.scorer import Scorer
+from keras_swift.src import backends
+from keras_swift.src.importance.resampling import importance_weights, sampling_probability
+from keras_swift.src.scoring.scorer import Scorer
 
 STEP_TRACING = keras.backend.backend() != "torch"
 

@@ -59,7 +59,7 @@ def test_several_devices_give_the_result_of_one(tmp_path):
 
 
 def test_several_processes_are_refused(digits, monkeypatch):
-    module = importlib.import_module(f"keras_swift.backends.{BACKEND}")
+    module = importlib.import_module(f"keras_swift.src.backends.{BACKEND}")
     if BACKEND == "jax":
         monkeypatch.setattr(module.jax, "process_count", lambda: 2)
     elif BACKEND == "torch":

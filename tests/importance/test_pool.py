@@ -9,10 +9,10 @@ import pytest
 from small_models import assert_same_weights, classifier
 
 import keras_swift as ks
-from keras_swift.data.places import PlacedReader, places_of
-from keras_swift.data.stream_reader import StreamReader
-from keras_swift.fitting.memory import ExampleMemory
-from keras_swift.importance.pool import PooledSampler
+from keras_swift.src.data.stream_reader import StreamReader
+from keras_swift.src.importance.pool import PooledSampler
+from keras_swift.src.records.identity import PlacedReader, places_of
+from keras_swift.src.records.memory import ExampleMemory
 
 
 class Rows(keras.utils.PyDataset):

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import keras_swift as ks
-from keras_swift.importance import batches
-from keras_swift.importance.resampling import importance_weights, sampling_probability
-from keras_swift.swift.mixture import find_doubts
-from keras_swift.swift.record import FinishedRecord
+from keras_swift.src.importance import batches
+from keras_swift.src.importance.resampling import importance_weights, sampling_probability
+from keras_swift.src.records.columns import FinishedRecord
+from keras_swift.src.swift.mixture import find_doubts
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "processes_process.py"
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="Keras does so on JAX")

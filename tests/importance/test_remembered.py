@@ -10,10 +10,10 @@ import pytest
 from small_models import assert_same_weights, classifier
 
 import keras_swift as ks
-from keras_swift import backends
-from keras_swift.data.draws import systematic_draw
-from keras_swift.importance.resampling import importance_weights, sampling_probability
-from keras_swift.scoring.scorer import Scorer
+from keras_swift.src import backends
+from keras_swift.src.data.draws import systematic_draw
+from keras_swift.src.importance.resampling import importance_weights, sampling_probability
+from keras_swift.src.scoring.scorer import Scorer
 
 
 class Reading(keras.callbacks.Callback):
@@ -65,7 +65,7 @@ def test_steps_record_what_their_outputs_say(digits, compiled):
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="computed in the step elsewhere")
 def test_numbers_stay_in_the_order_of_their_steps(monkeypatch):
-    module = importlib.import_module("keras_swift.backends.torch")
+    module = importlib.import_module("keras_swift.src.backends.torch")
     monkeypatch.setattr(module._TorchTap, "VALUES", 20)
     tap, calls, expected = backends.active().make_tap(1, 100), [], []
 
@@ -99,7 +99,7 @@ def test_numbers_stay_in_the_order_of_their_steps(monkeypatch):
 @pytest.mark.parametrize("limit", [2**20, 3000], ids=["by steps", "by values"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_numbers_computed_for_several_steps_are_those_of_each_step(monkeypatch, limit, masked):
-    module = importlib.import_module("keras_swift.backends.torch")
+    module = importlib.import_module("keras_swift.src.backends.torch")
     generator = np.random.default_rng(0)
     x = generator.integers(1, 9, (250, 5)) * (np.arange(5) < generator.integers(1, 6, (250, 1)))
     y, weights = generator.integers(0, 3, (250, 5)), generator.uniform(0.5, 2.0, 250)

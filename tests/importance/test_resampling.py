@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from keras_swift.importance.resampling import (
+from keras_swift.src.importance.resampling import (
     draw,
     effective_sample_size,
     importance_weights,

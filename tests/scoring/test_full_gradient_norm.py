@@ -7,7 +7,7 @@ from keras import layers
 from small_models import classifier
 
 import keras_swift as ks
-from keras_swift.scoring.scorer import Scorer
+from keras_swift.src.scoring.scorer import Scorer
 
 N = 5
 GENERATOR = np.random.default_rng(0)

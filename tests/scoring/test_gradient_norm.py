@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, losses, ops
 
-from keras_swift.scoring.scorer import Scorer
+from keras_swift.src.scoring.scorer import Scorer
 
 N, D, K = 6, 5, 4
 GENERATOR = np.random.default_rng(0)

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_swift.scoring.gradient_norm import OutputLoss
-from keras_swift.scoring.labels import label_check
-from keras_swift.scoring.structures import Matching
+from keras_swift.src.scoring.gradient_norm import OutputLoss
+from keras_swift.src.scoring.labels import label_check
+from keras_swift.src.scoring.structures import Matching
 
 
 def check(loss, shape):

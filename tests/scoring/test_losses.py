@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 import keras_swift as ks
-from keras_swift.scoring import compiled
+from keras_swift.src.scoring import compiled
 
 N, K = 12, 4
 RANDOM = np.random.default_rng(0)

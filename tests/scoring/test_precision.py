@@ -7,9 +7,9 @@ from scipy.stats import spearmanr
 from small_models import assert_same_weights, classifier
 
 import keras_swift as ks
-from keras_swift.importance.resampling import importance_weights, sampling_probability
-from keras_swift.scoring import precision as scoring_dtype
-from keras_swift.scoring.scorer import Scorer
+from keras_swift.src.importance.resampling import importance_weights, sampling_probability
+from keras_swift.src.scoring import precision as scoring_dtype
+from keras_swift.src.scoring.scorer import Scorer
 
 
 def layered():

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import keras_swift as ks
-from keras_swift.scoring.structures import follow
-from keras_swift.validation import explained
+from keras_swift.src.scoring.structures import follow
+from keras_swift.src.validation import explained
 
 LOSS = "sparse_categorical_crossentropy"
 X = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")

@@ -8,8 +8,8 @@ import pytest
 from keras import ops
 
 import keras_swift as ks
-from keras_swift import backends
-from keras_swift.scoring.weights import check_weights_arrive
+from keras_swift.src import backends
+from keras_swift.src.scoring.weights import check_weights_arrive
 
 X = np.random.default_rng(0).normal(size=(24, 5)).astype("float32")
 Y = np.random.default_rng(1).normal(size=(24, 1)).astype("float32")

@@ -9,8 +9,8 @@ from made_up_record import made_up_record
 from small_models import classifier
 
 import keras_swift as ks
-from keras_swift.scoring.compiled import build
-from keras_swift.swift.features import DEFAULTS, default_features
+from keras_swift.src.scoring.compiled import build
+from keras_swift.src.swift.features import DEFAULTS, default_features
 
 
 def slow_entropy(probabilities, label):

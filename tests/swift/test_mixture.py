@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from keras_swift.swift import mixture
-from keras_swift.swift.mixture import find_doubts
+from keras_swift.src.swift import mixture
+from keras_swift.src.swift.mixture import find_doubts
 
 
 def record(share, n=4000, hard=0.1, seed=0):

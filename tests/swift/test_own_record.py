@@ -6,7 +6,7 @@ import pytest
 from small_models import assert_same_weights, classifier
 
 import keras_swift as ks
-from keras_swift.swift.training import SwiftTraining
+from keras_swift.src.swift.trainer import SwiftTraining
 
 MARGINS = ["mean_margin", "mean_margin_in_class"]
 # The upper three fifths by both margins.

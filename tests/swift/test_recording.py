@@ -8,13 +8,13 @@ import pytest
 from sklearn.datasets import load_digits
 from small_models import classifier
 
-from keras_swift import backends
-from keras_swift.data.arrays import ArraySource
-from keras_swift.scoring.compiled import build
-from keras_swift.swift.datasets import DrawnDataset, EpochCallback
-from keras_swift.swift.outputs import LabelScorer
-from keras_swift.swift.record import FinishedRecord
-from keras_swift.swift.recording import FORWARD_COST, RecordingCallback, record_cost, recording
+from keras_swift.src import backends
+from keras_swift.src.data.arrays import ArraySource
+from keras_swift.src.records.columns import FinishedRecord
+from keras_swift.src.records.outputs import LabelScorer
+from keras_swift.src.scoring.compiled import build
+from keras_swift.src.swift.datasets import DrawnDataset, EpochCallback
+from keras_swift.src.swift.recording import FORWARD_COST, RecordingCallback, record_cost, recording
 
 
 class Looks(keras.callbacks.Callback):

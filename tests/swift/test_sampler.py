@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from keras_swift.swift.ranks import cumulative_rank
-from keras_swift.swift.sampler import SwiftSampler
+from keras_swift.src.swift.ranks import cumulative_rank
+from keras_swift.src.swift.sampler import SwiftSampler
 
 
 def features(n=60, seed=0):

@@ -1,7 +1,0 @@
-"""Helpers around `model.fit`, shared by both trainers.
-
-`arguments` separates the data from the other arguments of `fit`, `run` calls `model.fit`,
-`callbacks` puts our callbacks around the user's, `resume` works with `BackupAndRestore`, `memory`
-stores what the steps computed for each example, `model_state` reads and writes variables,
-`weight_average` averages weights, `atomic` writes files whole or not at all.
-"""

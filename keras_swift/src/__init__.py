@@ -1,0 +1,1 @@
+"""The implementation: only names importable from `keras_swift` itself are public."""

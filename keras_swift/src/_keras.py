@@ -1,0 +1,369 @@
+"""The only file that uses Keras' private names, or names that may be missing."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from keras_swift.src._types import ArrayTree, Path, Tensor
+
+if TYPE_CHECKING:
+    import keras
+
+# A JAX training step, `(state, data) -> (logs, state)`.
+JaxStep = Callable[[Any, Any], tuple[dict[str, Tensor], Any]]
+
+
+def check_backend() -> None:
+    """Raises, with the cure, if Keras finds no backend to run on."""
+    try:
+        import keras  # noqa: F401
+    except ImportError as error:
+        if error.name not in ("tensorflow", "jax", "jaxlib", "torch"):
+            raise
+        raise ImportError(
+            f"Keras needs a backend, and {error.name!r} is not installed. Install one, for "
+            "example `pip install 'keras-swift[tensorflow]'` (or `[jax]`, `[torch]`), or set "
+            "KERAS_BACKEND to the one that is there (tensorflow, jax or torch)."
+        ) from error
+
+
+# The private names in use, by the object that has them.
+_OF_MODEL = (
+    "_compile_loss",
+    "_compile_metrics",
+    "_compute_loss",
+    "_flatten_layers",
+    "_symbolic_build",
+)
+_OF_LOSS = ("_flat_losses", "_metrics", "_user_loss", "_user_loss_weights")
+# Present once the metrics are built.
+_OF_BUILT_METRICS = ("_flat_metrics",)
+_OF_OPTIMIZER = ("_get_current_learning_rate", "_learning_rate")
+
+
+def release() -> tuple[int, int]:
+    """The major and minor number of this Keras."""
+    import keras
+
+    major, minor = keras.__version__.split(".")[:2]
+    return int(major), int(minor)
+
+
+def check_release(model: keras.Model) -> None:
+    """Raises, with the cure, if this Keras lacks what keras_swift relies on.
+
+    Args:
+        model: a compiled `keras.Model`.
+
+    Raises:
+        ImportError: naming what is missing.
+    """
+    import keras
+
+    optimizer = innermost(getattr(model, "optimizer", None))
+    metrics = getattr(model, "_compile_metrics", None)
+    missing: list[str] = []
+    for owner, names in (
+        (model, _OF_MODEL),
+        (getattr(model, "_compile_loss", None), _OF_LOSS),
+        (metrics if getattr(metrics, "built", False) else None, _OF_BUILT_METRICS),
+        (optimizer if isinstance(optimizer, keras.optimizers.Optimizer) else None, _OF_OPTIMIZER),
+    ):
+        if owner is not None:
+            missing += [name for name in names if not hasattr(owner, name)]
+    if missing:
+        raise _other_release(missing)
+
+
+def innermost(optimizer: Any) -> Any:
+    """The optimizer that makes the step, without the loss scaling that may wrap it."""
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return optimizer
+
+
+def _other_release(missing: list[str]) -> ImportError:
+    import keras
+
+    return ImportError(
+        f"keras_swift knows Keras 3.14 and 3.15. Received: Keras {keras.__version__}, without "
+        f"{missing}. Install keras 3.15, or a newer keras-swift."
+    )
+
+
+def flatten_layers(model: keras.Model) -> list[keras.Layer]:
+    """All layers of a model, nested ones included."""
+    layers: list[keras.Layer] = model._flatten_layers()
+    return layers
+
+
+def compile_loss(model: keras.Model) -> Any:
+    """The container of the compiled losses, or `None`."""
+    return model._compile_loss
+
+
+def flat_losses(container: Any) -> list[tuple[Path, keras.losses.Loss, float | None, str]] | None:
+    """The losses in a built container, `(path, loss, weight, name)` for each."""
+    losses: list[tuple[Path, keras.losses.Loss, float | None, str]] | None = container._flat_losses
+    return losses
+
+
+def as_compared(container: Any, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayTree, ArrayTree]:
+    """Targets and outputs in the structures in which a container of losses compares them.
+
+    Keras itself does the matching, in a copy that notes what it gets. Leaves may be anything.
+
+    Args:
+        container: the container of the compiled losses, built or not.
+        y, y_pred: structures.
+
+    Raises:
+        Exception: whatever Keras raises for structures that do not match.
+    """
+    noted: list[ArrayTree] = []
+
+    def note(y_true: ArrayTree, y_pred: ArrayTree, sample_weight: ArrayTree = None) -> float:
+        noted.extend((y_true, y_pred))
+        return 0.0
+
+    def note_and_end(y_true: ArrayTree, y_pred: ArrayTree) -> None:
+        note(y_true, y_pred)
+        raise _Noted
+
+    # `copy.copy` would serialise it.
+    asked = object.__new__(type(container))
+    vars(asked).update(vars(container))
+    # Keras would count the notes as values of the losses.
+    asked._flat_losses, asked._metrics = [container.Loss((), note, None, "")], [None]
+    asked.build = note_and_end
+    with contextlib.suppress(_Noted):
+        asked.call(y, y_pred)
+    return tuple(noted)
+
+
+class _Noted(Exception):
+    """Ends the call of a container that is not built."""
+
+
+def built_losses(model: keras.Model, y: ArrayTree, y_pred: ArrayTree) -> Any:
+    """The container of a model's compiled losses, built; `None` if it was compiled without.
+
+    A model that overrides `compute_loss` may never build its container. Then this returns another
+    one of the same losses, because building the model's would add metrics to it.
+
+    Args:
+        model: a compiled `keras.Model`.
+        y, y_pred: structures of tensors or of their specifications, matched.
+    """
+    container = model._compile_loss
+    if container is None or container.built:
+        return container
+    container = type(container)(
+        container._user_loss, container._user_loss_weights, output_names=container.output_names
+    )
+    container.build(y, y_pred)
+    return container
+
+
+def compile_metrics(model: keras.Model) -> Any:
+    """The container of the compiled metrics, or `None`."""
+    return model._compile_metrics
+
+
+def plain_metrics(container: Any) -> list[Any]:
+    """The lists of plain metrics in a built container, one for each output; `None` for none."""
+    metrics: list[Any] = container._flat_metrics
+    return metrics
+
+
+@contextlib.contextmanager
+def without_plain_metrics(container: Any) -> Iterator[None]:
+    """A context in which the container updates only its weighted metrics."""
+    plain = container._flat_metrics
+    container._flat_metrics = [None] * len(plain)
+    try:
+        yield
+    finally:
+        container._flat_metrics = plain
+
+
+def flatten_targets(container: Any, y: ArrayTree) -> list[Tensor]:
+    """Targets or outputs in the order of the container's metrics."""
+    import keras
+
+    # Keras 3.14.0 has them in the order of `tree.flatten`.
+    flatten = getattr(container, "_flatten_y", None) or keras.tree.flatten
+    leaves: list[Tensor] = flatten(y)
+    return leaves
+
+
+def own_methods(model: keras.Model) -> list[str]:
+    """The names of the model's training methods that are not Keras' own.
+
+    Returns:
+        A list of some of `"train_step"`, `"compute_loss"`, `"compute_metrics"`
+        and, on JAX, `"compute_loss_and_updates"`.
+    """
+    names = ("train_step", "compute_loss", "compute_loss_and_updates", "compute_metrics")
+    found = []
+    for name in names:
+        method = getattr(model, name, None)
+        module = getattr(getattr(method, "__func__", method), "__module__", "") or ""
+        if method is not None and not re.fullmatch(r"keras\.src\.(.*\.)?trainer", module):
+            found.append(name)
+    return found
+
+
+def loss_of(
+    model: keras.Model, x: ArrayTree, y: ArrayTree, y_pred: ArrayTree, sample_weight: ArrayTree
+) -> Tensor:
+    """The loss that the model trains on, as its step computes it."""
+    return model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
+
+
+def metrics_of_keras(model: keras.Model) -> list[keras.Metric | None]:
+    """The metrics that Keras creates and updates: the loss tracker and the compiled ones."""
+    found = [getattr(model, "_loss_tracker", None)]
+    for container in (model._compile_metrics, model._compile_loss):
+        found += [] if container is None else [container, *container.metrics]
+    return found
+
+
+def symbolic_build(model: keras.Model, x: ArrayTree, y: ArrayTree) -> None:
+    """Builds model, losses, metrics and optimizer without computing anything."""
+    model._symbolic_build(data_batch=(x, y, None))
+
+
+@contextlib.contextmanager
+def already_built(model: keras.Model) -> Iterator[None]:
+    """A context in which `fit` does not build the model again.
+
+    A model that never uses its compiled loss counts as unbuilt, and Keras would pass its
+    `compute_loss` the weights in the form that only our step understands.
+    """
+    model._symbolic_build = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        del model._symbolic_build
+
+
+def history_of(tensor: keras.KerasTensor) -> tuple[Any, int, int]:
+    """The origin of a symbolic tensor: `(layer, node index, tensor index)`."""
+    history: tuple[Any, int, int] = tensor._keras_history
+    return history
+
+
+def number_of_calls(layer: keras.Layer) -> int:
+    """int, the number of symbolic calls of a layer."""
+    return len(layer._inbound_nodes)
+
+
+def loss_settings(loss: keras.losses.Loss) -> dict[str, Any]:
+    """The keyword arguments that a loss passes to the function it wraps, a dict."""
+    settings: dict[str, Any] = loss._fn_kwargs
+    return settings
+
+
+def value_or_none(variable: keras.Variable) -> Tensor | None:
+    """A variable's value; `None` if Keras has emptied it for a compiled step (JAX)."""
+    return variable._value
+
+
+def jax_state(model: keras.Model) -> dict[str, list[Tensor]] | None:
+    """The trainer's state (JAX) if the variables are not in sync with it, else `None`."""
+    synced = getattr(model, "_jax_state_synced", True)
+    return None if synced else getattr(model, "_jax_state", None)
+
+
+def is_jax_synced(model: keras.Model) -> bool:
+    """bool, whether the variables hold the state (JAX)."""
+    return getattr(model, "_jax_state_synced", True)
+
+
+def mask_of(tensor: Tensor) -> Tensor | None:
+    """The mask that Keras attached to a tensor, or `None`.
+
+    JAX tensors cannot have attributes, so Keras keeps their masks in a table:
+    reading `_keras_mask` is not enough.
+    """
+    try:
+        from keras.src.backend import get_keras_mask
+    except ImportError as error:
+        raise _other_release(["keras.src.backend.get_keras_mask"]) from error
+    return get_keras_mask(tensor)
+
+
+@contextlib.contextmanager
+def wrapping_train_step(model: keras.Model, wrap: Callable[[JaxStep], JaxStep]) -> Iterator[None]:
+    """A context in which the train function that Keras makes calls `wrap(step)` for its step.
+
+    For JAX, where the function is a Python loop around a jitted step. The model is restored at
+    the end.
+
+    Args:
+        model: `keras.Model`.
+        wrap: function from a `step(state, data) -> (logs, state)` to another one.
+    """
+    make_train_function, make_function = model.make_train_function, model._make_function
+
+    def wrapped(step_function: JaxStep, *arguments: Any, **named: Any) -> Any:
+        return make_function(wrap(step_function), *arguments, **named)
+
+    def make(force: bool = False) -> Any:
+        model._make_function = wrapped
+        try:
+            return make_train_function(force)
+        finally:
+            del model._make_function
+
+    model.make_train_function = make
+    try:
+        yield
+    finally:
+        del model.make_train_function
+
+
+def resumed_epoch(model: keras.Model) -> int | None:
+    """The epoch from which `BackupAndRestore` resumes this `fit`, or `None`."""
+    return getattr(model, "_initial_epoch", None)
+
+
+def seed_variables(model: keras.Model) -> list[keras.Variable]:
+    """The random states of a model's layers: variables of neither weights nor metrics."""
+    known = {id(variable) for variable in (*model.weights, *model.metrics_variables)}
+    return [variable for variable in model.non_trainable_variables if id(variable) not in known]
+
+
+def rate_and_iterations(optimizer: Any) -> tuple[Any, keras.Variable]:
+    """An optimizer's learning rate and its step count, a variable.
+
+    The rate is a variable, a schedule of the step count or a function without arguments.
+    """
+    optimizer = innermost(optimizer)
+    return getattr(optimizer, "_learning_rate", None), optimizer.iterations
+
+
+@contextlib.contextmanager
+def scaled_rate(optimizer: Any, scale: Tensor | float) -> Iterator[None]:
+    """A context in which an optimizer uses `scale` times its learning rate.
+
+    The rate itself does not change, so callbacks never read a scaled one, an
+    exception cannot leave one behind, and a schedule continues.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`.
+        scale: float scalar tensor, or a float.
+    """
+    optimizer = innermost(optimizer)
+    own = getattr(optimizer, "_get_current_learning_rate", None)
+    if own is None:
+        raise _other_release(["optimizer._get_current_learning_rate"])
+    optimizer._get_current_learning_rate = lambda: own() * scale
+    try:
+        yield
+    finally:
+        del optimizer._get_current_learning_rate

@@ -1,0 +1,328 @@
+"""What differs between TensorFlow, JAX and PyTorch: the interface and its defaults.
+
+A new backend is a subclass of `Backend` in a file of its own, named in `keras_swift.src.backends`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeAlias
+
+import keras
+import numpy as np
+
+from keras_swift.src._types import Array, ArrayTree, FloatArray, IntArray, Tensor
+
+# A model's `(trainable, non_trainable)` values.
+Values: TypeAlias = tuple[list[Tensor], list[Tensor]]
+# From `(values, *inputs)` to one row of each quantity for each row of the inputs: on tensors, to
+# be compiled by the framework, and on NumPy arrays.
+TensorScoring: TypeAlias = Callable[..., dict[str, Tensor]]
+Scoring: TypeAlias = Callable[..., dict[str, FloatArray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Gathered:
+    """What the processes of a training know of their examples.
+
+    Attributes:
+        columns: dict from name to float64 array, the rows of all processes, one process after
+            another.
+        parts: list of slices, the rows of each process.
+        own: slice, those of this one.
+    """
+
+    columns: dict[str, FloatArray]
+    parts: list[slice]
+    own: slice
+
+
+class Fed(Protocol):
+    """The interface of a training run's batches for `Backend.feed`."""
+
+    @property
+    def num_batches(self) -> int:
+        """How many batches an epoch has."""
+
+    @property
+    def fixed_size(self) -> int | None:
+        """How many examples every batch has, or `None` if they may differ."""
+
+    @property
+    def is_open_ended(self) -> bool:
+        """Whether `goes_on` tells before each item if there is one."""
+
+    def goes_on(self) -> bool:
+        """Whether the epoch has another item."""
+
+    @property
+    def sparse(self) -> list[bool]:
+        """Whether each leaf of the inputs and targets came as a sparse one; items are dense."""
+
+    def __getitem__(self, index: int) -> tuple[ArrayTree, ArrayTree, ArrayTree]:
+        """The next item."""
+
+    def specimens(self, count: int) -> list[tuple[ArrayTree, ArrayTree, ArrayTree]]:
+        """Items of the shapes and types to come, up to `count`; draws nothing."""
+
+    def arrays_to_gather_from(self) -> tuple[ArrayTree, ArrayTree] | None:
+        """`(x, y)` if `next_batches` may be used in place of items, else `None`."""
+
+    def next_batches(self) -> list[tuple[IntArray, ArrayTree]]:
+        """The next block of items, as `(indices, weights)` pairs of one length."""
+
+    def keep_on_device(self, free: int) -> None:
+        """Keeps the arrays on the model's device, if they fit; `free` bytes are free there."""
+
+
+class Observe(Protocol):
+    """From what a step's `compute_loss` gets to the numbers of its examples."""
+
+    def __call__(self, y: ArrayTree, y_pred: ArrayTree) -> Tensor | None:
+        """The numbers, a tensor of shape `(b, c)`; `None` outside training steps."""
+
+    def inputs(self, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayTree, ...] | None:
+        """All that the numbers depend on, for `numbers`; `None` outside training steps."""
+
+    def numbers(self, *inputs: ArrayTree) -> Tensor:
+        """The numbers of these inputs: each row depends on the same row of the inputs alone."""
+
+
+class Tap:
+    """Numbers for the examples of training steps, on their way from the device to the host.
+
+    Args:
+        columns: int, `c`, how many numbers each example has.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
+        self._rows: list[Tensor] = []
+
+    def write(self, values: Tensor) -> None:
+        """Called in a step, compiled or not, with a tensor of shape `(b, c)`."""
+        self._rows.append(values)
+
+    def read(self) -> FloatArray:
+        """Returns and clears what was written: float32 array, shape `(k, c)`, in step order."""
+        rows = [np.asarray(keras.ops.convert_to_numpy(values)) for values in self._rows]
+        self._rows = []
+        return np.concatenate(rows) if rows else np.zeros((0, self.columns), np.float32)
+
+    def clear(self) -> None:
+        """Drops what was written."""
+        self.read()
+
+
+class Backend:
+    """One framework; the defaults are for eager frameworks such as PyTorch."""
+
+    # Whether Keras requests items of a `PyDataset` several steps ahead of training.
+    PULLS_AHEAD = False
+    # Whether `feed` can end an epoch of a number of items that is not known beforehand.
+    ENDS_EPOCHS = False
+
+    def compile_scoring(self, function: TensorScoring, model: keras.Model) -> Scoring:
+        """Compiles `function(values, *inputs)`, which returns one row for each row of the inputs.
+
+        Returns:
+            A callable `(values, *inputs)` that returns NumPy arrays. `values=None` uses the
+            model's own values, and distributes the rows over the devices that the model trains on.
+        """
+        raise NotImplementedError
+
+    def gradient(
+        self, function: Callable[[Tensor], tuple[Tensor, Any]], tensor: Tensor
+    ) -> tuple[tuple[Tensor, Any], Tensor]:
+        """`function(tensor)`, a pair `(scalar, rest)`, and the scalar's gradient in `tensor`."""
+        raise NotImplementedError
+
+    def example_gradient_norms(
+        self, function: Callable[..., Tensor], trainable: list[Tensor], inputs: ArrayTree
+    ) -> Tensor:
+        """The norm of the gradient of `function(trainable, *row)` for each row of `inputs`.
+
+        Returns:
+            A tensor, shape `(n,)`; the gradient is taken in the list of tensors `trainable`.
+        """
+        raise NotImplementedError
+
+    def step(self, model: keras.Model, data: Any) -> tuple[dict[str, Tensor], list[Tensor] | None]:
+        """One call of the model's own `train_step`, which the caller must undo.
+
+        Returns:
+            Its logs, and the values of its metrics after it unless the variables hold them.
+        """
+        return model.train_step(data), None
+
+    def scope_of(self, model: keras.Model) -> contextlib.AbstractContextManager[Any]:
+        """A context in which variables are created on the devices that the model trains on."""
+        return contextlib.nullcontext()
+
+    def check_devices(self, model: keras.Model) -> None:
+        """Raises if batches cannot be drawn for the way the model is distributed."""
+
+    def process(self) -> tuple[int, int]:
+        """The rank of this process, and how many train one model together: `(0, 1)` for one."""
+        return 0, 1
+
+    def check_agreement(self, numbers: dict[str, int]) -> None:
+        """Raises, on every process, if the processes of a training differ in these numbers.
+
+        The processes exchange the numbers once.
+        """
+
+    def mean_over_processes(self, numbers: dict[str, float]) -> dict[str, float]:
+        """The means of these numbers over the processes of a training, the same on each."""
+        return numbers
+
+    def gather_rows(self, columns: dict[str, FloatArray]) -> Gathered:
+        """The rows of all processes, one process after another: all must call this.
+
+        Args:
+            columns: dict from name to float64 array, shape `(n,)`, those of this process.
+        """
+        size = len(next(iter(columns.values())))
+        return Gathered(columns, [slice(0, size)], slice(0, size))
+
+    def array_dtype(self, dtype: str) -> str:
+        """The dtype that an array of this one has when a step gets it."""
+        return dtype
+
+    def common_scale(self, scales: Tensor) -> Tensor:
+        """One scale for the step, from those in its batch, shape `(b,)`."""
+        return scales[0]
+
+    def local_state(self, model: keras.Model) -> list[tuple[Any, Tensor]]:
+        """`(variable, value)` pairs for a `keras.StatelessScope` to call the model between steps.
+
+        Empty unless variables are spread over processes, which would have to call together.
+        """
+        return []
+
+    def capture_values(self, model: keras.Model) -> Values | None:
+        """The current values if they must be captured between two steps, else `None`."""
+        return None
+
+    def current_values(self, model: keras.Model, captured: Values | None) -> Values:
+        """The current values, whether or not they had to be captured; references, not copies."""
+        return (
+            [variable.value for variable in model.trainable_variables],
+            [variable.value for variable in model.non_trainable_variables],
+        )
+
+    def snapshot(self, model: keras.Model) -> list[tuple[Any, Any]] | None:
+        """References to the values of all variables before a step; `None` if inaccessible."""
+        return []
+
+    def restore_lost(self, snapshot: list[tuple[Any, Any]] | None) -> None:
+        """Gives the model back the values that a failed step took from it."""
+
+    def random_state(self) -> list[Array]:
+        """The framework's own random state if layers draw from it; else empty."""
+        return []
+
+    def restore_random_state(self, state: list[Array]) -> None:
+        """Restores what `random_state` returned."""
+
+    def prefetch_depth(self) -> int:
+        """How many steps before its own an item is made, despite `feed`."""
+        return 0
+
+    def fetches_ahead(self, model: keras.Model) -> bool:
+        """Whether an item may be made before the epoch that it is for."""
+        return self.prefetch_depth() > 0
+
+    def has_replicas(self, model: keras.Model) -> bool:
+        """Whether several devices train on the parts of a batch in parallel."""
+        return False
+
+    def feed(self, dataset: Fed, model: keras.Model) -> Any:
+        """The `x` for `model.fit` such that items are made in step with training.
+
+        May keep the data on the device, so that rows are gathered there.
+        """
+        free = self.free_memory(model)
+        if free is not None:
+            dataset.keep_on_device(free)
+        return dataset
+
+    def free_memory(self, model: keras.Model) -> int | None:
+        """Free bytes on the model's device; `None` on the CPU, or if not known."""
+        return None
+
+    def tap_obstacle(self, model: keras.Model) -> str | None:
+        """`None` if `tapped` can read the outputs of this model's steps.
+
+        Else a sentence with the reason and the cure, empty if there is none.
+        """
+        return None
+
+    def make_tap(self, columns: int, rows: int) -> Tap:
+        """A `Tap` for `tapped`; it outlives calls of `fit`, as compiled steps do.
+
+        Args:
+            columns: how many numbers each example has.
+            rows: how many examples it must hold between two readings.
+        """
+        return Tap(columns)
+
+    @contextlib.contextmanager
+    def tapped(self, model: keras.Model, tap: Tap, observe: Observe) -> Iterator[None]:
+        """A context in which `tap` gets the result of `observe` for every training step.
+
+        Any step, Keras' or the user's, has targets and outputs, with their masks, in
+        `compute_loss`. The model is restored at the end.
+        """
+        own = model.compute_loss
+
+        def compute_loss(
+            x: Any = None, y: Any = None, y_pred: Any = None, *rest: Any, **named: Any
+        ) -> Any:
+            values = observe(y, y_pred)
+            if values is not None:
+                tap.write(values)
+            return own(x, y, y_pred, *rest, **named)
+
+        with overridden(model, compute_loss=compute_loss):
+            yield
+
+
+@contextlib.contextmanager
+def overridden(owner: Any, **methods: Callable[..., Any]) -> Iterator[None]:
+    """A context in which an object has these methods of its own; restored at the end."""
+    before = {name: vars(owner)[name] for name in methods if name in vars(owner)}
+    for name, method in methods.items():
+        setattr(owner, name, method)
+    try:
+        yield
+    finally:
+        for name in methods:
+            delattr(owner, name)
+        for name, method in before.items():
+            setattr(owner, name, method)
+
+
+def padded(array: Array, multiple: int) -> Array:
+    """The rows, padded with copies of the first one to a multiple of `multiple`."""
+    missing = -len(array) % multiple
+    return np.concatenate([array, np.repeat(array[:1], missing, axis=0)]) if missing else array
+
+
+def several_processes(what: str, why: str) -> ValueError:
+    """The error for training in several processes other than on JAX.
+
+    Args:
+        what: what was found.
+        why: a sentence, the reason against it.
+    """
+    return ValueError(
+        "Importance training in several processes must run on JAX, with "
+        "`keras.distribution.initialize` and "
+        "`keras.distribution.DataParallel(auto_shard_dataset=False)`, each process on its own part "
+        f"of the data. Received: {what}. {why} Use that, or the devices of one machine "
+        "(`tf.distribute.MirroredStrategy`, `keras.distribution.DataParallel`). "
+        "`keras_swift.search` shares its trials among machines."
+    )

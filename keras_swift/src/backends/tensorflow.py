@@ -1,0 +1,321 @@
+"""TensorFlow: scoring is a `tf.function` over the model's own variables."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_swift.src._types import Array, ArrayTree, FloatArray, Tensor
+from keras_swift.src.backends.base import (
+    Backend,
+    Fed,
+    Scoring,
+    Tap,
+    TensorScoring,
+    Values,
+    padded,
+    several_processes,
+)
+from keras_swift.src.data.leaves import put_back, there
+
+
+class TensorFlowBackend(Backend):
+    """TensorFlow."""
+
+    PULLS_AHEAD = True
+    ENDS_EPOCHS = True
+
+    def compile_scoring(self, function: TensorScoring, model: keras.Model) -> Scoring:
+        strategy = model.distribute_strategy
+        replicas = strategy.num_replicas_in_sync
+
+        def on_a_replica(*inputs: Tensor) -> dict[str, Tensor]:
+            return function(self.current_values(model, None), *inputs)
+
+        # Values passed in are plain tensors, so one device computes with them.
+        compiled_for = tf.function(function, autograph=False)
+        concrete: dict[Any, Any] = {}
+
+        def called(traced: Any, *inputs: ArrayTree) -> dict[str, Tensor]:
+            # Via concrete functions: TensorFlow mistakes a function made for each model for one
+            # that is traced again and again, and warns.
+            leaves = keras.tree.flatten(inputs)
+            key = traced is compiled, *((leaf.shape, leaf.dtype) for leaf in leaves)
+            if key not in concrete:
+                specs = keras.tree.map_structure(tf.TensorSpec.from_tensor, inputs)
+                concrete[key] = traced.get_concrete_function(*specs)
+            outputs: dict[str, Tensor] = concrete[key](*inputs)
+            return outputs
+
+        def on_replicas(*inputs: Tensor) -> dict[str, Tensor]:
+            return (
+                on_a_replica(*inputs) if replicas == 1 else strategy.run(on_a_replica, args=inputs)
+            )
+
+        compiled = tf.function(on_replicas, autograph=False)
+
+        def score(values: Values | None, *inputs: ArrayTree) -> dict[str, FloatArray]:
+            if replicas > 1 and values is None:
+                return shared(inputs)
+            # Tensors rather than arrays: a Python object would be traced again at
+            # every call.
+            inputs = keras.tree.map_structure(tf.convert_to_tensor, inputs)
+            if values is None:
+                outputs = called(compiled, *inputs)
+            else:
+                values = keras.tree.map_structure(tf.convert_to_tensor, values)
+                outputs = called(compiled_for, values, *inputs)
+            scores: dict[str, FloatArray] = keras.tree.map_structure(
+                lambda tensor: tensor.numpy(), outputs
+            )
+            return scores
+
+        def shared(inputs: ArrayTree) -> dict[str, FloatArray]:
+            count = len(keras.tree.flatten(inputs)[0])
+
+            def per_replica(array: Array) -> Any:
+                parts = np.split(padded(np.asarray(array), replicas), replicas)
+                return strategy.experimental_distribute_values_from_function(
+                    lambda context: tf.convert_to_tensor(parts[context.replica_id_in_sync_group])
+                )
+
+            def joined(values: Any) -> FloatArray:
+                local = strategy.experimental_local_results(values)
+                return np.concatenate([tensor.numpy() for tensor in local])[:count]
+
+            scores = compiled(*keras.tree.map_structure(per_replica, inputs))
+            return {name: joined(values) for name, values in scores.items()}
+
+        return score
+
+    def scope_of(self, model: keras.Model) -> contextlib.AbstractContextManager[Any]:
+        scope: contextlib.AbstractContextManager[Any] = model.distribute_strategy.scope()
+        return scope
+
+    def check_devices(self, model: keras.Model) -> None:
+        strategy = model.distribute_strategy
+        if isinstance(
+            strategy,
+            tf.distribute.MultiWorkerMirroredStrategy
+            | tf.distribute.experimental.ParameterServerStrategy,
+        ):
+            raise several_processes(
+                type(strategy).__name__,
+                # Seen with Keras 3.15 and a `MultiWorkerMirroredStrategy`, at the first batch.
+                "Keras 3 does not train under it: its own `fit` fails as well.",
+            )
+
+    def gradient(
+        self, function: Callable[[Tensor], tuple[Tensor, Any]], tensor: Tensor
+    ) -> tuple[tuple[Tensor, Any], Tensor]:
+        tensor = tf.stop_gradient(tensor)
+        with tf.GradientTape() as tape:
+            tape.watch(tensor)
+            value, rest = function(tensor)
+        return (value, rest), tape.gradient(
+            value, tensor, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+
+    def example_gradient_norms(
+        self, function: Callable[..., Tensor], trainable: list[Tensor], inputs: ArrayTree
+    ) -> Tensor:
+        trainable = [tf.convert_to_tensor(value) for value in trainable]
+        inputs = keras.tree.map_structure(tf.convert_to_tensor, inputs)
+
+        def norm(position: Tensor) -> Tensor:
+            row = keras.tree.map_structure(lambda leaf: leaf[position : position + 1], inputs)
+            with tf.GradientTape() as tape:
+                tape.watch(trainable)
+                value = function(trainable, *row)
+            slopes = tape.gradient(
+                value, trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            )
+            return tf.sqrt(sum(tf.reduce_sum(tf.square(tf.convert_to_tensor(s))) for s in slopes))
+
+        count = tf.shape(keras.tree.flatten(inputs)[0])[0]
+        return tf.map_fn(norm, tf.range(count), fn_output_signature=tf.float32)
+
+    def has_replicas(self, model: keras.Model) -> bool:
+        replicas: int = model.distribute_strategy.num_replicas_in_sync
+        return replicas > 1
+
+    def tap_obstacle(self, model: keras.Model) -> str | None:
+        # It is not known which step a batch is for.
+        return "" if self.fetches_ahead(model) else None
+
+    def fetches_ahead(self, model: keras.Model) -> bool:
+        fetching = tf.distribute.OneDeviceStrategy | tf.distribute.MirroredStrategy
+        return isinstance(model.distribute_strategy, fetching)
+
+    def make_tap(self, columns: int, rows: int) -> Tap:
+        return _TensorFlowTap(columns, rows)
+
+    def feed(self, dataset: Fed, model: keras.Model) -> Any:
+        """A `tf.data` dataset without a prefetch, which would run steps ahead."""
+        # TensorFlow never frees the functions that a pipeline calls, nor what they refer to, so
+        # they hold a weak reference. The caller of `fit` holds the dataset meanwhile.
+        dataset = weakref.proxy(dataset)
+        strategy = model.distribute_strategy
+        several = strategy.num_replicas_in_sync > 1
+        # `tf.data` would stack a list into one tensor.
+        example, *others = [keras.tree.lists_to_tuples(item) for item in dataset.specimens(2)]
+        # A missing array is `None` in every item.
+        leaves = [tf.convert_to_tensor(leaf) for leaf in there(example)]
+        # Axes that differ between two batches have unknown length, as in Keras' own data sets.
+        shapes = [np.shape(leaf) for leaf in there(others[-1] if others else example)]
+        shapes = [
+            [
+                # With a known length, the steps of recurrent layers take less time.
+                dataset.fixed_size,
+                *(
+                    size if size == other else None
+                    for size, other in zip(leaf.shape[1:], shape[1:], strict=True)
+                ),
+            ]
+            for leaf, shape in zip(leaves, shapes, strict=True)
+        ]
+        dtypes = [leaf.dtype for leaf in leaves]
+        # Strategies of one device fetch ahead, and then it is not known which step a batch is for.
+        together = model.steps_per_execution == 1 and not (several or self.fetches_ahead(model))
+        arrays = dataset.arrays_to_gather_from() if together else None
+        if arrays is not None:
+            data = _gathered(dataset, keras.tree.lists_to_tuples(arrays), example, dtypes, shapes)
+        else:
+            data = _items(dataset, example, dtypes, shapes)
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        options.experimental_optimization.inject_prefetch = False
+        # The pipeline cannot be serialised for another worker.
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        data = data.with_options(options)
+        return strategy.experimental_distribute_dataset(data) if several else data
+
+
+def _items(
+    dataset: Fed, example: ArrayTree, dtypes: list[tf.DType], shapes: list[list[int | None]]
+) -> tf.data.Dataset:
+    """The items of a dataset, each made on request."""
+
+    def item(index: Array) -> list[Array]:
+        return _of_types(there(dataset[int(index)]), dtypes)
+
+    # As they came: for sparse inputs the gradient of a layer is sparse too.
+    sparse = [*dataset.sparse, *[False] * len(dtypes)]
+
+    def load(index: Tensor) -> ArrayTree:
+        tensors = _called(item, index, dtypes, shapes)
+        leaves = [
+            tf.sparse.from_dense(tensor) if as_sparse else tensor
+            for tensor, as_sparse in zip(tensors, sparse, strict=False)
+        ]
+        return put_back(example, leaves)
+
+    if not dataset.is_open_ended:
+        return tf.data.Dataset.range(dataset.num_batches).map(load)
+
+    def goes_on(index: Tensor) -> Tensor:
+        return tf.reshape(tf.numpy_function(lambda _: dataset.goes_on(), [index], tf.bool), ())
+
+    # Keras reads on in it from epoch to epoch, until it ends.
+    return tf.data.Dataset.range(2**62).take_while(goes_on).map(load)
+
+
+def _gathered(
+    dataset: Fed,
+    arrays: tuple[ArrayTree, ArrayTree],
+    example: ArrayTree,
+    dtypes: list[tf.DType],
+    shapes: list[list[int | None]],
+) -> tf.data.Dataset:
+    """The same, gathered by index from copies of the arrays.
+
+    TensorFlow calls Python once for all batches drawn together, and gathers
+    the rows itself, as in `model.fit`.
+    """
+    count = len(there(arrays))
+    with tf.device("CPU:0"):
+        # A data set of their own: if `gather` captured the arrays, its graph would keep them in
+        # memory until Python collects cycles.
+        whole = tf.data.Dataset.from_tensors(
+            tuple(
+                tf.convert_to_tensor(array, dtype)
+                for array, dtype in zip(there(arrays), dtypes, strict=False)
+            )
+        )
+    dtypes = [tf.int64, *dtypes[count:]]
+    shapes = [[None, shape[0], *shape[1:]] for shape in ([dataset.fixed_size], *shapes[count:])]
+
+    def batches(_: Array) -> list[Array]:
+        rows = [keras.tree.flatten(batch) for batch in dataset.next_batches()]
+        return _of_types([np.stack(parts) for parts in zip(*rows, strict=True)], dtypes)
+
+    def gather(told: tuple[Tensor, ...], arrays: tuple[Tensor, ...]) -> ArrayTree:
+        indices, *weights = told
+        rows = [tf.gather(array, indices) for array in arrays]
+        return put_back(example, [*rows, *weights])
+
+    number = dataset.num_batches
+    told = (
+        tf.data.Dataset.range(number)
+        .map(lambda index: tuple(_called(batches, index, dtypes, shapes)))
+        .unbatch()
+        .take(number)
+    )
+    data = tf.data.Dataset.zip((told, whole.repeat())).map(gather)
+    return data.apply(tf.data.experimental.assert_cardinality(number))
+
+
+def _of_types(arrays: list[Array], dtypes: list[tf.DType]) -> list[Array]:
+    return [
+        np.asarray(array, dtype.as_numpy_dtype) for array, dtype in zip(arrays, dtypes, strict=True)
+    ]
+
+
+def _called(
+    function: Callable[[Array], list[Array]],
+    index: Tensor,
+    dtypes: list[tf.DType],
+    shapes: list[list[int | None]],
+) -> list[Tensor]:
+    tensors: list[Tensor] = tf.numpy_function(function, [index], dtypes)
+    for tensor, shape in zip(tensors, shapes, strict=True):
+        tensor.set_shape(shape)
+    return tensors
+
+
+class _TensorFlowTap(Tap):
+    """Keeps the rows in a variable, which steps inside a compiled loop can write to.
+
+    The sampler reads it before it is full.
+    """
+
+    def __init__(self, columns: int, rows: int) -> None:
+        super().__init__(columns)
+        self._rows_held = rows
+        self._taken = 0
+        self._buffer = tf.Variable(tf.zeros((rows, columns)), trainable=False)
+        self._written = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+    def write(self, values: Tensor) -> None:
+        # For a batch of fixed size the count is known before the batch is drawn. It must not change
+        # earlier, because the sampler reads what the steps before have written.
+        with tf.control_dependencies([values]):
+            count = tf.shape(values, out_type=tf.int64)[0]
+            places = (self._written.read_value() + tf.range(count)) % self._rows_held
+            self._buffer.scatter_nd_update(places[:, None], values)
+            self._written.assign_add(count)
+
+    def read(self) -> FloatArray:
+        written = int(self._written.numpy())
+        unread = np.arange(self._taken, written) % self._rows_held
+        # If there were more rows than it holds, nobody knows whose the last ones are.
+        fits = written - self._taken <= self._rows_held
+        self._taken = written
+        rows: FloatArray = tf.gather(self._buffer, unread if fits else unread[:0]).numpy()
+        return rows

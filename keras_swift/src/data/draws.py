@@ -1,0 +1,80 @@
+"""Draws by given probabilities: which examples are drawn, and in what order."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras_swift.src._types import FloatArray, IntArray
+
+
+def systematic_draw(expected: FloatArray, generator: np.random.Generator) -> IntArray:
+    """Draws each example its expected number of times, rounded up or down at random.
+
+    Points one apart are laid over the expected counts end to end, from a
+    random start and with the examples in random order. The mean of each
+    count is exactly `expected`, as in independent draws with replacement, but
+    a count never differs from it by 1 or more. So there is less noise, and
+    equal probabilities give an ordinary shuffled epoch, each example once.
+
+    Args:
+        expected: float array, shape `(n,)`, non-negative, with a sum that is
+            a whole number `k` up to rounding: how often each example is
+            drawn on average.
+        generator: `np.random.Generator`, for the order and the start.
+
+    Returns:
+        An int array, shape `(k,)`, of positions in random order.
+
+    Example:
+        >>> generator = np.random.default_rng(0)
+        >>> np.bincount(systematic_draw(np.array([2.0, 0.0, 1.0]), generator)).tolist()
+        [2, 0, 1]
+    """
+    count = round(float(expected.sum()))
+    order = generator.permutation(len(expected))
+    cumulative = np.cumsum(expected[order])
+    if count:
+        # Undoes the rounding of the sum, which could drop or add a draw at the end.
+        cumulative *= count / cumulative[-1]
+    # Whole counts must not depend on the last bit of a sum.
+    cumulative = np.round(cumulative, 9)
+    points = np.arange(count) + generator.uniform(1e-6, 1.0 - 1e-6)
+    drawn = order[np.searchsorted(cumulative, points, side="right")]
+    return generator.permutation(drawn)
+
+
+def inclusion_probability(probability: FloatArray, count: int) -> FloatArray:
+    """Probability of keeping each of `n` examples when exactly `count` are kept, none twice.
+
+    As near `count * probability` as numbers up to 1 can be: the excess above
+    1 is spread over the rest in proportion. If fewer than `count` examples
+    have a probability above 0, the others share what is missing.
+
+    Args:
+        probability: float array, shape `(n,)`, non-negative, sums to 1.
+        count: int from 0 to `n`.
+
+    Returns:
+        A float64 array, shape `(n,)`, in `[0, 1]`, that sums to `count`.
+
+    Example:
+        >>> inclusion_probability(np.array([0.8, 0.1, 0.1]), 2).tolist()
+        [1.0, 0.5, 0.5]
+    """
+    kept = np.zeros(len(probability))
+    possible = probability > 0
+    if possible.sum() <= count:
+        kept[possible] = 1.0
+        rest = len(probability) - possible.sum()
+        if rest:
+            kept[~possible] = (count - possible.sum()) / rest
+        return kept
+    certain = np.zeros(len(probability), bool)
+    while True:
+        free = possible & ~certain
+        kept[certain] = 1.0
+        kept[free] = (count - certain.sum()) * probability[free] / probability[free].sum()
+        above = free & (kept > 1.0)
+        if not above.any():
+            return np.minimum(kept, 1.0)
+        certain |= above

@@ -1,0 +1,150 @@
+"""Data sets held in memory as arrays, for those who need every example by its index."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_swift.src._types import Array, ArrayTree
+from keras_swift.src.data.leaves import there
+from keras_swift.src.data.streams import is_stream
+
+# A data set is held in memory up to this many bytes.
+HELD_BYTES = 2 * 2**30
+
+
+def held(data: Any, argument: str = "validation_data") -> tuple[ArrayTree, ...]:
+    """Data as a tuple of arrays `(x, y)` or `(x, y, sample_weight)`.
+
+    Args:
+        data: such a tuple, or a `PyDataset`, `tf.data.Dataset` or
+            `DataLoader`, which is read once.
+        argument: str, what errors call it. Defaults to `"validation_data"`.
+
+    Raises:
+        TypeError: for a generator, and anything else that is not data.
+        ValueError: for a data set without an end, without targets, empty, or
+            larger than `HELD_BYTES`.
+    """
+    if isinstance(data, tuple | list):
+        if len(data) not in (2, 3):
+            raise ValueError(
+                f"`{argument}` must be `(x, y)` or `(x, y, sample_weight)`. Received: "
+                f"{len(data)} parts."
+            )
+        return tuple(data)
+    batches, size = [], 0
+    for batch in _batches(data, argument):
+        parts = _parts(batch)
+        if parts[1] is None:
+            raise ValueError(
+                f"`{argument}` must yield targets with its inputs. Received: batches without."
+            )
+        size += sum(leaf.nbytes for leaf in there(parts))
+        if size > HELD_BYTES:
+            raise ValueError(
+                f"`{argument}` is held in memory, up to {HELD_BYTES / 2**30:g} GiB. Received: "
+                "more. Take a part of it (`dataset.take(...)`), or pass memory-mapped arrays."
+            )
+        batches.append(parts)
+    if not batches:
+        raise ValueError(f"`{argument}` must hold at least one batch. Received: none.")
+    count = 2 if batches[0][2] is None else 3
+    return tuple(
+        keras.tree.map_structure(
+            lambda *leaves: np.concatenate(leaves), *(batch[part] for batch in batches)
+        )
+        for part in range(count)
+    )
+
+
+def held_examples(
+    x: Any, y: ArrayTree, sample_weight: ArrayTree
+) -> tuple[ArrayTree, ArrayTree, ArrayTree]:
+    """Examples as arrays `(x, y, sample_weight)`; those of a data set in the order of a pass.
+
+    Args:
+        x: structure of arrays; or a `PyDataset`, `tf.data.Dataset` or
+            `DataLoader` of batches, whose passes are all alike.
+        y, sample_weight: structures of arrays; `None` with a data set, which
+            has its own.
+
+    Raises:
+        TypeError: for a generator.
+        ValueError: for a data set that cannot be held, comes in another order
+            at each pass, or is given beside `y` or `sample_weight`.
+    """
+    if not is_stream(x):
+        return x, y, sample_weight
+    for name, value in (("y", y), ("sample_weight", sample_weight)):
+        if value is not None:
+            raise ValueError(
+                f"`{name}` must not be given with a data set, which brings its own targets and "
+                f"weights. Received: x of type {type(x).__name__}."
+            )
+    found = held(x, "x")
+    first = _parts(next(iter(_batches(x, "x"))))
+    same = all(
+        np.array_equal(again, whole[: len(again)])
+        for again, whole in zip(there(first), there(found), strict=True)
+    )
+    if not same:
+        raise ValueError(
+            "`x` must be the same examples in the same order at each pass: features and draws "
+            f"belong to examples with an index. Received: a {type(x).__name__} whose first batch "
+            "changes. Leave shuffling and augmentation out of it; draws come in random order "
+            "anyway."
+        )
+    x, y, sample_weight = (*found, None)[:3]
+    return x, y, sample_weight
+
+
+def _parts(batch: Any) -> tuple[ArrayTree, ArrayTree, ArrayTree]:
+    """`(x, y, sample_weight)` of NumPy arrays; what is missing is `None`."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    x, y, sample_weight = (
+        None if part is None else keras.tree.map_structure(_as_numpy, part)
+        for part in (x, y, sample_weight)
+    )
+    return x, y, sample_weight
+
+
+def _batches(data: Any, argument: str) -> Iterable[Any]:
+    """The batches of one pass over a data set."""
+    if isinstance(data, types.GeneratorType) or hasattr(data, "__next__"):
+        raise TypeError(
+            f"`{argument}` must be data that has an end and can be read again. "
+            f"Received: {type(data).__name__}, which may never end and can be read only "
+            "once. Pass arrays, a `PyDataset` or a `tf.data.Dataset`."
+        )
+    if not is_stream(data):
+        raise TypeError(
+            f"`{argument}` must be `(x, y)` or a data set of such batches. Received: "
+            f"{type(data).__name__}."
+        )
+    if isinstance(data, keras.utils.PyDataset):
+        endless = data.num_batches is None
+    else:
+        # TensorFlow's number for "no end" is -1.
+        cardinality = getattr(data, "cardinality", None)
+        endless = callable(cardinality) and int(cardinality()) == -1
+    if endless:
+        raise ValueError(
+            f"`{argument}` must have an end. Received: "
+            f"{type(data).__name__} without one. Take a finite number of its batches."
+        )
+    if isinstance(data, keras.utils.PyDataset):
+        return (data[index] for index in range(data.num_batches or 0))
+    batches: Iterable[Any] = iter(data)
+    return batches
+
+
+def _as_numpy(leaf: Any) -> Array | None:
+    if leaf is None:
+        return None
+    # A PyTorch tensor may require gradients or be on a device.
+    return np.asarray(leaf.detach().cpu() if hasattr(leaf, "detach") else leaf)

@@ -1,0 +1,123 @@
+"""The leaves of what `fit` was given: arrays of any library, or `None`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+import scipy.sparse
+
+from keras_swift.src._types import Array, ArrayTree
+
+STRINGS = (str, bytes, np.str_, np.bytes_)
+
+
+def is_text(array: Any) -> bool:
+    """Whether an array holds strings, of one width or as Python objects."""
+    return array.dtype.kind in "US" or array.dtype == object
+
+
+def check_text(name: str, array: Array) -> None:
+    """Raises for Python objects that are not strings, and for strings without TensorFlow."""
+    if array.dtype == object and not all(isinstance(item, STRINGS) for item in array.flat):
+        raise TypeError(
+            f"{name} must hold numbers or strings. Received: an array of Python objects. Rows of "
+            "different lengths have to be padded to one length first."
+        )
+    if is_text(array) and keras.backend.backend() != "tensorflow":
+        raise TypeError(
+            f"{name} must hold numbers: only the TensorFlow backend has tensors of strings. "
+            f"Received: strings with the {keras.backend.backend()} backend. Turn them into "
+            "numbers first, for example `x = keras.layers.TextVectorization(...)(x)` before `fit`, "
+            "or set KERAS_BACKEND=tensorflow."
+        )
+
+
+def is_sparse(leaf: Any) -> bool:
+    """Whether a leaf is a sparse TensorFlow or JAX tensor, or a SciPy matrix."""
+    return (
+        scipy.sparse.issparse(leaf)
+        or type(leaf).__module__.startswith("jax.experimental.sparse")
+        or (type(leaf).__name__ == "SparseTensor" and "tensorflow" in type(leaf).__module__)
+    )
+
+
+def is_ragged(leaf: Any) -> bool:
+    """Whether a leaf is a ragged TensorFlow tensor."""
+    return type(leaf).__name__ == "RaggedTensor" and "tensorflow" in type(leaf).__module__
+
+
+def dense(leaf: Any) -> Array:
+    """The array of a sparse leaf."""
+    if scipy.sparse.issparse(leaf):
+        array: Array = leaf.toarray()
+        return array
+    if hasattr(leaf, "todense"):
+        return np.asarray(leaf.todense())
+    values = np.asarray(leaf.values)
+    array = np.zeros(tuple(leaf.dense_shape.numpy()), values.dtype)
+    array[tuple(np.asarray(leaf.indices).T)] = values
+    return array
+
+
+def rows_by_rows(leaf: Any) -> Any:
+    """A sparse leaf as an object that supports indexing rows.
+
+    A SciPy matrix; a dense array unless it has two axes.
+
+    Args:
+        leaf: a leaf for which `is_sparse` is true.
+    """
+    if scipy.sparse.issparse(leaf):
+        return leaf.tocsr()
+    shape = tuple(int(size) for size in getattr(leaf, "dense_shape", leaf.shape))
+    if len(shape) != 2 or not hasattr(leaf, "indices"):
+        return dense(leaf)
+    values = np.asarray(getattr(leaf, "values", getattr(leaf, "data", None)))
+    return scipy.sparse.csr_matrix((values, tuple(np.asarray(leaf.indices).T)), shape)
+
+
+def of_frame(frame: Any) -> Array:
+    """The numbers of a pandas object, as `model.fit` casts them."""
+    array: Array = frame.to_numpy()
+    # Columns of mixed types, such as the bool ones of `get_dummies` beside floats.
+    if array.dtype == object and not any(
+        isinstance(item, STRINGS) for item in array.reshape(len(array), -1)[:1].flat
+    ):
+        try:
+            array = frame.astype(keras.config.floatx()).to_numpy()
+        except (TypeError, ValueError):
+            pass
+    return array
+
+
+def as_fed(structure: ArrayTree) -> ArrayTree:
+    """The structure as Keras takes it: arrays of strings as tensors, all else as it is."""
+    return keras.tree.map_structure(
+        lambda leaf: keras.ops.convert_to_tensor(leaf) if _is_text_array(leaf) else leaf, structure
+    )
+
+
+def _is_text_array(leaf: Any) -> bool:
+    return isinstance(leaf, np.ndarray) and is_text(leaf)
+
+
+def form(structure: ArrayTree) -> str:
+    """A key for a structure's containers and the places of its leaves and `None`s."""
+    return repr(keras.tree.map_structure(lambda leaf: None if leaf is None else 0, structure))
+
+
+def there(structure: ArrayTree) -> list[Any]:
+    """The leaves of a structure that are not `None`."""
+    return [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
+
+
+def put_back(structure: ArrayTree, leaves: Iterable[Any]) -> ArrayTree:
+    """The structure with other leaves in place of those that are not `None`."""
+    leaves = iter(leaves)
+    return keras.tree.pack_sequence_as(
+        structure,
+        [None if leaf is None else next(leaves) for leaf in keras.tree.flatten(structure)],
+    )

@@ -1,0 +1,86 @@
+"""Random orders of the examples, one after another."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from keras_swift.src._types import IntArray
+
+# The current order, the position in it and the generator's state.
+PermutationState: TypeAlias = tuple[IntArray | None, int, Any]
+
+
+class Permutations:
+    """Goes through the examples in one random order after another.
+
+    Without a generator the order is that of the data.
+    """
+
+    def __init__(self, size: int, generator: np.random.Generator | None) -> None:
+        self._size = size
+        self._generator = generator
+        self._order: IntArray | None = None
+        self._next = 0
+
+    def take(self, count: int, across: bool = True) -> IntArray:
+        """The next `count` indices; fewer at the end of an order unless `across`."""
+        taken: list[IntArray] = []
+        while count > 0:
+            order = self._order
+            if order is None or self._next == self._size:
+                if taken and not across:
+                    break
+                order = self._renew()
+            part = order[self._next : self._next + count]
+            self._next += len(part)
+            count -= len(part)
+            taken.append(part)
+        return np.concatenate(taken)
+
+    def _renew(self) -> IntArray:
+        self._next = 0
+        self._order = order = (
+            np.arange(self._size)
+            if self._generator is None
+            else self._generator.permutation(self._size)
+        )
+        return order
+
+    @property
+    def size(self) -> int:
+        """int, how many indices an order has."""
+        return self._size
+
+    @property
+    def left(self) -> int:
+        """int, how many indices are left in this order, or in the next if there are none."""
+        ended = self._order is None or self._next == self._size
+        return self._size if ended else self._size - self._next
+
+    def step_back(self, count: int) -> None:
+        """Makes `take` return the last `count` indices again; all must be of one order."""
+        self._next -= count
+
+    def upcoming(self, count: int) -> list[int]:
+        """The indices that `take` returns next, up to `count`, all of one order."""
+        order = self._order
+        if order is None or self._next == self._size:
+            order = self._renew()
+        indices: list[int] = order[self._next : self._next + count].tolist()
+        return indices
+
+    def restart(self, size: int | None = None) -> None:
+        """Makes the next `take` begin a new order, of `size` examples if given."""
+        self._size = self._size if size is None else size
+        self._order, self._next = None, 0
+
+    def state(self) -> PermutationState:
+        state = None if self._generator is None else self._generator.bit_generator.state
+        return self._order, self._next, state
+
+    def restore(self, state: PermutationState) -> None:
+        self._order, self._next, generator = state
+        if self._generator is not None:
+            self._generator.bit_generator.state = generator

@@ -1,0 +1,224 @@
+"""The reader of arrays: uniform batches and presamples from their rows.
+
+`ArrayReader` and `stream_reader.StreamReader` have one interface, so the samplers and datasets that
+ask for "the next batch" and "the next presample" need not know the source.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+
+import numpy as np
+import scipy.sparse
+
+from keras_swift.src._types import ArrayTree, IntArray, State
+from keras_swift.src.data.arrays import ArraySource, Data
+from keras_swift.src.data.leaves import there
+from keras_swift.src.data.permutations import Permutations
+
+# Most batches drawn together, and their largest size in bytes: after a training step Python's code
+# is no longer in the processor's caches, and drawing one batch costs several times what it costs
+# right after another. The batches themselves should not fill the caches.
+TOGETHER = 8
+TOGETHER_BYTES = 4_000_000
+# Arrays up to this size are copied for a backend that gathers rows itself, as `model.fit` does
+# with arrays of any size.
+COPIED_BYTES = 2**30
+# The largest share of an accelerator's free memory that copies may take.
+FREE_SHARE = 1 / 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Some examples of the data.
+
+    Attributes:
+        data: tuple `(x, y, sample_weight)` of NumPy structures with one first
+            axis (tensors for `x` and `y` if they are kept on a device);
+            `sample_weight` may be `None`, and so may `x` and `y` if the
+            rows are gathered by index later.
+        indices: int64 array, which examples they are; `None` from a stream.
+        batches: float, how many batches they amount to: `r` for a presample of `r` batches.
+    """
+
+    data: Data
+    indices: IntArray | None
+    batches: float = 1.0
+
+    def __len__(self) -> int:
+        rows = self.data[0] if self.indices is None else self.indices
+        return len(there(rows)[0])
+
+    @property
+    def mean_length(self) -> float:
+        """How many examples their batches have on average."""
+        return len(self) / self.batches
+
+
+class ArrayReader:
+    """Reads batches and presamples from permutations of arrays.
+
+    It keeps two permutations: a uniform epoch is one whole permutation, as
+    in `model.fit`; presamples go through the other one across epochs.
+
+    Args:
+        source: `ArraySource`.
+        batch_size: int, `b`.
+        generators: two `np.random.Generator`.
+        shuffle: bool, whether the data is permuted.
+    """
+
+    def __init__(
+        self,
+        source: ArraySource,
+        batch_size: int,
+        generators: list[np.random.Generator],
+        shuffle: bool,
+    ) -> None:
+        self.source = source
+        self.batch_size = min(batch_size, source.size)
+        self.num_batches = self.pass_length = math.ceil(source.size / self.batch_size)
+        self.is_open_ended = False
+        size: int = sum(leaf.nbytes for leaf in there(self.first(self.batch_size)))
+        self._together = max(1, min(TOGETHER, TOGETHER_BYTES // max(1, size)))
+        orders = [generator if shuffle else None for generator in generators]
+        self._uniform = Permutations(source.size, orders[0])
+        self._presample = Permutations(source.size, orders[1])
+
+    @property
+    def sparse(self) -> list[bool]:
+        """list of bool, whether each leaf of `(x, y)` came as a sparse one."""
+        return [scipy.sparse.issparse(leaf) for leaf in there((self.source.x, self.source.y))]
+
+    def goes_on(self, steps: int, are_waiting: bool) -> bool:
+        """Whether a pass of which so many steps were taken goes on."""
+        return steps < self.pass_length
+
+    def presample_size(self, ratio: float) -> int:
+        """The presample size `B` for a presample ratio."""
+        # Rounded first, so that 1.1 * 10 makes 11 and not 12.
+        wanted = math.ceil(round(ratio * self.batch_size, 6))
+        if wanted > self.source.size:
+            warnings.warn(
+                f"`presample` asks for {wanted} examples a step, the data have "
+                f"{self.source.size}: every step scores all of them.",
+                stacklevel=5,
+            )
+        return min(wanted, self.source.size)
+
+    @property
+    def fixed_size(self) -> int | None:
+        """How many examples every batch has; `None` if the last of an epoch is smaller."""
+        return None if self.source.size % self.batch_size else self.batch_size
+
+    @property
+    def largest_ratio(self) -> float:
+        """The largest presample ratio that the data has examples for."""
+        return self.source.size / self.batch_size
+
+    def first(self, count: int) -> Data:
+        """The first `count` examples, repeated if there are fewer; changes no state."""
+        return self.source.take(np.arange(count) % self.source.size)
+
+    def specimens(self, count: int) -> list[Examples]:
+        """A batch of the first examples; one will do, as all have one form. Changes no state."""
+        return [self.examples(np.arange(self.batch_size))]
+
+    def targets(self) -> ArrayTree | None:
+        """All targets; `None` if they would have to be read from a disk."""
+        return self.source.y if self.source.is_in_memory else None
+
+    def arrays(self) -> tuple[ArrayTree, ArrayTree] | None:
+        """`(x, y)` if they may be copied, else `None`."""
+        return self.source.arrays(COPIED_BYTES)
+
+    def keep_on_device(self, free: int) -> None:
+        """Copies the arrays to the model's device, if they fit.
+
+        Args:
+            free: int, free bytes of memory there.
+        """
+        self.source.keep_on_device(min(COPIED_BYTES, int(FREE_SHARE * free)))
+
+    def uniform(self, by_index: bool = False) -> Examples:
+        """The next uniform batch, smaller at the end of an epoch; `by_index`, only its weights."""
+        return self._take(self._uniform.take(self.batch_size, across=False), by_index)
+
+    @property
+    def size(self) -> int:
+        """The number of examples."""
+        return self.source.size
+
+    def identity(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Identifies the arrays: equal for the same ones; for others, only by chance."""
+        return self.source.identity()
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the user weights the examples."""
+        return self.source.sample_weight is not None
+
+    @property
+    def is_within_pass(self) -> bool:
+        """Whether the current permutation of uniform batches is partly read."""
+        return self._uniform.left < self.size
+
+    @property
+    def most_together(self) -> int:
+        """How many batches may be drawn ahead, given the memory they take."""
+        return self._together
+
+    def examples(self, indices: IntArray, by_index: bool = False) -> Examples:
+        """The examples at these indices; `by_index`, only their weights."""
+        return self._take(indices, by_index)
+
+    def uniform_indices(self, count: int) -> IntArray:
+        """The next `count` indices of the permutation; fewer at its end."""
+        return self._uniform.take(count, across=False)
+
+    def presample(self, size: int) -> Examples:
+        """The next presample."""
+        presample = self._take(self._presample.take(size))
+        return dataclasses.replace(presample, batches=size / self.batch_size)
+
+    @property
+    def together(self) -> int:
+        """How many uniform batches may be drawn ahead."""
+        return min(self._together, math.ceil(self._uniform.left / self.batch_size))
+
+    def take_back(self, count: int) -> None:
+        """Makes `uniform` return the last `count` examples again; at most those drawn together."""
+        self._uniform.step_back(count)
+
+    def _take(self, indices: IntArray, by_index: bool = False) -> Examples:
+        return Examples(self.source.take(indices, only_weights=by_index), indices)
+
+    def begin_epoch(self) -> None:
+        """Called when an epoch begins."""
+
+    def end_epoch(self) -> None:
+        """Called when an epoch ends."""
+
+    def restart(self) -> None:
+        """Makes the next uniform batch begin a new permutation."""
+        self._uniform.restart()
+
+    def state(self) -> State:
+        return {"uniform": self._uniform.state(), "presample": self._presample.state()}
+
+    def restore(self, state: State) -> None:
+        self._uniform.restore(state["uniform"])
+        if self.fixed_size is not None and self._uniform.left % self.fixed_size:
+            # The saved position belongs to another batch size.
+            self._uniform.restart()
+        self._presample.restore(state["presample"])
+
+    def load(self, count: int) -> None:
+        """Loads `count` examples from all over the data, to measure what loading costs."""
+        self.source.take(np.linspace(0, self.source.size - 1, count, dtype=np.int64))
+
+    def close(self) -> None:
+        """Frees copies of the arrays."""
+        self.source.leave_device()

@@ -1,0 +1,307 @@
+"""The reader of a stream: uniform batches and presamples from its batches, as they come."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import keras
+import numpy as np
+
+from keras_swift.src._types import State
+from keras_swift.src.data.arrays import Data
+from keras_swift.src.data.reader import Examples
+from keras_swift.src.data.streams import Stream, StreamBatch
+
+# A generator of unknown epoch length is read to its end, up to this many bytes.
+HELD_BYTES = 2**28
+
+
+class StreamReader:
+    """Reads batches and presamples from a stream: a presample is its next `r` batches.
+
+    A source that can be read again is read twice: once for uniform batches,
+    restarted with each epoch, and once for presamples, continued across
+    epochs, so that every batch is presampled before any is presampled
+    again. A source that can be read only once serves both.
+
+    Args:
+        source: as for `streams.Stream`.
+        class_weight: dict or `None`, as for `streams.Stream`.
+        generators: two `np.random.Generator`, for the order of the batches of
+            a finite `PyDataset`.
+        shuffle: bool, whether that order is random.
+        steps_per_epoch: int or `None`. Without it the stream must end;
+            one of unknown length is read once to count its batches.
+        needs_targets: bool, as there.
+
+    Raises:
+        ValueError: if the number of steps cannot be known.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        class_weight: dict[int, float] | None,
+        generators: list[np.random.Generator],
+        shuffle: bool,
+        steps_per_epoch: int | None,
+        needs_targets: bool = True,
+    ) -> None:
+        orders = [generator if shuffle else None for generator in generators]
+        if steps_per_epoch is None and isinstance(source, Iterator):
+            source = _held(source)
+        self._uniform = Stream(source, orders[0], class_weight, needs_targets)
+        self._shared = self._uniform.is_shared
+        self._presample = (
+            self._uniform
+            if self._shared
+            else Stream(source, orders[1], class_weight, needs_targets)
+        )
+        self._source = source
+        # A `PyDataset` may have no batches before its epoch begins, so it begins here.
+        self._uniform.begin_epoch()
+        self._has_begun = True
+        self._uniform.begin_before_the_last()
+        with self._uniform.unchanged():
+            self._first = _padded(self._uniform.next_batch())
+        self.batch_size = len(Examples(self._first, None))
+        self.num_batches = steps_per_epoch or self._uniform.length or self._counted(source)
+        # Whether a pass may end before the steps of an epoch, nobody knows when.
+        ends = self._uniform.length is None and not self._shared and not _is_endless(source)
+        self.is_open_ended = steps_per_epoch is not None and ends
+        # No reading ahead: other consumers of the source would miss those batches.
+        self.together = 1
+        # Some streams state their batch size, but a batch may still be smaller.
+        self.fixed_size = None
+
+    @property
+    def sparse(self) -> list[bool]:
+        """list of bool, whether each leaf of `(x, y)` came as a sparse one."""
+        return self._uniform.sparse
+
+    @property
+    def pass_length(self) -> float:
+        """How many batches a pass has, infinity while that is not known."""
+        if self.is_open_ended:
+            return self._uniform.counted or self._presample.counted or math.inf
+        return self._uniform.length or self.num_batches
+
+    def goes_on(self, steps: int, are_waiting: bool) -> bool:
+        """Whether a pass goes on.
+
+        Args:
+            steps: int, how many steps of it were taken.
+            are_waiting: bool, whether batches were read for steps to come.
+        """
+        if math.isinf(self.pass_length) and not are_waiting and not self._uniform.has_more():
+            return False
+        return steps < self.pass_length
+
+    def _counted(self, source: Any) -> int:
+        if self._shared or _is_endless(source):
+            raise ValueError(
+                "`steps_per_epoch` must be given for a source without an end. Received: "
+                f"steps_per_epoch=None with x of type {type(source).__name__}."
+            )
+        warnings.warn(
+            "`x` has no length: it is read once from end to end to count its batches. "
+            "Pass `steps_per_epoch` to avoid that.",
+            stacklevel=5,
+        )
+        return sum(1 for _ in source)
+
+    def presample_size(self, ratio: float) -> int:
+        """The presample size `B`: a whole number of batches, at least two."""
+        return max(2, round(ratio)) * self.batch_size
+
+    @property
+    def largest_ratio(self) -> float:
+        """No limit: a presample reads on in the stream."""
+        return math.inf
+
+    def first(self, count: int) -> Data:
+        """The first `count` examples of the first batch, repeated if fewer; changes no state."""
+        indices = np.arange(count) % self.batch_size
+        x, y, sample_weight = (
+            None
+            if part is None
+            else keras.tree.map_structure(
+                lambda leaf: None if leaf is None else leaf[indices], part
+            )
+            for part in self._first
+        )
+        return x, y, sample_weight
+
+    def specimens(self, count: int) -> list[Examples]:
+        """The next batches, up to `count`, fewer at the end; they are read again later."""
+        found: list[Examples] = []
+        with self._uniform.unchanged():
+            while len(found) < count:
+                try:
+                    found.append(self.uniform())
+                except ValueError:
+                    if not found:
+                        raise
+                    break
+        return found
+
+    def targets(self) -> None:
+        """`None`: targets arrive with the batches."""
+
+    def arrays(self) -> None:
+        """`None`: a stream has only batches."""
+
+    def keep_on_device(self, free: int) -> None:
+        """Does nothing: a stream has no arrays to copy."""
+
+    def load(self, count: int) -> None:
+        """Does nothing: a stream loads its own batches."""
+
+    def uniform(self, by_index: bool = False) -> Examples:
+        """The next batch."""
+        return Examples(_padded(self._uniform.next_batch()), None)
+
+    def take_back(self, count: int) -> None:
+        """Does nothing: a stream never draws ahead."""
+
+    def presample(self, size: int) -> Examples:
+        """The next batches, joined.
+
+        Raises:
+            ValueError: if they differ in form, or a generator ends; they are
+                read again then.
+        """
+        with self._presample.all_or_none():
+            return self._joined(size // self.batch_size)
+
+    def _joined(self, count: int) -> Examples:
+        batches = [self._presample.next_batch() for _ in range(count)]
+        return Examples(joined(batches), None, count)
+
+    def identity(self) -> list[Any]:
+        """Identifies the source: equal for the same one with as many batches."""
+        try:
+            return [weakref.ref(self._source), self._uniform.length]
+        except TypeError:
+            return [object()]
+
+    @property
+    def has_places(self) -> bool:
+        """Whether each example is found again by its batch and row: in a finite `PyDataset`."""
+        return isinstance(self._source, keras.utils.PyDataset) and not self._shared
+
+    @property
+    def has_hooks(self) -> bool:
+        """Whether a `PyDataset` has hooks of its own, in which it may reorder its examples."""
+        return any(
+            getattr(getattr(self._source, name), "__func__", None)
+            is not getattr(keras.utils.PyDataset, name)
+            for name in ("on_epoch_begin", "on_epoch_end")
+        )
+
+    def read_ahead(self, count: int) -> None:
+        """Lets a `PyDataset`'s workers read so many uniform batches ahead."""
+        self._uniform.read_ahead(count)
+
+    def with_index(self) -> tuple[int, Data]:
+        """The next uniform batch of a `PyDataset`, after its index there."""
+        index, batch = self._uniform.next_with_index()
+        return cast(int, index), _padded(batch)
+
+    def all_or_none(self) -> contextlib.AbstractContextManager[None]:
+        """A context that, if it fails, has read no uniform batch: they are read again."""
+        return self._uniform.all_or_none()
+
+    def begin_epoch(self) -> None:
+        """Called when an epoch begins."""
+        if not self._has_begun:
+            self._uniform.begin_epoch()
+        self._has_begun = False
+
+    def end_epoch(self) -> None:
+        """Called when an epoch ends."""
+        self._uniform.end_epoch()
+        # The epoch's end may have changed its items.
+        self._presample.forget()
+
+    def restart(self) -> None:
+        """Makes the next uniform batch the stream's first, if it can be read again."""
+        self._uniform.restart()
+
+    def state(self) -> State:
+        return {"uniform": self._uniform.state(), "presample": self._presample.state()}
+
+    def restore(self, state: State) -> None:
+        self._uniform.restore(state["uniform"])
+        self._presample.restore(state["presample"])
+
+    def close(self) -> None:
+        """Stops the stream's workers."""
+        self._uniform.close()
+        self._presample.close()
+
+
+def joined(batches: Sequence[StreamBatch]) -> Data:
+    """The examples of several batches.
+
+    Raises:
+        ValueError: if the batches differ in form.
+    """
+    try:
+        return _padded(keras.tree.map_structure(_concatenated, *batches))
+    except (ValueError, TypeError) as error:
+        shapes = [
+            keras.tree.map_structure(
+                lambda leaf: None if leaf is None else tuple(leaf.shape), batch
+            )
+            for batch in batches
+        ]
+        raise ValueError(
+            "The batches of a stream must be of one form, except for their number of examples, "
+            f"to be presampled together. Received: shapes {shapes}. Pad them to one length, or "
+            "give all of them weights."
+        ) from error
+
+
+def _is_endless(source: Any) -> bool:
+    """Whether a source says that it has no end."""
+    cardinality = getattr(source, "cardinality", None)
+    if callable(cardinality):
+        # Of distributed data sets it is a number.
+        cardinality = cardinality()
+    # TensorFlow's -1 means "no end"; -2 means "unknown".
+    return cardinality is not None and int(cardinality) == -1
+
+
+def _held(source: Iterator[Any]) -> list[Any]:
+    """The batches of a generator to its end: `fit` would read them in one epoch."""
+    batches, size = [], 0
+    for batch in source:
+        batches.append(batch)
+        size += sum(getattr(leaf, "nbytes", 0) for leaf in keras.tree.flatten(batch))
+        if size > HELD_BYTES:
+            raise ValueError(
+                "`steps_per_epoch` must be given for a generator without an end in sight. "
+                f"Received: steps_per_epoch=None with x of type {type(source).__name__}, of which "
+                f"{len(batches)} batches ({size} bytes) were read."
+            )
+    return batches
+
+
+def _concatenated(*rows: Any) -> Any:
+    if all(part is None for part in rows):
+        return None
+    if any(part is None for part in rows):
+        raise ValueError("an array in one batch and `None` in another")
+    return np.concatenate(rows)
+
+
+def _padded(batch: StreamBatch) -> Data:
+    """`(x, y, sample_weight)`, with `None` for missing weights."""
+    x, y, sample_weight = (*batch, None)[:3]
+    return x, y, sample_weight

@@ -1,0 +1,149 @@
+"""Splits the arguments of `fit` into the examples to train on and those passed on to Keras."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from keras_swift.src._types import ArrayTree
+from keras_swift.src.data import arrays
+from keras_swift.src.data.arrays import ArraySource
+from keras_swift.src.data.reader import ArrayReader
+from keras_swift.src.data.stream_reader import StreamReader
+from keras_swift.src.data.streams import check_stream_arguments, is_stream
+from keras_swift.src.validation import check_positive_integer
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """The examples to train on, and how an epoch goes through them.
+
+    Attributes:
+        examples: `ArraySource`; or a source of batches for `Stream`.
+        batch_size: int, `b`; `None` for a source of batches, which has its own.
+        class_weight: dict for a source of batches, or `None`. For arrays,
+            class weights are multiplied into their weights.
+        shuffle: bool, whether the order is random.
+        steps_per_epoch: int or `None`.
+        needs_targets: bool, whether every example must have a target.
+    """
+
+    examples: Any
+    batch_size: int | None
+    class_weight: dict[int, float] | None
+    shuffle: bool
+    steps_per_epoch: int | None
+    needs_targets: bool
+
+    @classmethod
+    def of(
+        cls,
+        x: Any,
+        y: ArrayTree = None,
+        sample_weight: ArrayTree = None,
+        batch_size: int | None = None,
+        class_weight: dict[int, float] | None = None,
+        shuffle: Any = True,
+        steps_per_epoch: int | None = None,
+        needs_targets: bool = True,
+    ) -> TrainingData:
+        """Checks arguments of `model.fit` and fills in its defaults.
+
+        Args:
+            needs_targets: bool, whether there has to be a `y`. Defaults to `True`.
+
+        Raises:
+            TypeError: if the data are neither arrays nor a source of batches.
+            ValueError: for arguments that do not fit each other.
+        """
+        for name, value in (("batch_size", batch_size), ("steps_per_epoch", steps_per_epoch)):
+            if value is not None:
+                check_positive_integer(name, value)
+        # Keras has "batch" for files whose rows are expensive to read one by one.
+        shuffle = bool(shuffle) and shuffle != "batch"
+        if is_stream(x):
+            check_stream_arguments(x, y, sample_weight, batch_size, 0.0)
+            return cls(x, None, class_weight, shuffle, steps_per_epoch, needs_targets)
+        sample_weight = arrays.class_weights(y, class_weight, sample_weight)
+        source = ArraySource(x, y, sample_weight, needs_targets)
+        if batch_size is None:
+            batch_size = -(-source.size // steps_per_epoch) if steps_per_epoch else 32
+        return cls(source, batch_size, None, shuffle, steps_per_epoch, needs_targets)
+
+    @property
+    def is_stream(self) -> bool:
+        """bool, whether the examples arrive in batches, without an index."""
+        return not isinstance(self.examples, ArraySource)
+
+    def reader(self, generators: list[np.random.Generator]) -> ArrayReader | StreamReader:
+        """The reader of uniform batches and presamples.
+
+        Args:
+            generators: two `np.random.Generator`, one for the order of each.
+        """
+        if self.batch_size is None:
+            return StreamReader(
+                self.examples,
+                self.class_weight,
+                generators,
+                self.shuffle,
+                self.steps_per_epoch,
+                self.needs_targets,
+            )
+        return ArrayReader(self.examples, self.batch_size, generators, self.shuffle)
+
+
+def resolve_fit_arguments(
+    *,
+    needs_targets: bool = True,
+    x: Any,
+    y: Any,
+    batch_size: int | None,
+    epochs: int,
+    verbose: Any,
+    validation_split: float,
+    validation_data: Any,
+    shuffle: Any,
+    class_weight: dict[int, float] | None,
+    sample_weight: Any,
+    initial_epoch: int,
+    steps_per_epoch: int | None,
+    validation_steps: int | None,
+    validation_batch_size: int | None,
+    validation_freq: Any,
+) -> tuple[TrainingData, dict[str, Any]]:
+    """Splits the arguments of `keras.Model.fit`, except `callbacks`.
+
+    Args:
+        needs_targets: bool, whether there has to be a `y`. Defaults to `True`.
+
+    Returns:
+        A tuple `(data, rest)`: the training data, and the arguments passed
+        on to `model.fit`, with the data that `validation_split` holds out.
+
+    Raises:
+        TypeError: if `x` is neither arrays nor a source of batches.
+        ValueError: for arguments that do not fit each other.
+    """
+    if is_stream(x):
+        check_stream_arguments(x, y, sample_weight, None, validation_split)
+    else:
+        if validation_split and validation_data is None:
+            (x, y, sample_weight), validation_data = arrays.split(
+                x, y, sample_weight, validation_split
+            )
+        validation_batch_size = validation_batch_size or batch_size
+    data = TrainingData.of(
+        x, y, sample_weight, batch_size, class_weight, shuffle, steps_per_epoch, needs_targets
+    )
+    return data, {
+        "epochs": epochs,
+        "verbose": verbose,
+        "initial_epoch": initial_epoch,
+        "validation_data": validation_data,
+        "validation_steps": validation_steps,
+        "validation_batch_size": validation_batch_size,
+        "validation_freq": validation_freq,
+    }

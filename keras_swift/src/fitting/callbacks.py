@@ -1,0 +1,107 @@
+"""Puts our callbacks around the user's, and makes drawing wait for training."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import keras
+
+from keras_swift.src._types import Logs
+
+
+class StepBarrier(keras.callbacks.Callback):
+    """Makes the draw of a batch wait until the step before it is done.
+
+    For pipelines that always fetch ahead. The price is that drawing and
+    training no longer overlap.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changed = threading.Condition()
+        self._allowed = 0
+        self._over = False
+
+    def wait(self, index: int) -> None:
+        """Blocks until batch `index` of the epoch may be drawn, or training is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._over or index < self._allowed)
+
+    def end(self) -> None:
+        """Releases all waiting batches."""
+        self._allow(0, over=True)
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        self._allow(self.model.steps_per_execution)
+
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        self._allow(batch + 1 + self.model.steps_per_execution)
+
+    def _allow(self, count: int, over: bool = False) -> None:
+        with self._changed:
+            self._allowed, self._over = count, over
+            self._changed.notify_all()
+
+
+class OutOfTheBar(keras.callbacks.Callback):
+    """Takes numbers out of the logs before the progress bar shows them.
+
+    Args:
+        names: tuple of str.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self._names = names
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        for name in self._names:
+            (logs or {}).pop(name, None)
+
+
+@contextlib.contextmanager
+def with_callbacks(
+    callbacks: Any,
+    front: Sequence[keras.callbacks.Callback],
+    model: keras.Model,
+    behind: Sequence[keras.callbacks.Callback] = (),
+) -> Iterator[list[keras.callbacks.Callback] | keras.callbacks.CallbackList]:
+    """The user's callbacks with ours around them.
+
+    Ours come first, so that the user's see what ours write to the logs. Behind the user's come the
+    history and the progress bar too, which Keras adds if they are missing.
+
+    Args:
+        callbacks: the user's argument of `fit`: `None`, a callback, a list of
+            them or a `CallbackList`, which is restored at the end.
+        front: list of `keras.callbacks.Callback`.
+        model: `keras.Model`.
+        behind: list of `keras.callbacks.Callback`. Defaults to none.
+    """
+    if not isinstance(callbacks, keras.callbacks.CallbackList):
+        users = keras.tree.flatten(callbacks or [])
+        if not any(isinstance(callback, keras.callbacks.History) for callback in users):
+            users.append(keras.callbacks.History())
+        yield _in_order(users, front, behind)
+        return
+    before = list(callbacks.callbacks)
+    for callback in (*front, *behind):
+        callback.set_model(model)
+        callback.set_params(callbacks.params)
+    callbacks.callbacks[:] = _in_order(before, front, behind)
+    try:
+        yield callbacks
+    finally:
+        callbacks.callbacks[:] = before
+
+
+def _in_order(
+    users: list[keras.callbacks.Callback],
+    front: Iterable[keras.callbacks.Callback],
+    behind: Iterable[keras.callbacks.Callback],
+) -> list[keras.callbacks.Callback]:
+    bars = [one for one in users if isinstance(one, keras.callbacks.ProgbarLogger)]
+    return [*front, *(one for one in users if one not in bars), *behind, *bars]

@@ -1,0 +1,94 @@
+"""One batch, how it was drawn, and how training receives it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from keras_swift.src._types import ArrayTree, FloatArray, IntArray
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """One batch and how it was drawn.
+
+    Attributes:
+        x, y: NumPy structures, first axis `b`. Without a callback that gets
+            the batch, they may be `None` (the backend gathers the rows) or
+            structures of tensors (the data is kept on a device).
+        weights: the weights of the loss, importance weights times the
+            user's; float32, shape `(b,)` or `(b, 1, ...)` to fit the loss
+            values, or a structure of them, one for each output.
+        importance: float32 array, shape `(b,)`, only the importance weights;
+            all ones in a uniform batch.
+        indices: int64 array, shape `(b,)`, into the data, of a `PyDataset` in
+            the order of batches and rows; `None` for a stream whose scores
+            are not remembered.
+        sample_weight: the user's weights of these examples, as given; `None` without.
+        scores: float64 array, shape `(b,)`, the scores of these examples;
+            remembered ones if nothing was scored for the draw;
+            `None` for a uniform batch that was not scored.
+        presample_size: int, how many examples the batch was drawn from.
+        by_importance: bool, whether the batch was drawn by importance.
+        rate_scale: float, the factor of the learning rate.
+        gain: float, the measured variance gain of the draw; 1 for a uniform batch.
+    """
+
+    x: ArrayTree
+    y: ArrayTree
+    weights: ArrayTree
+    importance: FloatArray
+    indices: IntArray | None
+    sample_weight: ArrayTree
+    scores: FloatArray | None
+    presample_size: int
+    by_importance: bool
+    rate_scale: float = 1.0
+    gain: float = 1.0
+
+
+class LazyItem(list[Any]):
+    """An item that is drawn when it is unpacked, not when it is fetched."""
+
+    def __init__(self, make: Callable[[], Iterable[Any]]) -> None:
+        super().__init__()
+        self._make: Callable[[], Iterable[Any]] | None = make
+
+    def _kept(self) -> LazyItem:
+        if self._make is not None:
+            make, self._make = self._make, None
+            self.extend(make())
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        return super(LazyItem, self._kept()).__iter__()
+
+    def __getitem__(self, position: Any) -> Any:
+        return super(LazyItem, self._kept()).__getitem__(position)
+
+    def __len__(self) -> int:
+        return super(LazyItem, self._kept()).__len__()
+
+
+def mask_correction(valid: FloatArray, positions: IntArray) -> FloatArray:
+    """Factors that undo the division by the unmasked share of the drawn batch.
+
+    Keras divides a masked loss by the batch's unmasked share, `V`, which a
+    draw that prefers long sequences raises; the factor `V / V_presample`
+    makes it divide by the presample's.
+
+    Returns:
+        float64 array, one factor for each output.
+    """
+    valid = valid.astype(np.float64)
+    everywhere = valid.mean(axis=0)
+    correction: FloatArray = np.divide(
+        valid[positions].mean(axis=0),
+        everywhere,
+        out=np.ones_like(everywhere),
+        where=everywhere > 0,
+    )
+    return correction

@@ -1,0 +1,76 @@
+"""The callback that keeps a dataset in step with `model.fit` and writes to the logs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_swift.src import backends
+from keras_swift.src._types import Logs
+from keras_swift.src.importance.batches import Batches
+
+
+class SamplingCallback(keras.callbacks.Callback):
+    """Marks the epochs, captures JAX's values, writes measurements to the logs.
+
+    It does not implement `on_train_batch_end`, because then Keras waits for
+    every step.
+    """
+
+    def __init__(self, dataset: Batches) -> None:
+        super().__init__()
+        self._dataset = dataset
+        self._snapshot: list[tuple[Any, Any]] = []
+        self._checked = False
+
+    def on_train_begin(self, logs: Logs = None) -> None:
+        self._checked = False
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        if not self._checked:
+            # Not before: `BackupAndRestore` may begin with a later epoch.
+            self._checked = True
+            self._dataset.check_processes(epoch)
+        self._dataset.on_epoch_end()
+        self._dataset.on_epoch_begin()
+
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
+        self._dataset.on_step_begin()
+        # Not `self.model`: accessing it makes Keras put JAX's state back into
+        # the model before every step.
+        backend, model = backends.active(), self._dataset.model
+        self._dataset.score_by(backend.capture_values(model))
+        snapshot = backend.snapshot(model)
+        self._snapshot = self._snapshot if snapshot is None else snapshot
+
+    def restore_lost(self) -> None:
+        """Gives the model back the values that a failed step took from it."""
+        backends.active().restore_lost(self._snapshot)
+        self._snapshot = []
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        self._dataset.on_epoch_end()
+        self._dataset.score_by(None)
+        if logs is not None:
+            logs.update(self._dataset.epoch_summary())
+
+    def on_train_end(self, logs: Logs = None) -> None:
+        if logs is not None:
+            logs.update(self._dataset.epoch_summary())
+
+
+class OwnFitCallback(SamplingCallback):
+    """The same in a `fit` of the user's, where nothing stands between the logs and the bar."""
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        super().on_epoch_end(epoch, logs)
+        history = getattr(self._dataset.model, "history", None)
+        if logs is not None and history is not None:
+            # The bar shows all logs, and three numbers of ours are enough.
+            history.history.setdefault("presample", []).append(logs.pop("presample"))
+
+    def on_train_end(self, logs: Logs = None) -> None:
+        super().on_train_end(logs)
+        if logs is not None:
+            logs.pop("presample")

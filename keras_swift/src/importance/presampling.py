@@ -1,0 +1,262 @@
+"""Algorithm 1 of the paper, a batch at a time: presample, score, resample.
+
+This file decides which examples the next batch holds and their weights, from fresh scores;
+`remembered` does so from the scores of earlier steps.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from keras_swift.src._types import ArrayTree, FloatArray, State
+from keras_swift.src.data.arrays import select
+from keras_swift.src.data.reader import ArrayReader, Examples
+from keras_swift.src.data.stream_reader import StreamReader
+from keras_swift.src.importance import resampling
+from keras_swift.src.importance.batch import Batch, mask_correction
+from keras_swift.src.importance.gates import CostGate, Gate
+from keras_swift.src.scoring.finite import not_finite, warn_not_finite
+from keras_swift.src.scoring.scorer import Scorer
+from keras_swift.src.validation import explained
+
+# While the gate is shut, every 16th batch is scored at first, later one after another eighth of the
+# run and finally every 64th: at f = 0.3 (scoring an example over training on it) that costs 2 % of
+# a step at first, and 0.5 % in the end.
+PROBE_INTERVALS = (16, 64)
+NO_PRESAMPLE = (
+    "`presample='auto'` cannot draw by importance from `x`, so batches are uniform from here on. {}"
+)
+
+
+class ImportanceSampler:
+    """Draws batches by the scores of a presample; uniformly while the gate is shut.
+
+    Args:
+        reader: `ArrayReader` or `StreamReader`, for uniform batches and presamples.
+        scorer: `Scorer`, whose first quantity is the score.
+        gate: `Gate`, which has the presample ratio.
+        floor: float in [0, 1), the uniform share of the probabilities.
+        generator: `np.random.Generator`, for the draws.
+        check_labels: function that raises for targets that do not fit.
+        scale_steps: bool, whether the learning rate is multiplied by the variance gain. Defaults
+            to `False`.
+        score_inputs: function of `x` that returns what is scored instead. Defaults to `None`, `x`.
+
+    Attributes:
+        values: the model's values as `backends` captured them, to score by;
+            `None` for its current ones.
+
+    Reference:
+        Katharopoulos and Fleuret, "Not All Samples Are Created Equal: Deep
+        Learning with Importance Sampling", ICML 2018, Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        reader: ArrayReader | StreamReader,
+        scorer: Scorer,
+        gate: Gate,
+        floor: float,
+        generator: np.random.Generator,
+        check_labels: Callable[[Any], None],
+        scale_steps: bool = False,
+        score_inputs: Callable[[ArrayTree], ArrayTree] | None = None,
+    ) -> None:
+        self._score_inputs = score_inputs
+        self.reader = reader
+        self.scorer = scorer
+        self.gate = gate
+        self.floor = floor
+        self.generator = generator
+        self.check_labels = check_labels
+        self._scale_steps = scale_steps
+        self._step = 0
+        # Steps since a batch was scored.
+        self._unprobed: int | None = None
+        self.values: Any = None
+        self._by_index = False
+        self._has_warned = False
+        # Of an example, because batches have whole numbers of them.
+        self._owed = 0.0
+
+    def next_batch(self, steps_left: int = 1) -> Batch:
+        """One iteration of Algorithm 1 (Katharopoulos and Fleuret 2018)."""
+        self._step += 1
+        presample = self._presample() if self.gate.is_open else None
+        if presample is None:
+            return self._uniform_batch()
+        scores, valid = self.score(presample)
+        if not self._are_finite(scores, presample):
+            return self._uniform_batch(probes=False)
+        drawn = resampling.draw(scores, self._draws(presample), self.generator, self.floor)
+        self.gate.update(drawn.tau)
+        return self._drawn_batch(presample, scores, valid, drawn)
+
+    def score(self, examples: Examples) -> tuple[FloatArray, FloatArray]:
+        """Scores of some examples, shape `(k,)`, and their unmasked shares, `(k, outputs)`.
+
+        Raises:
+            ValueError: if scores are negative.
+        """
+        x, y, sample_weight = examples.data
+        if self._score_inputs is not None:
+            x = self._score_inputs(x)
+        with explained(x, y):
+            quantities = self.scorer(x, y, sample_weight, values=self.values)
+        scores = quantities[self.scorer.score_name].astype(np.float64)
+        resampling.check_scores(scores[np.isfinite(scores)], empty=True)
+        return scores, quantities["valid"]
+
+    def batches_ready(self, steps_left: int) -> int:
+        """How many batches can be drawn before the model must be read again; 1 or more."""
+        if self.gate.is_open or self._unprobed is None:
+            return 1
+        unseen = self._probe_interval - 1 - self._unprobed
+        return max(1, min(self.reader.together, unseen, steps_left))
+
+    def draw_by_index(self) -> None:
+        """Switches to index-only batches, whose `x` and `y` may be `None`."""
+        self._by_index = True
+
+    def take_back(self, batches: list[Batch]) -> None:
+        """Undoes the draw of these uniform batches, which are the last ones drawn."""
+        self.reader.take_back(sum(len(batch.importance) for batch in batches))
+        self._step -= len(batches)
+        self._unprobed = (self._unprobed or 0) - len(batches)
+
+    def begin_epoch(self, restarts: bool) -> None:
+        """Called when an epoch begins; `restarts` if it must be a whole permutation."""
+
+    def end_epoch(self) -> None:
+        """Called when an epoch ends."""
+
+    @property
+    def tau(self) -> float:
+        """float, the gate's running mean of the variance reduction."""
+        return self.gate.tau
+
+    def state(self) -> State:
+        """State for `restore`; the reader has its own."""
+        return {
+            "generator": self.generator.bit_generator.state,
+            "gate": self.gate.state(),
+            "step": self._step,
+            "unprobed": self._unprobed,
+            "owed": self._owed,
+        }
+
+    def restore(self, state: State) -> None:
+        """Restores what `state` returned."""
+        self.generator.bit_generator.state = state["generator"]
+        self.gate.restore(state["gate"])
+        self._step = state["step"]
+        self._unprobed = state["unprobed"]
+        self._owed = state.get("owed", 0.0)
+
+    @property
+    def _probe_interval(self) -> int:
+        shortest, longest = PROBE_INTERVALS
+        return max(shortest, min(longest, self._step // 8))
+
+    def _presample(self) -> Examples | None:
+        """The next presample; `None` if the data has none and the user asked for none."""
+        try:
+            presample = self.reader.presample(self.reader.presample_size(self.gate.ratio))
+        except ValueError as error:
+            if not isinstance(self.gate, CostGate):
+                raise
+            self.gate.stay_shut()
+            warnings.warn(NO_PRESAMPLE.format(error), stacklevel=3)
+            return None
+        self.check_labels(presample.data[1])
+        return presample
+
+    def _draws(self, presample: Examples) -> int:
+        """How many examples to draw: as many as its batches have on average.
+
+        What rounding leaves is made up for in the next batch. Keras divides the sum of an epoch's
+        losses by the sum of these numbers, which would otherwise be too small or too large.
+        """
+        wanted = presample.mean_length + self._owed
+        draws = max(1, round(wanted))
+        self._owed = wanted - draws
+        return draws
+
+    def _drawn_batch(
+        self,
+        presample: Examples,
+        scores: FloatArray,
+        valid: FloatArray,
+        drawn: resampling.Draw,
+    ) -> Batch:
+        self._unprobed = 0
+        parts = (None, None, presample.data[2]) if self._by_index else presample.data
+        x, y, sample_weight = select(parts, drawn.positions)
+        # A presample counts by its size: by this and by the number of draws, which is rounded.
+        counts = presample.mean_length / len(drawn.positions)
+        indices, importance = presample.indices, drawn.weights * counts
+        return Batch(
+            x=x,
+            y=y,
+            weights=self.scorer.loss_weights(
+                importance, sample_weight, mask_correction(valid, drawn.positions)
+            ),
+            importance=importance.astype(np.float32),
+            indices=None if indices is None else indices[drawn.positions],
+            sample_weight=sample_weight,
+            scores=scores[drawn.positions],
+            presample_size=len(presample),
+            by_importance=True,
+            rate_scale=self.gate.gain if self._scale_steps else 1.0,
+            gain=self.gate.gain,
+        )
+
+    def _are_finite(self, scores: FloatArray, examples: Examples) -> bool:
+        """Whether all scores are finite; warns once if not.
+
+        Training continues with uniform batches, as in `fit`: callbacks decide what to do about NaN.
+        """
+        x, y, sample_weight = examples.data
+        reason = not_finite(scores, x, y, sample_weight, self._step - 1)
+        if reason is not None and not self._has_warned:
+            self._has_warned = True
+            warn_not_finite(reason)
+        return reason is None
+
+    def _uniform_batch(self, probes: bool = True) -> Batch:
+        unprobed = self._unprobed or 0
+        probes = probes and (self._unprobed is None or unprobed + 1 >= self._probe_interval)
+        examples = self.reader.uniform(by_index=self._by_index and not probes)
+        x, y, sample_weight = examples.data
+        if y is not None:
+            self.check_labels(y)
+        scores = None
+        self._unprobed = 0 if probes else unprobed + 1
+        if probes:
+            scores, _ = self.score(examples)
+            if self._are_finite(scores, examples):
+                tau = resampling.variance_reduction(resampling.sampling_probability(scores))
+                self.gate.update(tau, steps=unprobed + 1)
+        return uniform_batch(self.scorer, examples, scores)
+
+
+def uniform_batch(scorer: Scorer, examples: Examples, scores: FloatArray | None = None) -> Batch:
+    """A batch of these examples with importance weights of 1."""
+    x, y, sample_weight = examples.data
+    count = len(examples)
+    ones = np.ones(count, np.float32)
+    return Batch(
+        x=x,
+        y=y,
+        weights=scorer.loss_weights(ones, sample_weight),
+        importance=ones,
+        indices=examples.indices,
+        sample_weight=sample_weight,
+        scores=scores,
+        presample_size=count,
+        by_importance=False,
+    )

@@ -1,0 +1,204 @@
+"""The arithmetic of importance sampling, in plain NumPy.
+
+This file decides how scores become probabilities, how probabilities become
+draws and weights, and how much variance that saves. It knows nothing of
+models, so every identity the method rests on can be checked with arrays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_swift.src._types import FloatArray, IntArray
+
+# A vector of numbers.
+Numbers = FloatArray | Sequence[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """One batch drawn from a presample.
+
+    Attributes:
+        positions: int64 array, shape `(b,)`, positions in the presample.
+        weights: float64 array, shape `(b,)`, importance weights; their
+            expectation under the draw is 1.
+        tau: float, the variance reduction of the scores, 1 or more.
+    """
+
+    positions: IntArray
+    weights: FloatArray
+    tau: float
+
+
+def sampling_probability(scores: Numbers, floor: float = 0.0) -> FloatArray:
+    """The sampling probability of each presampled example.
+
+    Computes `(1 - floor) * scores / sum(scores) + floor / B` in float64. The
+    uniform share lets examples whose score was rounded to zero be drawn, and
+    bounds every importance weight by `1 / floor`.
+
+    Args:
+        scores: array, shape `(B,)`, finite and non-negative; only ratios
+            matter. Scores that are all zero carry no information, so they
+            give the uniform probability.
+        floor: float in [0, 1), the share of the uniform distribution.
+            Defaults to 0.0.
+
+    Returns:
+        A float64 array of shape `(B,)` that sums to 1.
+
+    Raises:
+        ValueError: if a score is negative or not finite.
+
+    Example:
+        >>> sampling_probability([1.0, 3.0]).tolist()
+        [0.25, 0.75]
+        >>> sampling_probability([0.0, 0.0]).tolist()
+        [0.5, 0.5]
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    check_scores(scores)
+    largest = scores.max()
+    if largest == 0 or largest == scores.min():
+        return np.full(len(scores), 1.0 / len(scores))
+    # Scaling by the largest first, because a sum of tiny (denormal) scores
+    # is too inexact to divide by.
+    scaled: FloatArray = scores / largest
+    probability: FloatArray = (1.0 - floor) * (scaled / scaled.sum()) + floor / len(scaled)
+    return probability
+
+
+def importance_weights(probability: Numbers) -> FloatArray:
+    """The weights that make the mean over the drawn batch unbiased.
+
+    Computes `w = 1 / (B p)` (Katharopoulos and Fleuret 2018, section 3.1):
+    for any quantity `v`, `sum(p * w * v)` is the mean of `v` over the
+    presample, whatever `p` is.
+
+    Args:
+        probability: array, shape `(B,)`, non-negative, sums to 1.
+
+    Returns:
+        A float64 array of shape `(B,)`; infinite for probability 0, which
+        is never drawn. Equal probabilities give exactly 1.
+
+    Example:
+        >>> importance_weights([0.25, 0.75]).tolist()
+        [2.0, 0.6666666666666666]
+    """
+    probability = np.asarray(probability, dtype=np.float64)
+    if np.all(probability == probability[0]):
+        # 1 / (B * (1 / B)) is not always 1 in floating point.
+        return np.ones(len(probability))
+    with np.errstate(divide="ignore"):
+        return 1.0 / (len(probability) * probability)
+
+
+def effective_sample_size(probability: Numbers) -> float:
+    """How many equally likely examples would be as informative.
+
+    Computes `1 / sum(p**2)` (Kish). Uniform `p` gives `B`; one certain
+    example gives 1.
+
+    Args:
+        probability: float array, shape `(B,)`, non-negative, sums to 1.
+
+    Returns:
+        A float between 1 and `B`.
+
+    Raises:
+        ValueError: if `probability` is negative or does not sum to 1.
+
+    Example:
+        >>> effective_sample_size([0.5, 0.5])
+        2.0
+    """
+    probability = np.asarray(probability, dtype=np.float64)
+    if np.any(probability < 0) or not np.isclose(probability.sum(), 1.0):
+        raise ValueError(
+            "`probability` must be non-negative and sum to 1. Received: "
+            f"minimum={probability.min()}, sum={probability.sum()}."
+        )
+    if np.all(probability == probability[0]):
+        return float(len(probability))
+    return float(1.0 / np.sum(probability**2))
+
+
+def variance_reduction(probability: Numbers) -> float:
+    """The variance reduction of importance over uniform sampling, `tau`.
+
+    Computes `sqrt(B / ESS)`, which equals the `1 / sqrt(1 - |g - u|^2 /
+    |g|^2)` of Katharopoulos and Fleuret 2018 for `u = 1 / B`.
+    Its square is the second moment of the uniform estimate over that of the
+    importance estimate when `probability` is proportional to the norms.
+
+    Args:
+        probability: float array, shape `(B,)`, non-negative, sums to 1.
+
+    Returns:
+        A float, 1 for equal probabilities and at most `sqrt(B)`.
+
+    Example:
+        >>> variance_reduction([0.5, 0.5, 0.0, 0.0])
+        1.4142135623730951
+    """
+    return float(np.sqrt(len(probability) / effective_sample_size(probability)))
+
+
+def draw(
+    scores: Numbers, batch_size: int, generator: np.random.Generator, floor: float = 0.0
+) -> Draw:
+    """Draws a batch from a presample in proportion to the scores.
+
+    The draw is with replacement, so that `1 / (B p)` is the weight of an
+    example however often it is drawn. It is the second stage of Algorithm 1
+    in Katharopoulos and Fleuret 2018.
+
+    Args:
+        scores: array, shape `(B,)`, finite and non-negative.
+        batch_size: int, how many examples to draw.
+        generator: `np.random.Generator`.
+        floor: float in [0, 1), the uniform share. Defaults to 0.0.
+
+    Returns:
+        A `Draw`. Its `tau` is that of the scores without the floor, so that
+        it can be compared with the paper's threshold.
+
+    Example:
+        >>> drawn = draw([1.0, 1.0], 3, np.random.default_rng(0))
+        >>> drawn.weights.tolist(), drawn.tau
+        ([1.0, 1.0, 1.0], 1.0)
+    """
+    probability = sampling_probability(scores, floor)
+    positions = generator.choice(len(probability), size=batch_size, p=probability)
+    return Draw(
+        positions=positions,
+        weights=importance_weights(probability)[positions],
+        tau=variance_reduction(sampling_probability(scores)),
+    )
+
+
+def check_scores(scores: FloatArray, empty: bool = False) -> None:
+    """Raises unless `scores` is a vector of finite numbers >= 0; it may be empty if `empty`."""
+    if scores.ndim != 1 or (len(scores) == 0 and not empty):
+        raise ValueError(
+            f"`scores` must be a non-empty vector. Received: shape={tuple(scores.shape)}."
+        )
+    wrong = ~np.isfinite(scores)
+    if wrong.any():
+        raise ValueError(
+            f"`scores` must be finite. Received: {wrong.sum()} of {len(scores)} scores that are "
+            f"not, the first at position {int(np.argmax(wrong))} ({scores[np.argmax(wrong)]})."
+        )
+    wrong = scores < 0
+    if wrong.any():
+        raise ValueError(
+            f"`scores` must not be negative. Received: {wrong.sum()} of {len(scores)} scores "
+            f"below zero, the first at position {int(np.argmax(wrong))} "
+            f"({scores[np.argmax(wrong)]}). A loss that can be negative is not a score: use "
+            '`score="gradient_norm"`.'
+        )

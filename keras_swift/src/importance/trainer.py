@@ -1,0 +1,400 @@
+"""`ImportanceTraining`: `model.fit` on batches drawn by importance."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, cast
+
+import keras
+import numpy as np
+
+from keras_swift.src import backends
+from keras_swift.src._display import html_table
+from keras_swift.src._types import ArrayTree, Score, ScoringDtype, Seed
+from keras_swift.src.backends.base import Tap
+from keras_swift.src.fitting.arguments import resolve_fit_arguments
+from keras_swift.src.fitting.callbacks import OutOfTheBar, StepBarrier
+from keras_swift.src.fitting.run import run_fit
+from keras_swift.src.importance import batches as batches_module
+from keras_swift.src.importance import remembered
+from keras_swift.src.importance.batch import Batch
+from keras_swift.src.importance.batches import Batches
+from keras_swift.src.importance.callback import SamplingCallback
+from keras_swift.src.importance.feed import Feed
+from keras_swift.src.importance.gates import COST_RATIO
+from keras_swift.src.importance.recollection import Recollection, are_known_again
+from keras_swift.src.importance.weighted_step import WeightedStep
+from keras_swift.src.records.memory import ExampleMemory
+from keras_swift.src.scoring.compiled import needs_targets, uniform_warning, why_uniform
+from keras_swift.src.scoring.gradient_norm import NoExampleLoss
+from keras_swift.src.scoring.scorer import Scorer
+from keras_swift.src.scoring.step_scores import StepScores
+from keras_swift.src.scoring.weights import check_weights_arrive
+from keras_swift.src.validation import (
+    check_model,
+    check_rate_scaling,
+    check_score_inputs,
+    check_settings,
+    chosen_presample,
+)
+
+# The models in training: a model's own `fit` may call ours.
+_IN_TRAINING: weakref.WeakSet[keras.Model] = weakref.WeakSet()
+
+
+class ImportanceTraining:
+    """Trains a Keras model on the examples that change it most.
+
+    `ImportanceTraining(model).fit(...)` is `model.fit(...)`: the same
+    arguments, callbacks, metrics and history, the same optimum, less noise in
+    the gradient of a step.
+
+    By default the training step yields the score of each example, an upper
+    bound of the norm of its gradient, without a further forward pass, and the
+    trainer remembers it. After the first epoch it draws each quarter of an
+    epoch by these scores, half of it uniformly; importance weights keep the
+    gradient unbiased, however stale a score is. The learning rate of such a
+    step is multiplied by the variance gain realised in the steps before, as a
+    larger batch would allow; the optimizer's own rate, which schedules and
+    callbacks read and set, does not change. While there is no gain, batches
+    are uniform.
+
+    Scores are remembered by the index of an example, so `x` must be arrays
+    (in memory or on disk), or a finite `PyDataset`, whose examples are known
+    by batch and row: it is read once an epoch, as in `fit`, and drawn from a
+    pool of its next batches. For other streams, for a `PyDataset` that
+    reorders its examples between epochs, and for models whose training step
+    cannot be recorded, a uniform presample of `r` batches is scored in one
+    forward pass while the variance gain exceeds its cost, `k > 1 + f r`. A
+    number for `presample` selects the paper's rule, with fresh scores, for
+    any data.
+
+    The reported `loss` and the compiled metrics are weighted so that they
+    estimate what uniform training would report. What takes no weights (losses
+    that layers add, metrics over entries such as IoU) describes the batches
+    that were drawn, and a warning says so. The history also holds, one number
+    per epoch: `importance`, the share of steps drawn by importance, 0 to 1;
+    `gain`, the mean of their variance gain, as realised so far (1 for uniform
+    steps); `tau`, the variance reduction that the scores predict (0 while
+    they are not known); `presample`, the mean presample ratio (a step without
+    a presample counts as 1).
+
+    On several devices of one machine (`tf.distribute.MirroredStrategy`,
+    `keras.distribution`) scoring is distributed like training. Several
+    processes are refused.
+
+    Args:
+        model: a compiled `keras.Model`.
+        presample: `"auto"`, as above; or a float above 1, examples scored for
+            each example trained, `B / b`, by the paper's rule. Defaults to
+            `None`: `"auto"`, or 3.0 if a `tau_threshold` is given.
+        tau_threshold: float, 0 or more; the gate of the paper's rule opens
+            above it; 0 keeps it open. Defaults to `None`:
+            `(B + 3b) / (3b)`.
+        score: `"gradient_norm"`, `"loss"`, `"full_gradient_norm"` (exact and
+            many times slower; never remembered), or a callable
+            `(y_true, y_pred) -> (n,)` in `keras.ops`. Defaults to
+            `"gradient_norm"`.
+        floor: float in [0, 1), the uniform share mixed into the
+            probabilities; it bounds the weights by `1 / floor`. Defaults to
+            `None`: 0.5 for remembered scores, 0.1 for fresh ones.
+        seed: int or `None`, fixes permutations and draws and repeats a run to
+            the last bit; each call of `fit` continues from the last. Defaults
+            to `None`: the seed of `keras.utils.set_random_seed`, else fresh
+            entropy.
+        scoring_dtype: the type that fresh scores are computed in:
+            `"float32"`, `"bfloat16"`, `"float16"`, `None`, that of the
+            layers, or `"auto"`: bfloat16 if a short timing in the first `fit`
+            finds it clearly faster, so a run then depends on the clock.
+            Defaults to `None`.
+        cost_ratio: float above 0, `f`, the cost of scoring an example over
+            that of training on it, for fresh scores of `presample="auto"`.
+            Defaults to `None`, a third: one forward pass of three.
+        score_inputs: function of the inputs of a presample, NumPy arrays as
+            in `x`, that returns the inputs to score instead: cheaper ones,
+            such as every second pixel for a model that pools over the whole
+            image. Training gets the original inputs, and weights are exact
+            for the scores that were computed. Defaults to `None`, the
+            original inputs. Remembered scores do not use it.
+        scale_learning_rate: bool, whether the learning rate of a step drawn
+            by importance is multiplied by the variance gain. Defaults to
+            `None`: if `presample` is `"auto"`.
+
+    Attributes:
+        memory: `ExampleMemory`, what the last `fit` remembered of each
+            example: `score`, `loss`, `margin`, `probability` and `wrong`,
+            arrays of shape `(n,)`, NaN for examples not seen; `None` if
+            nothing was remembered. For a `PyDataset` a copy at that time, in
+            the order of batches and rows. Another `fit` on the same arrays,
+            or the same object, continues with it.
+
+    Raises:
+        TypeError: if `model` is not a Keras model.
+        ValueError: for a model that is not compiled, or a value outside the
+            ranges above.
+
+    Example:
+
+        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        history = ImportanceTraining(model).fit(x, y, epochs=10, validation_split=0.1)
+
+    Reference:
+        Katharopoulos and Fleuret, "Not All Samples Are Created Equal: Deep
+        Learning with Importance Sampling", ICML 2018, arXiv 1803.00942.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        presample: float | Literal["auto"] | None = None,
+        tau_threshold: float | None = None,
+        score: Score = "gradient_norm",
+        floor: float | None = None,
+        seed: Seed = None,
+        *,
+        scoring_dtype: ScoringDtype | None = None,
+        cost_ratio: float | None = None,
+        score_inputs: Callable[[ArrayTree], ArrayTree] | None = None,
+        scale_learning_rate: bool | None = None,
+    ) -> None:
+        check_model(model, any_batches=False)
+        check_settings(presample, tau_threshold, score, 0.0 if floor is None else floor, cost_ratio)
+        check_rate_scaling(scale_learning_rate, model)
+        check_score_inputs(score_inputs)
+        self.model = model
+        self.presample = presample
+        self.tau_threshold = tau_threshold
+        self.score = score
+        self.floor = floor
+        self.cost_ratio = cost_ratio
+        self.score_inputs = score_inputs
+        self.scale_learning_rate = scale_learning_rate
+        self._recollection = Recollection()
+        self._generator = np.random.default_rng(_keras_seed() if seed is None else seed)
+        self._weighted_step = WeightedStep(model)
+        self._scorer = Scorer(model, (score,), scoring_dtype)
+
+    @property
+    def memory(self) -> ExampleMemory | None:
+        """`ExampleMemory` of the last `fit`; `None` if nothing was remembered, or to forget it."""
+        return self._recollection.memory
+
+    @memory.setter
+    def memory(self, nothing: None) -> None:
+        self._recollection.forget()
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value}" for name, value in self._settings())
+        return f"ImportanceTraining(model={self.model.name!r}, {settings})"
+
+    def _repr_html_(self) -> str:
+        built = self.model.built
+        size = f"{self.model.count_params():,} parameters" if built else "not built yet"
+        rows = [("model", f"{self.model.name}, {size}")]
+        memory = self.memory
+        remembered = "nothing yet" if memory is None else repr(memory).strip("<>")
+        return html_table(
+            "ImportanceTraining", [*rows, *self._settings(), ("remembers", remembered)]
+        )
+
+    def _settings(self) -> list[tuple[str, str]]:
+        """`presample`, and the arguments that differ from their defaults."""
+        settings = [("presample", repr(chosen_presample(self.presample, self.tau_threshold)))]
+        score = getattr(self.score, "__name__", None) or repr(self.score)
+        if score != repr("gradient_norm"):
+            settings.append(("score", score))
+        for name in ("tau_threshold", "floor", "cost_ratio", "scale_learning_rate"):
+            if getattr(self, name) is not None:
+                settings.append((name, repr(getattr(self, name))))
+        if self.score_inputs is not None:
+            settings.append(
+                ("score_inputs", getattr(self.score_inputs, "__name__", repr(self.score_inputs)))
+            )
+        return settings
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | Literal["auto"] = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool | Literal["batch"] = True,
+        class_weight: dict[int, float] | None = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int | Sequence[int] = 1,
+    ) -> keras.callbacks.History:
+        """Trains the model, as `keras.Model.fit` does.
+
+        All arguments have the names, defaults and meaning they have there.
+        `x` is anything `model.fit` takes, with `y` included or separate; see
+        `ImportanceDataset` for what a presample is if `x` yields batches.
+        `sample_weight` and `class_weight` weight the objective: they multiply
+        the scores and the weights. With `steps_per_epoch`, an epoch is that
+        many steps and the next one continues in the data; where a pass
+        through data of known length ends, the epoch ends too, with Keras'
+        warning (if Keras fetches ahead, as JAX does on a GPU and a
+        `tf.distribute` strategy does, and with several processes, it has all
+        of its steps).
+
+        A callback with a method `on_batch_drawn(batch)` gets each
+        `Batch` before it is trained on: its indices, scores and weights.
+
+        Returns:
+            The `keras.callbacks.History` of `model.fit`, with `importance`,
+            `gain`, `tau` and `presample` added.
+
+        Raises:
+            TypeError: if `x` is neither arrays nor a source of batches.
+            ValueError: for arguments that do not fit each other or the
+                model.
+        """
+        check_model(self.model, any_batches=False)
+        given = {name: value for name, value in locals().items() if name != "self"}
+        if self.model in _IN_TRAINING:
+            # We called the model's own `fit`, and it calls us: `x` already holds our batches.
+            return keras.Model.fit(self.model, **given)
+        reason = why_uniform(self.model, self.score, x, y)
+        if reason is not None:
+            return self._uniform_fit(reason, given)
+        replicas = backends.active().has_replicas(self.model)
+        if replicas and self.scale_learning_rate:
+            raise ValueError(
+                "`scale_learning_rate` is for one device: replicas trace their steps in parallel. "
+                f"Received: scale_learning_rate={self.scale_learning_rate!r} on a model of several "
+                "replicas. Leave it out, or False."
+            )
+        data, rest = resolve_fit_arguments(
+            needs_targets=needs_targets(self.model, self.score),
+            **{name: value for name, value in given.items() if name != "callbacks"},
+        )
+        presample = chosen_presample(self.presample, self.tau_threshold)
+        scales = presample == "auto" and not replicas
+        if self.scale_learning_rate is not None:
+            scales = self.scale_learning_rate
+        # An item fetched ahead must not be of the next epoch, of which nothing is known yet, and
+        # processes with parts of different sizes must not wait for one another.
+        alone = backends.active().process()[1] == 1
+        ends_with_a_pass = alone and not backends.active().fetches_ahead(self.model)
+        try:
+            batches = Batches(
+                self.model,
+                data,
+                presample=presample,
+                tau_threshold=self.tau_threshold,
+                scorer=self._scorer,
+                floor=batches_module.FLOOR if self.floor is None else self.floor,
+                seed=self._generator,
+                on_draw=_hook(callbacks),
+                cost_ratio=COST_RATIO if self.cost_ratio is None else self.cost_ratio,
+                scale_steps=scales,
+                score_inputs=self.score_inputs,
+                ends_with_a_pass=ends_with_a_pass,
+            )
+        except NoExampleLoss as error:
+            if not isinstance(x, Iterator):
+                return self._uniform_fit(str(error), given)
+            # Its first batch has been read.
+            raise
+        self._weighted_step.inspect(batches)
+        some_x, some_y, some_weights = batches.first(batches.batch_size)
+        weights = self._scorer.loss_weights(np.ones(batches.batch_size), some_weights)
+        check_weights_arrive(self.model, some_x, some_y, weights)
+        if presample == "auto":
+            self._remember(batches, scales)
+        else:
+            self.memory = None
+            self._weighted_step.record(None)
+        barrier = StepBarrier() if replicas else None
+        feed = Feed(batches, barrier, scales, self._weighted_step.tap is not None)
+        sampling = SamplingCallback(batches)
+        ours = [sampling, *([barrier] if barrier else [])]
+        hidden = OutOfTheBar(("presample",))
+        with _in_training(self.model), self._weighted_step.entered():
+            try:
+                fed = backends.active().feed(feed, self.model)
+                if ends_with_a_pass:
+                    rest["steps_per_epoch"] = steps_per_epoch
+                return run_fit(self.model, fed, feed, batches, ours, callbacks, rest, [hidden])
+            finally:
+                if barrier is not None:
+                    barrier.end()
+                sampling.restore_lost()
+                batches.on_epoch_end()
+                batches.close()
+
+    def _uniform_fit(self, reason: str, given: dict[str, Any]) -> keras.callbacks.History:
+        """Calls `model.fit` itself, and adds the history of uniform batches."""
+        warnings.warn(uniform_warning(reason), stacklevel=3)
+        with _in_training(self.model):
+            history = self.model.fit(**given)
+        epochs = len(history.epoch)
+        for name, value in {"tau": 0.0, "importance": 0.0, "presample": 1.0, "gain": 1.0}.items():
+            history.history[name] = [value] * epochs
+        return history
+
+    def _remember(self, batches: Batches, scales: bool) -> None:
+        """Records the steps and draws batches by the recorded scores, if possible."""
+        obstacle = backends.active().tap_obstacle(self.model)
+        has_index = are_known_again(batches.reader)
+        memory = None
+        if has_index and self.score != "full_gradient_norm" and obstacle is None:
+            memory = self._recollection.of(batches.reader)
+        else:
+            self._recollection.forget()
+            if has_index and obstacle:
+                warnings.warn(
+                    f"{obstacle} Until then examples are drawn by fresh scores of a presample, "
+                    "while those pay.",
+                    stacklevel=3,
+                )
+        if memory is None:
+            self._weighted_step.record(None)
+            return
+        # The batches of a `PyDataset` may be much larger than its first.
+        rows = 2 * remembered.UNREAD + (remembered.TOGETHER + 2) * batches.batch_size
+        self._weighted_step.record(StepScores(self._scorer), rows)
+        floor = remembered.FLOOR if self.floor is None else self.floor
+        tap = cast(Tap, self._weighted_step.tap)
+        batches.remember(memory, tap, floor, scales, self._recollection.places)
+
+
+def _keras_seed() -> int:
+    """A seed from where Keras' random layers get theirs: `keras.utils.set_random_seed`."""
+    state = keras.ops.convert_to_numpy(keras.random.SeedGenerator().state)
+    return int(np.asarray(state).flat[0])
+
+
+@contextlib.contextmanager
+def _in_training(model: keras.Model) -> Iterator[None]:
+    _IN_TRAINING.add(model)
+    try:
+        yield
+    finally:
+        _IN_TRAINING.discard(model)
+
+
+def _hook(callbacks: Any) -> Callable[[Batch], None] | None:
+    """A function that hands a batch to the callbacks that ask for it, or `None`."""
+    listed = getattr(callbacks, "callbacks", callbacks)
+    hooks = [
+        callback.on_batch_drawn
+        for callback in keras.tree.flatten(listed or [])
+        if hasattr(callback, "on_batch_drawn")
+    ]
+
+    def on_draw(batch: Batch) -> None:
+        for hook in hooks:
+            hook(batch)
+
+    return on_draw if hooks else None

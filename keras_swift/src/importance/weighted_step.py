@@ -1,0 +1,311 @@
+"""Separates the importance weights from the user's inside the train step.
+
+Keras hands one array of weights to the loss and to `weighted_metrics`, and
+none to plain `metrics`. Under importance sampling plain metrics need only the
+importance weights; without them they describe the harder examples that were
+drawn. While a `WeightedStep` is entered, batches carry both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_swift.src import backends
+from keras_swift.src._keras import (
+    already_built,
+    compile_metrics,
+    flatten_targets,
+    mask_of,
+    plain_metrics,
+    scaled_rate,
+    without_plain_metrics,
+)
+from keras_swift.src._types import ArrayTree, Tensor
+from keras_swift.src.backends.base import Tap
+from keras_swift.src.data.leaves import put_back, there
+from keras_swift.src.fitting.own_step import OwnStep
+from keras_swift.src.importance.batches import Batches
+from keras_swift.src.scoring.compiled import CompiledLosses, accepts_training, build
+from keras_swift.src.scoring.step_scores import StepScores
+
+# From importance weights, shape `(b,)`, and an output to the weights in a metric's shape.
+Shape = Callable[[Tensor, Tensor], Tensor]
+
+
+class Observer:
+    """Computes the numbers of a step's examples, an `Observe` for backends.
+
+    Args:
+        current: what the step that is being traced or run knows of its batch.
+
+    Attributes:
+        step_scores: `StepScores`, or `None` for no record.
+    """
+
+    def __init__(self, current: threading.local) -> None:
+        self._current = current
+        self.step_scores: StepScores | None = None
+
+    def __call__(self, y: ArrayTree, y_pred: ArrayTree) -> Tensor | None:
+        found = self.inputs(y, y_pred)
+        return None if found is None else self.numbers(*found)
+
+    def inputs(self, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayTree, ...] | None:
+        if self.step_scores is None or getattr(self._current, "importance", None) is None:
+            return None
+        return y, y_pred, self._current.sample_weight
+
+    def numbers(self, *inputs: ArrayTree) -> Tensor:
+        if self.step_scores is None:
+            raise RuntimeError("nothing is recorded")
+        return self.step_scores(*inputs)
+
+
+class WeightedStep:
+    """Runs a model's own `train_step` on batches that carry both weights.
+
+    The third part of a batch is a dict: `"weights"`, those of the loss;
+    `"importance"`, shape `(b,)`; `"rate_scale"`, shape `(b,)`, all equal, if the
+    learning rate of the step is scaled; and `"sample_weight"`, the user's, if
+    given. The `train_step`, Keras' or the user's, gets `"weights"`; during the
+    step any update of the compiled plain metrics uses `"importance"`.
+
+    With a `StepScores`, each step also writes the numbers of its examples to `tap`.
+
+    Args:
+        model: a compiled, built `keras.Model`.
+
+    Attributes:
+        tap: `Tap` of the steps, `None` unless scores are recorded.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+        self.tap: Tap | None = None
+        self._recorded: tuple[int, int] | None = None
+        self._own = OwnStep(model)
+        self._step: Any = None
+        # Of the batch in the step that is being traced or run; a mirrored
+        # strategy traces the steps of its replicas in threads that take turns.
+        self._current = threading.local()
+        self._observer = Observer(self._current)
+        # The shape of the weights for each metric that takes any.
+        self._shapes: dict[int, Shape] = {}
+
+    def record(self, step_scores: StepScores | None, rows: int = 0) -> None:
+        """Records the steps from now on.
+
+        Args:
+            step_scores: `StepScores`, or `None` for no record.
+            rows: int, how many examples are recorded between two readings. Defaults to 0.
+        """
+        form = None if step_scores is None else (step_scores.columns, rows)
+        if form != self._recorded:
+            # Not the step that was traced.
+            self._own.forget()
+            self.tap = None if form is None else backends.active().make_tap(*form)
+        self._recorded = form
+        self._observer.step_scores = step_scores
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """A context in which `model.fit` takes such batches; restores the model at its end."""
+        if getattr(keras.config, "is_nnx_enabled", bool)():
+            raise ValueError(
+                "keras_swift trains Keras' own variables. Received: Keras with Flax NNX enabled "
+                "(KERAS_NNX_ENABLED). Unset it."
+            )
+        model = self._model
+        metrics = compile_metrics(model)
+        self._step = model.train_step
+        if metrics is not None:
+            metrics.update_state = self._update_state
+        tapped: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if self.tap is not None:
+            # A step that failed may have left something.
+            self.tap.clear()
+            tapped = backends.active().tapped(model, self.tap, self._observer)
+        try:
+            with self._own.entered(self._train_step), already_built(model), tapped:
+                yield
+        finally:
+            if metrics is not None:
+                del metrics.update_state
+
+    def _train_step(self, *arguments: Any) -> Any:
+        # `(data)` or, on JAX, `(state, data)`.
+        *state, (x, y, weights) = arguments
+        self._current.importance = weights["importance"]
+        self._current.sample_weight = weights.get("sample_weight")
+        scaling: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if "rate_scale" in weights:
+            scaling = scaled_rate(
+                self._model.optimizer, backends.active().common_scale(weights["rate_scale"])
+            )
+        try:
+            with scaling:
+                return self._step(*state, (x, y, weights["weights"]))
+        except ValueError as error:
+            if "too many values to unpack (expected 2)" not in str(error):
+                raise
+            raise ValueError(
+                "The model's `train_step` must take batches `(x, y, sample_weight)` and pass "
+                "the weights on to its loss. Received: one that takes `(x, y)`. Use "
+                "`x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)` and "
+                "`self.compute_loss(x, y, y_pred, sample_weight)`."
+            ) from error
+        finally:
+            self._current.importance = None
+
+    def _update_state(
+        self, y_true: ArrayTree, y_pred: ArrayTree, sample_weight: ArrayTree = None
+    ) -> None:
+        metrics = compile_metrics(self._model)
+        importance = getattr(self._current, "importance", None)
+        if not metrics.built:
+            metrics.build(y_true, y_pred)
+        # Keras updates the weighted metrics, we the plain ones.
+        with without_plain_metrics(metrics):
+            type(metrics).update_state(metrics, y_true, y_pred, sample_weight)
+        targets, outputs = flatten_targets(metrics, y_true), flatten_targets(metrics, y_pred)
+        for group, target, output in zip(plain_metrics(metrics), targets, outputs, strict=False):
+            for metric in group.metrics if group else ():
+                weights = None
+                # There are no weights in validation, as in Keras.
+                if importance is not None and id(metric) in self._shapes:
+                    weights = self._shapes[id(metric)](importance, output)
+                metric.update_state(target, output, sample_weight=weights)
+
+    def inspect(self, dataset: Batches) -> None:
+        """Finds out which plain metrics take weights, and warns of those that do not.
+
+        Args:
+            dataset: `Batches`, whose first examples are tried.
+        """
+        model = self._model
+        axes = {size for leaf in there(dataset.first(1)[:2]) for size in leaf.shape[1:]}
+        # A number of examples that no other axis has, or weights could pair with that axis.
+        count = next(number for number in itertools.count(8) if number not in axes)
+        x, y, _ = dataset.first(count)
+        losses = build(model, x, y)
+        local = backends.active().local_state(model)
+        # The trial changes nothing and needs no other process.
+        with keras.StatelessScope(local) if local else contextlib.nullcontext():
+            self._inspect(losses, x, y, local)
+
+    def _inspect(
+        self,
+        losses: CompiledLosses,
+        x: ArrayTree,
+        y: ArrayTree,
+        local: list[tuple[keras.Variable, Tensor]],
+    ) -> None:
+        model = self._model
+        # A layer may count its calls: nothing is assigned to a variable in there.
+        with keras.StatelessScope(local, collect_losses=True) as scope:
+            y_pred = model(
+                _tensors(x),
+                **({"training": False} if accepts_training(model) else {}),
+            )
+        if scope.losses:
+            warnings.warn(
+                "The model adds losses of its own (`add_loss` or an `activity_regularizer`). They "
+                "get no weights, so while batches are drawn by importance they describe the "
+                "harder examples that were drawn. Put them into the compiled loss to have them "
+                "weighted.",
+                stacklevel=4,
+            )
+        targets, outputs = losses.matching.aligned(y, y_pred)
+        for output in losses.outputs:
+            _warn_of_comparisons(output.loss, output.of(targets), output.of(outputs))
+        metrics = compile_metrics(model)
+        if metrics is None:
+            return
+        if not metrics.built:
+            metrics.build(y, y_pred)
+        self._shapes = {}
+        y = _tensors(y)
+        targets, outputs = flatten_targets(metrics, y), flatten_targets(metrics, y_pred)
+        for group, target, output in zip(plain_metrics(metrics), targets, outputs, strict=False):
+            for metric in group.metrics if group else ():
+                shape = _weights_shape(metric, target, output)
+                if shape is not None:
+                    self._shapes[id(metric)] = shape
+
+
+def _tensors(structure: ArrayTree) -> ArrayTree:
+    return put_back(structure, map(keras.ops.convert_to_tensor, there(structure)))
+
+
+def _warn_of_comparisons(loss: keras.losses.Loss, target: ArrayTree, output: ArrayTree) -> None:
+    """Warns of a loss whose value for an example depends on the others in the batch."""
+
+    def converted(leaf: Any) -> Tensor:
+        # Via NumPy: a TensorFlow tensor may carry logits, which a slice of it would not.
+        return keras.ops.convert_to_tensor(keras.ops.convert_to_numpy(leaf), dtype=loss.dtype)
+
+    def first(count: int | None) -> Any:
+        cut = keras.tree.map_structure(lambda leaf: converted(leaf)[:count], (target, output))
+        return keras.ops.convert_to_numpy(loss.call(*cut)[0])
+
+    if not np.allclose(first(None), first(1), rtol=1e-3, atol=1e-5, equal_nan=True):
+        warnings.warn(
+            f"The loss {loss.name!r} compares the examples of a batch with one another. Importance "
+            "sampling changes which of them meet, so the gradient estimates that of another "
+            "objective. Train with `model.fit` if that matters.",
+            stacklevel=5,
+        )
+
+
+# These metrics truncate their weights to whole numbers.
+_COUNTING = (keras.metrics.IoU, keras.metrics.MeanIoU)
+
+
+def _weights_shape(metric: keras.metrics.Metric, target: Tensor, output: Tensor) -> Shape | None:
+    """The function that shapes weights for a metric; `None`, with a warning, if it takes none.
+
+    Returns:
+        `_for_rows` or `_for_entries`.
+    """
+    ones = keras.ops.ones((output.shape[0],))
+    for shape in () if isinstance(metric, _COUNTING) else (_for_rows, _for_entries):
+        try:
+            metric.update_state(target, output, sample_weight=shape(ones, output))
+            return shape
+        except Exception:  # Each framework raises its own error for shapes that do not fit.
+            continue
+        finally:
+            metric.reset_state()
+    warnings.warn(
+        f"The metric {metric.name!r} takes no weights for single examples. While batches are "
+        "drawn by importance it describes the harder examples that were drawn.",
+        stacklevel=5,
+    )
+    return None
+
+
+def _for_entries(importance: Tensor, output: Tensor) -> Tensor:
+    """The importance weights with the axes of the output, as AUC wants them for images."""
+    return keras.ops.reshape(importance, (-1,) + (1,) * (len(output.shape) - 1))
+
+
+def _for_rows(importance: Tensor, output: Tensor) -> Tensor:
+    """The importance weights with the axes of the output's mask, if it has one.
+
+    Keras multiplies the two for metrics without aligning them, and would pair
+    the examples with the time axis.
+    """
+    mask = mask_of(output)
+    if mask is None:
+        return importance
+    column = keras.ops.reshape(importance, (-1,) + (1,) * (len(mask.shape) - 1))
+    # A product, not a broadcast view: Keras multiplies it in place on PyTorch.
+    return column * keras.ops.ones_like(mask, dtype=column.dtype)

@@ -1,0 +1,73 @@
+"""What is read of the record of a training, for the features from training.
+
+A snapshot of a trained network says little about wrong labels, because it has memorised them; the
+course of its training says much.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+
+from keras_swift.src._types import FloatArray
+
+
+class TrainingRecord(Protocol):
+    """The read interface of a record: arrays of shape `(n,)`, NaN for examples never seen.
+
+    Attributes:
+        loss, margin: as last seen.
+        mean_loss, mean_margin, share_wrong, mean_probability: means over all
+            times an example was seen. The margin is the probability of the
+            label minus the largest of any other class; wrong is a margin
+            that is not above 0.
+    """
+
+    @property
+    def loss(self) -> FloatArray: ...
+
+    @property
+    def margin(self) -> FloatArray: ...
+
+    @property
+    def mean_loss(self) -> FloatArray: ...
+
+    @property
+    def mean_margin(self) -> FloatArray: ...
+
+    @property
+    def share_wrong(self) -> FloatArray: ...
+
+    @property
+    def mean_probability(self) -> FloatArray: ...
+
+
+_NAMES = ("loss", "margin", "mean_loss", "mean_margin", "share_wrong", "mean_probability")
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRecord:
+    """A `TrainingRecord` that is complete: plain float64 arrays, shape `(n,)`."""
+
+    loss: FloatArray
+    margin: FloatArray
+    mean_loss: FloatArray
+    mean_margin: FloatArray
+    share_wrong: FloatArray
+    mean_probability: FloatArray
+
+    @classmethod
+    def of(cls, record: TrainingRecord) -> FinishedRecord:
+        """The arrays of any record, copied."""
+        return cls(**{name: np.array(getattr(record, name), np.float64) for name in _NAMES})
+
+    def columns(self) -> dict[str, FloatArray]:
+        """The arrays by name."""
+        return {name: getattr(self, name) for name in _NAMES}
+
+
+def recorded_column(record: TrainingRecord, feature: str) -> FloatArray:
+    """The array of a record that a recorded feature is."""
+    return np.array(getattr(record, {"last_loss": "loss"}.get(feature, feature)), np.float64)

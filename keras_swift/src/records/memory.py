@@ -1,0 +1,169 @@
+"""A store of what training computed for each example: score, loss, margin and label probability.
+
+A training step computes the outputs from which all of these follow, so remembering them costs no
+forward pass. `importance.remembered` and `swift.recording` fill it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras_swift.src._types import BoolArray, FloatArray, IntArray, State
+
+COLUMNS = ("score", "loss", "margin", "probability")
+
+
+class ExampleMemory:
+    """The latest numbers of every example, by its index in the data.
+
+    Takes 16 bytes an example, and with `averages` 36 more.
+
+    Args:
+        size: int, `n`, the number of examples.
+        averages: bool, whether means over all records are kept too. Defaults to `False`.
+
+    Example:
+        >>> memory = ExampleMemory(3)
+        >>> memory.record(np.array([2, 0]), np.array([[0.5, 1.0, -1.0, 0.3], [0.1, 0.2, 2.0, 0.9]]))
+        >>> memory.wrong.tolist()
+        [0.0, nan, 1.0]
+    """
+
+    def __init__(self, size: int, averages: bool = False) -> None:
+        self._latest = np.full((size, len(COLUMNS)), np.nan, np.float32)
+        # Sums of loss, margin, probability and the number of wrong predictions.
+        self._sums = np.zeros((size if averages else 0, 4))
+        self._counts = np.zeros(size if averages else 0, np.int32)
+        self._averages = averages
+
+    def __len__(self) -> int:
+        return len(self._latest)
+
+    def __repr__(self) -> str:
+        return f"<ExampleMemory of {len(self)} examples, {self.known_share:.0%} seen>"
+
+    @property
+    def score(self) -> FloatArray:
+        """float32 array, shape `(n,)`: the score when the example was last trained on.
+
+        Here and below, NaN for examples that have not been seen.
+        """
+        return self._latest[:, 0]
+
+    @property
+    def loss(self) -> FloatArray:
+        """float32 array, shape `(n,)`: the loss at that time, without regularisation."""
+        return self._latest[:, 1]
+
+    @property
+    def margin(self) -> FloatArray:
+        """float32 array, shape `(n,)`: probability of the label minus the largest other one.
+
+        From -1 to 1; NaN for models that are not classifiers.
+        """
+        return self._latest[:, 2]
+
+    @property
+    def probability(self) -> FloatArray:
+        """float32 array, shape `(n,)`: the predicted probability of the label; NaN likewise."""
+        return self._latest[:, 3]
+
+    @property
+    def wrong(self) -> FloatArray:
+        """float32 array, shape `(n,)`: 1 if a class other than the label was predicted."""
+        wrong = (self.margin <= 0).astype(np.float32)
+        wrong[np.isnan(self.margin)] = np.nan
+        return wrong
+
+    @property
+    def seen(self) -> BoolArray:
+        """bool array, shape `(n,)`: which examples have a score."""
+        return np.isfinite(self.score)
+
+    @property
+    def known_share(self) -> float:
+        """float, 0 to 1, the share of examples that have a score."""
+        return float(self.seen.mean()) if len(self) else 0.0
+
+    @property
+    def mean_loss(self) -> FloatArray:
+        """float64 array, shape `(n,)`: the mean loss over all times the example was trained on."""
+        return self._mean(0)
+
+    @property
+    def mean_margin(self) -> FloatArray:
+        """float64 array, shape `(n,)`: the mean margin likewise."""
+        return self._mean(1)
+
+    @property
+    def mean_probability(self) -> FloatArray:
+        """float64 array, shape `(n,)`: the mean probability of the label likewise."""
+        return self._mean(2)
+
+    @property
+    def share_wrong(self) -> FloatArray:
+        """float64 array, shape `(n,)`: the share of wrong predictions, 0 to 1."""
+        return self._mean(3)
+
+    def record(self, indices: IntArray, values: FloatArray) -> None:
+        """Stores what a step computed for its examples.
+
+        Args:
+            indices: int array, shape `(k,)`; the last row of a repeated example counts.
+            values: float array, shape `(k, 4)`, in the order of `COLUMNS`, or `(k, 2)`, only score
+                and loss. Rows with a score that is not finite are left out.
+        """
+        finite = np.isfinite(values[:, 0])
+        if not finite.all():
+            indices, values = indices[finite], values[finite]
+        columns = values.shape[1]
+        self._latest[indices, :columns] = values
+        if not self._averages:
+            return
+        np.add.at(self._counts, indices, 1)
+        rows = np.full((len(indices), 4), np.nan, np.float32)
+        rows[:, : columns - 1] = values[:, 1:]
+        rows[:, 3] = np.where(np.isnan(rows[:, 1]), np.nan, rows[:, 1] <= 0)
+        np.add.at(self._sums, indices, rows)
+
+    def resize(self, size: int) -> None:
+        """Makes room for `size` examples; the first ones keep their numbers."""
+        kept, extra = slice(None, size), max(0, size - len(self))
+        self._latest = np.pad(self._latest[kept], ((0, extra), (0, 0)), constant_values=np.nan)
+        if self._averages:
+            self._sums = np.pad(self._sums[kept], ((0, extra), (0, 0)))
+            self._counts = np.pad(self._counts[kept], (0, extra))
+
+    def arranged(self, order: IntArray) -> ExampleMemory:
+        """The latest numbers of the same examples in another order.
+
+        Args:
+            order: int array, shape `(n,)`, the present index of each example, or -1 for one that
+                was not seen.
+        """
+        found = ExampleMemory(len(order))
+        there = (order >= 0) & (order < len(self))
+        found.record(np.flatnonzero(there), self._latest[order[there]])
+        return found
+
+    def state(self) -> State:
+        """State for `restore`, exact to the last bit."""
+        return {
+            "latest": self._latest.copy(),
+            "sums": self._sums.copy(),
+            "counts": self._counts.copy(),
+        }
+
+    def restore(self, state: State) -> None:
+        self._latest[:] = state["latest"]
+        self._sums[:], self._counts[:] = state["sums"], state["counts"]
+
+    def _mean(self, column: int) -> FloatArray:
+        if not self._averages:
+            raise ValueError(
+                "Means over training are kept by `ExampleMemory(size, averages=True)`. Received: "
+                "a memory of only the latest numbers."
+            )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean: FloatArray = self._sums[:, column] / self._counts
+        return mean

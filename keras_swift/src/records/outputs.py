@@ -1,0 +1,241 @@
+"""Loss of each example, and probability and margin of its label, from one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_swift.src import backends
+from keras_swift.src._types import ArrayTree, FloatArray, IntArray, Tensor
+from keras_swift.src.backends.base import Values
+from keras_swift.src.scoring.compiled import accepts_training, build, compiled_losses
+from keras_swift.src.scoring.gradient_norm import (
+    example_losses,
+    pre_activation_gradient,
+    row_norms,
+)
+from keras_swift.src.scoring.label_outputs import (
+    CATEGORICAL,
+    LabelOutput,
+    broadcast,
+    label_means,
+    label_output,
+    label_values,
+    sum_over_entries,
+    tempered,
+)
+from keras_swift.src.validation import check_model
+
+
+def label_outputs(model: keras.Model) -> tuple[LabelOutput, ...] | None:
+    """The outputs of a built classifier; `None` if any compiled loss is of another kind."""
+    found = [label_output(output) for output in compiled_losses(model)]
+    return None if None in found or not found else tuple(o for o in found if o is not None)
+
+
+def is_one_class(model: keras.Model) -> bool:
+    """Whether each example has one label: a single output that is class probabilities."""
+    found = label_outputs(model)
+    if found is None or len(found) != 1:
+        return False
+    shape = getattr(model, "output_shape", None)
+    entries = shape[-1] if isinstance(shape, tuple) and shape else None
+    return found[0].kind == CATEGORICAL or entries == 1
+
+
+def classes_of(y: ArrayTree) -> IntArray | None:
+    """The class of each example, an int array; `None` if targets are not one class each."""
+    if keras.tree.is_nested(y):
+        return None
+    labels = np.asarray(y[:])
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        one_hot = np.all((labels == 0) | (labels == 1)) and np.all(labels.sum(axis=1) == 1)
+        return labels.argmax(axis=1) if one_hot else None
+    if labels.ndim > 2 or labels.ndim == 2 and labels.shape[1] != 1:
+        return None
+    labels = labels.reshape(-1)
+    whole = np.round(labels)
+    return whole.astype(np.int64) if np.array_equal(whole, labels) else None
+
+
+class LabelScorer:
+    """Loss of each example of a batch, and probability and margin of its label.
+
+    Makes one compiled forward pass in inference mode; the model is not changed.
+
+    Args:
+        model: a compiled `keras.Model`; built from `x` and `y` if it is not.
+        x, y: NumPy structures, a batch of at least one example.
+        gradient_norms: bool, whether `of_outputs` has the gradient norm too. Defaults to `False`.
+        temperatures: floats above 0, at which the label's probability is wanted too. Defaults to
+            none.
+
+    Attributes:
+        labels: tuple of `LabelOutput`, or `None` if the outputs are not class
+            probabilities: then it returns only losses.
+        columns: int, how many numbers `of_outputs` has for each example.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        x: ArrayTree,
+        y: ArrayTree,
+        gradient_norms: bool = False,
+        temperatures: Sequence[float] = (),
+    ) -> None:
+        check_model(model)
+        losses = build(model, x, y)
+        self._model = model
+        self._outputs, self._matching = losses.outputs, losses.matching
+        self.labels = label_outputs(model)
+        self._gradient_norms = gradient_norms
+        self._temperatures = np.asarray(temperatures, np.float32)
+        self.columns = (1 if self.labels is None else 3) + gradient_norms
+        self._training_argument = accepts_training(model)
+        self._compiled = backends.active().compile_scoring(self._quantities, model)
+
+    def __call__(
+        self, x: ArrayTree, y: ArrayTree, sample_weight: ArrayTree = None
+    ) -> dict[str, FloatArray]:
+        """Scores a batch.
+
+        Args:
+            x, y: NumPy structures, first axis `n`.
+            sample_weight: array of weights, shape `(n,)` or with the axes of
+                the labels, or a structure of them. Defaults to `None`.
+
+        Returns:
+            A dict of float arrays: `"loss"`, shape `(n,)`, weights included;
+            for classifiers `"probability"`, `"margin"`, `"right"` (the share
+            of margins above 0) and `"weight"`, shape `(n, outputs)`: weighted
+            means over the labels of an example, and their mean weight. With
+            `temperatures` (k of them), shape `(n, outputs, k)`: `"tempered"`, such means of the
+            label's probability at each, and `"confidence"`, of the largest probability.
+        """
+        inputs = (x, y) if sample_weight is None else (x, y, sample_weight)
+        # Inside `fit`, JAX does not keep the values in the model.
+        return self._compiled(backends.active().capture_values(self._model), *inputs)
+
+    def of_outputs(self, y: ArrayTree, y_pred: ArrayTree) -> Tensor:
+        """The numbers of a batch whose outputs a step has computed.
+
+        Args:
+            y, y_pred: structures of tensors, as `compute_loss` gets them.
+
+        Returns:
+            A float32 tensor, shape `(n, columns)`: the gradient norm, if it is wanted; the loss,
+            without sample weights; and of classifiers margin and probability, `combined` over the
+            outputs.
+        """
+        y, y_pred = self._matching.aligned(y, y_pred)
+        numbers = self._gradient_norm_of(y, y_pred) if self._gradient_norms else []
+        numbers.append(
+            sum(
+                output.weight * example_losses(output, output.of(y), output.of(y_pred))
+                for output in self._outputs
+            )
+        )
+        if self.labels is not None:
+            outputs = [label.output for label in self.labels]
+            total = sum(output.weight for output in outputs)
+            means = [
+                label_means(label, output.of(y), output.of(y_pred))
+                for label, output in zip(self.labels, outputs, strict=True)
+            ]
+            for column in (1, 0):
+                numbers.append(
+                    sum(
+                        output.weight / total * mean[column]
+                        for output, mean in zip(outputs, means, strict=True)
+                    )
+                )
+        return ops.stop_gradient(ops.stack([ops.cast(n, "float32") for n in numbers], axis=1))
+
+    def _gradient_norm_of(self, y: ArrayTree, y_pred: ArrayTree) -> list[Tensor]:
+        """The feature `"gradient_norm"`, in a list of one."""
+        found = [
+            pre_activation_gradient(output, output.of(y), output.of(y_pred))
+            for output in self._outputs
+        ]
+        norm = ops.sqrt(sum(ops.square(row_norms(losses.gradient)) for losses in found))
+        if len(found) == 1:
+            # The mean over an output includes masked steps, which must not count.
+            valid = found[0].valid
+            norm = ops.where(valid > 0, norm / ops.maximum(valid, 1e-9), ops.zeros_like(norm))
+        return [norm]
+
+    def fits(self, y: ArrayTree, y_pred: ArrayTree) -> bool:
+        """Whether these structures are those that the compiled losses compare."""
+        try:
+            self._matching.aligned(y, y_pred)
+        except ValueError:
+            return False
+        return True
+
+    def _quantities(
+        self, values: Values, x: ArrayTree, y: ArrayTree, sample_weight: ArrayTree = None
+    ) -> dict[str, Tensor]:
+        arguments = {"training": False} if self._training_argument else {}
+        y_pred, _ = self._model.stateless_call(*values, x, **arguments)
+        paths = [output.path for output in self._outputs]
+        weights = self._matching.weights(sample_weight, y_pred, paths)
+        y, y_pred = self._matching.aligned(y, y_pred)
+        loss = sum(
+            output.weight
+            * pre_activation_gradient(output, output.of(y), output.of(y_pred), weight).losses
+            for output, weight in zip(self._outputs, weights, strict=True)
+        )
+        results = {"loss": loss}
+        if self.labels is None:
+            return results
+        columns: list[tuple[Any, ...]] = []
+        curves: list[Tensor] = []
+        for label, weight in zip(self.labels, weights, strict=True):
+            of = label.output.of
+            probability, margin, counts = label_values(label, of(y), of(y_pred))
+            if weight is not None:
+                counts = counts * broadcast(ops.cast(weight, "float32"), counts)
+            total = sum_over_entries(counts)
+            safe = ops.where(total == 0, ops.ones_like(total), total)
+            entries = 1
+            for length in counts.shape[1:]:
+                entries *= length
+            right = ops.cast(margin > 0, "float32")
+
+            def mean(part: Tensor, counts: Tensor = counts, safe: Tensor = safe) -> Tensor:
+                return sum_over_entries(part * counts) / safe
+
+            columns.append((*map(mean, (probability, margin, right)), total / entries))
+            if len(self._temperatures):
+                curves.append(self._curves(label, of(y), of(y_pred), mean))
+        names = ("probability", "margin", "right", "weight")
+        for name, parts in zip(names, zip(*columns, strict=True), strict=True):
+            results[name] = ops.stack(parts, axis=1)
+        for place, name in enumerate(("tempered", "confidence") if curves else ()):
+            results[name] = ops.stack([ops.transpose(curve[:, place]) for curve in curves], axis=1)
+        return results
+
+    def _curves(
+        self, label: LabelOutput, y: Tensor, y_pred: Tensor, mean: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Probability of the label and largest probability at each temperature, `(k, 2, n)`."""
+
+        def at(temperature: Tensor) -> Tensor:
+            probability, margin, _ = label_values(label, y, tempered(label, y_pred, temperature))
+            # Where another class is more probable, by how much.
+            largest = probability - ops.minimum(margin, 0.0)
+            return ops.stack([mean(probability), mean(largest)])
+
+        return ops.map(at, ops.convert_to_tensor(self._temperatures))
+
+
+def combined(scores: dict[str, FloatArray], name: str, weights: Sequence[float]) -> FloatArray:
+    """A quantity of `LabelScorer`, as the mean over the outputs, weighted by their losses."""
+    share = np.asarray(weights, np.float64) / np.sum(weights)
+    found: FloatArray = np.asarray(scores[name], np.float64) @ share
+    return found

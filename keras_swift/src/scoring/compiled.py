@@ -1,0 +1,312 @@
+"""The losses of a compiled model, each with its output.
+
+This file decides what is read from a user's compiled model, and builds the model from a batch.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_swift.src import backends
+from keras_swift.src._keras import (
+    built_losses,
+    compile_loss,
+    flat_losses,
+    own_methods,
+    symbolic_build,
+)
+from keras_swift.src._types import ArrayTree, Score
+from keras_swift.src.data.leaves import is_ragged, is_text
+from keras_swift.src.data.reader import ArrayReader
+from keras_swift.src.data.stream_reader import StreamReader
+from keras_swift.src.data.streams import is_stream
+from keras_swift.src.scoring.activations import output_activation
+from keras_swift.src.scoring.gradient_norm import OutputLoss
+from keras_swift.src.scoring.labels import label_check
+from keras_swift.src.scoring.structures import Matching, follow, paths, wrong_targets, wrong_weights
+from keras_swift.src.validation import why_own_batches
+
+# Examples to build a model with: Keras takes a bare array of as many examples as the model has
+# outputs for a list of targets.
+_EXAMPLES = 61
+
+
+def accepts_training(model: keras.Model) -> bool:
+    """Whether the model's `call` takes `training`."""
+    parameters = inspect.signature(model.call).parameters
+    return "training" in parameters or any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledLosses:
+    """The losses of a model and what they compare.
+
+    Attributes:
+        outputs: list of `OutputLoss`, one for each loss.
+        matching: `Matching`, how targets and weights are matched with them.
+        y_pred: structure of specifications, the model's output for one example.
+        missing: str, why there are no losses, if there are none.
+    """
+
+    outputs: list[OutputLoss]
+    matching: Matching
+    y_pred: ArrayTree
+    missing: str = ""
+
+
+def build(model: keras.Model, x: ArrayTree, y: ArrayTree) -> CompiledLosses:
+    """Builds model, losses, metrics and optimizer from one batch, as `fit` would.
+
+    `fit` would do so itself, by fetching an item before training starts.
+
+    Args:
+        model: a compiled `keras.Model`.
+        x, y: NumPy structures, a batch.
+
+    Returns:
+        `CompiledLosses`; empty if the model was compiled without a loss, or
+            if it computes its loss itself and the compiled ones do not fit.
+
+    Raises:
+        ValueError: if the targets do not fit the outputs.
+    """
+    try:
+        # Optimizer variables may be created here, and must be on the model's devices.
+        with backends.active().scope_of(model):
+            symbolic_build(model, *(_specified(part, _EXAMPLES) for part in (x, y)))
+    except Exception as error:
+        if model.built:
+            # The error may be about the structure of the targets, which Keras does not name.
+            y_pred = symbolic_outputs(model, x)
+            _, outputs = _matched(model, y, y_pred)
+            if _is_an_output(outputs, str(error)):
+                raise wrong_targets(y, y_pred, getattr(model, "output_names", None)) from error
+        raise
+    y_pred = symbolic_outputs(model, x)
+    if compile_loss(model) is None:
+        return CompiledLosses([], Matching(None), y_pred, f"{NO_LOSS} {_SCORE}")
+    unused = not compile_loss(model).built
+    try:
+        targets, outputs = _matched(model, y, y_pred)
+        container = built_losses(model, _specified(targets), outputs)
+        losses = compiled_losses(model, container)
+        for output in losses:
+            if not _is_complete(output, targets):
+                raise wrong_targets(y, y_pred, getattr(model, "output_names", None))
+    except Exception as error:
+        if not unused and "compute_loss" not in own_methods(model):
+            raise
+        # The model's own `compute_loss` handles them.
+        missing = (
+            "The model computes its loss by itself, and the compiled one does not fit its outputs: "
+            f"{error} {_SCORE}"
+        )
+        return CompiledLosses([], Matching(None), y_pred, missing)
+    return CompiledLosses(losses, Matching(container), y_pred)
+
+
+NO_LOSS = "The model is compiled without a loss, so the loss of an example cannot be read."
+
+
+def why_uniform(model: keras.Model, score: Score, x: Any, y: ArrayTree) -> str | None:
+    """Why a model can be trained only on uniform batches, as far as is known beforehand.
+
+    One reason, a loss without a value per example, shows only when the first
+    batch is scored, which raises `NoExampleLoss`.
+
+    Args:
+        model: a compiled `keras.Model`.
+        score: as for `ImportanceTraining`.
+        x, y: what `fit` was given.
+
+    Returns:
+        The reason and the cure, or `None` if the model can be trained by
+        importance as far as is known.
+    """
+    reason = why_own_batches(model)
+    if reason is not None:
+        return reason
+    if any(map(is_ragged, keras.tree.flatten((x, y)))):
+        return (
+            "Rows of different lengths cannot be in one drawn batch. Received: a ragged tensor. "
+            "Make it dense with `.to_tensor()`."
+        )
+    if compile_loss(model) is None and not callable(score):
+        return f"{NO_LOSS} {_SCORE}"
+    if y is None and not is_stream(x) and own_methods(model) and not callable(score):
+        return f"There are no targets, so the loss of an example cannot be read. {_SCORE}"
+    return None
+
+
+def needs_targets(model: keras.Model, score: Any) -> bool:
+    """Whether examples without targets have no importance.
+
+    They have if the model computes its loss by itself, and a callable the score.
+
+    Args:
+        model: a compiled `keras.Model`.
+        score: as for `ImportanceTraining`.
+    """
+    return not (callable(score) and own_methods(model))
+
+
+_SCORE = (
+    "Give `score=`, a callable `(y_true, y_pred) -> (n,)` in `keras.ops` that says how much each "
+    "example matters, and a loss that takes `sample_weight`."
+)
+
+
+def uniform_warning(reason: str) -> str:
+    """The warning that a model is trained uniformly, with the reason.
+
+    Args:
+        reason: str, a sentence or more.
+    """
+    return f"{reason} Until then it is trained by `model.fit`, on uniform batches."
+
+
+def _is_complete(output: OutputLoss, targets: ArrayTree) -> bool:
+    """Whether a loss has all its targets."""
+    try:
+        return all(leaf is not None for leaf in keras.tree.flatten(output.of(targets)))
+    except (KeyError, IndexError, TypeError):
+        return False
+
+
+def _is_an_output(outputs: ArrayTree, message: str) -> bool:
+    """Whether the path that Keras did not find in the targets leads to an output."""
+    found = re.search(r"The path: (\(.*?\)) in the `loss` argument", message)
+    try:
+        follow(ast.literal_eval(found[1]) if found else (None,), outputs)
+    except (KeyError, IndexError, TypeError, ValueError, SyntaxError):
+        return False
+    return True
+
+
+def _matched(model: keras.Model, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayTree, ArrayTree]:
+    """Targets and outputs as the model's losses compare them."""
+    try:
+        return Matching(compile_loss(model)).aligned(y, y_pred)
+    except ValueError as error:
+        raise wrong_targets(y, y_pred, getattr(model, "output_names", None)) from error
+
+
+def build_for(
+    model: keras.Model, reader: ArrayReader | StreamReader
+) -> Callable[[ArrayTree], None]:
+    """Builds a model and checks that the data fit its losses.
+
+    Args:
+        model: a compiled `keras.Model`.
+        reader: `ArrayReader` or `StreamReader`.
+
+    Returns:
+        A function that raises for targets that do not fit, to call with those
+        of each batch; it does nothing if all were checked here.
+    """
+    x, y, sample_weight = reader.first(2)
+    losses = build(model, x, y)
+    check_weights(sample_weight, losses)
+    for output in losses.outputs:
+        if output.loss.reduction == "mean_with_sample_weight":
+            warnings.warn(
+                f"The loss {output.loss.name!r} divides by the sum of the weights "
+                '(reduction="mean_with_sample_weight"): the estimate is then '
+                "self-normalised, with a bias of order 1/b. "
+                '`reduction="sum_over_batch_size"` has none.',
+                stacklevel=5,
+            )
+    check = label_check(losses.y_pred, losses.outputs, losses.matching)
+    targets = reader.targets()
+    # Targets that cannot all be read now are checked batch by batch.
+    check(y if targets is None else targets)
+    return check if targets is None else lambda y: None
+
+
+def check_weights(sample_weight: ArrayTree, losses: CompiledLosses) -> None:
+    """Raises unless the weights are one array, or one for each output.
+
+    Args:
+        sample_weight: structure of weights, or `None`.
+        losses: `CompiledLosses` of the model.
+    """
+    if not losses.outputs:
+        return
+    try:
+        losses.matching.weights(
+            sample_weight, losses.y_pred, [output.path for output in losses.outputs]
+        )
+    except ValueError as error:
+        raise wrong_weights(sample_weight, losses.y_pred) from error
+
+
+def compiled_losses(model: keras.Model, container: Any = None) -> list[OutputLoss]:
+    """The losses of a compiled, built model, one `OutputLoss` for each.
+
+    Args:
+        model: a compiled `keras.Model`.
+        container: the built container of its losses. Defaults to `None`, the
+            model's own.
+    """
+    tensors = getattr(model, "outputs", None)
+    activations = {}
+    if tensors:
+        structure = model.output if not isinstance(model, keras.Sequential) else tensors[0]
+        structure = without_list_of_one(structure)
+        leaves = keras.tree.flatten(structure)
+        activations = {
+            path: output_activation(leaf)
+            for path, leaf in zip(paths(structure), leaves, strict=True)
+        }
+    return [
+        OutputLoss(
+            path=tuple(path),
+            loss=loss,
+            weight=1.0 if weight is None else float(weight),
+            activation=activations.get(tuple(path)),
+        )
+        # Losses exist once they are built, which a model's own `compute_loss` may never do.
+        for path, loss, weight, _ in flat_losses(container or compile_loss(model)) or []
+    ]
+
+
+def symbolic_outputs(model: keras.Model, x: ArrayTree) -> ArrayTree:
+    """A built model's output for one example, as `KerasTensor`s.
+
+    Args:
+        model: a built `keras.Model`.
+        x: NumPy structure of some inputs.
+    """
+    specified = _specified(x)
+    if any(leaf is None for leaf in keras.tree.flatten(specified)):
+        # A functional model takes no `None` for a symbolic input; its `call` does.
+        return without_list_of_one(keras.Operation.compute_output_spec(model, specified))
+    return without_list_of_one(model(specified))
+
+
+def _specified(structure: ArrayTree, count: int = 1) -> ArrayTree:
+    """`KerasTensor`s for `count` examples of a NumPy structure."""
+
+    def one(leaf: Any) -> Any:
+        if leaf is None:
+            return None
+        dtype = "string" if is_text(leaf) else backends.active().array_dtype(leaf.dtype.name)
+        return keras.KerasTensor((count, *leaf.shape[1:]), dtype=dtype)
+
+    return keras.tree.map_structure(one, structure)
+
+
+def without_list_of_one(outputs: ArrayTree) -> ArrayTree:
+    """Outputs as Keras computes them: it replaces a list of one by its item."""
+    one = isinstance(outputs, list | tuple) and len(outputs) == 1
+    return outputs[0] if one else outputs

@@ -1,0 +1,211 @@
+"""Probability and margin of the labels in an output, and which labels count.
+
+This file decides which outputs are class probabilities or logits: it goes by the loss, never by the
+type of the targets.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Final, Literal
+
+from keras import ops
+
+from keras_swift.src._keras import loss_settings, mask_of
+from keras_swift.src._types import Tensor
+from keras_swift.src.scoring.gradient_norm import OutputLoss
+
+# Below any probability that float32 can tell from 0.
+_SMALLEST = 1e-30
+CATEGORICAL: Final = "categorical"
+BINARY: Final = "binary"
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelOutput:
+    """An output that holds class probabilities or logits.
+
+    Attributes:
+        output: its `OutputLoss`.
+        kind: `"categorical"`, one class out of several along `axis`, or
+            `"binary"`, each entry on its own (one, or several labels).
+        from_logits: bool.
+        axis: int, the axis of the classes; -1 for `"binary"`.
+        ignored: int, the class whose entries do not count, or `None`.
+    """
+
+    output: OutputLoss
+    kind: Literal["categorical", "binary"]
+    from_logits: bool
+    axis: int
+    ignored: int | None
+
+
+def label_output(output: OutputLoss) -> LabelOutput | None:
+    """The `LabelOutput` of an output, decided by its loss; `None` for other outputs."""
+    loss = output.loss
+    function = getattr(loss, "fn", None)
+    name = f"{type(loss).__name__} {getattr(function, '__name__', loss.name)}".lower()
+    settings = loss_settings(loss) if function is not None else {}
+
+    def setting(key: str, default: Any) -> Any:
+        found = settings.get(key, getattr(loss, key, default))
+        return default if found is None else found
+
+    kind: Literal["categorical", "binary"] | None = None
+    if "hinge" not in name:
+        if "categorical" in name or output.activation == "softmax":
+            kind = CATEGORICAL
+        elif "binary" in name:
+            kind = BINARY
+    if kind is None:
+        return None
+    axis = setting("axis", -1) if kind == CATEGORICAL and "categorical" in name else -1
+    return LabelOutput(
+        output=output,
+        kind=kind,
+        from_logits=bool(setting("from_logits", False)),
+        axis=axis if isinstance(axis, int) else -1,
+        ignored=setting("ignore_class", None),
+    )
+
+
+def label_values(
+    label: LabelOutput, y_true: Tensor, y_pred: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Probability and margin of every label, and which of them count.
+
+    Args:
+        label: `LabelOutput`.
+        y_true: tensor of class numbers, one-hot rows or zeros and ones.
+        y_pred: float tensor, the output.
+
+    Returns:
+        Three tensors of one shape `(n, ...)`, without the axis of the classes:
+        the probability of the label (or the mean over a row of targets that
+        is not one-hot); that minus the largest probability of any other class,
+        from -1 to 1; and 1 for labels that count, 0 for masked or ignored ones.
+    """
+    mask = mask_of(y_pred)
+    y_pred = ops.cast(y_pred, "float32")
+    y_true = ops.convert_to_tensor(y_true)
+    if label.kind == BINARY:
+        p = ops.sigmoid(y_pred) if label.from_logits else y_pred
+        target = _like(ops.cast(y_true, "float32"), p)
+        probability = target * p + (1.0 - target) * (1.0 - p)
+        counts = ops.ones_like(probability)
+        if mask is not None:
+            counts = counts * broadcast(ops.cast(mask, "float32"), counts)
+        return probability, 2.0 * probability - 1.0, counts
+    rank, axis = len(y_pred.shape), label.axis % len(y_pred.shape)
+    if axis != rank - 1:
+        y_pred = ops.moveaxis(y_pred, axis, -1)
+        if len(y_true.shape) == rank and y_true.shape[axis] == y_pred.shape[-1]:
+            y_true = ops.moveaxis(y_true, axis, -1)
+    classes = y_pred.shape[-1]
+    if label.from_logits:
+        p = ops.softmax(y_pred, axis=-1)
+    else:
+        p = y_pred / ops.maximum(ops.sum(y_pred, axis=-1, keepdims=True), _SMALLEST)
+    if len(y_true.shape) == rank and y_true.shape[-1] == classes:
+        target = ops.cast(y_true, "float32")
+        labels = ops.argmax(target, axis=-1)
+    else:
+        labels = ops.squeeze(y_true, axis=-1) if len(y_true.shape) == rank else y_true
+        labels = ops.cast(labels, "int32")
+        target = ops.one_hot(labels, classes, dtype="float32")
+    probability = ops.sum(target * p, axis=-1)
+    other = p - 2.0 * ops.one_hot(labels, classes, dtype="float32")
+    margin = probability - ops.max(other, axis=-1)
+    counts = ops.ones_like(probability)
+    if mask is not None:
+        counts = counts * broadcast(ops.cast(mask, "float32"), counts)
+    if label.ignored is not None:
+        counts = counts * ops.cast(ops.not_equal(labels, label.ignored), "float32")
+    return probability, margin, counts
+
+
+def tempered(label: LabelOutput, y_pred: Tensor, temperature: Tensor) -> Tensor:
+    """The output after its logits were divided by a temperature.
+
+    Args:
+        label: `LabelOutput`.
+        y_pred: float tensor, the output.
+        temperature: scalar tensor above 0; more than 1 brings probabilities closer together.
+
+    Returns:
+        A float32 tensor of the same shape and kind: logits, or probabilities (of classes up to a
+        factor, which `label_values` removes).
+    """
+    y_pred = ops.cast(y_pred, "float32")
+    if label.from_logits:
+        return y_pred / temperature
+    if label.kind == BINARY:
+        p = ops.clip(y_pred, _SMALLEST, 1.0 - 2.0**-24)
+        return ops.sigmoid((ops.log(p) - ops.log1p(-p)) / temperature)
+    logits = ops.log(ops.maximum(y_pred, _SMALLEST)) / temperature
+    return ops.exp(logits - ops.max(logits, axis=label.axis, keepdims=True))
+
+
+def label_means(label: LabelOutput, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
+    """Probability and margin of each example's labels, means over those that count.
+
+    Args:
+        label, y_true, y_pred: as for `label_values`.
+
+    Returns:
+        Two float32 tensors, shape `(n,)`; 0 where no label counts.
+    """
+    probability, margin, counts = label_values(label, y_true, y_pred)
+    total = sum_over_entries(counts)
+    safe = ops.where(total == 0, ops.ones_like(total), total)
+    return sum_over_entries(probability * counts) / safe, sum_over_entries(margin * counts) / safe
+
+
+def other_class(y_true: Tensor, y_pred: Tensor, axis: int = -1) -> Tensor:
+    """The most probable class other than the label.
+
+    Args:
+        y_true: tensor, one class number or one-hot row for each example.
+        y_pred: float tensor, shape `(n, classes)`, or with axes of length 1.
+        axis: int, that of the classes. Defaults to -1.
+
+    Returns:
+        A float32 tensor, shape `(n,)`.
+    """
+    y_pred = ops.moveaxis(ops.cast(y_pred, "float32"), axis, -1)
+    y_true = ops.convert_to_tensor(y_true)
+    classes = y_pred.shape[-1]
+    y_pred = ops.reshape(y_pred, (-1, classes))
+    if len(y_true.shape) == 2 and y_true.shape[-1] == classes:
+        labels = ops.argmax(y_true, axis=-1)
+    else:
+        labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
+    # Probabilities are at least 0, logits may be anything.
+    lowest = ops.min(y_pred, axis=-1, keepdims=True) - 1.0
+    others = ops.where(ops.one_hot(labels, classes, dtype="float32") > 0, lowest, y_pred)
+    return ops.cast(ops.argmax(others, axis=-1), "float32")
+
+
+def sum_over_entries(tensor: Tensor) -> Tensor:
+    """The sum over all axes but the first."""
+    axes = tuple(range(1, len(tensor.shape)))
+    return ops.sum(tensor, axis=axes) if axes else tensor
+
+
+def _like(target: Tensor, p: Tensor) -> Tensor:
+    """Targets with as many axes as the predictions; their last axis may be missing or 1."""
+    while len(target.shape) < len(p.shape):
+        target = ops.expand_dims(target, axis=-1)
+    while len(target.shape) > len(p.shape) and target.shape[-1] == 1:
+        target = ops.squeeze(target, axis=-1)
+    return target
+
+
+def broadcast(weight: Tensor, like: Tensor) -> Tensor:
+    """Weights or masks, broadcast to the axes of the labels."""
+    while len(weight.shape) > len(like.shape) and weight.shape[-1] == 1:
+        weight = ops.squeeze(weight, axis=-1)
+    while len(weight.shape) < len(like.shape):
+        weight = ops.expand_dims(weight, axis=-1)
+    return weight

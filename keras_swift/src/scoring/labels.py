@@ -1,0 +1,80 @@
+"""Checks that an output has a place for every class number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from keras_swift.src._keras import loss_settings
+from keras_swift.src._types import Array, ArrayTree
+from keras_swift.src.scoring.gradient_norm import OutputLoss
+from keras_swift.src.scoring.structures import Matching, follow
+
+_SPARSE = (
+    keras.losses.SparseCategoricalCrossentropy,
+    keras.losses.sparse_categorical_crossentropy,
+)
+
+
+def class_axis(loss: keras.losses.Loss) -> int:
+    """The axis of the output that a loss takes as the classes; -1, the last, by default."""
+    axis = loss_settings(loss).get("axis", -1)
+    return axis if isinstance(axis, int) else -1
+
+
+def label_check(
+    y_pred: ArrayTree, losses: list[OutputLoss], matching: Matching
+) -> Callable[[ArrayTree], None]:
+    """A function that raises for class numbers the output has no place for.
+
+    Frameworks would read a neighbour's probability, or return NaN.
+
+    Args:
+        y_pred: structure of the model's outputs.
+        losses: list of `OutputLoss`.
+        matching: `Matching` of the model.
+
+    Returns:
+        A function of targets, a NumPy structure, that raises a `ValueError`
+        for labels below 0 or past the last class.
+    """
+    sparse = [
+        output
+        for output in losses
+        if isinstance(output.loss, _SPARSE[0]) or getattr(output.loss, "fn", None) is _SPARSE[1]
+    ]
+
+    def check(y: ArrayTree) -> None:
+        if not sparse:
+            return
+        targets, outputs = matching.aligned(y, y_pred)
+        for output in sparse:
+            labels = np.asarray(follow(output.path, targets))
+            if labels.dtype.kind not in "biuf":
+                raise ValueError(
+                    f"`y` must hold class numbers, because the loss is {output.loss.name!r}. "
+                    f"Received: an array of dtype {labels.dtype}. Turn names into numbers first, "
+                    "for example with `np.unique(y, return_inverse=True)`."
+                )
+            classes = follow(output.path, outputs).shape[class_axis(output.loss)]
+            if classes is not None:
+                _check_output(output.loss, labels, classes)
+
+    return check
+
+
+def _check_output(loss: keras.losses.Loss, labels: Array, classes: int) -> None:
+    wrong = (labels < 0) | (labels >= classes)
+    ignored = getattr(loss, "ignore_class", None)
+    if ignored is not None:
+        wrong &= labels != ignored
+    if wrong.any():
+        first = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"`y` must hold class numbers from 0 to {classes - 1}, because the model has "
+            f"{classes} classes. Received: {wrong.sum()} labels outside, the first at index "
+            f"{int(first[0])} ({labels[tuple(first)]}). Renumber the classes, or widen the last "
+            "layer."
+        )

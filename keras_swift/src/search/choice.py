@@ -1,0 +1,101 @@
+"""Which trials are worth confirming, and when one is clearly better than uniform draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from keras_swift.src._types import FloatArray
+from keras_swift.src.search.judge import (
+    LABEL_ACCURACY,
+    LABEL_PROBABILITY,
+    TEMPERED_PROBABILITY,
+    difference_noise,
+)
+from keras_swift.src.search.trial import Direction, SearchTrial, signed
+
+# A sampler is clearly better above this many standard errors of the difference.
+CLEARLY = 2.0
+# The share of the way from uniform's label probability to 1 above which a model is much surer.
+MUCH_SURER = 0.25
+BOTH_PROBABILITIES = (TEMPERED_PROBABILITY, LABEL_PROBABILITY)
+OURS_WITH_PREFIX = tuple(f"val_{name}" for name in BOTH_PROBABILITIES)
+
+
+def candidates(
+    trials: Sequence[SearchTrial],
+    direction: Direction,
+    features: Mapping[str, FloatArray],
+    count: int,
+) -> list[SearchTrial]:
+    """The best trials other than uniform, best first.
+
+    First the one that draws most evenly among those whose objective differs
+    from the best by no more than the standard error of the difference: a few
+    epochs do not show what it costs to see few different examples. If they
+    are judged at one confidence, then the one of these that made the model
+    most confident in the labels: it shows what leaving examples out can give.
+    Then the others by their objectives.
+    """
+    completed = [t for t in trials if t.number and math.isfinite(t.objective)]
+    completed = [t for t in completed if not t.sampler.is_uniform]
+    completed.sort(key=lambda trial: (-signed(trial, direction), trial.number))
+    if not completed:
+        return []
+    highest = completed[0]
+
+    def is_as_good(trial: SearchTrial) -> bool:
+        noise = difference_noise(trial.values, highest.values)
+        behind = signed(highest, direction) - signed(trial, direction)
+        return behind <= (noise if math.isfinite(noise) else 0.0)
+
+    def effective_share(trial: SearchTrial) -> float:
+        probability = trial.sampler.probabilities(features)
+        return round(1.0 / float(len(probability) * np.sum(probability**2)), 9)
+
+    def confidence(trial: SearchTrial) -> float:
+        return trial.metrics[f"val_{LABEL_PROBABILITY}"]
+
+    as_good = [trial for trial in completed if is_as_good(trial)]
+    first = [max(as_good, key=effective_share)]
+    if all(f"val_{name}" in t.metrics for t in as_good for name in BOTH_PROBABILITIES):
+        surest = max(as_good, key=confidence)
+        first += [surest] if surest is not first[0] else []
+    rest = [t for t in completed if all(t is not chosen for chosen in first)]
+    return [*first, *rest][:count]
+
+
+def is_clearly_better(
+    trial: SearchTrial, uniform: SearchTrial, objective: str, direction: Direction
+) -> bool:
+    """Whether a trial beats uniform by more than the sampling error of the validation data.
+
+    Args:
+        trial, uniform: `SearchTrial`, judged on the same examples.
+        objective: str, what they are judged by.
+        direction: `"max"` or `"min"`.
+    """
+    gain = signed(trial, direction) - signed(uniform, direction)
+    noise = difference_noise(trial.values, uniform.values)
+    better = gain > (CLEARLY * noise if math.isfinite(noise) else 0.0)
+    names = [f"val_{name}" for name in (LABEL_PROBABILITY, LABEL_ACCURACY)]
+    known = all(name in t.metrics for t in (trial, uniform) for name in names)
+    if objective not in OURS_WITH_PREFIX or not known:
+        return better
+    probability, accuracy = names
+    # Few different examples make a model confident, right or wrong: seen on clean data.
+    more = trial.metrics[accuracy] - uniform.metrics[accuracy]
+    share = uniform.metrics[accuracy]
+    count = 1 if trial.values is None else len(trial.values)
+    # Both are judged on the same examples and mostly agree on them, so less than the binomial
+    # variance distinguishes them. The 0.4 is an assumption, not a measurement.
+    same = math.sqrt(2.0 * 0.4 * max(share * (1.0 - share), 0.0) / count)
+    # Wrong labels lower a model's confidence long before they lower its accuracy.
+    surer = trial.metrics[probability] - uniform.metrics[probability]
+    much_surer = surer / max(1.0 - uniform.metrics[probability], 1e-9) > MUCH_SURER
+    if objective == f"val_{LABEL_PROBABILITY}":
+        return better and (more > 0 or (more > -same and much_surer))
+    no_worse = gain > -(noise if math.isfinite(noise) else 0.0)
+    return more > -same and (better or (much_surer and no_worse))

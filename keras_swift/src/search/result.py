@@ -1,0 +1,314 @@
+"""The result of a search: the sampler, all trials, the confirmed ones, and the suspect labels.
+
+This file decides which trial is the best, and when it is clearly better than uniform draws.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, overload
+
+import numpy as np
+
+from keras_swift.src._display import html_table
+from keras_swift.src._types import Array, FloatArray, IntArray
+from keras_swift.src.records.columns import FinishedRecord
+from keras_swift.src.search.choice import candidates, is_clearly_better
+from keras_swift.src.search.judge import (
+    difference_noise,
+)
+from keras_swift.src.search.trial import Direction, SearchTrial, signed
+from keras_swift.src.swift.mixture import Doubts, WrongShare, find_doubts
+from keras_swift.src.swift.sampler import SwiftSampler
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+    """The result of `keras_swift.search`.
+
+    Attributes:
+        features: dict from name to float64 array, shape `(n,)`: the features
+            of the training examples, and their `"gradient_norm"` by the
+            pretrained model.
+        trials: tuple of `SearchTrial`, in the order of their numbers.
+        confirmed: tuple of `SearchTrial`: uniform, then the best of the
+            trials, each trained from scratch for `pretrain_epochs`. Empty
+            if nothing was confirmed.
+        objective: name of the objective.
+        direction: `"max"` or `"min"`.
+        record: the record of the pretraining: arrays `mean_loss`,
+            `mean_margin`, `share_wrong`, `mean_probability`, shape `(n,)`.
+        classes: int array, the class of each example, or `None` if targets
+            are not one class per example.
+        pretrained_weights: list of arrays, for `model.set_weights`: the model
+            after the pretraining, averaged over the last epoch.
+        pretrain_epochs, finetune_epochs: ints, as given to `search`.
+        pretrain_seconds: float, pretraining and features.
+        record_epochs: float, what the record cost, in epochs of training: 0
+            unless forward passes made it.
+        data_fingerprint: hash of the training data.
+        note: str, other decisions of `search`, such as other features.
+    """
+
+    features: dict[str, FloatArray]
+    trials: tuple[SearchTrial, ...]
+    confirmed: tuple[SearchTrial, ...]
+    objective: str
+    direction: Direction
+    record: FinishedRecord
+    classes: IntArray | None
+    pretrained_weights: list[Array]
+    pretrain_epochs: int
+    finetune_epochs: int
+    pretrain_seconds: float
+    record_epochs: float
+    data_fingerprint: str
+    note: str = ""
+
+    @property
+    def uniform(self) -> SearchTrial:
+        """Trial 0: all examples drawn with equal probability."""
+        return self.trials[0]
+
+    @functools.cached_property
+    def best(self) -> SearchTrial:
+        """The trial to train with: uniform unless another is clearly better.
+
+        If trials were confirmed, the best of those that were better than
+        uniform *from scratch*, by more than two standard errors of the
+        difference, and got no fewer labels right than chance allows. If they
+        are judged by the tempered probability of the label, it is enough to be
+        no worse by it than one standard error, if the probability itself closes
+        a quarter of the gap from uniform's to 1. If they are judged by the
+        probability itself, a sampler must do that or get more labels right.
+
+        If not, the trial that draws most evenly among those as good as the best
+        one, if it is better than uniform by the same margin.
+        """
+        if self.confirmed:
+            uniform, *others = self.confirmed
+            passed = [t for t in others if self._is_better(t, uniform)]
+            chosen = max(passed, key=lambda t: signed(t, self.direction), default=uniform)
+            return next(trial for trial in self.trials if trial.number == chosen.number)
+        found = candidates(self.trials, self.direction, self.features, 1)
+        if found and self._is_better(found[0], self.uniform):
+            return found[0]
+        return self.uniform
+
+    def _is_better(self, trial: SearchTrial, uniform: SearchTrial) -> bool:
+        return is_clearly_better(trial, uniform, self.objective, self.direction)
+
+    @property
+    def sampler(self) -> SwiftSampler:
+        """The sampler of the best trial."""
+        return self.best.sampler
+
+    @property
+    def gain(self) -> float:
+        """How much better than uniform the best trial was; NaN if uniform failed.
+
+        From scratch if it was confirmed, else in the trials.
+        """
+        return self._gain(*self._pair())
+
+    @property
+    def noise(self) -> float:
+        """The standard error of `gain` from the sampling of validation examples; NaN if unknown."""
+        better, uniform = self._pair()
+        return 0.0 if better is uniform else difference_noise(better.values, uniform.values)
+
+    def _pair(self) -> tuple[SearchTrial, SearchTrial]:
+        """The best trial and uniform, both from scratch if both were confirmed."""
+        again = {trial.number: trial for trial in self.confirmed}
+        if self.best.number in again:
+            return again[self.best.number], again[0]
+        return self.best, self.uniform
+
+    def _gain(self, trial: SearchTrial, uniform: SearchTrial) -> float:
+        return signed(trial, self.direction) - signed(uniform, self.direction)
+
+    @property
+    def probabilities(self) -> FloatArray:
+        """The best sampler's probability of each training example, shape `(n,)`."""
+        return self.sampler.probabilities(self.features)
+
+    @property
+    def epochs(self) -> float:
+        """Epochs of training that the search cost besides the pretraining."""
+        return sum(self._epochs_by_part().values())
+
+    @property
+    def price(self) -> float:
+        """`epochs` in uniform trainings of `pretrain_epochs`; NaN without pretraining."""
+        return self.epochs / self.pretrain_epochs if self.pretrain_epochs else math.nan
+
+    def _epochs_by_part(self) -> dict[str, float]:
+        run = sum(trial.status != "RUNNING" for trial in self.trials)
+        return {
+            "in the trials": run * self.finetune_epochs,
+            "to confirm": max(0, len(self.confirmed) - 1) * self.pretrain_epochs,
+            "to record": self.record_epochs,
+        }
+
+    @property
+    def loss_deciles(self) -> FloatArray:
+        """The share of the draws from each tenth of the examples by mean loss.
+
+        A float64 array, shape `(10,)`, lowest losses first; 0.1 each for uniform.
+        """
+        order = np.argsort(self.record.mean_loss, kind="stable")
+        return np.array([part.sum() for part in np.array_split(self.probabilities[order], 10)])
+
+    @functools.cached_property
+    def _doubts(self) -> Doubts:
+        return find_doubts(self.record, self.classes)
+
+    @property
+    def suspicion(self) -> FloatArray:
+        """How strongly each label is doubted, float64, shape `(n,)`: only the order matters."""
+        return self._doubts.scores
+
+    @property
+    def wrong_share(self) -> WrongShare:
+        """The estimated share of wrong labels: `estimate`, `low`, `high`."""
+        return self._doubts.share
+
+    @overload
+    def suspects(
+        self, count: int | None = None, return_scores: Literal[False] = False
+    ) -> IntArray: ...
+
+    @overload
+    def suspects(
+        self, count: int | None = None, *, return_scores: Literal[True]
+    ) -> tuple[IntArray, FloatArray]: ...
+
+    def suspects(
+        self, count: int | None = None, return_scores: bool = False
+    ) -> IntArray | tuple[IntArray, FloatArray]:
+        """The examples most likely mislabelled.
+
+        Args:
+            count: int, how many; all of them if there are fewer. Defaults to
+                `None`: those whose label is more likely wrong than right.
+            return_scores: bool, whether to return their `suspicion` too.
+
+        Returns:
+            An int array of indices into the training data, most suspicious
+            first; with `return_scores`, a tuple of it and a float64 array.
+        """
+        if count is not None and count < 0:
+            raise ValueError(f"`count` must not be negative. Received: count={count}")
+        order = np.argsort(-self.suspicion, kind="stable")
+        indices = order[self._doubts.suspect[order]] if count is None else order[:count]
+        return (indices, self.suspicion[indices]) if return_scores else indices
+
+    def plot(self, file: str | os.PathLike[str] | None = None) -> Figure:
+        """Plots the result: see `keras_swift.src.search.plot.plot_search`.
+
+        Args:
+            file: path to write the figure to. Defaults to `None`, not written.
+
+        Returns:
+            A `matplotlib.figure.Figure`.
+        """
+        from keras_swift.src.search.plot import plot_search
+
+        return plot_search(self, file)
+
+    def __str__(self) -> str:
+        title, rows = self._described()
+        return "\n".join(
+            # Long names are not padded.
+            [
+                title,
+                *(
+                    f"  {name:<13} {text}" if len(name) <= 13 else f"  {name}  {text}"
+                    for name, text in rows
+                ),
+            ]
+        )
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        title, rows = self._described()
+        return html_table(title, rows)
+
+    def _described(self) -> tuple[str, list[tuple[str, str]]]:
+        """A title, and rows of a name and a text."""
+        failed = sum(trial.status == "FAILED" for trial in self.trials)
+        title = f"Swift Sampler search, {len(self.trials)} trials of {self.finetune_epochs} epochs"
+        if failed:
+            title += f", {failed} failed"
+        better = "higher is better" if self.direction == "max" else "lower is better"
+        rows = [
+            ("judged by", f"{self.objective}, {better}"),
+            ("features", ", ".join(self.sampler.features)),
+        ]
+        if self.note:
+            rows.append(("", self.note))
+        rows.append(("in trials", self._compared(self.trials)))
+        if self.confirmed:
+            rows.append(("from scratch", self._compared(self.confirmed)))
+        elif len(self.trials) > 1:
+            why = "" if self.pretrain_epochs else ": there was no pretraining to repeat"
+            rows.append(("from scratch", f"not confirmed{why}"))
+        seconds = sum(
+            trial.seconds
+            for trial in (*self.trials, *self.confirmed)
+            if math.isfinite(trial.seconds)
+        )
+        return title, [
+            *rows,
+            ("chosen", verdict(self)),
+            (
+                "price",
+                f"{self._price()}; {self.pretrain_seconds:.0f} s to pretrain, "
+                f"{seconds:.0f} s after it",
+            ),
+            ("wrong labels" if self.classes is not None else "suspects", str(self.wrong_share)),
+            (
+                "drawn from each decile of the mean loss, lowest first",
+                " ".join(f"{share:.2f}" for share in self.loss_deciles),
+            ),
+        ]
+
+    def _compared(self, trials: Sequence[SearchTrial]) -> str:
+        """Uniform and the best two others, each with its gain and noise."""
+        uniform, *others = trials
+        finite = [trial for trial in others if math.isfinite(trial.objective)]
+        finite.sort(key=lambda trial: -signed(trial, self.direction))
+        parts = [f"uniform {uniform.objective:.4f}"]
+        for trial in finite[:2]:
+            noise = difference_noise(trial.values, uniform.values)
+            parts.append(
+                f"trial {trial.number} {trial.objective:.4f} ({self._gain(trial, uniform):+.4f}"
+                + (f", noise {noise:.4f})" if math.isfinite(noise) else ")")
+            )
+        return ", ".join(parts)
+
+    def _price(self) -> str:
+        if not self.pretrain_epochs:
+            return f"{self.epochs:g} epochs"
+        parts = ", ".join(
+            f"{epochs / self.pretrain_epochs:.1f} {name}"
+            for name, epochs in self._epochs_by_part().items()
+            if epochs or name != "to record"
+        )
+        return f"{self.price:.1f} uniform trainings of {self.pretrain_epochs} epochs ({parts})"
+
+
+def verdict(result: SearchResult) -> str:
+    """Which trial was chosen, and its effective share of different examples."""
+    if not result.best.number:
+        return "uniform draws: nothing is clearly better"
+    share = 1.0 / float(len(result.probabilities) * np.sum(result.probabilities**2))
+    return f"trial {result.best.number}, worth {share:.0%} of the data in different examples"

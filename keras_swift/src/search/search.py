@@ -1,0 +1,270 @@
+"""`search`: finds the sampler with which a model learns best.
+
+This file defines a search's arguments and checks them; `run` runs it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import keras
+import numpy as np
+
+from keras_swift.src.data import arrays
+from keras_swift.src.data.held import held, held_examples
+from keras_swift.src.fitting.model_state import Unchanged
+from keras_swift.src.scoring.compiled import build
+from keras_swift.src.search.judge import Judge, check_classes, find_objective
+from keras_swift.src.search.processes import is_distributed
+from keras_swift.src.search.result import SearchResult
+from keras_swift.src.search.run import Method, SearchRun
+from keras_swift.src.search.space import METHODS
+from keras_swift.src.swift.features import (
+    DEFAULTS,
+    Features,
+    check_column,
+    default_features,
+    named_features,
+)
+from keras_swift.src.swift.recording import record_cost
+from keras_swift.src.swift.sampler import TRANSFORMS, Transform
+from keras_swift.src.validation import check_model, check_positive_integer, check_targets
+
+if TYPE_CHECKING:
+    import keras_tuner
+
+
+def search(
+    model: keras.Model,
+    x: Any,
+    y: Any = None,
+    validation_data: Any = None,
+    *,
+    validation_split: float = 0.0,
+    sample_weight: Any = None,
+    max_trials: int = 12,
+    finetune_epochs: int = 2,
+    pretrain_epochs: int = 30,
+    batch_size: int = 32,
+    features: Features | None = None,
+    segments: int = 4,
+    transform: Transform = "cgf",
+    objective: str | keras_tuner.Objective | Sequence[str | keras_tuner.Objective] | None = None,
+    confirm: int = 2,
+    method: Method = "bayesian",
+    directory: str | os.PathLike[str] | None = None,
+    project_name: str = "swift_search",
+    overwrite: bool = False,
+    seed: int | None = None,
+    verbose: int | Literal["auto"] = "auto",
+) -> SearchResult:
+    """Finds the sampler with which a model does best on validation data.
+
+    1. Trains the model uniformly for `pretrain_epochs`, records each example's
+       loss and margin, and computes the features from this record.
+    2. Tries samplers: each trial restores the trained weights and optimizer
+       state, fine-tunes for `finetune_epochs` and is judged on the validation
+       data, with its weights averaged over its second half. Trial 0 is
+       uniform, the next ones leave out more and more of the doubtful examples,
+       then a KerasTuner oracle for samplers chooses what to try. All trials
+       use one seed, so that they differ only by their sampler.
+    3. Confirms: trains the best trials from scratch, like the pretraining, and
+       chooses one only if it is better than uniform by more than two standard
+       errors. Fine-tuning does not show the cost of leaving examples out.
+
+    The search prints its price before it begins: with the defaults, about
+    three trainings as long as the pretraining, besides it.
+
+    The model, its optimizer and metrics are restored at the end, also after an
+    error.
+
+    With a `directory`, repeating the call resumes a search that was stopped or
+    killed, with the same result as without the interruption. A finished one
+    returns at once, or continues if `max_trials` is larger. With KerasTuner's
+    environment variables set (`KERASTUNER_TUNER_ID`, `KERASTUNER_ORACLE_IP`,
+    `KERASTUNER_ORACLE_PORT`), processes that make the same call share the
+    trials; all must reach the same `directory`, and the chief's result is
+    the complete one.
+
+    Args:
+        model: a compiled `keras.Model`; with `pretrain_epochs=0`, trained.
+        x, y: arrays, or lists or dicts of arrays, first axis `n`; or `x` alone a
+            `PyDataset`, `tf.data.Dataset` or `DataLoader` that gives the same
+            examples in the same order at each pass. It is read once and held
+            in memory, up to 2 GiB; an index counts its examples.
+        validation_data: what trials are judged on, as for `model.fit`; data
+            sets are read once and held in memory, up to 2 GiB. Its labels may
+            be as wrong as those of `y`. Keep it apart from the test data: the
+            sampler is fitted to it.
+        validation_split: float in [0, 1), the last share of the data, held
+            out from training and features. Ignored with `validation_data`.
+        sample_weight: array, weights of the loss, as for `model.fit`.
+        max_trials: int, samplers to try, uniform included. Defaults to 12.
+        finetune_epochs: int, epochs of a trial. Defaults to 2.
+        pretrain_epochs: int, uniform epochs before the trials, and epochs of a
+            training from scratch: as many as you would train. Defaults to 30.
+        batch_size: int. Defaults to 32.
+        features: what the sampler reads, see `compute_features`. Defaults to
+            `None`: `("mean_margin", "last_loss")` for classifiers, else
+            `("mean_loss", "last_loss")`. The paper's are `("loss",
+            "renormed_entropy")`.
+        segments: int, linear pieces of the sampler's function. Defaults to 4.
+        transform: `"cgf"` or `"cdf"`, see `SwiftSampler`.
+        objective: a name from the logs of `fit`, a `keras_tuner.Objective`, or
+            a list of them. Defaults to `None`: if all outputs are class
+            probabilities or logits, `"val_tempered_probability"`: the mean
+            probability of the label over the validation data, which wrong
+            labels there do not mislead, at the temperature where the largest
+            probability is 0.95 on average; else `"val_loss"`.
+            `"val_label_probability"` (no temperature) and
+            `"val_label_accuracy"` are ours too.
+        confirm: int, how many of the best trials to train from scratch;
+            0 trusts the trials, and so does `pretrain_epochs=0`, without which
+            there is no training to repeat. Defaults to 2.
+        method: `"bayesian"` or `"random"`.
+        directory: folder for the search's files. Defaults to `None`, a
+            temporary one, which cannot be resumed.
+        project_name: folder within `directory`.
+        overwrite: bool, whether to delete another search found there.
+        seed: int or `None`, fixes pretraining, draws and suggestions.
+            Defaults to `None`, fresh entropy.
+        verbose: `"auto"` or 1 for progress bars, 0 for silence.
+
+    Returns:
+        A `SearchResult`.
+
+    Raises:
+        TypeError: if `x` is neither arrays nor such a data set.
+        ValueError: for a validation set that is missing, endless or lacks
+            classes, an objective that is not in the logs, a `directory` with
+            another search, or values outside the ranges above.
+
+    Example:
+
+        result = search(model, x, y, validation_data=(xv, yv), batch_size=128, seed=0)
+        print(result)
+        SwiftTraining(fresh_model, result).fit(x, y, batch_size=128, epochs=30)
+
+    Reference:
+        Yao, Li and Xiao, "Swift Sampler: Efficient Learning of Sampler by 10
+        Parameters", NeurIPS 2024, arXiv 2410.05578.
+    """
+    check_model(model)
+    x, y, sample_weight = held_examples(x, y, sample_weight)
+    check_targets(y)
+    for name, value in (
+        ("max_trials", max_trials),
+        ("finetune_epochs", finetune_epochs),
+        ("batch_size", batch_size),
+        ("segments", segments),
+    ):
+        check_positive_integer(name, value)
+    for name, value in (("pretrain_epochs", pretrain_epochs), ("confirm", confirm)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise TypeError(f"`{name}` must be an int. Received: {value!r}")
+        if value < 0:
+            raise ValueError(f"`{name}` must not be negative. Received: {value}")
+    if transform not in TRANSFORMS:
+        raise ValueError(f"`transform` must be one of {TRANSFORMS}. Received: {transform!r}")
+    if method not in METHODS:
+        raise ValueError(f"`method` must be one of {METHODS}. Received: {method!r}")
+    named = {} if features is None else named_features(features)
+    if is_distributed() and (directory is None or overwrite):
+        raise ValueError(
+            "A search shared among processes needs a `directory` that all of them reach, and "
+            f"overwrite=False. Received: directory={directory!r}, overwrite={overwrite}. Remove an "
+            "older search by hand before the first process starts."
+        )
+    if validation_data is None:
+        if not validation_split:
+            raise ValueError(
+                "`validation_data` must be given: trials are judged on it. Received: "
+                "validation_data=None, validation_split=0.0. Pass `validation_data=(xv, yv)`, or "
+                "`validation_split` to hold out the last share of the data."
+            )
+        total = arrays.ArraySource(x, y, sample_weight).size
+        (x, y, sample_weight), validation_data = arrays.split(x, y, sample_weight, validation_split)
+        # Features given for all examples are split like the examples.
+        size = arrays.ArraySource(x, y).size
+        named = {
+            name: np.asarray(feature)[:size]
+            if not (isinstance(feature, str) or callable(feature)) and _length(feature) == total
+            else feature
+            for name, feature in named.items()
+        }
+    else:
+        validation_data = held(validation_data)
+    source = arrays.ArraySource(x, y, sample_weight)
+    for name, feature in named.items():
+        if not isinstance(feature, str) and not callable(feature):
+            check_column(name, feature, source.size)
+    first = source.take(np.arange(min(batch_size, source.size)))[:2]
+    build(model, *first)
+    note = ""
+    if features is None:
+        named = named_features(default_features(model))
+        if tuple(named) != DEFAULTS:
+            note = f"in place of {', '.join(DEFAULTS)}, which are for classifiers"
+    with Unchanged(model):
+        judge = Judge(model, validation_data, batch_size)
+        parsed = find_objective(judge, objective)
+        check_classes(model, source.y, validation_data[1])
+        if verbose:
+            print(
+                _price(model, max_trials, finetune_epochs, int(pretrain_epochs), int(confirm)),
+                flush=True,
+            )
+        folder = tempfile.mkdtemp(prefix="keras_swift_") if directory is None else str(directory)
+        try:
+            run = SearchRun(
+                model=model,
+                source=source,
+                judge=judge,
+                named=named,
+                max_trials=max_trials,
+                finetune_epochs=finetune_epochs,
+                pretrain_epochs=int(pretrain_epochs),
+                batch_size=batch_size,
+                segments=segments,
+                transform=transform,
+                objective=parsed,
+                confirm=int(confirm),
+                method=method,
+                note=note,
+                directory=folder,
+                project_name=project_name,
+                seed=seed,
+                verbose=verbose,
+            )
+            return run.result(overwrite)
+        finally:
+            if directory is None:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _length(feature: Any) -> int | None:
+    """The length of an array; `None` of what has none, which is named later."""
+    try:
+        return len(feature)
+    except TypeError:
+        return None
+
+
+def _price(
+    model: keras.Model, max_trials: int, finetune_epochs: int, pretrain_epochs: int, confirm: int
+) -> str:
+    """A sentence on what the search costs, printed before it begins."""
+    trials = max_trials * finetune_epochs
+    text = f"Swift Sampler search: {max_trials} trials of {finetune_epochs} epochs"
+    if not pretrain_epochs:
+        return f"{text}, {trials} epochs in all; nothing is confirmed without `pretrain_epochs`"
+    confirm = min(confirm, max_trials - 1)
+    total = trials + confirm * pretrain_epochs + record_cost(model, pretrain_epochs)
+    return (
+        f"{text}, and {confirm} trainings of {pretrain_epochs} to confirm, after one to begin with:"
+        f" the price is at most {total / pretrain_epochs:.1f} uniform trainings besides that one"
+    )

@@ -1,0 +1,223 @@
+"""The datasets of `SwiftTraining`: draws from arrays, or the kept half of a stream.
+
+This file decides which examples a batch holds; the sampler decides their probabilities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+
+from keras_swift.src import backends
+from keras_swift.src._types import ArrayTree, FloatArray, IntArray, Logs, State
+from keras_swift.src.data import arrays
+from keras_swift.src.data.draws import inclusion_probability, systematic_draw
+from keras_swift.src.data.leaves import as_fed
+from keras_swift.src.data.stream_reader import StreamReader
+from keras_swift.src.swift.features import FeatureScorer
+from keras_swift.src.swift.sampler import SwiftSampler
+
+# `(x, y)` or `(x, y, sample_weight)`.
+Item: TypeAlias = tuple[ArrayTree, ...]
+
+
+class DrawnDataset(keras.utils.PyDataset):
+    """Batches of examples drawn by static probabilities.
+
+    The draw of an epoch is a function of the seed and the epoch, so batches
+    may be fetched ahead of training, or twice.
+
+    Args:
+        source: an `arrays.ArraySource`.
+        probability: float array, shape `(n,)`, sums to 1.
+        batch_size: int.
+        seed: int.
+        steps_per_epoch: int. `None` draws as many examples in an epoch as the
+            source has.
+        first_epoch: int, the epoch to start with.
+    """
+
+    def __init__(
+        self,
+        source: arrays.ArraySource,
+        probability: FloatArray,
+        batch_size: int,
+        *,
+        seed: int,
+        steps_per_epoch: int | None = None,
+        first_epoch: int = 0,
+    ) -> None:
+        super().__init__()
+        self.error: Exception | None = None
+        self._source = source
+        self._batch_size = batch_size
+        draws = batch_size * steps_per_epoch if steps_per_epoch else source.size
+        self._draws = draws
+        self._expected = probability * draws
+        self._steps = steps_per_epoch or -(-source.size // batch_size)
+        self._seed = seed
+        self._epoch = first_epoch
+        self._indices = self._draw()
+
+    @property
+    def num_batches(self) -> int:
+        return self._steps
+
+    @property
+    def num_examples(self) -> int:
+        """int, how many are drawn in an epoch."""
+        return len(self._indices)
+
+    @property
+    def drawn(self) -> IntArray:
+        """The indices of the examples of this epoch, in order."""
+        return self._indices
+
+    def indices(self, index: int) -> IntArray:
+        """The indices of the examples in batch `index` of this epoch."""
+        return self._indices[index * self._batch_size : (index + 1) * self._batch_size]
+
+    def __getitem__(self, index: int) -> Item:
+        x, y, sample_weight = as_fed(self._source.take(self.indices(index)))
+        return (x, y) if sample_weight is None else (x, y, sample_weight)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Sets the draws to those of this epoch."""
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._indices = self._draw()
+
+    def draw_by(self, probability: FloatArray) -> None:
+        """Draws this epoch and the next by other probabilities; called before an epoch's items."""
+        self._expected = probability * self._draws
+        self._indices = self._draw()
+
+    def on_epoch_end(self) -> None:
+        self.start_epoch(self._epoch + 1)
+
+    def state(self) -> State:
+        """State for `restore`, which determines the draws of the epoch."""
+        return {"seed": self._seed}
+
+    def restore(self, state: State) -> None:
+        self._seed = state["seed"]
+        self._indices = self._draw()
+
+    def close(self) -> None:
+        """Does nothing: there are no workers."""
+
+    def _draw(self) -> IntArray:
+        return systematic_draw(self._expected, np.random.default_rng([self._seed, self._epoch]))
+
+
+class PresampledDataset(keras.utils.PyDataset):
+    """Batches that a sampler keeps from twice as many examples of a stream.
+
+    Args:
+        reader: `StreamReader`.
+        sampler: `SwiftSampler`.
+        reference: trained `keras.Model` to compute the features with.
+        wanted: the features, from `named_features`.
+        seed: int.
+    """
+
+    def __init__(
+        self,
+        reader: StreamReader,
+        sampler: SwiftSampler,
+        reference: keras.Model,
+        wanted: Mapping[str, Any],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.error: Exception | None = None
+        self._reader = reader
+        self._sampler = sampler
+        self._reference = reference
+        self._wanted = wanted
+        self._generator = np.random.default_rng(seed)
+        self._scorer: FeatureScorer | None = None
+        self._peeked: dict[int, Item] = {}
+        self._started = False
+
+    @property
+    def num_batches(self) -> int:
+        return self._reader.num_batches
+
+    @property
+    def num_examples(self) -> int:
+        """int, how many are kept in an epoch of whole batches."""
+        return self.num_batches * self._reader.batch_size
+
+    def start_epoch(self, epoch: int) -> None:
+        """Marks the start of training on items; before it, Keras only inspects them."""
+        self._started = True
+
+    def on_epoch_begin(self) -> None:
+        self._reader.begin_epoch()
+
+    def on_epoch_end(self) -> None:
+        self._reader.end_epoch()
+
+    def state(self) -> State:
+        """State for `restore`; with the position in the stream only if it is known."""
+        return {
+            "generator": self._generator.bit_generator.state,
+            "reader": self._reader.state(),
+        }
+
+    def restore(self, state: State) -> None:
+        self._generator.bit_generator.state = state["generator"]
+        self._reader.restore(state["reader"])
+
+    def close(self) -> None:
+        """Stops the stream's workers, if it has any."""
+        self._reader.close()
+
+    def __getitem__(self, index: int) -> Item:
+        try:
+            if self._started:
+                if self._peeked:
+                    return self._peeked.pop(min(self._peeked))
+                return self._next()
+            if index not in self._peeked:
+                self._peeked[index] = self._next()
+            return self._peeked[index]
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _next(self) -> Item:
+        data = self._reader.presample(2 * self._reader.batch_size).data
+        if self._scorer is None:
+            self._scorer = FeatureScorer(self._reference, self._wanted, *data[:2])
+        probability = self._sampler.probabilities(self._scorer(*data[:2]))
+        kept = inclusion_probability(probability, len(probability) // 2)
+        indices = systematic_draw(kept, self._generator)
+        x, y, sample_weight = as_fed(arrays.select(data, indices))
+        return (x, y) if sample_weight is None else (x, y, sample_weight)
+
+
+class EpochCallback(keras.callbacks.Callback):
+    """Tells a dataset which epoch of training begins."""
+
+    def __init__(self, dataset: DrawnDataset | PresampledDataset) -> None:
+        super().__init__()
+        self._dataset = dataset
+        self._checked = False
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        if not self._checked:
+            # Not before: `BackupAndRestore` may begin with a later epoch.
+            self._checked = True
+            backends.active().check_agreement(
+                {
+                    "The first epoch": epoch,
+                    "The number of steps in an epoch": self._dataset.num_batches,
+                    "The number of examples in an epoch": self._dataset.num_examples,
+                }
+            )
+        self._dataset.start_epoch(epoch)

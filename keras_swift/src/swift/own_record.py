@@ -1,0 +1,175 @@
+"""Draws by the record that the training itself makes: no other training comes first.
+
+This file decides when draws begin, and from what the examples are ranked at each epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import keras
+import numpy as np
+
+from keras_swift.src._types import FloatArray, IntArray, Logs, State
+from keras_swift.src.data.arrays import ArraySource
+from keras_swift.src.records.columns import FinishedRecord, recorded_column
+from keras_swift.src.records.outputs import classes_of
+from keras_swift.src.swift.datasets import DrawnDataset
+from keras_swift.src.swift.features import IN_CLASS, Features, compute_features, rank_in_class
+from keras_swift.src.swift.recording import recording
+from keras_swift.src.swift.sampler import GRADIENT_NORM
+
+# The share of the epochs of the first `fit` that is uniform.
+WARMUP = 1.0 / 3.0
+
+
+class OwnRecord:
+    """The record of a training that is drawn by it; it outlives calls of `fit`.
+
+    Args:
+        model: a built, compiled `keras.Model`.
+        source: `ArraySource` of the data.
+        batch_size: int.
+        epochs: int, of the first `fit`.
+        warmup: int, how many epochs are uniform, or `None` for a share of them.
+        wanted: the names of the features, from a record all but the gradient norm.
+
+    Raises:
+        ValueError: for features that do not suit the model.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        source: ArraySource,
+        batch_size: int,
+        epochs: int,
+        warmup: int | None,
+        wanted: Sequence[str],
+    ) -> None:
+        self._model = model
+        self._source = source
+        self._batch_size = batch_size
+        self._wanted = tuple(wanted)
+        self.recorder = recording(
+            model, source, batch_size, epochs, gradient_norms=GRADIENT_NORM in wanted
+        )
+        self.warmup = max(1, math.ceil(WARMUP * epochs)) if warmup is None else warmup
+        self._epochs = 0
+        self._check_features()
+        self._classes = cast(IntArray, classes_of(source.y))
+
+    def uniform_epochs(self) -> int:
+        """How many epochs of the warm-up are to come."""
+        return max(0, self.warmup - self._epochs)
+
+    def columns(self) -> dict[str, FloatArray]:
+        """The features from the record so far."""
+        return {name: self._column(name) for name in self._wanted}
+
+    def _column(self, name: str) -> FloatArray:
+        if name == GRADIENT_NORM and not self.recorder.has_gradient_norms:
+            # The steps cannot be read.
+            return self._computed(None, (GRADIENT_NORM,))[GRADIENT_NORM]
+        record, base = self.recorder.record, name.removesuffix(IN_CLASS)
+        column = (
+            np.array(record.score, np.float64)
+            if name == GRADIENT_NORM
+            else recorded_column(record, base)
+        )
+        if not record.seen.all():
+            # Examples that were never drawn get the mean, neither avoided nor preferred.
+            column[~record.seen] = column[record.seen].mean()
+        return column if base == name else rank_in_class(column, self._classes)
+
+    def end_epoch(self) -> None:
+        """Called when an epoch has been recorded."""
+        self._epochs += 1
+
+    def state(self) -> State:
+        """State for `restore`."""
+        return {
+            "epochs": self._epochs,
+            "warmup": self.warmup,
+            "record": self.recorder.record.state(),
+        }
+
+    def restore(self, state: State) -> None:
+        self._epochs, self.warmup = state["epochs"], state["warmup"]
+        self.recorder.record.restore(state["record"])
+
+    def _check_features(self) -> None:
+        """Raises now what would be found out after the warm-up."""
+        nothing = np.full(self._source.size, np.nan)
+        numbers = np.zeros(self._source.size)
+        labels = numbers if self.recorder.has_labels else nothing
+        made_up = FinishedRecord(numbers, labels, numbers, labels, labels, labels)
+        self._computed(made_up, [name for name in self._wanted if name != GRADIENT_NORM])
+
+    def _computed(
+        self, record: FinishedRecord | None, names: Sequence[str]
+    ) -> dict[str, FloatArray]:
+        return compute_features(
+            self._model,
+            self._source.x,
+            self._source.y,
+            cast(Features, names),
+            record=record,
+            batch_size=self._batch_size,
+            verbose=0,
+        )
+
+
+class RankAnew(keras.callbacks.Callback):
+    """Gives a dataset the probabilities of the record at each epoch after the warm-up.
+
+    Args:
+        dataset: `DrawnDataset`.
+        own: `OwnRecord`.
+        probabilities: function from the features to the probabilities.
+    """
+
+    def __init__(
+        self,
+        dataset: DrawnDataset,
+        own: OwnRecord,
+        probabilities: Callable[[dict[str, FloatArray]], FloatArray],
+    ) -> None:
+        super().__init__()
+        self._dataset = dataset
+        self._own = own
+        self._probabilities = probabilities
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        self._dataset.start_epoch(epoch)
+        if not self._own.uniform_epochs():
+            self._dataset.draw_by(self._probabilities(self._own.columns()))
+
+
+class CountEpochs(keras.callbacks.Callback):
+    """Counts the epochs that are recorded; placed after the recorder."""
+
+    def __init__(self, own: OwnRecord) -> None:
+        super().__init__()
+        self._own = own
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        self._own.end_epoch()
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """What a resumed run needs: the draws' seed and the record."""
+
+    dataset: DrawnDataset
+    own: OwnRecord
+
+    def state(self) -> State:
+        return {"dataset": self.dataset.state(), "own": self.own.state()}
+
+    def restore(self, state: State) -> None:
+        self.dataset.restore(state["dataset"])
+        self.own.restore(state["own"])

@@ -1,0 +1,183 @@
+"""Makes the record of a training.
+
+This file decides how: by the training's own steps, or by forward passes where those cannot be read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+
+from keras_swift.src import backends
+from keras_swift.src._keras import own_methods
+from keras_swift.src._types import FloatArray, IntArray, Logs
+from keras_swift.src.data.arrays import ArraySource
+from keras_swift.src.records.memory import ExampleMemory
+from keras_swift.src.records.outputs import LabelScorer, combined
+from keras_swift.src.records.step import RecordedStep
+from keras_swift.src.swift.datasets import DrawnDataset
+
+# The cost of a forward pass over the data in epochs of training, which have a backward pass too.
+FORWARD_COST = 1.0 / 3.0
+# More passes over the data hardly change the means over a training.
+LOOKS = 16
+# A forward pass keeps no activations for a backward pass, so it takes more examples at a time.
+LARGER_BATCH = 4
+
+
+class RecordingCallback(keras.callbacks.Callback):
+    """Records the examples as they are trained on; else all, by forward passes at epochs' ends.
+
+    Args:
+        source: `ArraySource`.
+        scorer: `LabelScorer` of the model in training.
+        batch_size: int, of training.
+        every: int, epochs from one forward pass to the next; the first epoch has one.
+        step: `RecordedStep` of the model, or `None` for forward passes.
+
+    Attributes:
+        record: `ExampleMemory` so far, with averages. Its score is the gradient norm if that is
+            recorded, else the loss.
+        cost: float, in epochs of training.
+    """
+
+    def __init__(
+        self,
+        source: ArraySource,
+        scorer: LabelScorer,
+        batch_size: int,
+        every: int,
+        step: RecordedStep | None = None,
+    ) -> None:
+        super().__init__()
+        self._every = every
+        self.record = ExampleMemory(source.size, averages=True)
+        self.cost = 0.0
+        self._source = source
+        self._scorer = scorer
+        self._batch_size = min(source.size, LARGER_BATCH * batch_size)
+        self._step = step
+        self._dataset: DrawnDataset | None = None
+        self._drawn: IntArray | None = None
+
+    @property
+    def has_labels(self) -> bool:
+        """bool, whether margins and probabilities are recorded."""
+        return self._scorer.labels is not None
+
+    @property
+    def has_gradient_norms(self) -> bool:
+        """bool, whether gradient norms are recorded: only steps compute them."""
+        return self._step is not None and self._norms > 0
+
+    @property
+    def _norms(self) -> int:
+        """How many columns of a step's numbers are gradient norms."""
+        return self._scorer.columns - (3 if self.has_labels else 1)
+
+    @contextlib.contextmanager
+    def listening(self, dataset: DrawnDataset) -> Iterator[None]:
+        """A context for `model.fit(dataset, callbacks=[self])`; restores the model at its end."""
+        self._dataset = dataset
+        with contextlib.ExitStack() as stack:
+            if self._step is not None:
+                stack.enter_context(self._step.entered(dataset.num_examples))
+            yield
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        if self._dataset is not None:
+            # Read now: by its end the data set has gone on to the next epoch.
+            self._dataset.start_epoch(epoch)
+            self._drawn = self._dataset.drawn
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        if self._step is not None:
+            self._read(self._step)
+        if self._step is None and epoch % self._every == 0:
+            self.look()
+
+    def look(self) -> None:
+        """Records every example with the model's current weights."""
+        size, batch_size = self._source.size, self._batch_size
+        for start in range(0, size, batch_size):
+            indices = np.arange(start, min(start + batch_size, size))
+            # The last batch is padded, so that all batches have one compiled shape.
+            x, y, _ = self._source.take(np.minimum(np.arange(start, start + batch_size), size - 1))
+            scores = {k: v[: len(indices)] for k, v in self._scorer(x, y).items()}
+            loss = np.asarray(scores["loss"], np.float64)
+            labels = self._scorer.labels
+            if labels is None:
+                self._add(indices, loss[:, None])
+            else:
+                weights = [label.output.weight for label in labels]
+                rest = [combined(scores, name, weights) for name in ("margin", "probability")]
+                self._add(indices, np.stack([loss, *rest], axis=1))
+        self.cost += FORWARD_COST
+
+    def _read(self, step: RecordedStep) -> None:
+        """Reads what the steps of the epoch have left, or goes over to forward passes."""
+        rows, drawn = step.read(), self._drawn
+        size = 0 if drawn is None else len(drawn)
+        # A callback may have ended the epoch early.
+        if drawn is None or len(rows) != size and not (self.model.stop_training and len(rows)):
+            self._step = None
+            warnings.warn(
+                "The model's `train_step` must call `compute_loss` once for each batch, with its "
+                f"targets and outputs, to be recorded. Received: {len(rows)} losses for {size} "
+                f"examples. {_UNTIL_THEN}",
+                stacklevel=2,
+            )
+            return
+        self._add(drawn[: len(rows)], rows)
+
+    def _add(self, indices: IntArray, numbers: FloatArray) -> None:
+        """Adds rows of the gradient norm, if there is one, the loss and what classifiers have."""
+        has_score = numbers.shape[1] in (2, 4)
+        self.record.record(
+            indices, numbers if has_score else np.concatenate([numbers[:, :1], numbers], axis=1)
+        )
+
+
+_UNTIL_THEN = "Until then the record is made by forward passes over the data."
+
+
+def recording(
+    model: keras.Model,
+    source: ArraySource,
+    batch_size: int,
+    epochs: int,
+    gradient_norms: bool = False,
+) -> RecordingCallback:
+    """A recorder for a training run, to enter as `listening` and to pass to `fit` as a callback.
+
+    The only place that decides how a record is made.
+
+    Args:
+        model: a built, compiled `keras.Model`.
+        source: `ArraySource` of the data it is trained on.
+        batch_size: int.
+        epochs: int, of the training; 0 for a trained model, which can only be looked at.
+        gradient_norms: bool, whether the steps record them too. Defaults to `False`.
+    """
+    scorer = LabelScorer(model, *source.take(np.zeros(1, np.int64))[:2], gradient_norms)
+    obstacle = backends.active().tap_obstacle(model)
+    if obstacle and epochs:
+        warnings.warn(f"{obstacle} {_UNTIL_THEN}", stacklevel=3)
+    step = RecordedStep(model, scorer) if epochs and obstacle is None else None
+    return RecordingCallback(source, scorer, batch_size, _looks_every(epochs), step)
+
+
+def record_cost(model: keras.Model, epochs: int) -> float:
+    """The most that the record of a training can cost, in epochs of training."""
+    # Whether a step of the model's own can be recorded shows only when it runs.
+    if backends.active().tap_obstacle(model) is None and "train_step" not in own_methods(model):
+        return 0.0
+    return -(-epochs // _looks_every(epochs)) * FORWARD_COST
+
+
+def _looks_every(epochs: int) -> int:
+    return max(1, -(-epochs // LOOKS))

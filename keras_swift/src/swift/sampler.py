@@ -1,0 +1,399 @@
+"""`SwiftSampler`: a few numbers that decide how often each kind of example is drawn.
+
+NumPy only, except for Keras' serialisation registry. This file decides how features become
+probabilities (the paper's equations 4 to 10), how degenerate inputs are handled, and the format of
+the saved JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from keras_swift.src._display import html_table
+from keras_swift.src._types import FloatArray
+from keras_swift.src.fitting.atomic import write_atomically
+from keras_swift.src.swift.layout import Layout
+from keras_swift.src.swift.ranks import check_features, cumulative_rank
+
+FORMAT = "keras_swift.SwiftSampler"
+VERSION = 1
+Transform: TypeAlias = Literal["cgf", "cdf"]
+TRANSFORMS = ("cgf", "cdf")
+DEFAULT_FEATURES = ("loss", "renormed_entropy")
+# The feature that weights the cumulative gradient function; a sampler may also use it directly.
+GRADIENT_NORM: Final = "gradient_norm"
+# Features by name, or as columns, shape `(n, features)`.
+Columns: TypeAlias = Mapping[str, npt.ArrayLike] | npt.ArrayLike
+
+
+@keras.saving.register_keras_serializable(package="keras_swift")
+class SwiftSampler:
+    """Draws each example with a probability computed from its features.
+
+    Ten numbers, for two features and four segments, decide which kinds of
+    examples a model trains on: mislabelled and useless ones can be drawn
+    rarely. The probabilities are static and have no importance weights: a
+    sampler is meant to change what is learned.
+
+    With `f_i` the rank in `[0, 1]` of feature `i` among all examples, the
+    sampler aggregates, transforms and applies a continuous piecewise-linear
+    function `H` (the paper's equations 4 to 10):
+
+        G = sum_i coefficients[i] * f_i
+        T(u) = sum of gradient norms where G <= u, over the sum of all
+        p = H(T(G)) / sum of H(T(G))
+
+    Only the direction of the coefficients and the ratios of the values matter.
+    If `H` is 0 for every example, the draw is uniform.
+
+    Args:
+        knots: the inner knots of `H`, `segments - 1` numbers in `[0, 1]` in
+            ascending order; 0 and 1 are added at the ends.
+        values: `H` at the knots and both ends, `segments + 1` numbers in
+            `[0, 1]`.
+        coefficients: one number in `[-1, 1]` for each feature.
+        features: names of the features, in the order of the coefficients.
+        transform: `"cgf"`, the cumulative gradient function above, or
+            `"cdf"`, the plain share of examples with `G <= u`.
+
+    Example:
+        >>> sampler = SwiftSampler([0.5], [1.0, 1.0, 0.0], [1.0], features=["loss"],
+        ...                        transform="cdf")
+        >>> sampler.probabilities({"loss": [0.1, 5.0, 0.2, 0.3]}).tolist()
+        [0.4, 0.0, 0.4, 0.2]
+
+    Reference:
+        Yao, Li and Xiao, "Swift Sampler: Efficient Learning of Sampler by 10
+        Parameters", NeurIPS 2024, arXiv 2410.05578.
+    """
+
+    def __init__(
+        self,
+        knots: npt.ArrayLike,
+        values: npt.ArrayLike,
+        coefficients: npt.ArrayLike,
+        features: Sequence[str] = DEFAULT_FEATURES,
+        transform: Transform = "cgf",
+    ) -> None:
+        self.knots = _numbers("knots", knots, 0.0, 1.0)
+        self.values = _numbers("values", values, 0.0, 1.0)
+        self.coefficients = _numbers("coefficients", coefficients, -1.0, 1.0)
+        if isinstance(features, str) or not all(isinstance(name, str) for name in features):
+            raise TypeError(f"`features` must be a sequence of names. Received: {features!r}")
+        self.features = tuple(features)
+        self.transform = transform
+        if np.any(np.diff(self.knots) < 0):
+            raise ValueError(
+                f"`knots` must be in ascending order. Received: knots={self.knots.tolist()}"
+            )
+        if len(self.values) != len(self.knots) + 2:
+            raise ValueError(
+                "`values` must have two numbers more than `knots`, one for each end and knot. "
+                f"Received: {len(self.values)} values, {len(self.knots)} knots."
+            )
+        if len(self.coefficients) != len(self.features) or not self.features:
+            raise ValueError(
+                "`coefficients` must have one number for each of `features`, at least one. "
+                f"Received: {len(self.coefficients)} coefficients, features={self.features}"
+            )
+        if len(set(self.features)) != len(self.features):
+            raise ValueError(f"`features` must differ. Received: features={self.features}")
+        if transform not in TRANSFORMS:
+            raise ValueError(f"`transform` must be one of {TRANSFORMS}. Received: {transform!r}")
+
+    @classmethod
+    def uniform(
+        cls,
+        features: Sequence[str] = DEFAULT_FEATURES,
+        segments: int = 4,
+        transform: Transform = "cgf",
+    ) -> SwiftSampler:
+        """The sampler that draws uniformly.
+
+        Args:
+            features: names of the features.
+            segments: number of linear pieces of `H`, from 1.
+            transform: `"cgf"` or `"cdf"`.
+
+        Returns:
+            A `SwiftSampler` with equally spaced knots and all values 1.
+        """
+        knots = np.arange(1, segments) / segments
+        return cls(knots, np.ones(segments + 1), np.ones(len(features)), features, transform)
+
+    @classmethod
+    def from_parameters(
+        cls, parameters: npt.ArrayLike, layout: Layout, transform: Transform = "cgf"
+    ) -> SwiftSampler:
+        """The sampler with these numbers, in the order of `parameters`."""
+        numbers = np.asarray(parameters, np.float64)
+        return cls(
+            numbers[layout.knots],
+            numbers[layout.values],
+            numbers[layout.coefficients],
+            layout.features,
+            transform,
+        )
+
+    @property
+    def segments(self) -> int:
+        """Number of linear pieces of `H`."""
+        return len(self.knots) + 1
+
+    @property
+    def layout(self) -> Layout:
+        """The positions of the numbers in `parameters`."""
+        return Layout(self.features, self.segments)
+
+    @property
+    def parameters(self) -> FloatArray:
+        """Knots, values and coefficients in one float64 array: ten numbers by default."""
+        layout = self.layout
+        numbers = np.empty(layout.size)
+        numbers[layout.knots] = self.knots
+        numbers[layout.values] = self.values
+        numbers[layout.coefficients] = self.coefficients
+        return numbers
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether the draw is uniform for any features."""
+        return bool(np.all(self.values == self.values[0]))
+
+    def piecewise_linear(self, transformed: FloatArray) -> FloatArray:
+        """`H` at points of `[0, 1]`: the unnormalised probability.
+
+        Args:
+            transformed: float array of any shape, the transformed aggregate.
+
+        Returns:
+            A float64 array of the same shape, in `[0, 1]`.
+        """
+        knots = np.concatenate([[0.0], self.knots, [1.0]])
+        return np.asarray(np.interp(transformed, knots, self.values))
+
+    def transformed(
+        self, features: Columns, gradient_norm: npt.ArrayLike | None = None
+    ) -> FloatArray:
+        """`T(G)` of each example, the argument of `H`.
+
+        Args:
+            features: as in `probabilities`.
+            gradient_norm: as in `probabilities`.
+
+        Returns:
+            A float64 array, shape `(n,)`, in `[0, 1]`.
+        """
+        columns, weights = self._columns(features, gradient_norm)
+        # Summed term by term: a matrix product may round equal rows differently and break ties.
+        aggregate = np.zeros(len(columns[0]))
+        for coefficient, column in zip(self.coefficients, columns, strict=True):
+            aggregate = aggregate + coefficient * cumulative_rank(column)
+        # Sums that differ only by rounding are ties.
+        return cumulative_rank(np.round(aggregate, 12), weights)
+
+    def probabilities(
+        self, features: Columns, gradient_norm: npt.ArrayLike | None = None
+    ) -> FloatArray:
+        """The sampling probability of each example.
+
+        Args:
+            features: a mapping from feature names to arrays of shape `(n,)`,
+                such as `compute_features` returns, or one array of shape
+                `(n, len(self.features))`, columns in the order of
+                `self.features`. Any monotone scale: only ranks matter.
+            gradient_norm: float array, shape `(n,)`, non-negative; the
+                example's gradient norm or a bound of it. Needed by
+                `transform="cgf"`. `None` takes the entry `"gradient_norm"` of
+                the mapping.
+
+        Returns:
+            A float64 array, shape `(n,)`, that sums to 1.
+
+        Raises:
+            ValueError: if features are missing, of unequal length or not
+                finite.
+        """
+        height = self.piecewise_linear(self.transformed(features, gradient_norm))
+        total = height.sum()
+        if total <= 0.0:
+            return np.full(len(height), 1.0 / len(height))
+        probability = height / total
+        return np.asarray(probability / probability.sum())
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, as plain JSON types."""
+        return {
+            "knots": self.knots.tolist(),
+            "values": self.values.tolist(),
+            "coefficients": self.coefficients.tolist(),
+            "features": list(self.features),
+            "transform": self.transform,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> SwiftSampler:
+        """Builds a sampler from what `get_config` returned."""
+        return cls(**config)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the sampler as JSON.
+
+        Args:
+            path: file to write; an existing one is replaced.
+        """
+        content = {"format": FORMAT, "version": VERSION, **self.get_config()}
+        text = json.dumps(content, indent=2) + "\n"
+        write_atomically(os.fspath(path), lambda file: file.write(text.encode()))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SwiftSampler:
+        """Reads a sampler that `save` wrote.
+
+        Args:
+            path: the JSON file.
+
+        Returns:
+            A `SwiftSampler`.
+
+        Raises:
+            ValueError: if the file is not JSON, not a sampler, from a newer
+                version, or holds invalid values.
+        """
+        name = os.fspath(path)
+        try:
+            with open(path, encoding="utf-8") as file:
+                content = json.load(file)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"`path` must be a JSON file written by `SwiftSampler.save`. {name} is not valid "
+                f"JSON ({error}); it may be truncated."
+            ) from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            found = content.get("format") if isinstance(content, dict) else type(content).__name__
+            raise ValueError(
+                "`path` must be a JSON file written by `SwiftSampler.save`, with "
+                f'"format": "{FORMAT}". {name} has: {found!r}'
+            )
+        version = content.get("version")
+        if version != VERSION:
+            raise ValueError(
+                f"`path` must hold a sampler of version {VERSION}. {name} has version {version!r}. "
+                "Read it with the release that wrote it."
+            )
+        config = {key: value for key, value in content.items() if key not in ("format", "version")}
+        expected = {"knots", "values", "coefficients", "features", "transform"}
+        if set(config) != expected:
+            raise ValueError(
+                f"`path` must hold the entries {sorted(expected)}. {name} has {sorted(config)}."
+            )
+        try:
+            return cls.from_config(config)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} does not hold a valid sampler: {error}") from error
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SwiftSampler):
+            return NotImplemented
+        return self.get_config() == other.get_config()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return (
+            f"SwiftSampler(knots={_short(self.knots)}, values={_short(self.values)}, "
+            f"coefficients={_short(self.coefficients)}, features={list(self.features)}, "
+            f"transform={self.transform!r})"
+        )
+
+    def _repr_html_(self) -> str:
+        kind = "uniform" if self.is_uniform else f"{self.layout.size} numbers"
+        pairs = zip(self.features, _short(self.coefficients), strict=True)
+        rows = [
+            ("features, with coefficients", ", ".join(f"{name} {c:g}" for name, c in pairs)),
+            ("knots", ", ".join(f"{knot:g}" for knot in _short(self.knots))),
+            ("values at 0, the knots and 1", ", ".join(f"{v:g}" for v in _short(self.values))),
+            ("transform", self.transform),
+        ]
+        return html_table(f"SwiftSampler, {kind}", rows, self._sketch())
+
+    def _sketch(self) -> str:
+        """`H` as an SVG line in the colour of the text."""
+        ends = zip([0.0, *self.knots, 1.0], self.values, strict=True)
+        points = " ".join(f"{2 + 196 * x:.0f},{58 - 56 * y:.0f}" for x, y in ends)
+        line = 'fill="none" stroke="currentColor" stroke-width="2"'
+        return (
+            '<svg width="200" height="60" role="img" aria-label="The sampler\'s function H">'
+            f'<polyline points="{points}" {line}/></svg>'
+        )
+
+    def _columns(
+        self, features: Columns, gradient_norm: npt.ArrayLike | None
+    ) -> tuple[list[FloatArray], FloatArray | None]:
+        """The features in the sampler's order, and the weights of the transform."""
+        if isinstance(features, Mapping):
+            missing = [name for name in self.features if name not in features]
+            if missing:
+                raise ValueError(
+                    f"`features` must have the entries {list(self.features)}, which this sampler "
+                    f"was made for. Received: {sorted(features)}; missing: {missing}"
+                )
+            columns: list[FloatArray] = [
+                np.asarray(features[name], np.float64) for name in self.features
+            ]
+            if gradient_norm is None:
+                gradient_norm = features.get(GRADIENT_NORM)
+        else:
+            matrix = np.asarray(features, np.float64)
+            if matrix.ndim != 2 or matrix.shape[1] != len(self.features):
+                raise ValueError(
+                    f"`features` must have the shape (n, {len(self.features)}), one column for "
+                    f"each of {list(self.features)}. Received: shape {matrix.shape}"
+                )
+            columns = list(matrix.T)
+        weights: FloatArray | None = None
+        if self.transform == "cgf":
+            if gradient_norm is None:
+                raise ValueError(
+                    'The "cgf" transform needs the gradient norm of each example. Received: '
+                    "gradient_norm=None. Pass `gradient_norm`, an entry "
+                    '"gradient_norm" of `features`, or use transform="cdf".'
+                )
+            weights = np.asarray(gradient_norm, np.float64)
+        checked = dict(zip(self.features, columns, strict=True))
+        if weights is not None:
+            checked.setdefault(GRADIENT_NORM, weights)
+            checked[f"{GRADIENT_NORM} of the transform"] = weights
+        check_features(checked)
+        if weights is not None and np.any(weights < 0):
+            raise ValueError(
+                "`gradient_norm` must not be negative. Received: "
+                f"{int(np.sum(weights < 0))} negative of {len(weights)}."
+            )
+        return columns, weights
+
+
+def _short(numbers: FloatArray) -> list[float]:
+    return [round(float(number), 3) for number in numbers]
+
+
+def _numbers(name: str, numbers: npt.ArrayLike, low: float, high: float) -> FloatArray:
+    """A read-only float64 vector whose entries lie in `[low, high]`."""
+    try:
+        array = np.array(numbers, np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"`{name}` must be a sequence of numbers. Received: {numbers!r}") from error
+    # Written so that NaN fails too.
+    if array.ndim != 1 or not np.all((array >= low) & (array <= high)):
+        raise ValueError(
+            f"`{name}` must be a sequence of numbers from {low} to {high}. Received: {numbers!r}"
+        )
+    array.setflags(write=False)
+    return array

@@ -1,0 +1,380 @@
+"""`SwiftTraining`: `model.fit` on examples drawn by a `SwiftSampler`.
+
+This file gets the sampling probabilities for the data before training starts; `datasets` then makes
+the batches of an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import keras
+import numpy as np
+
+from keras_swift.src import backends
+from keras_swift.src._display import html_table
+from keras_swift.src._keras import compile_loss
+from keras_swift.src._types import FloatArray
+from keras_swift.src.data import arrays
+from keras_swift.src.data.fingerprint import of_arrays
+from keras_swift.src.data.held import held_examples
+from keras_swift.src.data.stream_reader import StreamReader
+from keras_swift.src.data.streams import is_stream
+from keras_swift.src.fitting.arguments import TrainingData, resolve_fit_arguments
+from keras_swift.src.fitting.run import run_fit
+from keras_swift.src.scoring.compiled import build
+from keras_swift.src.swift.datasets import DrawnDataset, EpochCallback, PresampledDataset
+from keras_swift.src.swift.features import (
+    RECORDED_NAMES,
+    Feature,
+    Features,
+    compute_features,
+    named_features,
+)
+from keras_swift.src.swift.own_record import CountEpochs, OwnRecord, Place, RankAnew
+from keras_swift.src.swift.sampler import GRADIENT_NORM, SwiftSampler
+from keras_swift.src.validation import check_model, check_positive_integer
+
+if TYPE_CHECKING:
+    from keras_swift.src.search.result import SearchResult
+
+
+class SwiftTraining:
+    """Trains a Keras model on the examples a learned sampler draws.
+
+    `SwiftTraining(model, result).fit(...)` is `model.fit(...)` with the same
+    arguments, callbacks and history. There are no importance weights: the
+    sampler is meant to change what is learned. So the reported `loss` and the
+    training metrics describe what was drawn; judge by validation data.
+
+    **Arrays.** Each epoch draws as many examples as there are (or `batch_size
+    * steps_per_epoch`), with replacement, by static probabilities: each one
+    is drawn `n p` times, rounded up or down at random, in random order. A
+    uniform sampler gives ordinary shuffled epochs.
+
+    **A record of its own.** A sampler whose features all come from a record of
+    training (`"mean_margin"`, `"mean_loss_in_class"`, ...) needs no other
+    training if neither `features` nor `reference` is given: `fit` on arrays
+    records its own steps. The first epochs are uniform, `warmup` of them;
+    before each later one the examples are ranked anew by the record so far.
+    Examples that are not drawn keep the numbers that they have. Another `fit`
+    on the same arrays continues with the record, without a second warm-up,
+    unless the model has been compiled again.
+
+    **Streams** (a `PyDataset`, a generator, a `tf.data.Dataset`, a PyTorch
+    `DataLoader`: examples without an index, or augmented each time). Each step
+    takes two batches from the stream, scores them with `reference`, and keeps
+    half, without replacement. An epoch has as many steps as the stream has
+    batches, so it reads the stream twice.
+
+    Args:
+        model: a compiled `keras.Model`.
+        sampler: a `SwiftSampler`, or its `SearchResult`, which also has the
+            features of the data of the search.
+        reference: a trained, compiled `keras.Model` to compute features with.
+            Not needed if the features are given.
+        features: mapping from the sampler's feature names to arrays or
+            callables (see `compute_features`): features of the data `fit` gets,
+            or how to compute features of the sampler that have no known
+            name.
+        seed: int or `None`, fixes the draws; each call of `fit` continues from
+            the last. Defaults to `None`, fresh entropy.
+        warmup: int, how many epochs are uniform before the sampler draws by
+            a record of the training itself. Defaults to `None`, a third of
+            the epochs of the first `fit`.
+
+    Raises:
+        TypeError: for arguments of another kind.
+        ValueError: if `model` or `reference` is not compiled.
+
+    Example:
+
+        result = keras_swift.search(model, x, y, validation_data=(xv, yv))
+        history = SwiftTraining(fresh_model, result).fit(x, y, epochs=30)
+        sampler = SwiftSampler.load("sampler.json")
+        SwiftTraining(other, sampler, reference=model).fit(x2, y2, epochs=30)
+
+    Reference:
+        Yao, Li and Xiao, "Swift Sampler: Efficient Learning of Sampler by 10
+        Parameters", NeurIPS 2024, arXiv 2410.05578.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        sampler: SwiftSampler | SearchResult,
+        reference: keras.Model | None = None,
+        features: Features | None = None,
+        seed: int | None = None,
+        *,
+        warmup: int | None = None,
+    ) -> None:
+        check_model(model)
+        if warmup is not None:
+            check_positive_integer("warmup", warmup)
+        if reference is not None:
+            check_model(reference)
+        self._result: SearchResult | None = None
+        found: Any = sampler
+        if not isinstance(found, SwiftSampler):
+            self._result = found
+            found = getattr(found, "sampler", None)
+        if not isinstance(found, SwiftSampler):
+            raise TypeError(
+                "`sampler` must be a `SwiftSampler` or the result of `keras_swift.search`. "
+                f"Received: {type(self._result).__name__}"
+            )
+        self.model = model
+        self.sampler = found
+        self.reference = reference
+        self.features = features
+        self.warmup = warmup
+        self._own: OwnRecord | None = None
+        self._own_of: Any = None
+        self._generator = np.random.default_rng(seed)
+
+    def __repr__(self) -> str:
+        return (
+            f"SwiftTraining(model={self.model.name!r}, sampler={self.sampler!r}, "
+            f"reference={self.reference and self.reference.name!r})"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [("sampler", repr(self.sampler)), ("features", self._where_features_come_from())]
+        return html_table(f"SwiftTraining of {self.model.name}", rows)
+
+    def _where_features_come_from(self) -> str:
+        if self.features is not None:
+            return "as given"
+        if self.reference is not None:
+            return f"computed by {self.reference.name}"
+        if self._result is not None:
+            return "those of the search"
+        return "recorded in training" if self._records_itself() else "none"
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | Literal["auto"] = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool | Literal["batch"] = True,
+        class_weight: dict[int, float] | None = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int | Sequence[int] = 1,
+    ) -> keras.callbacks.History:
+        """Trains the model, as `keras.Model.fit` does.
+
+        All arguments have the names, defaults and meaning they have there,
+        except `shuffle`, which has no effect on arrays: draws are always in
+        random order. `sample_weight` and `class_weight` weight the
+        objective, not the draw.
+
+        Returns:
+            The `keras.callbacks.History` of `model.fit`.
+
+        Raises:
+            TypeError: if `x` is neither arrays nor a stream.
+            ValueError: for arguments that do not fit each other or the model,
+                and for features that do not match the data.
+        """
+        check_model(self.model)
+        if is_stream(x) and self._search is not None:
+            x, y, sample_weight = held_examples(x, y, sample_weight)
+        given = {
+            name: value for name, value in locals().items() if name not in ("self", "callbacks")
+        }
+        data, rest = resolve_fit_arguments(**given)
+        seed = int(self._generator.integers(2**63))
+        process, count = backends.active().process()
+        if count > 1:
+            # Each process draws from its own part of the data.
+            seed = int(np.random.default_rng([seed, process]).integers(2**63))
+        dataset: DrawnDataset | PresampledDataset
+        if data.batch_size is not None and self._records_itself():
+            return self._recorded_fit(data, seed, callbacks, rest)
+        if data.batch_size is None:
+            dataset = self._stream_dataset(data, seed)
+        else:
+            dataset = DrawnDataset(
+                data.examples,
+                self._probabilities(data.examples, data.batch_size, verbose),
+                data.batch_size,
+                seed=seed,
+                steps_per_epoch=steps_per_epoch,
+                first_epoch=initial_epoch,
+            )
+        try:
+            ours = [EpochCallback(dataset)]
+            return run_fit(self.model, dataset, dataset, dataset, ours, callbacks, rest)
+        finally:
+            dataset.close()
+
+    def _records_itself(self) -> bool:
+        """Whether the features come from a record of the training itself."""
+        nothing_given = self._result is None and self.reference is None and self.features is None
+        return nothing_given and all(name in RECORDED_NAMES for name in self.sampler.features)
+
+    def _recorded_fit(
+        self, data: TrainingData, seed: int, callbacks: Any, rest: dict[str, Any]
+    ) -> keras.callbacks.History:
+        """Trains uniformly at first, then by the record so far."""
+        source, batch_size = cast(arrays.ArraySource, data.examples), cast(int, data.batch_size)
+        build(self.model, *source.take(np.arange(min(batch_size, source.size)))[:2])
+        first, epochs = rest["initial_epoch"], rest["epochs"] - rest["initial_epoch"]
+        # Compiled again, the model has other losses.
+        data_and_losses = (source.identity(), compile_loss(self.model))
+        if self._own is None or data_and_losses != self._own_of:
+            self._own = OwnRecord(
+                self.model, source, batch_size, epochs, self.warmup, tuple(self._wanted())
+            )
+            self._own_of = data_and_losses
+        own = self._own
+        if epochs <= own.uniform_epochs():
+            raise ValueError(
+                "`epochs` must leave some for the sampler, which draws after a warm-up. Received: "
+                f"{epochs} epochs, of which the warm-up takes {own.uniform_epochs()}. Train "
+                "longer, set `warmup`, or give `features` of another training, such as "
+                "`find_suspects(...).record` has."
+            )
+        dataset = DrawnDataset(
+            source,
+            np.full(source.size, 1.0 / source.size),
+            batch_size,
+            seed=seed,
+            steps_per_epoch=data.steps_per_epoch,
+            first_epoch=first,
+        )
+        ranking = RankAnew(dataset, own, self._probabilities_of_own)
+        ours = [ranking, EpochCallback(dataset), own.recorder, CountEpochs(own)]
+        with own.recorder.listening(dataset):
+            place = Place(dataset, own)
+            return run_fit(self.model, dataset, dataset, place, ours, callbacks, rest)
+
+    @property
+    def _search(self) -> SearchResult | None:
+        """The search whose features and data are used, if they are."""
+        return self._result if self.reference is None and self.features is None else None
+
+    def _wanted(self) -> dict[str, Feature]:
+        """The features that the sampler needs, by name, and the weights of its transform."""
+        given = {} if self.features is None else named_features(self.features)
+        wanted = {name: given.get(name, name) for name in self.sampler.features}
+        if self.sampler.transform == "cgf":
+            wanted[GRADIENT_NORM] = given.get(GRADIENT_NORM, GRADIENT_NORM)
+        return named_or_explained(wanted)
+
+    def _probabilities(
+        self, source: arrays.ArraySource, batch_size: int, verbose: int | Literal["auto"]
+    ) -> FloatArray:
+        """The sampling probability of each example of the source."""
+        search = self._search
+        if search is not None:
+            columns = search.features
+            size = len(next(iter(columns.values())))
+            if size != source.size:
+                raise ValueError(
+                    "`x` must be the data of the search, whose features the result holds. "
+                    f"Received: {source.size} examples; the search had {size}. For other data, "
+                    "pass `reference`, a trained model to compute their features with."
+                )
+            fingerprint = getattr(search, "data_fingerprint", None)
+            if fingerprint is not None and fingerprint != sources_fingerprint(source):
+                raise ValueError(
+                    "`x` and `y` must be the data of the search, in the same order. Received: "
+                    f"{source.size} examples with other contents. For other data, pass "
+                    "`reference`, a trained model to compute their features with."
+                )
+            return self.sampler.probabilities(columns)
+        wanted = self._wanted()
+        ready = {
+            name: f for name, f in wanted.items() if not isinstance(f, str) and not callable(f)
+        }
+        if self.reference is None and len(ready) < len(wanted):
+            raise ValueError(
+                "A `SwiftSampler` needs the features of the data: "
+                f"{[name for name in wanted if name not in ready]}. Received: reference=None. "
+                "Pass `reference`, a trained and compiled model to compute them with; or "
+                "`features`; or the result of `keras_swift.search` instead of its sampler."
+            )
+        _refuse_recorded(wanted)
+        reference = self.model if self.reference is None else self.reference
+        columns = compute_features(
+            reference, source.x, source.y, wanted, batch_size=batch_size, verbose=verbose
+        )
+        return self._probabilities_of_own(columns)
+
+    def _probabilities_of_own(self, columns: dict[str, FloatArray]) -> FloatArray:
+        """The probabilities of this process' examples, ranked among those of all processes."""
+        gathered = backends.active().gather_rows(columns)
+        probability = self.sampler.probabilities(gathered.columns)
+        masses = [float(probability[part].sum()) for part in gathered.parts]
+        if min(masses) == 0.0:
+            raise ValueError(
+                "Each process must have examples that the sampler draws. Received: parts of which "
+                f"it draws the shares {[round(mass, 4) for mass in masses]}. Shuffle the data "
+                "before they are dealt out to the processes."
+            )
+        own: FloatArray = probability[gathered.own]
+        own = own / own.sum()
+        return own
+
+    def _stream_dataset(self, data: TrainingData, seed: int) -> PresampledDataset:
+        """The dataset over a stream, with a reference model to score it."""
+        if self.reference is None or self.reference is self.model:
+            raise ValueError(
+                "`reference` must be a trained model other than the one in training if `x` is a "
+                "stream: features are computed from its batches as they are read. "
+                f"Received: reference={self.reference and self.reference.name!r}. After a search, "
+                "build the model again and give it `result.pretrained_weights`."
+            )
+        wanted = self._wanted()
+        _refuse_recorded(wanted)
+        for name, feature in wanted.items():
+            if not isinstance(feature, str) and not callable(feature):
+                raise ValueError(
+                    f"Feature {name!r} must be a name or a callable if `x` is a stream, whose "
+                    "examples have no index. Received: an array."
+                )
+        generators = np.random.default_rng([seed, 1]).spawn(2)
+        reader = cast(StreamReader, data.reader(generators))
+        return PresampledDataset(reader, self.sampler, self.reference, wanted, seed)
+
+
+def named_or_explained(wanted: Mapping[str, Any]) -> dict[str, Feature]:
+    """`wanted` as features; raises for unknown names."""
+    try:
+        return named_features(wanted)
+    except ValueError as error:
+        raise ValueError(
+            f"The sampler was made for the features {list(wanted)}, and some are unknown here. "
+            "Pass `features`, a mapping from these names to arrays or callables. " + str(error)
+        ) from error
+
+
+def _refuse_recorded(wanted: Mapping[str, Feature]) -> None:
+    """Raises for features that need a record of training."""
+    recorded = [f for f in wanted.values() if isinstance(f, str) and f in RECORDED_NAMES]
+    if recorded:
+        raise ValueError(
+            "The sampler's features must be given if they need a record of training: "
+            f"{recorded}. Received: no arrays for them. Pass `features=`, such as "
+            "`find_suspects(model, x, y).record` gives to `compute_features(model, x, y, names, "
+            "record=...)`; or search with features that need only a trained model, "
+            'features=("loss", "renormed_entropy"). Without `reference`, `fit` on arrays records '
+            "its own training for a sampler that needs no other features."
+        )
+
+
+def sources_fingerprint(source: arrays.ArraySource) -> str:
+    """A hash of every value of the inputs and targets, in order."""
+    return of_arrays((source.x, source.y))
