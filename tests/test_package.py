@@ -26,12 +26,15 @@ def python(code, **environment):
 def test_public_names():
     assert sorted(ks.__all__) == [
         "Batch",
+        "ExampleMemory",
         "ImportanceDataset",
         "ImportanceTraining",
         "SearchResult",
         "SearchTrial",
+        "Suspects",
         "SwiftSampler",
         "SwiftTraining",
+        "WrongShare",
         "compute_features",
         "find_suspects",
         "plot_training",
