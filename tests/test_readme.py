@@ -156,5 +156,37 @@ def test_every_public_name_has_a_page():
         assert f"]({name}.md)" in PAGES["docs/api/index.md"]
 
 
+MARKDOWN = [
+    *sorted(ROOT.glob("*.md")),
+    *(
+        path
+        for name in (".github", "docs", "examples")
+        for path in sorted(ROOT.glob(f"{name}/**/*.md"))
+    ),
+]
+FENCE = re.compile(r"^( *)(```+).*?^\1\2", re.DOTALL | re.MULTILINE)
+
+
+def long_lines(text):
+    """Lines above 100 characters that are neither code, a table, a picture nor one word."""
+    without_code = FENCE.sub(lambda match: "\n" * match.group().count("\n"), text)
+    return [
+        (number, line)
+        for number, line in enumerate(without_code.split("\n"), 1)
+        if len(line) > 100 and not line.startswith(("|", "![", "[![")) and " " in line.strip()
+    ]
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_lines_wrap_at_100_characters(path):
+    assert not long_lines(path.read_text(encoding="utf-8"))
+
+
+def test_long_lines_are_found():
+    long = "word " * 21
+    text = f"```\n{long}\n```\n| {long} |\n{'x' * 120}\n{long}"
+    assert long_lines(text) == [(6, long)]
+
+
 def test_the_readme_is_short():
     assert len([word for word in PAGES["README.md"].split() if re.search(r"\w", word)]) <= 700
