@@ -101,3 +101,23 @@ def test_wrong_arguments_are_refused(digits, arguments, error, message):
     settings = {"x": digits[0][:20], "y": digits[1][:20], **arguments}
     with pytest.raises(error, match=message):
         ks.find_suspects(classifier(), settings.pop("x"), settings.pop("y"), **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("x", r"epoch 1\. `x` holds a NaN or an infinity, first at index 5"),
+        ("sample_weight", r"`sample_weight` holds a NaN or an infinity, first at index 5"),
+        (None, r"of epoch 1\. The data are finite: lower the learning rate"),
+    ],
+)
+def test_a_diverged_training_is_an_error_that_says_when(digits, name, message):
+    data = {"x": digits[0][:100].copy(), "y": digits[1][:100], "sample_weight": np.ones(100)}
+    model = classifier(0.1 if name else 1e38)
+    before = model.get_weights()
+    if name:
+        data[name][5] = np.nan
+    with pytest.raises(ValueError, match=message):
+        ks.find_suspects(model, **data, epochs=2, seed=0, verbose=0)
+    for ours, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)

@@ -6,6 +6,7 @@ This file decides how: by the training's own steps, or by forward passes where t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import warnings
 from collections.abc import Iterator
 
@@ -29,6 +30,21 @@ LOOKS = 16
 LARGER_BATCH = 4
 
 
+@dataclasses.dataclass(frozen=True)
+class Divergence:
+    """Where a loss was first not finite.
+
+    Attributes:
+        epoch: int, from 1.
+        step: int, from 1, the step of that epoch; `None` if it was seen at the epoch's end.
+        index: int, the example.
+    """
+
+    epoch: int
+    step: int | None
+    index: int
+
+
 class RecordingCallback(keras.callbacks.Callback):
     """Records the examples as they are trained on; else all, by forward passes at epochs' ends.
 
@@ -43,6 +59,7 @@ class RecordingCallback(keras.callbacks.Callback):
         record: `ExampleMemory` so far, with averages. Its score is the gradient norm if that is
             recorded, else the loss.
         cost: float, in epochs of training.
+        diverged: `Divergence`, the first loss that was not finite, or `None`.
     """
 
     def __init__(
@@ -57,8 +74,11 @@ class RecordingCallback(keras.callbacks.Callback):
         self._every = every
         self.record = ExampleMemory(source.size, averages=True)
         self.cost = 0.0
+        self.diverged: Divergence | None = None
+        self._epoch = 0
         self._source = source
         self._scorer = scorer
+        self._batch = batch_size
         self._batch_size = min(source.size, LARGER_BATCH * batch_size)
         self._step = step
         self._dataset: DrawnDataset | None = None
@@ -89,6 +109,7 @@ class RecordingCallback(keras.callbacks.Callback):
             yield
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        self._epoch = epoch
         if self._dataset is not None:
             # Read now: by its end the data set has gone on to the next epoch.
             self._dataset.start_epoch(epoch)
@@ -137,6 +158,11 @@ class RecordingCallback(keras.callbacks.Callback):
     def _add(self, indices: IntArray, numbers: FloatArray) -> None:
         """Adds rows of the gradient norm, if there is one, the loss and what classifiers have."""
         has_score = numbers.shape[1] in (2, 4)
+        finite = np.isfinite(numbers[:, int(has_score)])
+        if self.diverged is None and not finite.all():
+            place = int(np.argmin(finite))
+            step = None if self._step is None else place // self._batch + 1
+            self.diverged = Divergence(self._epoch + 1, step, int(indices[place]))
         self.record.record(
             indices, numbers if has_score else np.concatenate([numbers[:, :1], numbers], axis=1)
         )

@@ -24,6 +24,7 @@ from keras_swift.src.records.outputs import classes_of, is_one_class, label_outp
 from keras_swift.src.scoring.compiled import build
 from keras_swift.src.scoring.label_outputs import other_class
 from keras_swift.src.swift.datasets import DrawnDataset
+from keras_swift.src.swift.divergence import RefuseDivergence
 from keras_swift.src.swift.features import FeatureScorer
 from keras_swift.src.swift.mixture import Doubts, WrongShare, find_doubts
 from keras_swift.src.swift.recording import recording
@@ -191,7 +192,8 @@ def find_suspects(
     Raises:
         TypeError: if `x` is neither arrays nor a data set that can be held.
         ValueError: if the model is not compiled, for values outside the
-            ranges above, and if processes have parts of different sizes.
+            ranges above, if processes have parts of different sizes, and if
+            the training diverges.
 
     Example:
 
@@ -225,7 +227,8 @@ def find_suspects(
         probability = np.full(source.size, 1.0 / source.size)
         dataset = DrawnDataset(source, probability, batch_size, seed=seed)
         with recorder.listening(dataset):
-            model.fit(dataset, epochs=epochs, shuffle=False, callbacks=[recorder], verbose=verbose)
+            callbacks = [recorder, RefuseDivergence(recorder, source)]
+            model.fit(dataset, epochs=epochs, shuffle=False, callbacks=callbacks, verbose=verbose)
         record = FinishedRecord.of(recorder.record)
         classes = classes_of(source.y) if is_one_class(model) else None
         doubts = _doubts_of_own(record, classes)

@@ -1,0 +1,78 @@
+"""Ends a training whose loss is no longer finite, and says what may have caused it.
+
+A record of such a training would be that of the steps before, without a word.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from keras_swift.src._types import ArrayTree, Logs
+from keras_swift.src.data.arrays import ArraySource
+from keras_swift.src.data.leaves import there
+from keras_swift.src.swift.recording import RecordingCallback
+
+
+class RefuseDivergence(keras.callbacks.Callback):
+    """Raises at the end of the epoch in which a loss was not finite; placed after the recorder.
+
+    Args:
+        recorder: `RecordingCallback` of the training.
+        source: `ArraySource` of the data.
+    """
+
+    def __init__(self, recorder: RecordingCallback, source: ArraySource) -> None:
+        super().__init__()
+        self._recorder = recorder
+        self._source = source
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        found = self._recorder.diverged
+        loss = (logs or {}).get("loss", 0.0)
+        if found is None and np.isfinite(loss):
+            return
+        when = f"a loss of {loss} in epoch {epoch + 1}"
+        if found is not None:
+            step = "" if found.step is None else f"step {found.step} of "
+            when = (
+                f"a loss that is not finite, first of example {found.index} in {step}"
+                f"epoch {found.epoch}"
+            )
+        raise ValueError(
+            "The training must converge, because wrong labels are found by its losses. Received: "
+            f"{when}. {self._cause()}"
+        )
+
+    def _cause(self) -> str:
+        """The first number of the data that is not finite, or other advice."""
+        data = {
+            "x": self._source.x,
+            "y": self._source.y,
+            "sample_weight": self._source.sample_weight,
+        }
+        for name, structure in data.items():
+            index = _first_not_finite(structure)
+            if index is not None:
+                return (
+                    f"`{name}` holds a NaN or an infinity, first at index {index}: replace it, or "
+                    "leave the example out."
+                )
+        return (
+            "The data are finite: lower the learning rate, scale the inputs, or set `clipnorm` "
+            "in the optimizer."
+        )
+
+
+def _first_not_finite(structure: ArrayTree, rows: int = 4096) -> int | None:
+    """The index of the first example with a number that is not finite."""
+    for leaf in there(structure):
+        if getattr(leaf, "dtype", None) is None or np.dtype(leaf.dtype).kind != "f":
+            continue
+        for start in range(0, leaf.shape[0], rows):
+            part = leaf[start : start + rows]
+            part = np.asarray(part.toarray() if hasattr(part, "toarray") else part)
+            finite = np.isfinite(part).reshape(len(part), -1).all(axis=1)
+            if not finite.all():
+                return start + int(np.argmin(finite))
+    return None
