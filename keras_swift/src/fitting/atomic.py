@@ -1,22 +1,33 @@
-"""Writes files so that a kill leaves the old or the new one, never a truncated one."""
+"""Writes files so that a kill leaves the old or the new one, never a truncated one.
+
+A file is written under a random name beside its own, and renamed. The name is opened exclusively,
+so two threads never share one, and a link that somebody has put there is not followed.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+import secrets
+import stat
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 
 def write_atomically(path: str, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file, replacing an existing one.
+    """Writes a file, replacing an existing one, whose permissions it gets.
 
     Args:
-        path: str, the file; its folder exists.
+        path: str, the file; its folder exists. A link there is replaced, not followed.
         write: function that writes the content to a binary file.
+
+    Raises:
+        OSError: naming `path`, if it cannot be written; nothing is left behind.
     """
-    temporary = _written(path, write)
-    os.replace(temporary, path)
+    with written(path, write) as temporary:
+        os.replace(temporary, path)
+        sync_folder(path)
 
 
 def create_atomically(path: str, write: Callable[[BinaryIO], Any]) -> None:
@@ -25,15 +36,14 @@ def create_atomically(path: str, write: Callable[[BinaryIO], Any]) -> None:
     Args:
         path: str, the file; its folder exists.
         write: function that writes the content to a binary file.
+
+    Raises:
+        OSError: naming `path`, if it cannot be written; nothing is left behind.
     """
-    temporary = _written(path, write)
-    try:
+    with written(path, write) as temporary, contextlib.suppress(FileExistsError):
         # A link, unlike a rename, fails if the file exists.
         os.link(temporary, path)
-    except FileExistsError:
-        pass
-    finally:
-        os.unlink(temporary)
+        sync_folder(path)
 
 
 def write_json(path: str, content: Any) -> None:
@@ -41,11 +51,58 @@ def write_json(path: str, content: Any) -> None:
     write_atomically(path, lambda file: file.write(json.dumps(content).encode()))
 
 
-def _written(path: str, write: Callable[[BinaryIO], Any]) -> str:
-    """The name of a file beside `path` with the content, flushed to disk."""
-    temporary = f"{path}.{os.getpid()}.part"
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    return temporary
+@contextlib.contextmanager
+def written(path: str, write: Callable[[BinaryIO], Any]) -> Iterator[str]:
+    """A context with the name of a new file beside `path`, complete and flushed to disk.
+
+    At the end of the context the file is deleted, if it is still there.
+
+    Args:
+        path: str, the file that the new one is to become.
+        write: function that writes the content to a binary file.
+    """
+    folder, name = os.path.split(path)
+    # File systems allow names of 255 bytes.
+    temporary = os.path.join(folder, f"{name[:50]}.{secrets.token_hex(8)}.part")
+    kept = _permissions(path)
+    exclusively = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
+    try:
+        # What replaces a private file is private from its first byte on.
+        descriptor = os.open(temporary, exclusively, 0o666 if kept is None else 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            if kept is not None:
+                os.chmod(temporary, kept)
+            yield temporary
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+    except OSError as error:
+        if error.filename not in (temporary, None):
+            raise
+        # The user knows nothing of the name in between.
+        raise OSError(error.errno, error.strerror, path) from error
+
+
+def sync_folder(path: str) -> None:
+    """Flushes to disk that `path` is now the name of another file."""
+    if os.name == "nt":
+        # A folder cannot be opened there.
+        return
+    descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _permissions(path: str) -> int | None:
+    """The permissions of a file, or `None` if there is none, or a link."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return None
+    return stat.S_IMODE(mode) if stat.S_ISREG(mode) else None
