@@ -18,6 +18,7 @@ from keras_swift.src.backends.base import Tap
 from keras_swift.src.fitting.arguments import resolve_fit_arguments
 from keras_swift.src.fitting.callbacks import OutOfTheBar, StepBarrier
 from keras_swift.src.fitting.run import run_fit
+from keras_swift.src.fitting.trainer import Trainer
 from keras_swift.src.importance import batches as batches_module
 from keras_swift.src.importance import remembered
 from keras_swift.src.importance.batch import Batch
@@ -45,7 +46,7 @@ from keras_swift.src.validation import (
 _IN_TRAINING: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 
 
-class ImportanceTraining:
+class ImportanceTraining(Trainer):
     """Trains a Keras model on the examples that change it most.
 
     `ImportanceTraining(model).fit(...)` is `model.fit(...)`: the same
@@ -164,7 +165,7 @@ class ImportanceTraining:
         check_settings(presample, tau_threshold, score, 0.0 if floor is None else floor, cost_ratio)
         check_rate_scaling(scale_learning_rate, model)
         check_score_inputs(score_inputs)
-        self.model = model
+        super().__init__(model)
         self.presample = presample
         self.tau_threshold = tau_threshold
         self.score = score

@@ -23,6 +23,7 @@ from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.data.streams import is_stream
 from keras_swift.src.fitting.arguments import TrainingData, resolve_fit_arguments
 from keras_swift.src.fitting.run import run_fit
+from keras_swift.src.fitting.trainer import Trainer
 from keras_swift.src.scoring.compiled import build
 from keras_swift.src.swift.datasets import DrawnDataset, EpochCallback, PresampledDataset
 from keras_swift.src.swift.features import (
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from keras_swift.src.search.result import SearchResult
 
 
-class SwiftTraining:
+class SwiftTraining(Trainer):
     """Trains a Keras model on the examples a learned sampler draws.
 
     `SwiftTraining(model, result).fit(...)` is `model.fit(...)` with the same
@@ -125,7 +126,7 @@ class SwiftTraining:
                 "`sampler` must be a `SwiftSampler` or the result of `keras_swift.search`. "
                 f"Received: {type(self._result).__name__}"
             )
-        self.model = model
+        super().__init__(model)
         self.sampler = found
         self.reference = reference
         self.features = features
