@@ -338,6 +338,15 @@ def seed_variables(model: keras.Model) -> list[keras.Variable]:
     return [variable for variable in model.non_trainable_variables if id(variable) not in known]
 
 
+def global_seed_state() -> keras.Variable:
+    """The state of the generator that `keras.random` draws from without a seed."""
+    try:
+        from keras.src.random.seed_generator import global_seed_generator
+    except ImportError as error:
+        raise _other_release(["keras.src.random.seed_generator"]) from error
+    return global_seed_generator().state
+
+
 def rate_and_iterations(optimizer: Any) -> tuple[Any, keras.Variable]:
     """An optimizer's learning rate and its step count, a variable.
 

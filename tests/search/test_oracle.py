@@ -10,6 +10,7 @@ import pytest
 
 from keras_swift.src.search.oracle import SwiftOracle
 from keras_swift.src.search.space import SamplerSpace
+from keras_swift.src.search.store import TRIAL, Store
 
 N = 500
 
@@ -40,6 +41,7 @@ def score(sampler):
 def make(directory, max_trials=14, objective=None, **arguments):
     oracle = SwiftOracle(
         SamplerSpace(columns=COLUMNS),
+        Store(str(directory / "search")),
         objective or keras_tuner.Objective("score", "max"),
         max_trials,
         **arguments,
@@ -59,6 +61,7 @@ def run(oracle, trials=None, objective=score):
         sampler = oracle.space.from_values(trial.hyperparameters.values)
         tried.append(sampler)
         oracle.update_trial(trial.trial_id, {"score": objective(sampler)})
+        oracle._store.write_values(int(trial.trial_id), None)
         trial.status = "COMPLETED"
         oracle.end_trial(trial)
     return tried
@@ -142,6 +145,23 @@ def test_resumed_search_goes_on_as_an_unbroken_one(tmp_path, finished):
     assert before + after == unbroken
 
 
+@pytest.mark.parametrize("lost", [(0,), (2,), (7, 9), (11,)])
+def test_only_trials_without_their_file_are_run_again(tmp_path, lost):
+    unbroken = run(make(tmp_path, 12))
+    store = Store(str(tmp_path / "search"))
+    for number in lost:
+        os.remove(store.path(TRIAL.format(number)))
+    files = {number: os.stat(store.path(TRIAL.format(number))) for number in store.trial_numbers()}
+    resumed = make(tmp_path, 12)
+    with pytest.warns() if lost != (11,) else _quiet():
+        resumed.reload()
+    # They are found as they were, although later trials are known now.
+    assert run(resumed) == [unbroken[number] for number in lost]
+    assert store.trial_numbers() == list(range(12))
+    for number, stat in files.items():
+        assert os.stat(store.path(TRIAL.format(number))).st_mtime_ns == stat.st_mtime_ns
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_objectives_that_are_not_finite_are_failures(tmp_path, value):
@@ -203,7 +223,7 @@ def test_more_trials_go_on_from_fewer(tmp_path):
     longer.reload()
     after = run(longer)
     assert len(after) == 4
-    assert len(os.listdir(tmp_path / "search")) == 12 + 1
+    assert Store(str(tmp_path / "search")).trial_numbers() == list(range(12))
     assert not any(sampler in before for sampler in after)
 
 

@@ -227,6 +227,9 @@ class Backend:
     def restore_random_state(self, state: list[Array]) -> None:
         """Restores what `random_state` returned."""
 
+    def seed_random_state(self, seed: int) -> None:
+        """Sets that state as a seed does, if there is one."""
+
     def prefetch_depth(self) -> int:
         """How many steps before its own an item is made, despite `feed`."""
         return 0

@@ -77,6 +77,9 @@ class TorchBackend(Backend):
         if others and len(others) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(others)
 
+    def seed_random_state(self, seed: int) -> None:
+        torch.manual_seed(seed)
+
     def example_gradient_norms(
         self, function: Callable[..., Tensor], trainable: list[Tensor], inputs: ArrayTree
     ) -> Tensor:

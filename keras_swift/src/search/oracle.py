@@ -7,9 +7,8 @@ finished before it: the random state is derived, not stored, so it cannot be los
 
 from __future__ import annotations
 
-import glob
-import os
 import random
+import warnings
 from typing import Any, Literal
 
 import keras_tuner
@@ -17,9 +16,9 @@ import numpy as np
 import scipy.stats.qmc
 
 from keras_swift.src._types import FloatArray
-from keras_swift.src.fitting.atomic import write_json
 from keras_swift.src.search.gaussian_process import GaussianProcess
 from keras_swift.src.search.space import METHODS, SamplerSpace
+from keras_swift.src.search.store import Store, UnreadableFile
 from keras_swift.src.swift.sampler import SwiftSampler
 
 # Candidates the acquisition function is evaluated on: spread over the cube, then around the best.
@@ -36,11 +35,13 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
     and more of the doubtful examples and continues with a shifted Sobol
     sequence; the Gaussian process measures distances between the draws of
     samplers and estimates the objective's noise; the parametrisation orders
-    the knots; an infinite objective is a failure; files are written
-    atomically, and a resumed search continues as if never stopped.
+    the knots; an infinite objective is a failure; a resumed search continues
+    as if never stopped, and a trial whose file is gone or cannot be read is
+    run again.
 
     Args:
         space: a `SamplerSpace`.
+        store: a `Store`, where the trials are kept.
         objective: as KerasTuner's.
         max_trials: int, how many samplers to try, uniform included.
         method: `"bayesian"`, or `"random"` for uniform points of the cube.
@@ -54,6 +55,7 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
     def __init__(
         self,
         space: SamplerSpace,
+        store: Store,
         objective: keras_tuner.Objective | None = None,
         max_trials: int = 40,
         *,
@@ -84,6 +86,7 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
             max_consecutive_failed_trials=max_trials + 1,
         )
         self.space = space
+        self._store = store
         self.method = method
         self._swift_seed = seed
 
@@ -116,7 +119,7 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
             sequence.fast_forward(number)
             point: FloatArray = (sequence.random(1)[0] + shift) % 1.0
             return point
-        points, losses = self._observations()
+        points, losses = self._observations(number)
         if len(points) < 2:
             return generator.uniform(size=dimensions)
         process = GaussianProcess(self.space.embed(points), losses)
@@ -145,10 +148,12 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
             centres = np.concatenate([nearby[np.argsort(values, kind="stable")[:7]], chosen[None]])
         return chosen
 
-    def _observations(self) -> tuple[FloatArray, FloatArray]:
-        """Points tried and their objectives, as losses, in the order of the trials."""
+    def _observations(self, number: int) -> tuple[FloatArray, FloatArray]:
+        """Points tried before a trial and their objectives, as losses, in order."""
         sign = -1.0 if self.objective.direction == "max" else 1.0
         trials = sorted(self.trials.values(), key=lambda trial: int(trial.trial_id))
+        # A trial that is run again is suggested as it was, before those that followed it.
+        trials = [trial for trial in trials if int(trial.trial_id) < number]
         running = {trial.trial_id for trial in self.ongoing_trials.values()}
         points, losses = [], []
         for trial in trials:
@@ -175,33 +180,60 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         if not np.isfinite(trial.score):
             trial.score = float("nan")
 
+    @keras_tuner.synchronized  # type: ignore[untyped-decorator]
+    def create_trial(self, tuner_id: str) -> Any:
+        """The next trial to run: first those that have no file any more."""
+        numbers = {int(trial_id) for trial_id in self.trials}
+        lost = [number for number in range(len(numbers)) if number not in numbers]
+        if lost and not self._retry_queue and tuner_id not in self.ongoing_trials:
+            # KerasTuner numbers the next trial by how many there are.
+            trial = keras_tuner.engine.trial.Trial(
+                self.hyperparameters.copy(), trial_id=str(lost[0])
+            )
+            trial.hyperparameters.values = self.populate_space(trial.trial_id)["values"]
+            self._take_up(trial)
+        return super().create_trial(tuner_id)
+
     def save(self) -> None:
-        """Writes the state for KerasTuner; `reload` needs only the trials' own files."""
-        write_json(self._get_oracle_fname(), self.get_state())
+        """Does nothing: the trials' own files are the whole state."""
 
     def _save_trial(self, trial: Any) -> None:
-        write_json(
-            os.path.join(self._get_trial_dir(trial.trial_id), "trial.json"), trial.get_state()
-        )
+        self._store.write_trial(int(trial.trial_id), trial.get_state())
 
     def reload(self) -> None:
-        """Loads the trials on disk; an unfinished one is run again."""
+        """Loads the trials on disk; those that are not finished or unreadable are run again."""
         # KerasTuner draws an id from the global generator, which it then discards.
         state = random.getstate()
         try:
-            pattern = os.path.join(glob.escape(self._project_dir), "trial_*", "trial.json")
-            loaded = [keras_tuner.engine.trial.Trial.load(name) for name in glob.glob(pattern)]
+            numbers = self._store.trial_numbers()
+            for number in range(max(numbers, default=-1) + 1):
+                try:
+                    trial = keras_tuner.engine.trial.Trial.from_state(
+                        self._store.read_trial(number)
+                    )
+                except UnreadableFile as error:
+                    warnings.warn(f"{error} Trial {number} is run again.", stacklevel=2)
+                    continue
+                if trial.status == "COMPLETED":
+                    try:
+                        self._store.read_values(number)
+                    except UnreadableFile as error:
+                        warnings.warn(f"{error} Trial {number} is run again.", stacklevel=2)
+                        trial.status = "RUNNING"
+                self._take_up(trial)
         finally:
             random.setstate(state)
-        for trial in sorted(loaded, key=lambda trial: int(trial.trial_id)):
-            # Ids are padded to the width of `max_trials`, which may have changed.
-            self.trials[trial.trial_id] = trial
-            self.start_order.append(trial.trial_id)
-            self._record_values(trial)
-            if trial.status in ("COMPLETED", "FAILED"):
-                self.end_order.append(trial.trial_id)
-                self._run_times[trial.trial_id] = 1
-            else:
-                # Its reports from before the kill would be averaged with the new ones.
-                trial.metrics = type(trial.metrics)()
-                self._retry_queue.insert(0, trial.trial_id)
+
+    def _take_up(self, trial: Any) -> None:
+        """Adds a trial of before this process; one that is not finished is to be run again."""
+        # Ids are padded to the width of `max_trials`, which may have changed.
+        self.trials[trial.trial_id] = trial
+        self.start_order.append(trial.trial_id)
+        self._record_values(trial)
+        if trial.status in ("COMPLETED", "FAILED"):
+            self.end_order.append(trial.trial_id)
+            self._run_times[trial.trial_id] = 1
+        else:
+            # Its reports from before the kill would be averaged with the new ones.
+            trial.metrics = type(trial.metrics)()
+            self._retry_queue.insert(0, trial.trial_id)

@@ -1,6 +1,6 @@
 """`search`: finds the sampler with which a model learns best.
 
-This file defines a search's arguments and checks them; `run` runs it.
+This file defines a search's arguments and checks them; `session` runs it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from keras_swift.src.scoring.compiled import build
 from keras_swift.src.search.judge import Judge, check_classes, find_objective
 from keras_swift.src.search.processes import is_distributed
 from keras_swift.src.search.result import SearchResult
-from keras_swift.src.search.run import Method, SearchRun
-from keras_swift.src.search.space import METHODS
+from keras_swift.src.search.session import run_search
+from keras_swift.src.search.settings import Method, SearchSettings
+from keras_swift.src.search.stages import Task
+from keras_swift.src.search.store import Store
 from keras_swift.src.swift.features import (
     DEFAULTS,
     Features,
@@ -31,8 +33,8 @@ from keras_swift.src.swift.features import (
     named_features,
 )
 from keras_swift.src.swift.recording import record_cost
-from keras_swift.src.swift.sampler import TRANSFORMS, Transform
-from keras_swift.src.validation import check_model, check_positive_integer, check_targets
+from keras_swift.src.swift.sampler import Transform
+from keras_swift.src.validation import check_model, check_targets
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -156,22 +158,18 @@ def search(
     check_model(model)
     x, y, sample_weight = held_examples(x, y, sample_weight)
     check_targets(y)
-    for name, value in (
-        ("max_trials", max_trials),
-        ("finetune_epochs", finetune_epochs),
-        ("batch_size", batch_size),
-        ("segments", segments),
-    ):
-        check_positive_integer(name, value)
-    for name, value in (("pretrain_epochs", pretrain_epochs), ("confirm", confirm)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise TypeError(f"`{name}` must be an int. Received: {value!r}")
-        if value < 0:
-            raise ValueError(f"`{name}` must not be negative. Received: {value}")
-    if transform not in TRANSFORMS:
-        raise ValueError(f"`transform` must be one of {TRANSFORMS}. Received: {transform!r}")
-    if method not in METHODS:
-        raise ValueError(f"`method` must be one of {METHODS}. Received: {method!r}")
+    settings = SearchSettings(
+        max_trials=max_trials,
+        finetune_epochs=finetune_epochs,
+        pretrain_epochs=pretrain_epochs,
+        batch_size=batch_size,
+        segments=segments,
+        transform=transform,
+        confirm=confirm,
+        method=method,
+        seed=seed,
+        verbose=verbose,
+    )
     named = {} if features is None else named_features(features)
     if is_distributed() and (directory is None or overwrite):
         raise ValueError(
@@ -214,33 +212,11 @@ def search(
         parsed = find_objective(judge, objective)
         check_classes(model, source.y, validation_data[1])
         if verbose:
-            print(
-                _price(model, max_trials, finetune_epochs, int(pretrain_epochs), int(confirm)),
-                flush=True,
-            )
+            print(_price(model, settings), flush=True)
         folder = tempfile.mkdtemp(prefix="keras_swift_") if directory is None else str(directory)
         try:
-            run = SearchRun(
-                model=model,
-                source=source,
-                judge=judge,
-                named=named,
-                max_trials=max_trials,
-                finetune_epochs=finetune_epochs,
-                pretrain_epochs=int(pretrain_epochs),
-                batch_size=batch_size,
-                segments=segments,
-                transform=transform,
-                objective=parsed,
-                confirm=int(confirm),
-                method=method,
-                note=note,
-                directory=folder,
-                project_name=project_name,
-                seed=seed,
-                verbose=verbose,
-            )
-            return run.result(overwrite)
+            task = Task(model, source, judge, parsed, named, settings)
+            return run_search(task, Store(os.path.join(folder, project_name)), note, overwrite)
         finally:
             if directory is None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -254,17 +230,17 @@ def _length(feature: Any) -> int | None:
         return None
 
 
-def _price(
-    model: keras.Model, max_trials: int, finetune_epochs: int, pretrain_epochs: int, confirm: int
-) -> str:
+def _price(model: keras.Model, settings: SearchSettings) -> str:
     """A sentence on what the search costs, printed before it begins."""
-    trials = max_trials * finetune_epochs
-    text = f"Swift Sampler search: {max_trials} trials of {finetune_epochs} epochs"
-    if not pretrain_epochs:
+    epochs, trials = settings.pretrain_epochs, settings.max_trials * settings.finetune_epochs
+    text = (
+        f"Swift Sampler search: {settings.max_trials} trials of {settings.finetune_epochs} epochs"
+    )
+    if not epochs:
         return f"{text}, {trials} epochs in all; nothing is confirmed without `pretrain_epochs`"
-    confirm = min(confirm, max_trials - 1)
-    total = trials + confirm * pretrain_epochs + record_cost(model, pretrain_epochs)
+    confirm = min(settings.confirm, settings.max_trials - 1)
+    total = trials + confirm * epochs + record_cost(model, epochs)
     return (
-        f"{text}, and {confirm} trainings of {pretrain_epochs} to confirm, after one to begin with:"
-        f" the price is at most {total / pretrain_epochs:.1f} uniform trainings besides that one"
+        f"{text}, and {confirm} trainings of {epochs} to confirm, after one to begin with:"
+        f" the price is at most {total / epochs:.1f} uniform trainings besides that one"
     )

@@ -1,4 +1,4 @@
-"""What the trials of a search share, and its file on disk.
+"""What the trials of a search share, as a file of its store.
 
 This file decides whether a directory holds the same search.
 """
@@ -6,14 +6,11 @@ This file decides whether a directory holds the same search.
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from typing import Any
 
-import numpy as np
-
 from keras_swift.src._types import Array, FloatArray
-from keras_swift.src.fitting.atomic import create_atomically
+from keras_swift.src.data import fingerprint
+from keras_swift.src.search.store import START, Store, UnreadableFile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +29,8 @@ class Start:
             empty if not known.
         record_cost: float, cost of the record, in epochs.
         seconds: float, duration of the pretraining and the features.
+        settings: dict from what they describe to a hash of it: with the rest they identify the
+            search.
     """
 
     seed: int
@@ -44,20 +43,28 @@ class Start:
     judged: FloatArray
     record_cost: float
     seconds: float
+    settings: dict[str, str]
+
+    @property
+    def search(self) -> str:
+        """str, the same for a start that is made again with the same outcome."""
+        return fingerprint.of_settings(
+            {
+                "settings": self.settings,
+                "seed": self.seed,
+                "arrays": fingerprint.of_arrays([self.initial, self.values, self.features]),
+            }
+        )
 
 
-# The version of a search's files: a search of another version must begin again.
-VERSION = 2
 _LISTS = ("values", "initial", "pretrained_weights")
 _DICTS = ("features", "record")
 
 
-def write_start(path: str, start: Start, settings: dict[str, str]) -> None:
-    """Writes the start atomically, unless another process was faster."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+def write_start(store: Store, start: Start) -> None:
+    """Writes the start, unless another process was faster."""
     header = {
-        "version": VERSION,
-        "settings": settings,
+        "settings": start.settings,
         "seed": start.seed,
         "seconds": start.seconds,
         "record_cost": start.record_cost,
@@ -65,52 +72,54 @@ def write_start(path: str, start: Start, settings: dict[str, str]) -> None:
         **{name: len(getattr(start, name)) for name in _LISTS},
         **{name: list(getattr(start, name)) for name in _DICTS},
     }
-    arrays: dict[str, Any] = {"header": np.array(json.dumps(header)), "judged": start.judged}
+    arrays: dict[str, Any] = {"judged": start.judged}
     for name in _LISTS:
         arrays |= {f"{name}_{k}": value for k, value in enumerate(getattr(start, name))}
     for name in _DICTS:
         arrays |= {f"{name}_{k}": value for k, value in enumerate(getattr(start, name).values())}
-    create_atomically(path, lambda file: np.savez(file, **arrays))
+    store.write_arrays(START, header, arrays, once=True)
 
 
-def read_start(path: str, settings: dict[str, str], seed: int | None) -> Start:
-    """Reads the start and checks that it belongs to this search."""
+def read_start(store: Store, settings: dict[str, str], seed: int | None) -> Start:
+    """Reads the start and checks that it belongs to this search.
+
+    Raises:
+        ValueError: if it cannot be read or has other settings.
+    """
     try:
-        with np.load(path) as loaded:
-            header = json.loads(str(loaded["header"]))
-            if header.get("version") != VERSION:
-                raise ValueError(
-                    f"it is of version {header.get('version')!r}, this release reads {VERSION}"
-                )
-            lists: dict[str, Any] = {
-                name: [loaded[f"{name}_{k}"] for k in range(header[name])] for name in _LISTS
-            }
-            dicts: dict[str, Any] = {
-                name: {key: loaded[f"{name}_{k}"] for k, key in enumerate(header[name])}
-                for name in _DICTS
-            }
-            start = Start(
-                seed=header["seed"],
-                logs=header["logs"],
-                judged=loaded["judged"],
-                record_cost=header["record_cost"],
-                seconds=header["seconds"],
-                **lists,
-                **dicts,
-            )
-    except (KeyError, ValueError, OSError) as error:
+        start = _parsed(*store.read_arrays(START))
+    except UnreadableFile as error:
         raise ValueError(
-            f"`directory` must hold a search of `keras_swift`. {path} cannot be read ({error}). "
-            "Pass overwrite=True to begin again."
+            f"`directory` must hold a search of `keras_swift`. {error} The search cannot go on "
+            "without it: put a whole copy in its place, or pass overwrite=True to begin again."
         ) from error
-    changed = [name for name, value in settings.items() if header["settings"].get(name) != value]
+    changed = [name for name, value in settings.items() if start.settings.get(name) != value]
     if seed is not None and seed != start.seed:
         changed.append("seed")
     if changed:
         raise ValueError(
             "`directory` must be empty or hold this search. Received: "
-            f"{os.path.dirname(path)}, which belongs to another one: the {', '.join(changed)} "
+            f"{store.folder}, which belongs to another one: the {', '.join(changed)} "
             "differ. Choose another `directory` or `project_name`, or pass overwrite=True to "
             "delete it."
         )
     return start
+
+
+def _parsed(header: dict[str, Any], arrays: dict[str, Array]) -> Start:
+    lists: dict[str, Any] = {
+        name: [arrays[f"{name}_{k}"] for k in range(header[name])] for name in _LISTS
+    }
+    dicts: dict[str, Any] = {
+        name: {key: arrays[f"{name}_{k}"] for k, key in enumerate(header[name])} for name in _DICTS
+    }
+    return Start(
+        seed=header["seed"],
+        logs=header["logs"],
+        judged=arrays["judged"],
+        record_cost=header["record_cost"],
+        seconds=header["seconds"],
+        settings=header["settings"],
+        **lists,
+        **dicts,
+    )

@@ -6,13 +6,14 @@ This file decides what a trial is, and passes errors through unwrapped.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 import keras_tuner
 
-from keras_swift.src.fitting.atomic import write_json
+from keras_swift.src.search.processes import is_worker
 from keras_swift.src.swift.sampler import SwiftSampler
 
 
@@ -25,7 +26,7 @@ class SwiftTuner(keras_tuner.Tuner):
             returns the logs of the last epoch of training with it.
         report: function called after each trial of this process with its
             number and its objective, NaN for a failure.
-        directory, project_name: as KerasTuner's.
+        folder: str, of the search.
     """
 
     def __init__(
@@ -33,31 +34,24 @@ class SwiftTuner(keras_tuner.Tuner):
         oracle: Any,
         evaluate: Callable[[int, SwiftSampler], dict[str, float]],
         report: Callable[[int, float], None],
-        directory: str,
-        project_name: str,
+        folder: str,
     ) -> None:
         # The error of a trial: KerasTuner passes only its own fatal errors through.
         self.error: Exception | None = None
         self._evaluate = evaluate
         self._report = report
         self._space = oracle.space
+        directory, project_name = os.path.split(folder)
         super().__init__(oracle, directory=directory, project_name=project_name)
-
-    def on_search_begin(self) -> None:
-        # Without this file KerasTuner would not resume a search killed in its first trial.
-        self.save()
+        if not is_worker():
+            # A worker asks the chief's oracle.
+            oracle.reload()
 
     def save(self) -> None:
-        """Writes the tuner's file, which only marks the folder as a search, and the oracle."""
-        # KerasTuner writes in place: a kill could leave an empty file that it cannot read.
-        write_json(self._get_tuner_fname(), self.get_state())
-        if isinstance(self.oracle, keras_tuner.Oracle):
-            # A worker has only a client of the chief's oracle.
-            self.oracle.save()
+        """Does nothing: the trials' own files are the whole state."""
 
     def reload(self) -> None:
-        """Loads the trials on disk."""
-        self.oracle.reload()
+        """Does nothing: only the oracle has something to load."""
 
     def run_trial(self, trial: Any) -> dict[str, float]:
         """Fine-tunes with the trial's sampler; returns the last logs, the objective and seconds."""

@@ -1,0 +1,64 @@
+"""A lock that the operating system releases when its process ends, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(file: BinaryIO) -> None:
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+
+    def _unlock(file: BinaryIO) -> None:
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+
+    _TAKEN: tuple[type[OSError], ...] = (PermissionError,)
+else:
+    import fcntl
+
+    def _try_lock(file: BinaryIO) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _unlock(file: BinaryIO) -> None:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+    _TAKEN = (BlockingIOError,)
+
+# Seconds between two attempts.
+INTERVAL = 0.2
+
+
+@contextlib.contextmanager
+def locked(file: BinaryIO, wait_begins: Callable[[], None]) -> Iterator[None]:
+    """A context that holds the lock of an open file; waits while another one has it.
+
+    Args:
+        file: open for writing.
+        wait_begins: called once if the lock is taken.
+    """
+    told = held = False
+    while not held:
+        try:
+            _try_lock(file)
+            held = True
+        except _TAKEN:
+            if not told:
+                wait_begins()
+            told = True
+            # Not in the call of the operating system, so that Ctrl-C ends it everywhere.
+            time.sleep(INTERVAL)
+        except OSError:
+            # Some network file systems have no locks.
+            break
+    try:
+        yield
+    finally:
+        if held:
+            _unlock(file)

@@ -1,0 +1,182 @@
+"""One call of `search` on a folder: what is there is read, the rest is run.
+
+This file decides the order of the stages, which process runs them, and when a folder holds the same
+search.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import keras
+import numpy as np
+
+from keras_swift.src.data import fingerprint
+from keras_swift.src.records.columns import FinishedRecord
+from keras_swift.src.records.outputs import classes_of, is_one_class
+from keras_swift.src.search.processes import is_chief, is_worker
+from keras_swift.src.search.progress import time_to_come
+from keras_swift.src.search.result import SearchResult
+from keras_swift.src.search.space import SamplerSpace
+from keras_swift.src.search.stages import (
+    Task,
+    confirm,
+    pretrain,
+    read_trials,
+    run_trials,
+    to_confirm,
+    trials_left,
+)
+from keras_swift.src.search.start import Start, read_start, write_start
+from keras_swift.src.search.store import START, Store, UnreadableFile
+from keras_swift.src.search.trial import SearchTrial
+
+
+def run_search(task: Task, store: Store, note: str, overwrite: bool) -> SearchResult:
+    """Runs what is left of a search and reads the result.
+
+    Args:
+        task: `Task`.
+        store: `Store`, of the folder.
+        note: str, for the result.
+        overwrite: bool, whether to delete what is there.
+    """
+    data_fingerprint = fingerprint.of_arrays((task.source.x, task.source.y))
+    described = _described(task, data_fingerprint)
+    if store.has(START) and not overwrite:
+        # Without the lock, which needs a folder that can be written.
+        found = _finished(task, store, described)
+        if found is not None:
+            return _result(task, *found, data_fingerprint, note)
+    with contextlib.nullcontext() if is_worker() else store.alone():
+        if overwrite:
+            store.clear()
+        start = _start(task, store, described)
+        own = store.of_search(start.search)
+        space = _space(task, start)
+        left = trials_left(own, space, task.settings.max_trials)
+        if left:
+            _say_what_is_left(task, start, left)
+            run_trials(task, start, own, space)
+        try:
+            trials = read_trials(own, space)
+        except UnreadableFile as error:
+            raise ValueError(f"{error} Repeat the call: that trial is then run again.") from error
+        # If processes share a search, the chief confirms.
+        confirmed = confirm(task, start, own, trials, train=not is_worker())
+    return _result(task, start, trials, confirmed, data_fingerprint, note)
+
+
+def _finished(
+    task: Task, store: Store, described: dict[str, str]
+) -> tuple[Start, tuple[SearchTrial, ...], tuple[SearchTrial, ...]] | None:
+    """The parts of a search of which nothing is left to run, else `None`."""
+    settings = task.settings
+    start = read_start(store, described, settings.seed)
+    own, space = store.of_search(start.search), _space(task, start)
+    if trials_left(own, space, settings.max_trials):
+        return None
+    trials = read_trials(own, space)
+    confirmed = confirm(task, start, own, trials, train=False)
+    missing = len(to_confirm(task, start, trials)) - len(confirmed[1:])
+    return (start, trials, confirmed) if is_worker() or not missing else None
+
+
+def _result(
+    task: Task,
+    start: Start,
+    trials: tuple[SearchTrial, ...],
+    confirmed: tuple[SearchTrial, ...],
+    data_fingerprint: str,
+    note: str,
+) -> SearchResult:
+    return SearchResult(
+        features=start.features,
+        trials=trials,
+        confirmed=confirmed,
+        objective=task.objective.name,
+        direction=task.objective.direction,
+        record=FinishedRecord(**start.record),
+        classes=classes_of(task.source.y) if is_one_class(task.model) else None,
+        pretrained_weights=start.pretrained_weights,
+        pretrain_epochs=int(task.settings.pretrain_epochs),
+        finetune_epochs=task.settings.finetune_epochs,
+        pretrain_seconds=start.seconds,
+        record_epochs=start.record_cost,
+        data_fingerprint=data_fingerprint,
+        note=note,
+    )
+
+
+def _space(task: Task, start: Start) -> SamplerSpace:
+    settings = task.settings
+    return SamplerSpace(
+        tuple(task.named), settings.segments, settings.transform, start.features, start.seed
+    )
+
+
+def _say_what_is_left(task: Task, start: Start, left: int) -> None:
+    settings = task.settings
+    if settings.verbose and settings.pretrain_epochs and not is_worker():
+        text = time_to_come(
+            start.seconds,
+            settings.pretrain_epochs,
+            left,
+            settings.finetune_epochs,
+            settings.confirm,
+        )
+        print(text, flush=True)
+
+
+def _start(task: Task, store: Store, described: dict[str, str]) -> Start:
+    """The shared start: read from disk, or made now."""
+    if is_chief():
+        # The chief trains nothing: the first worker that is ready makes the start.
+        while not store.has(START):
+            time.sleep(0.2)
+    if not store.has(START):
+        if store.has("oracle.json"):
+            raise ValueError(
+                f"`directory` must be empty or hold this search. Received: {store.folder}, a "
+                "KerasTuner project of another kind. Choose another `directory` or "
+                "`project_name`, or pass overwrite=True to delete it."
+            )
+        write_start(store, pretrain(task, described))
+    return read_start(store, described, task.settings.seed)
+
+
+def _described(task: Task, data_fingerprint: str) -> dict[str, str]:
+    """Hashes that identify this search, keyed by the name used in errors."""
+    settings, source = task.settings, task.source
+    held_out = list(task.judge.data)
+    with contextlib.suppress(TypeError):
+        held_out = keras.tree.map_structure(np.asarray, held_out)
+    features = {
+        name: feature
+        if isinstance(feature, str)
+        else "callable"
+        if callable(feature)
+        else fingerprint.of_arrays(np.asarray(feature))
+        for name, feature in task.named.items()
+    }
+    # With pretraining, weights start at random and need not match.
+    weights = settings.pretrain_epochs == 0
+    return {
+        "data": data_fingerprint + fingerprint.of_arrays(source.sample_weight),
+        "validation data": fingerprint.of_arrays(held_out),
+        "model": fingerprint.of_model(task.model, weights=weights),
+        "settings": fingerprint.of_settings(
+            {
+                "features": features,
+                "order": list(features),
+                "finetune_epochs": int(settings.finetune_epochs),
+                "pretrain_epochs": int(settings.pretrain_epochs),
+                "batch_size": int(settings.batch_size),
+                "segments": int(settings.segments),
+                "transform": settings.transform,
+                "method": settings.method,
+                "objective": str(task.objective),
+            }
+        ),
+    }
