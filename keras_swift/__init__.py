@@ -4,6 +4,7 @@ from keras_swift.src._keras import check_backend
 
 check_backend()
 
+from keras_swift.src.fitting.backup import BackupAndRestore  # noqa: E402
 from keras_swift.src.importance.batch import Batch  # noqa: E402
 from keras_swift.src.importance.dataset import ImportanceDataset  # noqa: E402
 from keras_swift.src.importance.plot import plot_training  # noqa: E402
@@ -21,6 +22,7 @@ from keras_swift.src.swift.trainer import SwiftTraining  # noqa: E402
 __version__ = "0.1.0"
 
 __all__ = [
+    "BackupAndRestore",
     "Batch",
     "ExampleMemory",
     "ImportanceDataset",

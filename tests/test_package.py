@@ -25,6 +25,7 @@ def python(code, **environment):
 
 def test_public_names():
     assert sorted(ks.__all__) == [
+        "BackupAndRestore",
         "Batch",
         "ExampleMemory",
         "ImportanceDataset",

@@ -332,6 +332,30 @@ def resumed_epoch(model: keras.Model) -> int | None:
     return getattr(model, "_initial_epoch", None)
 
 
+def resume_at(model: keras.Model, epoch: int | None) -> None:
+    """Makes `fit` begin with this epoch; `None`, with its argument `initial_epoch`."""
+    model._initial_epoch = epoch
+
+
+def has_global_seed_state() -> bool:
+    """Whether Keras' random functions have been called without a seed."""
+    try:
+        from keras.src.backend.common.global_state import get_global_attribute
+    except ImportError as error:
+        raise _other_release(["keras.src.backend.common.global_state"]) from error
+    return get_global_attribute("global_seed_generator") is not None
+
+
+def process_seed() -> int | None:
+    """The seed of `keras.utils.set_random_seed`, or `None`."""
+    try:
+        from keras.src.utils.rng_utils import get_random_seed
+    except ImportError as error:
+        raise _other_release(["keras.src.utils.rng_utils"]) from error
+    seed: int | None = get_random_seed()
+    return seed
+
+
 def seed_variables(model: keras.Model) -> list[keras.Variable]:
     """The random states of a model's layers: variables of neither weights nor metrics."""
     known = {id(variable) for variable in (*model.weights, *model.metrics_variables)}

@@ -14,7 +14,7 @@ from small_models import classifier
 
 import keras_swift as ks
 from keras_swift.src.fitting import resume
-from keras_swift.src.fitting.resume import read_state, write_state
+from keras_swift.src.fitting.states import read_state, write_state
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "resume_process.py"
 
@@ -102,7 +102,7 @@ def test_backup_of_another_version_is_refused(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(resume, "VERSION", 0)
     resumed(1)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="must be of version 1. Received: .* of version 0"):
+    with pytest.raises(ValueError, match="must be of version 2. Received: .* of version 0"):
         resumed(2)
 
 

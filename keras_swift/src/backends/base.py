@@ -230,6 +230,16 @@ class Backend:
     def seed_random_state(self, seed: int) -> None:
         """Sets that state as a seed does, if there is one."""
 
+    def skip_step(self, model: keras.Model, arguments: tuple[Any, ...], logs: Any) -> Any:
+        """Stands for a call of the model's train function: drops its data, trains on none.
+
+        Args:
+            model: `keras.Model`.
+            arguments: tuple, those that Keras passes to `train_function`.
+            logs: dict, the logs to return.
+        """
+        return logs
+
     def prefetch_depth(self) -> int:
         """How many steps before its own an item is made, despite `feed`."""
         return 0
@@ -306,6 +316,13 @@ def overridden(owner: Any, **methods: Callable[..., Any]) -> Iterator[None]:
             delattr(owner, name)
         for name, method in before.items():
             setattr(owner, name, method)
+
+
+def drop(iterator: Iterator[Any], count: int) -> None:
+    """Reads the items of an execution, which has one at least."""
+    next(iterator)
+    for _ in range(count - 1):
+        next(iterator, None)
 
 
 def padded(array: Array, multiple: int) -> Array:

@@ -29,6 +29,7 @@ from keras_swift.src.backends.base import (
     Tap,
     TensorScoring,
     Values,
+    drop,
     overridden,
     padded,
     several_processes,
@@ -204,6 +205,11 @@ class JaxBackend(Backend):
             return None
         stats = jax.local_devices()[0].memory_stats() or {}
         return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None
+
+    def skip_step(self, model: keras.Model, arguments: tuple[Any, ...], logs: Any) -> Any:
+        state, iterator = arguments
+        drop(iterator, model.steps_per_execution)
+        return logs, state
 
     def prefetch_depth(self) -> int:
         # Keras starts transfers to a device early; before 3.15, on a CPU too.

@@ -19,6 +19,7 @@ from keras_swift.src.backends.base import (
     Tap,
     TensorScoring,
     Values,
+    drop,
     padded,
     several_processes,
 )
@@ -140,6 +141,21 @@ class TensorFlowBackend(Backend):
 
         count = tf.shape(keras.tree.flatten(inputs)[0])[0]
         return tf.map_fn(norm, tf.range(count), fn_output_signature=tf.float32)
+
+    def skip_step(self, model: keras.Model, arguments: tuple[Any, ...], logs: Any) -> Any:
+        (iterator,) = arguments
+        drop(iterator, model.steps_per_execution)
+        return logs
+
+    def random_state(self) -> list[Array]:
+        # Of `tf.random.get_global_generator`: Keras' layers draw from seeds of their own.
+        return [tf.random.get_global_generator().state.numpy()]
+
+    def restore_random_state(self, state: list[Array]) -> None:
+        tf.random.get_global_generator().reset(state[0])
+
+    def seed_random_state(self, seed: int) -> None:
+        tf.random.get_global_generator().reset_from_seed(seed)
 
     def has_replicas(self, model: keras.Model) -> bool:
         replicas: int = model.distribute_strategy.num_replicas_in_sync

@@ -1,7 +1,8 @@
-"""Global random generators, set for a while and put back.
+"""Global random generators, read, restored, or set for a while: all that a process has.
 
-This file decides what a seeded training may depend on: nothing that was drawn before it. Layers
-draw from global generators where they have no seed of their own, PyTorch's dropout above all.
+This file decides what a seeded training may depend on, and what a backup of one holds. Layers draw
+from global generators where they have no seed of their own, PyTorch's dropout above all; Keras
+shuffles by NumPy's, and data sets augment by NumPy's and Python's.
 """
 
 from __future__ import annotations
@@ -9,12 +10,41 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_swift.src import backends
-from keras_swift.src._keras import global_seed_state
+from keras_swift.src._keras import global_seed_state, has_global_seed_state
+from keras_swift.src._types import State
+
+
+def random_states() -> State:
+    """The states of Python's, NumPy's, Keras' and the framework's global generators."""
+    version, numbers, gauss = random.getstate()
+    seeds = None
+    if has_global_seed_state():
+        seeds = np.array(keras.ops.convert_to_numpy(global_seed_state().value))
+    return {
+        "python": [version, np.array(numbers, np.uint32), gauss],
+        "numpy": list(np.random.get_state(legacy=True)),
+        "keras": seeds,
+        "framework": backends.active().random_state(),
+    }
+
+
+def restore_random_states(states: State) -> None:
+    """Restores what `random_states` returned."""
+    if states["keras"] is not None:
+        global_seed_state().assign(states["keras"])
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    name, keys, *rest = states["numpy"]
+    numpy_state: Any = (name, keys, *rest)
+    np.random.set_state(numpy_state)
+    if states["framework"]:
+        backends.active().restore_random_state(states["framework"])
 
 
 @contextlib.contextmanager
@@ -26,20 +56,16 @@ def seeded(seed: int) -> Iterator[None]:
     Args:
         seed: int, not negative.
     """
-    backend = backends.active()
-    python, numpy, framework = random.getstate(), np.random.get_state(), backend.random_state()
+    python = random.getstate()
     # Made by the first who asks, from Python's generator.
     state = global_seed_state()
-    value = np.array(keras.ops.convert_to_numpy(state.value))
+    random.setstate(python)
+    before = random_states()
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    backend.seed_random_state(seed)
-    state.assign(np.array([seed % 2**31, 0], value.dtype))
+    backends.active().seed_random_state(seed)
+    state.assign(np.array([seed % 2**31, 0], before["keras"].dtype))
     try:
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        if framework:
-            backend.restore_random_state(framework)
-        state.assign(value)
+        restore_random_states(before)

@@ -1,8 +1,9 @@
-"""Makes a run that Keras' `BackupAndRestore` resumes draw as if it had never stopped.
+"""Makes a run that Keras' own `BackupAndRestore` resumes draw as if it had never stopped.
 
 Keras saves weights and optimizer; this file saves, beside them, the state of the permutations, the
 random generators and the gate, and the random states of layers such as dropout, which Keras leaves
-out. There is one file for each epoch that a run could resume from.
+out. There is one file for each epoch that a run could resume from. A kill between two files leaves
+parts that do not belong together, which is an error here; ours, in `backup`, has one file.
 """
 
 from __future__ import annotations
@@ -11,29 +12,26 @@ import glob
 import json
 import os
 import warnings
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_swift.src import backends
-from keras_swift.src._keras import resumed_epoch, seed_variables
+from keras_swift.src._keras import rate_and_iterations, resumed_epoch, seed_variables
 from keras_swift.src._types import Array, Logs, State
-from keras_swift.src.fitting.atomic import write_atomically
+from keras_swift.src.fitting.backup import BackupAndRestore
+from keras_swift.src.fitting.backup_file import OF_KERAS, is_backup
+from keras_swift.src.fitting.resumable import Resumable, listed
+from keras_swift.src.fitting.states import alike, read_state, write_state
 
 # The version of the files saved beside a backup.
-VERSION = 1
+VERSION = 2
 _NAME = "keras_swift_sampling_{}.npz"
-
-
-class Resumable(Protocol):
-    """An object whose state is saved and restored with a run."""
-
-    def state(self) -> State:
-        """State for `restore`, between two epochs."""
-
-    def restore(self, state: State) -> None:
-        """Restores what `state` returned."""
+_CURE = (
+    "Delete the folder and begin again, with `keras_swift.BackupAndRestore`, which never leaves "
+    "such a state."
+)
 
 
 class SaveSampling(keras.callbacks.Callback):
@@ -60,6 +58,7 @@ class SaveSampling(keras.callbacks.Callback):
                 "sampling": self._dataset.state(),
                 "layers": layer_seeds(self.model),
                 "framework": backends.active().random_state(),
+                "iterations": _iterations(self.model),
             }
             write_state(os.path.join(directory, _name(epoch + 1)), state)
             for name in glob.glob(os.path.join(glob.escape(directory), _name("*"))):
@@ -78,51 +77,69 @@ class RestoreSampling(keras.callbacks.Callback):
         self._directories = directories
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        epoch = resumed_epoch(self.model)
-        if not epoch:
-            return
         for directory in self._directories:
-            if not os.path.exists(os.path.join(directory, "training_metadata.json")):
-                continue
-            path = os.path.join(directory, _name(epoch))
-            if os.path.exists(path):
-                state = read_state(path)
-                if state.get("version") != VERSION:
-                    raise ValueError(
-                        f"The backup in {directory!r} must be of version {VERSION}. Received: "
-                        f"{path} of version {state.get('version')!r}, written by another release "
-                        "of keras_swift. Continue with that release, or delete the folder and "
-                        "begin again."
-                    )
-                if not _alike(state["sampling"], self._dataset.state()):
-                    warnings.warn(
-                        f"The backup in {directory!r} is of a run with other settings: the draws "
-                        "and the gate start afresh. Weights and optimizer are those of the backup.",
-                        stacklevel=2,
-                    )
-                    return
-                self._dataset.restore(state["sampling"])
-                for variable, value in zip(
-                    seed_variables(self.model), state["layers"], strict=True
-                ):
-                    variable.assign(value)
-                if state["framework"]:
-                    backends.active().restore_random_state(state["framework"])
+            if os.path.exists(os.path.join(directory, OF_KERAS[1])):
+                self._restore(directory, resumed_epoch(self.model) or 0)
                 return
+
+    def _restore(self, directory: str, epoch: int) -> None:
+        path = os.path.join(directory, _name(epoch))
+        if not epoch:
+            raise ValueError(
+                f"The backup in {directory!r} must be of the end of an epoch. Received: one of the "
+                f"middle of the first, which would begin again from those weights. {_CURE}"
+            )
+        if not os.path.exists(path):
             warnings.warn(
                 f"The backup in {directory!r} was not written by keras_swift: the draws and the "
                 "gate start afresh. Weights and optimizer are those of the backup.",
                 stacklevel=2,
             )
+            return
+        state = self._read(path)
+        iterations = _iterations(self.model)
+        if state["iterations"] != iterations:
+            raise ValueError(
+                f"The files in {directory!r} must be of one backup. Received: weights after "
+                f"{iterations} steps, and a position, epoch {epoch}, which is after "
+                f"{state['iterations']}: the run was killed between two files, or `save_freq` is "
+                f"a number. {_CURE}"
+            )
+        if not alike(state["sampling"], self._dataset.state()):
+            warnings.warn(
+                f"The backup in {directory!r} is of a run with other settings: the draws "
+                "and the gate start afresh. Weights and optimizer are those of the backup.",
+                stacklevel=2,
+            )
+            return
+        self._dataset.restore(state["sampling"])
+        for variable, value in zip(seed_variables(self.model), state["layers"], strict=True):
+            variable.assign(value)
+        if state["framework"]:
+            backends.active().restore_random_state(state["framework"])
+
+    def _read(self, path: str) -> State:
+        try:
+            state: State = read_state(path)
+        except Exception as error:
+            raise ValueError(
+                f"The state of the draws must be readable. Received: {path}: {error}. {_CURE}"
+            ) from error
+        if state.get("version") != VERSION:
+            raise ValueError(
+                f"The backup must be of version {VERSION}. Received: "
+                f"{path} of version {state.get('version')!r}, written by another release "
+                "of keras_swift. Continue with that release, or delete the folder and "
+                "begin again."
+            )
+        return state
 
 
-def _alike(saved: Any, present: Any) -> bool:
-    """Whether two states have the same names, regardless of their values."""
-    if not (isinstance(saved, dict) and isinstance(present, dict)):
-        return isinstance(saved, dict) == isinstance(present, dict)
-    return saved.keys() == present.keys() and all(
-        _alike(saved[name], present[name]) for name in saved
-    )
+def _iterations(model: keras.Model) -> int:
+    """How many steps the optimizer has made, which Keras keeps with the weights."""
+    if model.optimizer is None:
+        return 0
+    return int(keras.ops.convert_to_numpy(rate_and_iterations(model.optimizer)[1]))
 
 
 def layer_seeds(model: keras.Model) -> list[Array]:
@@ -147,15 +164,50 @@ def resuming(
     directories = _directories(callbacks)
     if not directories:
         return [], []
+    for directory in directories:
+        _check(directory)
     return [SaveSampling(dataset, directories)], [RestoreSampling(dataset, directories)]
+
+
+def _check(directory: str) -> None:
+    """Raises for a folder from which Keras would begin again silently, or fail without a cure."""
+    weights, position = (os.path.join(directory, name) for name in OF_KERAS)
+    if is_backup(directory):
+        raise ValueError(
+            "`keras.callbacks.BackupAndRestore` must have a folder of its own. Received: "
+            f"{directory!r} with a backup of `keras_swift.BackupAndRestore`. Go on with that, or "
+            "delete the folder and begin again."
+        )
+    there = [path for path in (weights, position) if os.path.exists(path)]
+    if len(there) == 1:
+        raise ValueError(
+            f"A backup of Keras must have weights and a position. Received: {there[0]} alone: the "
+            f"run was killed between two files, or while they were deleted. {_CURE}"
+        )
+    if there and not os.path.exists(f"{weights}.bkp"):
+        import h5py
+
+        for path, read in ((weights, lambda path: h5py.File(path).close()), (position, _json)):
+            try:
+                read(path)
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"A backup must be readable. Received: {path}: {error}: the run was killed "
+                    f"while Keras wrote the file in place. {_CURE}"
+                ) from error
+
+
+def _json(path: str) -> Any:
+    with open(path) as file:
+        return json.load(file)
 
 
 def _directories(callbacks: Any) -> list[str]:
     """The local folders of the `BackupAndRestore` callbacks among these."""
-    listed = getattr(callbacks, "callbacks", callbacks)
     found = []
-    for callback in keras.tree.flatten(listed or []):
-        if not isinstance(callback, keras.callbacks.BackupAndRestore):
+    for callback in listed(callbacks):
+        of_keras = isinstance(callback, keras.callbacks.BackupAndRestore)
+        if not of_keras or isinstance(callback, BackupAndRestore):
             continue
         directory = os.fspath(callback.backup_dir)
         if "://" in directory:
@@ -167,38 +219,6 @@ def _directories(callbacks: Any) -> list[str]:
         else:
             found.append(directory)
     return found
-
-
-def write_state(path: str, state: Any) -> None:
-    """Writes nested dicts and lists of numbers, strings and arrays, atomically."""
-    arrays: dict[str, Any] = {}
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            arrays[f"array_{len(arrays)}"] = value
-            return {"__array__": f"array_{len(arrays) - 1}"}
-        if isinstance(value, dict):
-            return {key: plain(part) for key, part in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(part) for part in value]
-        return value.item() if isinstance(value, np.generic) else value
-
-    text = json.dumps(plain(state))
-    write_atomically(path, lambda file: np.savez(file, state=np.array(text), **arrays))
-
-
-def read_state(path: str) -> Any:
-    """Reads what `write_state` wrote; tuples become lists."""
-    with np.load(path) as file:
-
-        def full(value: Any) -> Any:
-            if isinstance(value, dict) and set(value) == {"__array__"}:
-                return file[value["__array__"]]
-            if isinstance(value, dict):
-                return {key: full(part) for key, part in value.items()}
-            return [full(part) for part in value] if isinstance(value, list) else value
-
-        return full(json.loads(str(file["state"])))
 
 
 def _name(epoch: int | str) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import keras
 
+from keras_swift.src.fitting.backup import BackupAndRestore
 from keras_swift.src.fitting.callbacks import with_callbacks
-from keras_swift.src.fitting.resume import Resumable, resuming
+from keras_swift.src.fitting.resumable import EpochBegins, Resumable, Run, listed
+from keras_swift.src.fitting.resume import resuming
 
 
 class Feed(Protocol):
@@ -30,6 +33,9 @@ def run_fit(
     callbacks: Any,
     rest: dict[str, Any],
     behind: Sequence[keras.callbacks.Callback] = (),
+    *,
+    trainer: str,
+    seed: int | None,
 ) -> keras.callbacks.History:
     """Trains the model.
 
@@ -42,12 +48,20 @@ def run_fit(
         callbacks: the user's, as `fit` takes them; restored at the end.
         rest: the other arguments of `model.fit`.
         behind: our callbacks that come after the user's. Defaults to none.
+        trainer: str, what draws the batches.
+        seed: int, the user's, or `None`.
 
     Raises:
         Exception: what the feed raised, unwrapped.
     """
     saving, restoring = resuming(callbacks, place)
-    with with_callbacks(callbacks, [*ours, *saving], model, [*restoring, *behind]) as callbacks:
+    identity = {"trainer": trainer, "seed": seed}
+    with (
+        _backed_up(callbacks, Run(place, identity)) as begins,
+        with_callbacks(
+            callbacks, [*begins, *ours, *saving], model, [*restoring, *behind]
+        ) as callbacks,
+    ):
         try:
             # Batches stay in the order they are drawn in; to shuffle them Keras would use the
             # global generator.
@@ -56,3 +70,19 @@ def run_fit(
             if feed.error is not None:
                 raise feed.error from None
             raise
+
+
+@contextlib.contextmanager
+def _backed_up(callbacks: Any, run: Run) -> Iterator[list[keras.callbacks.Callback]]:
+    """A context in which our backups among the user's callbacks are of this run.
+
+    Yields:
+        A list of callbacks to place before all others.
+    """
+    found = [one for one in listed(callbacks) if isinstance(one, BackupAndRestore)]
+    if found and run.place is not None:
+        run.identity |= run.place.identity()
+    with contextlib.ExitStack() as stack:
+        for one in found:
+            stack.enter_context(one.in_run(run))
+        yield [EpochBegins(run)] if found else []

@@ -16,9 +16,11 @@ import numpy as np
 from keras_swift.src import backends
 from keras_swift.src._types import ArrayTree, Seed, State
 from keras_swift.src.backends.base import Tap, Values
+from keras_swift.src.data.fingerprint import of_arrays
 from keras_swift.src.data.reader import ArrayReader, Examples
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.fitting.arguments import TrainingData
+from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.importance.batch import Batch
 from keras_swift.src.importance.gates import RATIOS, CostGate, Gate, PublishedGate
 from keras_swift.src.importance.lookahead import Lookahead
@@ -62,6 +64,7 @@ class Batches:
         model: the model.
         reader: `ArrayReader` or `StreamReader`.
         scorer: `Scorer`.
+        journal: `Journal` of what the model tells the samplers.
         within_epoch: bool, whether an epoch has begun and not ended.
         ends_with_a_pass: bool, as given.
     """
@@ -105,6 +108,7 @@ class Batches:
         first = self.reader.first(self.reader.batch_size)
         with explained(*first[:2]):
             check_labels = build_for(model, self.reader)
+        self.journal = Journal()
         self._fresh = ImportanceSampler(
             self.reader,
             scorer,
@@ -114,6 +118,7 @@ class Batches:
             check_labels,
             scale_steps,
             score_inputs,
+            self.journal,
         )
         # Finds a wrong `score` before training starts.
         self._fresh.score(Examples(first, None))
@@ -152,7 +157,8 @@ class Batches:
             sampler = self._pooled = PooledSampler(PlacedReader(reader, places), self.scorer, *rest)
         else:
             raise TypeError("Scores are remembered by index. Received: a stream, which has none.")
-        sampler.listen(tap, self._in_flight)
+        self.journal.tap = tap
+        sampler.listen(self.journal, self._in_flight)
         self._lookahead = Lookahead(sampler, self.model)
 
     @property
@@ -281,6 +287,16 @@ class Batches:
         if self._pooled is not None:
             self._fresh.restore(state["fresh"])
             self._pooled.restore(state)
+
+    def identity(self) -> State:
+        """What cannot differ between two starts of one run."""
+        reader = self.reader
+        found: State = {"batch_size": reader.batch_size, "steps": self.num_batches}
+        if isinstance(reader, ArrayReader):
+            # To hash all of it would take long. A stream may augment its examples.
+            first = of_arrays(reader.first(reader.batch_size))
+            found |= {"examples": reader.size, "first_batch": first}
+        return found
 
     def first(self, count: int) -> tuple[ArrayTree, ArrayTree, ArrayTree]:
         """The first examples of the data; changes no state.

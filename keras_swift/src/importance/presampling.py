@@ -16,6 +16,7 @@ from keras_swift.src._types import ArrayTree, FloatArray, State
 from keras_swift.src.data.arrays import select
 from keras_swift.src.data.reader import ArrayReader, Examples
 from keras_swift.src.data.stream_reader import StreamReader
+from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.importance import resampling
 from keras_swift.src.importance.batch import Batch, mask_correction
 from keras_swift.src.importance.gates import CostGate, Gate
@@ -45,6 +46,7 @@ class ImportanceSampler:
         scale_steps: bool, whether the learning rate is multiplied by the variance gain. Defaults
             to `False`.
         score_inputs: function of `x` that returns what is scored instead. Defaults to `None`, `x`.
+        journal: `Journal` that notes the scores. Defaults to one of its own.
 
     Attributes:
         values: the model's values as `backends` captured them, to score by;
@@ -65,8 +67,10 @@ class ImportanceSampler:
         check_labels: Callable[[Any], None],
         scale_steps: bool = False,
         score_inputs: Callable[[ArrayTree], ArrayTree] | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self._score_inputs = score_inputs
+        self._journal = Journal() if journal is None else journal
         self.reader = reader
         self.scorer = scorer
         self.gate = gate
@@ -102,14 +106,17 @@ class ImportanceSampler:
         Raises:
             ValueError: if scores are negative.
         """
+        quantities = self._journal.told(lambda: self._quantities(examples))
+        scores = quantities[self.scorer.score_name].astype(np.float64)
+        resampling.check_scores(scores[np.isfinite(scores)], empty=True)
+        return scores, quantities["valid"]
+
+    def _quantities(self, examples: Examples) -> dict[str, FloatArray]:
         x, y, sample_weight = examples.data
         if self._score_inputs is not None:
             x = self._score_inputs(x)
         with explained(x, y):
-            quantities = self.scorer(x, y, sample_weight, values=self.values)
-        scores = quantities[self.scorer.score_name].astype(np.float64)
-        resampling.check_scores(scores[np.isfinite(scores)], empty=True)
-        return scores, quantities["valid"]
+            return self.scorer(x, y, sample_weight, values=self.values)
 
     def batches_ready(self, steps_left: int) -> int:
         """How many batches can be drawn before the model must be read again; 1 or more."""

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from keras_swift.src._types import FloatArray, IntArray, State
-from keras_swift.src.backends.base import Tap
 from keras_swift.src.data.draws import systematic_draw
 from keras_swift.src.data.reader import ArrayReader, Examples
+from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.importance import resampling
 from keras_swift.src.importance.batch import Batch, mask_correction
 from keras_swift.src.importance.gain import RealisedGain
@@ -115,7 +115,7 @@ class RememberedSampler:
         self._by_index = False
         # Unmasked shares of the entries of each output, if outputs carry masks.
         self._valid: FloatArray | None = None
-        self._tap: Tap | None = None
+        self._journal: Journal | None = None
         # `(indices, weights, candidate weights)` of the batches whose steps are not read back yet.
         self._unread: collections.deque[tuple[IntArray, FloatArray, FloatArray | None]]
         self._unread = collections.deque()
@@ -128,15 +128,15 @@ class RememberedSampler:
         # Not used: scores are those that the steps recorded.
         self.values: Any = None
 
-    def listen(self, tap: Tap, in_flight: int) -> None:
+    def listen(self, journal: Journal, in_flight: int) -> None:
         """Called before training.
 
         Args:
-            tap: `Tap` that will record the steps.
+            journal: `Journal` with the tap that will record the steps.
             in_flight: int, the most batches drawn for later steps, besides those that
                 `batches_ready` has allowed.
         """
-        self._tap = tap
+        self._journal = journal
         self._in_flight = in_flight
         self._forget_unread()
         if self.scorer.has_masks and self._valid is None:
@@ -303,9 +303,9 @@ class RememberedSampler:
 
     def _read_back(self) -> None:
         """Reads what the steps have recorded since the last call."""
-        if self._tap is None:
+        if self._journal is None:
             return
-        rows = self._tap.read()
+        rows = self._journal.rows()
         batches, count = [], 0
         while self._unread and count + len(self._unread[0][0]) <= len(rows):
             batches.append(self._unread.popleft())

@@ -174,6 +174,7 @@ class ImportanceTraining(Trainer):
         self.score_inputs = score_inputs
         self.scale_learning_rate = scale_learning_rate
         self._recollection = Recollection()
+        self._seed = seed if isinstance(seed, int) else None
         self._generator = np.random.default_rng(_keras_seed() if seed is None else seed)
         self._weighted_step = WeightedStep(model)
         self._scorer = Scorer(model, (score,), scoring_dtype)
@@ -326,7 +327,18 @@ class ImportanceTraining(Trainer):
                 fed = backends.active().feed(feed, self.model)
                 if ends_with_a_pass:
                     rest["steps_per_epoch"] = steps_per_epoch
-                return run_fit(self.model, fed, feed, batches, ours, callbacks, rest, [hidden])
+                return run_fit(
+                    self.model,
+                    fed,
+                    feed,
+                    batches,
+                    ours,
+                    callbacks,
+                    rest,
+                    [hidden],
+                    trainer="ImportanceTraining",
+                    seed=self._seed,
+                )
             finally:
                 if barrier is not None:
                     barrier.end()

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_swift.src import backends
-from keras_swift.src._types import ArrayTree, FloatArray, Tensor
+from keras_swift.src._types import ArrayTree, Tensor
 from keras_swift.src.backends.base import Tap
 from keras_swift.src.fitting.own_step import OwnStep
 from keras_swift.src.records.outputs import LabelScorer
@@ -55,11 +55,10 @@ class RecordedStep:
         ):
             yield
 
-    def read(self) -> FloatArray:
-        """The numbers since the last reading: float32, shape `(k, columns)`."""
-        if self._tap is None:
-            raise RuntimeError("nothing is recorded")
-        return self._tap.read()
+    @property
+    def tap(self) -> Tap | None:
+        """`Tap` of the numbers, of `columns` each; `None` before `entered`."""
+        return self._tap
 
     def _train_step(self, *arguments: Any) -> Any:
         self._inside.step = True

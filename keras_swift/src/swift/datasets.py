@@ -15,8 +15,10 @@ from keras_swift.src import backends
 from keras_swift.src._types import ArrayTree, FloatArray, IntArray, Logs, State
 from keras_swift.src.data import arrays
 from keras_swift.src.data.draws import inclusion_probability, systematic_draw
+from keras_swift.src.data.fingerprint import of_arrays
 from keras_swift.src.data.leaves import as_fed
 from keras_swift.src.data.stream_reader import StreamReader
+from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.swift.features import FeatureScorer
 from keras_swift.src.swift.sampler import SwiftSampler
 
@@ -59,6 +61,8 @@ class DrawnDataset(keras.utils.PyDataset):
         self._expected = probability * draws
         self._steps = steps_per_epoch or -(-source.size // batch_size)
         self._seed = seed
+        # Draws of known probabilities depend on nothing that the model tells.
+        self.journal = Journal()
         self._epoch = first_epoch
         self._indices = self._draw()
 
@@ -106,6 +110,16 @@ class DrawnDataset(keras.utils.PyDataset):
         self._seed = state["seed"]
         self._indices = self._draw()
 
+    def identity(self) -> State:
+        """What cannot differ between two starts of one run."""
+        first = self._source.take(np.arange(min(self._batch_size, self._source.size)))
+        return {
+            "batch_size": self._batch_size,
+            "steps": self._steps,
+            "examples": self._source.size,
+            "first_batch": of_arrays(first),
+        }
+
     def close(self) -> None:
         """Does nothing: there are no workers."""
 
@@ -142,6 +156,8 @@ class PresampledDataset(keras.utils.PyDataset):
         self._scorer: FeatureScorer | None = None
         self._peeked: dict[int, Item] = {}
         self._started = False
+        # The reference model never changes, so it is asked again.
+        self.journal = Journal()
 
     @property
     def num_batches(self) -> int:
@@ -172,6 +188,10 @@ class PresampledDataset(keras.utils.PyDataset):
     def restore(self, state: State) -> None:
         self._generator.bit_generator.state = state["generator"]
         self._reader.restore(state["reader"])
+
+    def identity(self) -> State:
+        """What cannot differ between two starts of one run."""
+        return {"batch_size": self._reader.batch_size, "steps": self.num_batches}
 
     def close(self) -> None:
         """Stops the stream's workers, if it has any."""

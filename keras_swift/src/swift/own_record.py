@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_swift.src._types import FloatArray, IntArray, Logs, State
 from keras_swift.src.data.arrays import ArraySource
+from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.records.columns import FinishedRecord, recorded_column
 from keras_swift.src.records.outputs import classes_of
 from keras_swift.src.swift.datasets import DrawnDataset
@@ -166,6 +167,15 @@ class Place:
 
     dataset: DrawnDataset
     own: OwnRecord
+
+    @property
+    def journal(self) -> Journal:
+        """Of what the steps record."""
+        return self.own.recorder.journal
+
+    def identity(self) -> State:
+        """What cannot differ between two starts of one run."""
+        return self.dataset.identity()
 
     def state(self) -> State:
         return {"dataset": self.dataset.state(), "own": self.own.state()}

@@ -17,6 +17,7 @@ from keras_swift.src import backends
 from keras_swift.src._keras import own_methods
 from keras_swift.src._types import FloatArray, IntArray, Logs
 from keras_swift.src.data.arrays import ArraySource
+from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.records.outputs import LabelScorer, combined
 from keras_swift.src.records.step import RecordedStep
@@ -74,6 +75,7 @@ class RecordingCallback(keras.callbacks.Callback):
         self._every = every
         self.record = ExampleMemory(source.size, averages=True)
         self.cost = 0.0
+        self.journal = Journal()
         self.diverged: Divergence | None = None
         self._epoch = 0
         self._source = source
@@ -106,6 +108,8 @@ class RecordingCallback(keras.callbacks.Callback):
         with contextlib.ExitStack() as stack:
             if self._step is not None:
                 stack.enter_context(self._step.entered(dataset.num_examples))
+                self.journal = Journal()
+                self.journal.tap = self._step.tap
             yield
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
@@ -117,7 +121,7 @@ class RecordingCallback(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if self._step is not None:
-            self._read(self._step)
+            self._read()
         if self._step is None and epoch % self._every == 0:
             self.look()
 
@@ -139,13 +143,13 @@ class RecordingCallback(keras.callbacks.Callback):
                 self._add(indices, np.stack([loss, *rest], axis=1))
         self.cost += FORWARD_COST
 
-    def _read(self, step: RecordedStep) -> None:
+    def _read(self) -> None:
         """Reads what the steps of the epoch have left, or goes over to forward passes."""
-        rows, drawn = step.read(), self._drawn
+        rows, drawn = self.journal.rows(), self._drawn
         size = 0 if drawn is None else len(drawn)
         # A callback may have ended the epoch early.
         if drawn is None or len(rows) != size and not (self.model.stop_training and len(rows)):
-            self._step = None
+            self._step = self.journal.tap = None
             warnings.warn(
                 "The model's `train_step` must call `compute_loss` once for each batch, with its "
                 f"targets and outputs, to be recorded. Received: {len(rows)} losses for {size} "

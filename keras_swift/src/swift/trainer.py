@@ -22,6 +22,7 @@ from keras_swift.src.data.held import held_examples
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.data.streams import is_stream
 from keras_swift.src.fitting.arguments import TrainingData, resolve_fit_arguments
+from keras_swift.src.fitting.resumable import Resumable
 from keras_swift.src.fitting.run import run_fit
 from keras_swift.src.fitting.trainer import Trainer
 from keras_swift.src.scoring.compiled import build
@@ -133,6 +134,7 @@ class SwiftTraining(Trainer):
         self.warmup = warmup
         self._own: OwnRecord | None = None
         self._own_of: Any = None
+        self._seed = seed
         self._generator = np.random.default_rng(seed)
 
     def __repr__(self) -> str:
@@ -216,9 +218,29 @@ class SwiftTraining(Trainer):
             )
         try:
             ours = [EpochCallback(dataset)]
-            return run_fit(self.model, dataset, dataset, dataset, ours, callbacks, rest)
+            return self._run_fit(dataset, dataset, ours, callbacks, rest)
         finally:
             dataset.close()
+
+    def _run_fit(
+        self,
+        dataset: DrawnDataset | PresampledDataset,
+        place: Resumable,
+        ours: list[keras.callbacks.Callback],
+        callbacks: Any,
+        rest: dict[str, Any],
+    ) -> keras.callbacks.History:
+        return run_fit(
+            self.model,
+            dataset,
+            dataset,
+            place,
+            ours,
+            callbacks,
+            rest,
+            trainer="SwiftTraining",
+            seed=self._seed,
+        )
 
     def _records_itself(self) -> bool:
         """Whether the features come from a record of the training itself."""
@@ -259,7 +281,7 @@ class SwiftTraining(Trainer):
         ours = [ranking, EpochCallback(dataset), own.recorder, CountEpochs(own)]
         with own.recorder.listening(dataset):
             place = Place(dataset, own)
-            return run_fit(self.model, dataset, dataset, place, ours, callbacks, rest)
+            return self._run_fit(dataset, place, ours, callbacks, rest)
 
     @property
     def _search(self) -> SearchResult | None:

@@ -1,0 +1,239 @@
+"""The file of a backup: Keras' weights file, with our state in it and a checksum at its end.
+
+One file, so that weights, optimizer, position, draws and random states always belong together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import glob
+import hashlib
+import os
+import secrets
+import shutil
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_swift.src._types import State
+from keras_swift.src.fitting.atomic import sync_folder
+from keras_swift.src.fitting.states import from_bytes, to_bytes
+
+# The version of the content.
+VERSION = 1
+# Keras reads no other ending.
+ENDING = ".weights.h5"
+CURRENT = f"backup{ENDING}"
+PREVIOUS = f"backup-before{ENDING}"
+# What Keras' own callback writes.
+OF_KERAS = ("latest.weights.h5", "training_metadata.json")
+_MARK = b"keras_swift-backup-sha256:"
+_KEY = "keras_swift_state"
+_PART = ".part"
+
+
+class DamagedBackup(OSError):
+    """A backup that cannot be read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """A backup that was read.
+
+    Attributes:
+        path: str, its file, which `Model.load_weights` reads too.
+        state: what `BackupFolder.write` got.
+    """
+
+    path: str
+    state: State
+
+
+class BackupFolder:
+    """Writes and reads the backups of a run.
+
+    Args:
+        path: str, the folder.
+        keeps_two: bool, whether the backup before the last one is kept too.
+    """
+
+    def __init__(self, path: str, keeps_two: bool) -> None:
+        self.path = path
+        self._keeps_two = keeps_two
+        # A damaged one must not take the place of a good one.
+        self._is_good = True
+        self._current, self._previous = (os.path.join(path, name) for name in (CURRENT, PREVIOUS))
+
+    def write(self, model: keras.Model, state: State) -> None:
+        """Writes a backup, and only then makes it the current one, by one rename.
+
+        Raises:
+            OSError: naming the file, with the cure, if it cannot be written; the backup before is
+                still there.
+        """
+        with self._explaining("write the backup"):
+            os.makedirs(self.path, exist_ok=True)
+            temporary = os.path.join(self.path, f"{secrets.token_hex(8)}{_PART}{ENDING}")
+            try:
+                model.save_weights(temporary)
+                _complete(temporary, state)
+                if self._keeps_two and self._is_good and os.path.exists(self._current):
+                    self._keep()
+                os.replace(temporary, self._current)
+                self._is_good = True
+                sync_folder(self._current)
+            finally:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+
+    def read(self) -> Unit | None:
+        """The current backup; the one before if that is damaged and there is one; or `None`.
+
+        Raises:
+            DamagedBackup: naming the file, with the cure.
+            ValueError: for a backup of another version.
+        """
+        try:
+            return _read(self._current)
+        except (FileNotFoundError, NotADirectoryError):
+            if not os.path.exists(self._previous):
+                return None
+            reason = f"{self._current} is missing."
+        except DamagedBackup as error:
+            if not os.path.exists(self._previous):
+                raise
+            reason = str(error)
+        found, self._is_good = _read(self._previous), False
+        warnings.warn(
+            f"{reason} The run goes on from the backup before it, {self._previous}.", stacklevel=2
+        )
+        return found
+
+    def prepare(self) -> None:
+        """Raises now if no backup could be written later, and removes what a kill has left.
+
+        Raises:
+            OSError: naming the folder, with the cure.
+        """
+        with self._explaining("write a backup"):
+            os.makedirs(self.path, exist_ok=True)
+            for left in glob.glob(os.path.join(glob.escape(self.path), f"*{_PART}{ENDING}")):
+                os.unlink(left)
+            probe = os.path.join(self.path, f"{secrets.token_hex(8)}{_PART}{ENDING}")
+            with open(probe, "xb"):
+                pass
+            os.unlink(probe)
+
+    def holds_keras_own(self) -> bool:
+        """Whether there is a backup of Keras' own callback."""
+        return any(os.path.exists(os.path.join(self.path, name)) for name in OF_KERAS)
+
+    def delete(self) -> None:
+        """Deletes the folder; a kill meanwhile leaves a whole backup or none.
+
+        Raises:
+            OSError: naming the folder, with the cure.
+        """
+        with self._explaining("delete the backup"):
+            # The current one goes last: one call makes it unreadable.
+            for path in (self._previous, self._current):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+            for left in glob.glob(os.path.join(glob.escape(self.path), f"*{_PART}{ENDING}")):
+                os.unlink(left)
+            # Other files in the folder are not ours.
+            with contextlib.suppress(OSError):
+                os.rmdir(self.path)
+
+    def _keep(self) -> None:
+        """Makes the current backup the one before as well, without a moment without either."""
+        beside = os.path.join(self.path, f"{secrets.token_hex(8)}{_PART}{ENDING}")
+        try:
+            os.link(self._current, beside)
+        except OSError:
+            # Not every file system has links.
+            shutil.copyfile(self._current, beside)
+        os.replace(beside, self._previous)
+
+    @contextlib.contextmanager
+    def _explaining(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            # h5py raises a `RuntimeError` if a file that is full cannot be closed.
+            raise OSError(
+                f"`BackupAndRestore` cannot {what} {self._current}. Received: {error}. Make room, "
+                "or make the folder writable, and start the same script again: the backup before, "
+                "if there is one, is as it was."
+            ) from error
+
+
+def is_backup(path: str) -> bool:
+    """Whether the folder has a backup of ours, readable or not."""
+    return any(os.path.exists(os.path.join(path, name)) for name in (CURRENT, PREVIOUS))
+
+
+def _complete(path: str, state: State) -> None:
+    """Adds the state and the checksum to a weights file, and flushes it to disk."""
+    import h5py
+
+    with h5py.File(path, "a") as file:
+        file.create_dataset(_KEY, data=np.frombuffer(to_bytes(state), np.uint8))
+    with open(path, "r+b") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+        file.seek(0, os.SEEK_END)
+        # HDF5 ignores what follows its own end.
+        file.write(_MARK + digest)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(path: str) -> Unit:
+    try:
+        if not _is_whole(path):
+            raise DamagedBackup(
+                "its checksum is not that of its content: it was cut off or changed"
+            )
+        state = _state_of(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise DamagedBackup(
+            f"The backup must be readable. Received: {path}: {error}. Delete the file to train "
+            "from the beginning, or put back a copy of it; `double_checkpoint=True` keeps the "
+            "backup before as well."
+        ) from error
+    if state.get("version") != VERSION:
+        raise ValueError(
+            f"The backup must be of version {VERSION}. Received: {path} of version "
+            f"{state.get('version')!r}, written by another release of keras_swift. Continue with "
+            "that release, or delete the file and begin again."
+        )
+    return Unit(path, state)
+
+
+def _is_whole(path: str) -> bool:
+    """Whether a file ends with the checksum of its content."""
+    end = len(_MARK) + hashlib.sha256().digest_size
+    left = os.path.getsize(path) - end
+    if left < 0:
+        return False
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while left > 0:
+            part = file.read(min(left, 2**20))
+            digest.update(part)
+            left -= len(part)
+        return file.read() == _MARK + digest.digest()
+
+
+def _state_of(path: str) -> State:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        state: Any = from_bytes(bytes(file[_KEY][:]))
+    return dict(state)

@@ -1,0 +1,85 @@
+"""What a model has told its sampler since an epoch began, so that the epoch can be drawn again.
+
+Which batches an epoch holds follows from the state at its beginning and from what the model told
+in it: the numbers that its steps recorded, and scores. With both, the first steps of an epoch are
+drawn again in another process without training on them, and every batch after them is the same.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from keras_swift.src._types import FloatArray, State
+from keras_swift.src.backends.base import Tap
+
+
+class Journal:
+    """Notes what a model tells its sampler in an epoch, or tells it again.
+
+    Attributes:
+        is_kept: bool, whether anything is noted; `False` until somebody sets it, because it takes
+            memory.
+        tap: the `Tap` that records the steps, or `None`.
+    """
+
+    def __init__(self) -> None:
+        self.is_kept = False
+        self.tap: Tap | None = None
+        self._noted: list[Any] = []
+        self._retold: collections.deque[Any] = collections.deque()
+        # Rows that were read to be saved, before the sampler asked for them.
+        self._unread: list[FloatArray] = []
+        self._is_restored = False
+
+    @property
+    def is_retold(self) -> bool:
+        """bool, whether the sampler has not been told everything again."""
+        return bool(self._retold)
+
+    def begin_epoch(self) -> None:
+        """Called when an epoch begins, before anything is drawn."""
+        self._noted = []
+        if not self._is_restored:
+            self._unread = []
+        self._is_restored = False
+
+    def told(self, ask: Callable[[], Any]) -> Any:
+        """What the model tells, from `ask` or as it was before.
+
+        Args:
+            ask: function that returns an array or a dict of them.
+        """
+        found = self._retold.popleft() if self._retold else ask()
+        if self.is_kept:
+            self._noted.append(found)
+        return found
+
+    def rows(self) -> FloatArray:
+        """What the tap has recorded since the last call: float32 array, shape `(k, columns)`."""
+        return np.asarray(self.told(self._read))
+
+    def state(self) -> State:
+        """State for `restore`, in the middle of an epoch; changes nothing of what is told."""
+        if self.tap is not None:
+            # Read now, or it would be lost with the process; the sampler gets it in its turn.
+            self._unread = [self._read()]
+        return {"noted": list(self._noted), "unread": list(self._unread)}
+
+    def restore(self, state: State) -> None:
+        """Tells again what `state` noted."""
+        self._retold = collections.deque(state["noted"])
+        self._unread = list(state["unread"])
+        self._is_restored = True
+
+    def _read(self) -> FloatArray:
+        if self.tap is None:
+            raise RuntimeError("nothing is recorded")
+        rows = self.tap.read()
+        if self._unread:
+            rows = np.concatenate([*self._unread, rows])
+            self._unread = []
+        return rows

@@ -1,0 +1,71 @@
+"""What a backup holds besides the model: the interface of what draws, and its state in a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+import keras
+
+from keras_swift.src._types import Logs, State
+from keras_swift.src.fitting.journal import Journal
+
+
+class Resumable(Protocol):
+    """What makes the batches of a run, whose state is saved and restored with it.
+
+    Attributes:
+        journal: `Journal` of what the model tells it.
+    """
+
+    @property
+    def journal(self) -> Journal: ...
+
+    def state(self) -> State:
+        """State for `restore`, between two epochs."""
+
+    def restore(self, state: State) -> None:
+        """Restores what `state` returned."""
+
+    def identity(self) -> State:
+        """What cannot differ between two starts of one run: numbers and strings by name."""
+
+
+@dataclasses.dataclass
+class Run:
+    """A call of `fit`.
+
+    Attributes:
+        place: `Resumable`, or `None` in a `fit` of the user's, where Keras makes the batches.
+        identity: dict, what cannot differ between two starts of one run.
+        at_epoch_begin: state of `place` when the epoch began.
+    """
+
+    place: Resumable | None = None
+    identity: State = dataclasses.field(default_factory=lambda: {"trainer": "model.fit"})
+    at_epoch_begin: State | None = None
+
+
+class EpochBegins(keras.callbacks.Callback):
+    """Keeps the state at the beginning of an epoch; placed before all that draws.
+
+    Args:
+        run: `Run`.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self._of = run
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        place = self._of.place
+        if place is not None and place.journal.is_kept:
+            self._of.at_epoch_begin = place.state()
+            place.journal.begin_epoch()
+
+
+def listed(callbacks: Any) -> list[keras.callbacks.Callback]:
+    """The user's callbacks: `None`, a callback, a structure of them or a `CallbackList`."""
+    given = getattr(callbacks, "callbacks", callbacks)
+    found: list[keras.callbacks.Callback] = keras.tree.flatten(given or [])
+    return found

@@ -1,0 +1,73 @@
+"""Nested plain values and arrays as bytes, without pickling: the form of every saved state."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from keras_swift.src.fitting.atomic import write_atomically
+
+
+def to_bytes(state: Any) -> bytes:
+    """Nested dicts and lists of numbers, strings and arrays as bytes."""
+    buffer = io.BytesIO()
+    _dump(buffer, state)
+    return buffer.getvalue()
+
+
+def from_bytes(content: bytes) -> Any:
+    """Reads what `to_bytes` made; tuples become lists."""
+    return _load(io.BytesIO(content))
+
+
+def write_state(path: str, state: Any) -> None:
+    """Writes a file of such a state, atomically."""
+    write_atomically(path, lambda file: _dump(file, state))
+
+
+def read_state(path: str) -> Any:
+    """Reads what `write_state` wrote; tuples become lists."""
+    with open(path, "rb") as file:
+        return _load(file)
+
+
+def alike(saved: Any, present: Any) -> bool:
+    """Whether two states have the same names, regardless of their values."""
+    if not (isinstance(saved, dict) and isinstance(present, dict)):
+        return isinstance(saved, dict) == isinstance(present, dict)
+    return saved.keys() == present.keys() and all(
+        alike(saved[name], present[name]) for name in saved
+    )
+
+
+def _dump(file: BinaryIO, state: Any) -> None:
+    arrays: dict[str, Any] = {}
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            arrays[f"array_{len(arrays)}"] = value
+            return {"__array__": f"array_{len(arrays) - 1}"}
+        if isinstance(value, dict):
+            return {key: plain(part) for key, part in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(part) for part in value]
+        return value.item() if isinstance(value, np.generic) else value
+
+    text = json.dumps(plain(state))
+    np.savez(file, state=np.array(text), **arrays)
+
+
+def _load(file: BinaryIO) -> Any:
+    with np.load(file) as content:
+
+        def full(value: Any) -> Any:
+            if isinstance(value, dict) and set(value) == {"__array__"}:
+                return content[value["__array__"]]
+            if isinstance(value, dict):
+                return {key: full(part) for key, part in value.items()}
+            return [full(part) for part in value] if isinstance(value, list) else value
+
+        return full(json.loads(str(content["state"])))
