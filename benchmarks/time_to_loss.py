@@ -44,6 +44,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import time_to_loss_figure
 from tasks import TASKS, set_seed
 
 import keras_swift as ks
@@ -317,54 +318,6 @@ def summarise(rows, by="test_error"):
             print(f"| {' | '.join(cells)} |")
 
 
-def plot(rows, file, by="test_error"):
-    """Test error and train loss of each task, over those of uniform training at its own best."""
-    from matplotlib.figure import Figure
-
-    cells = {cell: found for cell, found in chosen(rows, by).items() if "uniform" in found}
-    figure = Figure(figsize=(9, 0.45 * len(cells) + 1.8), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    # Okabe and Ito's colours, which colour-blind readers can tell apart.
-    looks = {
-        "averaged": ("#E69F00", "s", "uniform, weights averaged"),
-        "infobatch": ("#CC79A7", "^", "InfoBatch's rule"),
-        "ours": ("#0072B2", "o", "keras_swift, defaults"),
-    }
-    for panel, measure, name in zip(
-        panels, ("test_error", "train_loss"), ("test error", "training loss"), strict=True
-    ):
-        for place, methods in enumerate(cells.values()):
-            uniform = {row["seed"]: row[measure] for row in methods["uniform"]}
-            for offset, (method, (color, marker, label)) in enumerate(looks.items()):
-                ratios = [
-                    row[measure] / uniform[row["seed"]]
-                    for row in methods.get(method, [])
-                    if row["seed"] in uniform
-                ]
-                if not ratios:
-                    continue
-                error = np.std(ratios, ddof=1) / np.sqrt(len(ratios)) if len(ratios) > 1 else 0.0
-                panel.errorbar(
-                    np.mean(ratios),
-                    place + 0.18 * (offset - 1),
-                    xerr=error,
-                    color=color,
-                    marker=marker,
-                    markersize=5,
-                    label=label if label not in panel.get_legend_handles_labels()[1] else None,
-                )
-        panel.axvline(1.0, color="grey", linewidth=0.8, linestyle="--")
-        panel.set_xlabel(f"{name}, over that of uniform training at its best")
-        panel.grid(axis="x", alpha=0.3)
-    panels[0].set_yticks(
-        range(len(cells)), [f"{task}, {epochs} epochs" for task, epochs, *_ in cells]
-    )
-    panels[0].invert_yaxis()
-    panels[0].legend(fontsize=8)
-    figure.savefig(file, dpi=130)
-    print(f"\nwrote {file}")
-
-
 def with_error(values, sign=False):
     mean = f"{np.mean(values):{'+' if sign else ''}.4f}"
     if len(values) < 2:
@@ -408,7 +361,7 @@ def main():
         rows = train_all(arguments)
     summarise(rows, arguments.choose_by)
     if arguments.plot:
-        plot(rows, arguments.plot, arguments.choose_by)
+        time_to_loss_figure.draw(chosen(rows, arguments.choose_by), arguments.plot)
 
 
 if __name__ == "__main__":

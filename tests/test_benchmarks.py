@@ -183,6 +183,17 @@ def test_settings_tried_with_fewer_seeds_are_not_chosen(time_to_loss):
     assert [(r["rate"], r["seed"]) for r in methods] == [(0.1, 2)]
 
 
+def test_the_figure_says_what_was_gained_beyond_the_noise(time_to_loss):
+    figure = time_to_loss.time_to_loss_figure
+    baseline = [{"seed": seed, "test_error": 0.1} for seed in (2, 3)]
+    rows = [{"seed": seed, "test_error": e} for seed, e in ((2, 0.09), (3, 0.11), (4, 9.0))]
+    # Paired by seed: the third has no partner.
+    assert figure.changes(rows, baseline) == (pytest.approx(0.0), pytest.approx(0.1))
+    text = figure.sentence([(-0.05, 0.01), (-0.02, 0.01), (-0.01, 0.02), (0.03, 0.01)])
+    assert "2% to 5% fewer errors in 2 of 4 tasks,\nmore in 1, where" in text
+    assert figure.sentence([(-0.01, 0.02)]).endswith("no change beyond the noise")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="run on one backend")
 def test_a_report_trains_what_was_chosen_once(tmp_path):
