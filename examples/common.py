@@ -142,8 +142,8 @@ def compare(build, arguments, data):
         cost, *measured = np.mean(found, axis=0)
         print(f"| {name} | {cost:.2f} | {' | '.join(f'{value:.4f}' for value in measured)} |")
     print(
-        f"\nDrawn by importance: {np.mean(history['importance']):.0%} of the steps; a step worth "
-        f"{history['gain'][-1]:.2f} uniform ones at the end."
+        f"\nDrawn by importance: {np.mean(history['importance']):.0%} of the steps. At the end "
+        f"a step has the noise of a batch {history['gain'][-1]:.2f} times as large."
     )
     change = np.mean(rows["importance"], axis=0) / np.mean(rows["fit"], axis=0) - 1
     print(

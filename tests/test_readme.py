@@ -19,8 +19,6 @@ PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 }
-# A synopsis of names, for models and data of the reader's own; the guides run all of it.
-SYNOPSES = {"docs/swift_sampler.md"}
 BLOCK = re.compile(r"(?:^<!-- needs: (\w+) -->\n)?^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -43,7 +41,7 @@ PAGE_ON = {
 
 
 def pages_of(backend):
-    pages = [name for name in PAGES if "```python" in PAGES[name] and name not in SYNOPSES]
+    pages = [name for name in PAGES if "```python" in PAGES[name]]
     return [page for page in pages if PAGE_ON.get(page, "torch") == backend]
 
 
@@ -97,7 +95,7 @@ def test_notebooks_run(notebook, tmp_path, monkeypatch):
 def test_every_page_is_run_somewhere():
     run = [page for name in ("tensorflow", "jax", "torch") for page in pages_of(name)]
     with_code = {name for name in PAGES if "```python" in PAGES[name]}
-    assert set(run) == with_code - SYNOPSES
+    assert set(run) == with_code
 
 
 def test_blocks_are_found():

@@ -62,7 +62,7 @@ def test_the_title_says_what_was_chosen():
     result = made_up()
     share = 1 / (80 * np.sum(result.probabilities**2))
     assert result.plot().get_suptitle() == (
-        f"Chosen: trial 1, worth {share:.0%} of the data in different examples; "
+        f"Chosen: trial 1, as varied as uniform draws from {share:.0%} of the data; "
         "val accuracy +0.200 in its trial"
     )
     again = tuple(dataclasses.replace(trial, objective=0.5) for trial in result.trials[:2])

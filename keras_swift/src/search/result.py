@@ -311,4 +311,4 @@ def verdict(result: SearchResult) -> str:
     if not result.best.number:
         return "uniform draws: nothing is clearly better"
     share = 1.0 / float(len(result.probabilities) * np.sum(result.probabilities**2))
-    return f"trial {result.best.number}, worth {share:.0%} of the data in different examples"
+    return f"trial {result.best.number}, as varied as uniform draws from {share:.0%} of the data"

@@ -122,8 +122,8 @@ def search(
             probability of the label over the validation data, which wrong
             labels there do not mislead, at the temperature where the largest
             probability is 0.95 on average; else `"val_loss"`.
-            `"val_label_probability"` (no temperature) and
-            `"val_label_accuracy"` are ours too.
+            The search also knows `"val_label_probability"`, without a
+            temperature, and `"val_label_accuracy"`.
         confirm: int, how many of the best trials to train from scratch;
             0 trusts the trials, and so does `pretrain_epochs=0`, without which
             there is no training to repeat. Defaults to 2.
