@@ -122,7 +122,7 @@ class TorchBackend(Backend):
             x: Any = None, y: Any = None, y_pred: Any = None, *rest: Any, **named: Any
         ) -> Any:
             loss = own(x, y, y_pred, *rest, **named)
-            # Not of a step whose loss is an error.
+            # Recorded only after the loss has succeeded.
             inputs = observe.inputs(y, y_pred)
             if inputs is not None:
                 cast(_TorchTap, tap).defer(inputs, observe.numbers)

@@ -309,7 +309,7 @@ def split(
         raise ValueError(
             f"`validation_split` must be in [0, 1). Received: validation_split={validation_split}."
         )
-    # Whether there have to be targets is for who trains on them to say.
+    # The caller decides whether targets are required.
     source = ArraySource(x, y, sample_weight, needs_targets=False)
     kept = math.floor(source.size * (1.0 - validation_split))
     if kept in (0, source.size):

@@ -123,7 +123,7 @@ class ArrayReader:
         return self.source.take(np.arange(count) % self.source.size)
 
     def specimens(self, count: int) -> list[Examples]:
-        """A batch of the first examples; one will do, as all have one form. Changes no state."""
+        """A batch of the first examples, whose shape is that of all batches. Changes no state."""
         return [self.examples(np.arange(self.batch_size))]
 
     def targets(self) -> ArrayTree | None:

@@ -196,9 +196,9 @@ class Stream:
             self._seen = None
 
     def begin_before_the_last(self) -> None:
-        """Lets the first order not begin with the last batch, which may be a smaller one.
+        """Reshuffles until the last, perhaps smaller, batch is not first.
 
-        The first batch that is read shows the form of all.
+        The first batch that is read shows the shape of all.
         """
         order = None if self._reader is None else self._reader.order
         if isinstance(order, Permutations) and order.size > 1:

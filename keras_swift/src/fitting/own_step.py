@@ -1,4 +1,4 @@
-"""Trains with a step of ours, and keeps what Keras compiles from it apart from the model's own."""
+"""Replaces the model's `train_step` for a while, and keeps apart what Keras compiles from it."""
 
 from __future__ import annotations
 

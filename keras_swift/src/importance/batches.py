@@ -181,7 +181,7 @@ class Batches:
     def pass_length(self) -> float:
         """The number of batches after which `fit` begins another pass; infinity if unknown."""
         if self.reader.is_open_ended and not self.is_open_ended:
-            # It is read on and on.
+            # The stream repeats.
             return self.num_batches
         return self.reader.pass_length
 
@@ -347,7 +347,7 @@ class Batches:
             if self._steps_in_pass >= self.pass_length:
                 self._steps_in_pass = 0
                 if self.is_open_ended:
-                    # Where others go on through the next pass, which has begun already.
+                    # Other backends are already in the next pass here.
                     self.reader.restart()
             self._lookahead.sampler.end_epoch()
             self.reader.end_epoch()

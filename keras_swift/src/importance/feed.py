@@ -31,7 +31,7 @@ class Feed(keras.utils.PyDataset):
     def num_batches(self) -> int:
         batches = self._batches
         if batches.ends_with_a_pass and not batches.is_open_ended:
-            # Of a pass Keras makes epochs by itself.
+            # Keras splits a pass into epochs itself.
             return int(batches.pass_length)
         return batches.num_batches
 

@@ -84,7 +84,7 @@ class ImportanceSampler:
         self.values: Any = None
         self._by_index = False
         self._has_warned = False
-        # Of an example, because batches have whole numbers of them.
+        # The fraction of an example that is carried to the next batch.
         self._owed = 0.0
 
     def next_batch(self, steps_left: int = 1) -> Batch:

@@ -33,7 +33,7 @@ class Places:
 
     Attributes:
         count: int, how many examples have a number.
-        hold: bool, whether each place has kept its example so far.
+        hold: bool, whether every position still holds the same example.
 
     Example:
         >>> places = Places(2, usual=3, compares=False)

@@ -85,7 +85,7 @@ def is_clearly_better(
     if objective not in OURS_WITH_PREFIX or not known:
         return better
     probability, accuracy = names
-    # Few different examples make a model confident, right or wrong: seen on clean data.
+    # A model that sees few distinct examples grows confident, right or wrong: seen on clean data.
     more = trial.metrics[accuracy] - uniform.metrics[accuracy]
     share = uniform.metrics[accuracy]
     count = 1 if trial.values is None else len(trial.values)

@@ -102,8 +102,8 @@ class SamplerSpace:
     def design(self) -> list[SwiftSampler]:
         """The first samplers of a search: graded cuts, which a random point of the cube never is.
 
-        Those of `CUTS`, and the one that leaves out the fifth that the first
-        feature doubts least, whose easy examples may teach nothing. With a
+        Those of `CUTS`, and one that drops the 20 % that the first feature
+        trusts most, whose easy examples may teach nothing. With a
         single feature its cuts take the place of the others.
         """
         first = self.features[0]
