@@ -137,3 +137,9 @@ def test_sparse_rows_become_dense(tmp_path):
     np.testing.assert_allclose(taken, matrix.toarray()[[5, 0, 5]], rtol=1e-6)
     assert taken.dtype == np.float32
     assert of_arrays(source.x) == of_arrays(matrix.toarray())
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 3, 1), (4, 5, 1), (4, 2, 2, 3)])
+def test_class_weights_of_pixels_or_steps_are_refused_as_in_fit(shape):
+    with pytest.raises(ValueError, match="one label for each example.*`sample_weight`"):
+        class_weights(np.ones(shape, "int64"), {1: 2.0})

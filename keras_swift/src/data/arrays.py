@@ -351,7 +351,7 @@ def class_weights(
 
     Raises:
         ValueError: if both are given, or if `y` is a structure of several
-            outputs.
+            outputs or has more than one label for an example.
     """
     if class_weight is None:
         return sample_weight
@@ -369,6 +369,12 @@ def class_weights(
     labels = _as_array(y, "y")[:]
     if labels.ndim > 1:
         labels = np.argmax(labels, axis=-1) if labels.shape[-1] != 1 else labels[..., 0]
+    if labels.ndim > 1:
+        raise ValueError(
+            "`class_weight` is for one label for each example, as in `model.fit`. Received: labels "
+            f"of shape (n, {', '.join(map(str, labels.shape[1:]))}). Give a weight for each label "
+            "as `sample_weight`, of that shape."
+        )
     found, inverse = np.unique(np.round(labels).astype(np.int64), return_inverse=True)
     weights = np.array([class_weight.get(int(label), 1.0) for label in found], np.float32)
-    return weights[inverse].reshape(labels.shape)
+    return weights[inverse.reshape(-1)]
