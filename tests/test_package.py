@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tomllib
 
 import keras
 import pytest
@@ -59,6 +60,7 @@ def test_without_a_backend_the_cure_is_named():
     name = keras.backend.backend()
     code = f"""
 import sys
+import tomllib
 
 class Absent:
     def find_spec(self, module, path=None, target=None):
@@ -142,3 +144,11 @@ def test_private_names_of_keras_are_used_in_one_file(path):
         text = path.read_text(encoding="utf-8")
         assert not list(private_names(ast.parse(text)))
         assert "keras.src" not in text
+
+
+def test_extras_with_tensorflow_bring_what_kerastuner_imports_there():
+    root = pathlib.Path(__file__).parent.parent
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    for name in ("tensorflow", "cuda"):
+        packages = {re.match(r"[\w-]+", line)[0] for line in extras["optional-dependencies"][name]}
+        assert packages == {"tensorflow", "tensorboard"}
