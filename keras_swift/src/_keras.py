@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import traceback
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +147,18 @@ def as_compared(container: Any, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayT
 
 class _Noted(Exception):
     """Ends the call of a container that is not built."""
+
+
+def explains_loss(error: Exception) -> bool:
+    """Whether Keras itself found that the `loss` argument does not fit the model, and says so."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    is_keras = frame.f_globals.get("__name__", "").endswith(".trainers.compile_utils")
+    return is_keras and frame.f_code.co_name in ("build", "_build_nested")
+
+
+def user_loss(container: Any) -> Any:
+    """The `loss` that a model was compiled with."""
+    return container._user_loss
 
 
 def built_losses(model: keras.Model, y: ArrayTree, y_pred: ArrayTree) -> Any:
@@ -295,6 +308,16 @@ def mask_of(tensor: Tensor) -> Tensor | None:
     except ImportError as error:
         raise _other_release(["keras.src.backend.get_keras_mask"]) from error
     return get_keras_mask(tensor)
+
+
+def with_mask(tensor: Tensor, mask: Tensor) -> Tensor:
+    """The tensor, with a Keras mask attached to it."""
+    try:
+        from keras.src.backend import set_keras_mask
+    except ImportError as error:
+        raise _other_release(["keras.src.backend.set_keras_mask"]) from error
+    set_keras_mask(tensor, mask)
+    return tensor
 
 
 @contextlib.contextmanager

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import math
-import traceback
 from collections.abc import Iterator
 from typing import Any, Literal
 
 import keras
 import numpy as np
 
-from keras_swift.src._keras import check_release, flatten_layers
+from keras_swift.src._keras import check_release, explains_loss, flatten_layers
 from keras_swift.src._types import ArrayTree
 
 SCORES = ("gradient_norm", "loss", "full_gradient_norm")
 # The presample ratio of the paper's gate if only its threshold is given.
 PRESAMPLE = 3.0
 SCORING_DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+class UnfitData(ValueError):
+    """Data, model, loss and score do not fit; the error names which, and the cure."""
+
+
+class UnfitType(UnfitData, TypeError):
+    """The model cannot compute in a type."""
 
 
 def check_model(model: Any, any_batches: bool = True) -> None:
@@ -169,23 +176,16 @@ def explained(x: ArrayTree, y: ArrayTree) -> Iterator[None]:
     """
     try:
         yield
+    except UnfitData:
+        raise
     except Exception as error:
-        if _raised_here(error) or _out_of_memory(error):
+        if explains_loss(error) or _out_of_memory(error):
             raise
-        raise ValueError(
+        raise UnfitData(
             "`x` and `y` must fit the model, its loss and the score. Received: x of shape "
             f"{_shapes(x)}, y of shape {_shapes(y)}. They gave "
             f"{type(error).__name__}: {str(error).strip()[:600]}"
         ) from error
-
-
-def _raised_here(error: Exception) -> bool:
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    ours = frame.f_globals.get("__name__", "").startswith("keras_swift.")
-    # Keras explains errors in `loss` itself.
-    keras_names = "`loss` argument" in str(error) or "in loss dict" in str(error)
-    # Not any error raised in our code: Python's own lack "Received:".
-    return keras_names or (ours and "Received:" in str(error))
 
 
 def _out_of_memory(error: Exception) -> bool:

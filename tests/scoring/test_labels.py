@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_swift.src.scoring.gradient_norm import OutputLoss
 from keras_swift.src.scoring.labels import label_check
+from keras_swift.src.scoring.output_loss import OutputLoss
 from keras_swift.src.scoring.structures import Matching
 
 

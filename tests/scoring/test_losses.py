@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 import keras_swift as ks
-from keras_swift.src.scoring import compiled
+from keras_swift.src.scoring import forward
 
 N, K = 12, 4
 RANDOM = np.random.default_rng(0)
@@ -203,6 +203,6 @@ def test_a_model_is_built_for_the_numbers_that_a_step_gets(dtype):
     # JAX makes 32 bits of 64, and newer ones warn of who asks for 64.
     data = np.zeros((2, 3), dtype)
     expected = keras.ops.convert_to_tensor(data)
-    found = compiled._specified({"x": data, "y": None})
+    found = forward.specified({"x": data, "y": None})
     assert found["x"].dtype == keras.backend.standardize_dtype(expected.dtype)
     assert found["y"] is None

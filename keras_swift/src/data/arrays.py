@@ -30,6 +30,9 @@ from keras_swift.src.data.leaves import (
 # `(x, y, sample_weight)` of some examples.
 Data: TypeAlias = tuple[ArrayTree, ArrayTree, ArrayTree]
 
+# How many examples a model is built from, and a loss is asked about.
+SPECIMEN = 8
+
 
 class ArraySource:
     """Arrays in memory or memory-mapped.
@@ -145,6 +148,10 @@ class ArraySource:
         if self._in_memory is not None:
             self.x, self.y = self._in_memory
             self._in_memory = None
+
+    def specimen(self) -> tuple[ArrayTree, ArrayTree]:
+        """`(x, y)` of the first few examples, to build a model with and ask its loss."""
+        return self.take(np.arange(min(SPECIMEN, self.size)))[:2]
 
     def take(self, indices: IntArray, only_weights: bool = False) -> Data:
         """The examples at `indices`.

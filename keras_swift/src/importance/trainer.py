@@ -30,7 +30,7 @@ from keras_swift.src.importance.recollection import Recollection, are_known_agai
 from keras_swift.src.importance.weighted_step import WeightedStep
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.scoring.compiled import needs_targets, uniform_warning, why_uniform
-from keras_swift.src.scoring.gradient_norm import NoExampleLoss
+from keras_swift.src.scoring.output_loss import NoExampleLoss
 from keras_swift.src.scoring.scorer import Scorer
 from keras_swift.src.scoring.step_scores import StepScores
 from keras_swift.src.scoring.weights import check_weights_arrive
@@ -303,12 +303,12 @@ class ImportanceTraining(Trainer):
                 score_inputs=self.score_inputs,
                 ends_with_a_pass=ends_with_a_pass,
             )
+            self._weighted_step.inspect(batches)
         except NoExampleLoss as error:
             if not isinstance(x, Iterator):
                 return self._uniform_fit(str(error), given)
             # Its first batch has been read.
             raise
-        self._weighted_step.inspect(batches)
         some_x, some_y, some_weights = batches.first(batches.batch_size)
         weights = self._scorer.loss_weights(np.ones(batches.batch_size), some_weights)
         check_weights_arrive(self.model, some_x, some_y, weights)

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_swift.src import backends
 from keras_swift.src._keras import (
@@ -30,10 +29,12 @@ from keras_swift.src._keras import (
 )
 from keras_swift.src._types import ArrayTree, Tensor
 from keras_swift.src.backends.base import Tap
-from keras_swift.src.data.leaves import put_back, there
+from keras_swift.src.data.leaves import there
 from keras_swift.src.fitting.own_step import OwnStep
 from keras_swift.src.importance.batches import Batches
-from keras_swift.src.scoring.compiled import CompiledLosses, accepts_training, build
+from keras_swift.src.scoring.compiled import build
+from keras_swift.src.scoring.forward import predicted, tensors
+from keras_swift.src.scoring.own_call import check_comparisons
 from keras_swift.src.scoring.step_scores import StepScores
 
 # From importance weights, shape `(b,)`, and an output to the weights in a metric's shape.
@@ -185,10 +186,13 @@ class WeightedStep:
                 metric.update_state(target, output, sample_weight=weights)
 
     def inspect(self, dataset: Batches) -> None:
-        """Finds out which plain metrics take weights, and warns of those that do not.
+        """Finds out which plain metrics take weights, and warns of losses and metrics without.
 
         Args:
             dataset: `Batches`, whose first examples are tried.
+
+        Raises:
+            NoExampleLoss: for a loss that compares the examples of a batch.
         """
         model = self._model
         axes = {size for leaf in there(dataset.first(1)[:2]) for size in leaf.shape[1:]}
@@ -196,73 +200,36 @@ class WeightedStep:
         count = next(number for number in itertools.count(8) if number not in axes)
         x, y, _ = dataset.first(count)
         losses = build(model, x, y)
-        local = backends.active().local_state(model)
-        # The trial changes nothing and needs no other process.
-        with keras.StatelessScope(local) if local else contextlib.nullcontext():
-            self._inspect(losses, x, y, local)
-
-    def _inspect(
-        self,
-        losses: CompiledLosses,
-        x: ArrayTree,
-        y: ArrayTree,
-        local: list[tuple[keras.Variable, Tensor]],
-    ) -> None:
-        model = self._model
-        # A layer may count its calls: nothing is assigned to a variable in there.
-        with keras.StatelessScope(local, collect_losses=True) as scope:
-            y_pred = model(
-                _tensors(x),
-                **({"training": False} if accepts_training(model) else {}),
-            )
-        if scope.losses:
+        y_pred, added = predicted(model, x)
+        if added:
             warnings.warn(
                 "The model adds losses of its own (`add_loss` or an `activity_regularizer`). They "
                 "get no weights, so while batches are drawn by importance they describe the "
                 "harder examples that were drawn. Put them into the compiled loss to have them "
                 "weighted.",
-                stacklevel=4,
+                stacklevel=3,
             )
         targets, outputs = losses.matching.aligned(y, y_pred)
         for output in losses.outputs:
-            _warn_of_comparisons(output.loss, output.of(targets), output.of(outputs))
-        metrics = compile_metrics(model)
+            check_comparisons(output, output.of(targets), output.of(outputs))
+        # The trial changes nothing and needs no other process.
+        local = backends.active().local_state(model)
+        with keras.StatelessScope(local) if local else contextlib.nullcontext():
+            self._inspect_metrics(tensors(y), y_pred)
+
+    def _inspect_metrics(self, y: ArrayTree, y_pred: ArrayTree) -> None:
+        metrics = compile_metrics(self._model)
         if metrics is None:
             return
         if not metrics.built:
             metrics.build(y, y_pred)
         self._shapes = {}
-        y = _tensors(y)
         targets, outputs = flatten_targets(metrics, y), flatten_targets(metrics, y_pred)
         for group, target, output in zip(plain_metrics(metrics), targets, outputs, strict=False):
             for metric in group.metrics if group else ():
                 shape = _weights_shape(metric, target, output)
                 if shape is not None:
                     self._shapes[id(metric)] = shape
-
-
-def _tensors(structure: ArrayTree) -> ArrayTree:
-    return put_back(structure, map(keras.ops.convert_to_tensor, there(structure)))
-
-
-def _warn_of_comparisons(loss: keras.losses.Loss, target: ArrayTree, output: ArrayTree) -> None:
-    """Warns of a loss whose value for an example depends on the others in the batch."""
-
-    def converted(leaf: Any) -> Tensor:
-        # Via NumPy: a TensorFlow tensor may carry logits, which a slice of it would not.
-        return keras.ops.convert_to_tensor(keras.ops.convert_to_numpy(leaf), dtype=loss.dtype)
-
-    def first(count: int | None) -> Any:
-        cut = keras.tree.map_structure(lambda leaf: converted(leaf)[:count], (target, output))
-        return keras.ops.convert_to_numpy(loss.call(*cut)[0])
-
-    if not np.allclose(first(None), first(1), rtol=1e-3, atol=1e-5, equal_nan=True):
-        warnings.warn(
-            f"The loss {loss.name!r} compares the examples of a batch with one another. Importance "
-            "sampling changes which of them meet, so the gradient estimates that of another "
-            "objective. Train with `model.fit` if that matters.",
-            stacklevel=5,
-        )
 
 
 # These metrics truncate their weights to whole numbers.

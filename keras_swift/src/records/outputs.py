@@ -12,7 +12,8 @@ from keras import ops
 from keras_swift.src import backends
 from keras_swift.src._types import ArrayTree, FloatArray, IntArray, Tensor
 from keras_swift.src.backends.base import Values
-from keras_swift.src.scoring.compiled import accepts_training, build, compiled_losses
+from keras_swift.src.scoring.compiled import build, compiled_losses
+from keras_swift.src.scoring.forward import accepts_training
 from keras_swift.src.scoring.gradient_norm import (
     example_losses,
     pre_activation_gradient,
@@ -92,6 +93,8 @@ class LabelScorer:
         losses = build(model, x, y)
         self._model = model
         self._outputs, self._matching = losses.outputs, losses.matching
+        for output in self._outputs:
+            output.check()
         self.labels = label_outputs(model)
         self._gradient_norms = gradient_norms
         self._temperatures = np.asarray(temperatures, np.float32)

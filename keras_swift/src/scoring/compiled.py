@@ -5,10 +5,7 @@ This file decides what is read from a user's compiled model, and builds the mode
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -19,32 +16,28 @@ from keras_swift.src import backends
 from keras_swift.src._keras import (
     built_losses,
     compile_loss,
+    explains_loss,
     flat_losses,
     own_methods,
     symbolic_build,
+    user_loss,
 )
 from keras_swift.src._types import ArrayTree, Score
-from keras_swift.src.data.leaves import is_ragged, is_text
+from keras_swift.src.data.leaves import is_ragged
 from keras_swift.src.data.reader import ArrayReader
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.data.streams import is_stream
 from keras_swift.src.scoring.activations import output_activation
-from keras_swift.src.scoring.gradient_norm import OutputLoss
+from keras_swift.src.scoring.forward import specified, symbolic_outputs, without_list_of_one
 from keras_swift.src.scoring.labels import label_check
+from keras_swift.src.scoring.output_loss import NoExampleLoss, OutputLoss
+from keras_swift.src.scoring.own_call import with_answers
 from keras_swift.src.scoring.structures import Matching, follow, paths, wrong_targets, wrong_weights
 from keras_swift.src.validation import why_own_batches
 
 # Examples to build a model with: Keras takes a bare array of as many examples as the model has
 # outputs for a list of targets.
 _EXAMPLES = 61
-
-
-def accepts_training(model: keras.Model) -> bool:
-    """Whether the model's `call` takes `training`."""
-    parameters = inspect.signature(model.call).parameters
-    return "training" in parameters or any(
-        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,13 +76,13 @@ def build(model: keras.Model, x: ArrayTree, y: ArrayTree) -> CompiledLosses:
     try:
         # Optimizer variables may be created here, and must be on the model's devices.
         with backends.active().scope_of(model):
-            symbolic_build(model, *(_specified(part, _EXAMPLES) for part in (x, y)))
+            symbolic_build(model, *(specified(part, _EXAMPLES) for part in (x, y)))
     except Exception as error:
         if model.built:
             # The error may be about the structure of the targets, which Keras does not name.
             y_pred = symbolic_outputs(model, x)
             _, outputs = _matched(model, y, y_pred)
-            if _is_an_output(outputs, str(error)):
+            if explains_loss(error) and _are_outputs(user_loss(compile_loss(model)), outputs):
                 raise wrong_targets(y, y_pred, getattr(model, "output_names", None)) from error
         raise
     y_pred = symbolic_outputs(model, x)
@@ -98,7 +91,7 @@ def build(model: keras.Model, x: ArrayTree, y: ArrayTree) -> CompiledLosses:
     unused = not compile_loss(model).built
     try:
         targets, outputs = _matched(model, y, y_pred)
-        container = built_losses(model, _specified(targets), outputs)
+        container = built_losses(model, specified(targets), outputs)
         losses = compiled_losses(model, container)
         for output in losses:
             if not _is_complete(output, targets):
@@ -112,7 +105,24 @@ def build(model: keras.Model, x: ArrayTree, y: ArrayTree) -> CompiledLosses:
             f"{error} {_SCORE}"
         )
         return CompiledLosses([], Matching(None), y_pred, missing)
-    return CompiledLosses(losses, Matching(container), y_pred)
+    losses = [_with_rows(output, outputs) for output in losses]
+    matching = Matching(container)
+    return CompiledLosses(with_answers(model, losses, matching, x, y), matching, y_pred)
+
+
+def _with_rows(output: OutputLoss, outputs: ArrayTree) -> OutputLoss:
+    """The loss, refused if its output for one example has another number of rows."""
+    shapes = [tuple(leaf.shape) for leaf in keras.tree.flatten(output.of(outputs))]
+    wrong = [shape for shape in shapes if not shape or shape[0] not in (1, None)]
+    if not wrong:
+        return output
+    refusal = NoExampleLoss(
+        "The model must put out one row for each example, because examples are weighted one by "
+        f"one. Received: an output of shape {wrong[0]} for one example. Keep the axis of the "
+        "examples first, for example with `keras.layers.Reshape` or `TimeDistributed`, and let "
+        "the loss join what it compares."
+    )
+    return dataclasses.replace(output, refusal=refusal)
 
 
 NO_LOSS = "The model is compiled without a loss, so the loss of an example cannot be read."
@@ -183,12 +193,13 @@ def _is_complete(output: OutputLoss, targets: ArrayTree) -> bool:
         return False
 
 
-def _is_an_output(outputs: ArrayTree, message: str) -> bool:
-    """Whether the path that Keras did not find in the targets leads to an output."""
-    found = re.search(r"The path: (\(.*?\)) in the `loss` argument", message)
+def _are_outputs(loss: Any, outputs: ArrayTree) -> bool:
+    """Whether each loss that the model was compiled with belongs to one of its outputs."""
+    leaves = zip(paths(loss), keras.tree.flatten(loss), strict=True)
     try:
-        follow(ast.literal_eval(found[1]) if found else (None,), outputs)
-    except (KeyError, IndexError, TypeError, ValueError, SyntaxError):
+        for path in (path for path, one in leaves if one is not None):
+            follow(path, outputs)
+    except (KeyError, IndexError, TypeError):
         return False
     return True
 
@@ -278,35 +289,3 @@ def compiled_losses(model: keras.Model, container: Any = None) -> list[OutputLos
         # Losses exist once they are built, which a model's own `compute_loss` may never do.
         for path, loss, weight, _ in flat_losses(container or compile_loss(model)) or []
     ]
-
-
-def symbolic_outputs(model: keras.Model, x: ArrayTree) -> ArrayTree:
-    """A built model's output for one example, as `KerasTensor`s.
-
-    Args:
-        model: a built `keras.Model`.
-        x: NumPy structure of some inputs.
-    """
-    specified = _specified(x)
-    if any(leaf is None for leaf in keras.tree.flatten(specified)):
-        # A functional model takes no `None` for a symbolic input; its `call` does.
-        return without_list_of_one(keras.Operation.compute_output_spec(model, specified))
-    return without_list_of_one(model(specified))
-
-
-def _specified(structure: ArrayTree, count: int = 1) -> ArrayTree:
-    """`KerasTensor`s for `count` examples of a NumPy structure."""
-
-    def one(leaf: Any) -> Any:
-        if leaf is None:
-            return None
-        dtype = "string" if is_text(leaf) else backends.active().array_dtype(leaf.dtype.name)
-        return keras.KerasTensor((count, *leaf.shape[1:]), dtype=dtype)
-
-    return keras.tree.map_structure(one, structure)
-
-
-def without_list_of_one(outputs: ArrayTree) -> ArrayTree:
-    """Outputs as Keras computes them: it replaces a list of one by its item."""
-    one = isinstance(outputs, list | tuple) and len(outputs) == 1
-    return outputs[0] if one else outputs

@@ -19,57 +19,16 @@ from keras import ops
 
 from keras_swift.src import backends
 from keras_swift.src._keras import loss_settings, mask_of
-from keras_swift.src._types import ArrayTree, Path, Tensor
+from keras_swift.src._types import ArrayTree, Tensor
 from keras_swift.src.scoring.activations import Activation
-
-
-class NoExampleLoss(ValueError):
-    """A loss has no value for a single example."""
-
-
-@dataclasses.dataclass(frozen=True)
-class OutputLoss:
-    """One compiled loss: the path to its output, and its part in the total.
-
-    Attributes:
-        path: tuple of keys and positions that leads to the output, or to the
-            structure of outputs that one loss compares.
-        loss: `keras.losses.Loss`.
-        weight: float, the output's entry of `loss_weights`.
-        activation: str, one of `PULLED_BACK`, or `None` where the last layer
-            is not known (a subclassed model).
-    """
-
-    path: Path
-    loss: keras.losses.Loss
-    weight: float
-    activation: Activation | None
-
-    def of(self, structure: ArrayTree) -> ArrayTree:
-        """This output's part of a structure of predictions or targets."""
-        for step in self.path:
-            structure = structure[step]
-        return structure
-
-
-@dataclasses.dataclass(frozen=True)
-class ExampleLosses:
-    """The loss of one output and its gradient, for each example of a batch.
-
-    Attributes:
-        losses: float tensor, shape `(B,)`.
-        gradient: float tensor of the shape of the output, the gradient of
-            the loss in the last pre-activation, times the loss weight.
-        valid: float tensor, shape `(B,)`, the unmasked share of the entries.
-        axes: tuple of ints, the shape of one example's loss values.
-        masked: bool, whether the output carries a mask.
-    """
-
-    losses: Tensor
-    gradient: Tensor
-    valid: Tensor
-    axes: tuple[int, ...]
-    masked: bool
+from keras_swift.src.scoring.output_loss import (
+    ExampleLosses,
+    NoExampleLoss,
+    OutputLoss,
+    has_own_call,
+)
+from keras_swift.src.scoring.own_call import own_loss_sum, own_losses
+from keras_swift.src.validation import UnfitData
 
 
 def pre_activation_gradient(
@@ -100,7 +59,10 @@ def pre_activation_gradient(
     Raises:
         ValueError: if the loss gives no value per example.
     """
+    output.check()
     loss = output.loss
+    if has_own_call(loss):
+        return _of_own_call(output, y_true, y_pred, sample_weight)
     if keras.tree.is_nested(y_pred):
         return _of_several(output, y_true, y_pred, sample_weight)
     mask = mask_of(y_pred)
@@ -122,6 +84,18 @@ def pre_activation_gradient(
         gradient = closed * ops.expand_dims(share, -1)
     masked = mask is not None
     return ExampleLosses(losses, gradient * output.weight, valid, tuple(share.shape[1:]), masked)
+
+
+def _of_own_call(
+    output: OutputLoss, y_true: ArrayTree, y_pred: ArrayTree, sample_weight: Tensor | None
+) -> ExampleLosses:
+    """The same for a loss that computes in a `__call__` of its own."""
+    found = own_losses(output, y_true, y_pred, sample_weight)
+    gradient = found.gradient
+    if not keras.tree.is_nested(y_pred):
+        gradient = ops.reshape(gradient, ops.shape(y_pred))
+        gradient = _pull_back(output.activation, ops.cast(y_pred, gradient.dtype), gradient)
+    return dataclasses.replace(found, gradient=gradient * output.weight)
 
 
 def _of_several(
@@ -165,12 +139,18 @@ def loss_sum(
     Returns:
         A float tensor, shape `()`, times the loss weight.
     """
+    output.check()
+    if has_own_call(output.loss):
+        return own_loss_sum(output, y_true, y_pred, sample_weight) * output.weight
     losses = _example_losses(output, y_true, y_pred, sample_weight)
     return ops.sum(losses) * output.weight
 
 
 def example_losses(output: OutputLoss, y_true: ArrayTree, y_pred: ArrayTree) -> Tensor:
     """The losses of `pre_activation_gradient` without the gradient, shape `(B,)`."""
+    output.check()
+    if has_own_call(output.loss):
+        return own_losses(output, y_true, y_pred, None).losses
     return _example_losses(output, y_true, y_pred, None, ops.stop_gradient)
 
 
@@ -255,7 +235,7 @@ def _share(
             for w, v in zip(weights.shape[1:], values.shape[1:], strict=False)
         )
         if len(weights.shape) > rank or not fits:
-            raise ValueError(
+            raise UnfitData(
                 "`sample_weight` must have one weight for each example, shape (n,), or the axes "
                 f"of the loss's values, (n, {', '.join(map(str, values.shape[1:]))}). Received: "
                 f"shape (n, {', '.join(map(str, sample_weight.shape[1:]))})."

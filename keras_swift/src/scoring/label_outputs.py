@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_swift.src._keras import loss_settings, mask_of
 from keras_swift.src._types import Tensor
-from keras_swift.src.scoring.gradient_norm import OutputLoss
+from keras_swift.src.scoring.output_loss import OutputLoss, has_own_call
 
 # Below any probability that float32 can tell from 0.
 _SMALLEST = 1e-30
@@ -44,6 +44,9 @@ class LabelOutput:
 def label_output(output: OutputLoss) -> LabelOutput | None:
     """The `LabelOutput` of an output, decided by its loss; `None` for other outputs."""
     loss = output.loss
+    if has_own_call(loss):
+        # It may prepare the targets: what they say of the labels is known to the loss alone.
+        return None
     function = getattr(loss, "fn", None)
     name = f"{type(loss).__name__} {getattr(function, '__name__', loss.name)}".lower()
     settings = loss_settings(loss) if function is not None else {}

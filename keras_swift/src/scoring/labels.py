@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_swift.src._keras import loss_settings
 from keras_swift.src._types import Array, ArrayTree
-from keras_swift.src.scoring.gradient_norm import OutputLoss
+from keras_swift.src.scoring.output_loss import OutputLoss, has_own_call
 from keras_swift.src.scoring.structures import Matching, follow
+from keras_swift.src.validation import UnfitData
 
 _SPARSE = (
     keras.losses.SparseCategoricalCrossentropy,
@@ -22,6 +24,13 @@ def class_axis(loss: keras.losses.Loss) -> int:
     """The axis of the output that a loss takes as the classes; -1, the last, by default."""
     axis = loss_settings(loss).get("axis", -1)
     return axis if isinstance(axis, int) else -1
+
+
+def _unwrapped(function: Any) -> Any:
+    """The function inside `functools.partial`s and decorators."""
+    while hasattr(function, "func") or hasattr(function, "__wrapped__"):
+        function = getattr(function, "func", None) or function.__wrapped__
+    return function
 
 
 def label_check(
@@ -43,7 +52,12 @@ def label_check(
     sparse = [
         output
         for output in losses
-        if isinstance(output.loss, _SPARSE[0]) or getattr(output.loss, "fn", None) is _SPARSE[1]
+        # A `__call__` of its own may prepare the labels.
+        if not has_own_call(output.loss)
+        and (
+            isinstance(output.loss, _SPARSE[0])
+            or _unwrapped(getattr(output.loss, "fn", None)) is _SPARSE[1]
+        )
     ]
 
     def check(y: ArrayTree) -> None:
@@ -53,7 +67,7 @@ def label_check(
         for output in sparse:
             labels = np.asarray(follow(output.path, targets))
             if labels.dtype.kind not in "biuf":
-                raise ValueError(
+                raise UnfitData(
                     f"`y` must hold class numbers, because the loss is {output.loss.name!r}. "
                     f"Received: an array of dtype {labels.dtype}. Turn names into numbers first, "
                     "for example with `np.unique(y, return_inverse=True)`."
@@ -72,7 +86,7 @@ def _check_output(loss: keras.losses.Loss, labels: Array, classes: int) -> None:
         wrong &= labels != ignored
     if wrong.any():
         first = np.argwhere(wrong)[0]
-        raise ValueError(
+        raise UnfitData(
             f"`y` must hold class numbers from 0 to {classes - 1}, because the model has "
             f"{classes} classes. Received: {wrong.sum()} labels outside, the first at index "
             f"{int(first[0])} ({labels[tuple(first)]}). Renumber the classes, or widen the last "

@@ -20,17 +20,13 @@ from keras_swift.src._keras import compile_loss
 from keras_swift.src._types import ArrayTree, FloatArray, Score, ScoringDtype, Tensor
 from keras_swift.src.backends.base import Scoring, Values
 from keras_swift.src.data.leaves import form, put_back, there
-from keras_swift.src.scoring.compiled import accepts_training, build
-from keras_swift.src.scoring.gradient_norm import (
-    NoExampleLoss,
-    OutputLoss,
-    loss_sum,
-    pre_activation_gradient,
-    row_norms,
-)
+from keras_swift.src.scoring.compiled import build
+from keras_swift.src.scoring.forward import accepts_training
+from keras_swift.src.scoring.gradient_norm import loss_sum, pre_activation_gradient, row_norms
+from keras_swift.src.scoring.output_loss import NoExampleLoss, OutputLoss
 from keras_swift.src.scoring.precision import computing_in, faster, layers_to_change
 from keras_swift.src.scoring.structures import Matching, paths
-from keras_swift.src.validation import check_score, check_scoring_dtype
+from keras_swift.src.validation import UnfitData, UnfitType, check_score, check_scoring_dtype
 
 # Marks a model that has not been inspected: `None` is one without a compiled loss.
 _NOT_BUILT: Any = object()
@@ -147,7 +143,7 @@ class Scorer:
             raise
         except Exception as error:
             # Each framework raises its own error for types that do not fit.
-            raise TypeError(
+            raise UnfitType(
                 "`scoring_dtype` must be a type that all layers before the last can compute in. "
                 f"Received: scoring_dtype={self.dtype!r}, with which scoring failed. "
                 "Use 'auto' or None."
@@ -383,7 +379,7 @@ def check_score_shape(score: Tensor, function: Callable[..., Tensor], like: Tens
     """Raises unless a callable's score is one number for each example."""
     if len(score.shape) != 1 or score.shape[0] != like.shape[0]:
         name = getattr(function, "__name__", type(function).__name__)
-        raise ValueError(
+        raise UnfitData(
             "`score` must return one number for each example, shape (n,). Received: "
             f"{name}(y_true, y_pred) of shape {tuple(score.shape)} for {like.shape[0]} examples. "
             "Reduce the other axes with `keras.ops.mean` or `keras.ops.sum`."

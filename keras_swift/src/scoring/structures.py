@@ -14,6 +14,7 @@ import keras
 from keras_swift.src._keras import as_compared
 from keras_swift.src._types import ArrayTree, Path
 from keras_swift.src.data.leaves import form
+from keras_swift.src.validation import UnfitData
 
 
 class Matching:
@@ -167,7 +168,7 @@ def described(structure: ArrayTree) -> str:
     return "one array"
 
 
-def wrong_targets(y: ArrayTree, y_pred: ArrayTree, output_names: list[str] | None) -> ValueError:
+def wrong_targets(y: ArrayTree, y_pred: ArrayTree, output_names: list[str] | None) -> UnfitData:
     """The error for targets that do not fit the outputs.
 
     Args:
@@ -186,14 +187,14 @@ def wrong_targets(y: ArrayTree, y_pred: ArrayTree, output_names: list[str] | Non
             form = f"arrays in the structure {keras.tree.map_structure(lambda _: '*', y_pred)}"
         elif names is not None:
             form += f", or a dict with the keys {', '.join(map(repr, names))}"
-    return ValueError(
+    return UnfitData(
         f"`y` must be {form}: the model has {outputs}. Received: {described(y)}.{cure}"
     )
 
 
-def wrong_weights(sample_weight: ArrayTree, y_pred: ArrayTree) -> ValueError:
+def wrong_weights(sample_weight: ArrayTree, y_pred: ArrayTree) -> UnfitData:
     """The error for weights that do not fit the outputs."""
-    return ValueError(
+    return UnfitData(
         "`sample_weight` must be one array for all outputs, or one for each of the model's "
         f"{len(keras.tree.flatten(y_pred))}. Received: {described(sample_weight)}."
     )

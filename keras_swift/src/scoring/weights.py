@@ -20,7 +20,7 @@ from keras_swift.src import backends
 from keras_swift.src._keras import loss_of, metrics_of_keras, own_methods
 from keras_swift.src._types import ArrayTree
 from keras_swift.src.data.leaves import put_back, there
-from keras_swift.src.scoring.compiled import accepts_training
+from keras_swift.src.scoring.forward import accepts_training
 
 _CURE = (
     "Unpack a batch with `x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)` and "

@@ -53,7 +53,7 @@ class Judge:
         self._model = model
         self._batch_size = batch_size
         self._source = ArraySource(*validation_data)
-        self._specimen = self._source.take(np.zeros(1, np.int64))[:2]
+        self._specimen = self._source.specimen()
         self._scorer = LabelScorer(model, *self._specimen)
 
     @functools.cached_property

@@ -131,7 +131,7 @@ def compute_features(
         else:
             columns[name] = check_column(name, feature, source.size)
     if scored:
-        scorer = FeatureScorer(model, scored, *source.take(np.zeros(1, np.int64))[:2])
+        scorer = FeatureScorer(model, scored, *source.specimen())
         columns.update(_score_all(scorer, source, batch_size, verbose))
     for name, column in columns.items():
         bad = ~np.isfinite(column)
@@ -187,7 +187,7 @@ def _recorded(
         )
     if base == name:
         return column
-    build(model, *source.take(np.zeros(1, np.int64))[:2])
+    build(model, *source.specimen())
     classes = classes_of(source.y) if is_one_class(model) else None
     if classes is None:
         raise ValueError(

@@ -193,7 +193,7 @@ def recording(
         epochs: int, of the training; 0 for a trained model, which can only be looked at.
         gradient_norms: bool, whether the steps record them too. Defaults to `False`.
     """
-    scorer = LabelScorer(model, *source.take(np.zeros(1, np.int64))[:2], gradient_norms)
+    scorer = LabelScorer(model, *source.specimen(), gradient_norms)
     obstacle = backends.active().tap_obstacle(model)
     if obstacle and epochs:
         warnings.warn(f"{obstacle} {_UNTIL_THEN}", stacklevel=3)

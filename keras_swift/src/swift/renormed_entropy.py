@@ -9,8 +9,8 @@ from keras import ops
 
 from keras_swift.src._keras import mask_of
 from keras_swift.src._types import ArrayTree, Tensor
-from keras_swift.src.scoring.gradient_norm import OutputLoss
 from keras_swift.src.scoring.labels import class_axis
+from keras_swift.src.scoring.output_loss import OutputLoss
 
 # Far enough below any logit that the softmax is exactly 0, near enough that 0 * log(0) is 0.
 _MASKED = -1e9

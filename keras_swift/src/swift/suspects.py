@@ -279,7 +279,7 @@ def _instead(
     if label.kind == "binary":
         return 1 - classes[indices]
     columns = {"other": lambda y_true, y_pred: other_class(y_true, y_pred, label.axis)}
-    scorer = FeatureScorer(model, columns, *source.take(np.zeros(1, np.int64))[:2])
+    scorer = FeatureScorer(model, columns, *source.specimen())
     found: list[FloatArray] = [np.empty(0)]
     for start in range(0, len(indices), batch_size):
         rows = indices[start : start + batch_size]
