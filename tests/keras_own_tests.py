@@ -6,11 +6,12 @@ many minutes. Run it before a release, and after a change of what `fit` takes; t
 
     KERAS_BACKEND=tensorflow python tests/keras_own_tests.py            # all files with `fit`
     KERAS_BACKEND=jax python tests/keras_own_tests.py trainers models   # with this in their path
+    KERAS_BACKEND=torch python tests/keras_own_tests.py --defaults      # as users call it
 
-The gate is shut (`tau_threshold=1e9`), so that what a test expects of `fit` holds of ours. Each
-test that fails is run again with plain `fit`: what fails there too is not ours. What is left is
-listed by cause; `INHERENT` names what has to fail and why. The exit status is the number of
-failures that are not named there.
+Without `--defaults` the gate is shut (`tau_threshold=1e9`), so that what a test expects of `fit`
+holds of ours. Each test that fails is run again with plain `fit`: what fails there too is not ours.
+What is left is listed by cause; `INHERENT` names what has to fail and why. The exit status is the
+number of failures that are not named there.
 """
 
 import collections
@@ -36,15 +37,17 @@ OURS = ("tau", "gain", "importance", "presample")
 class Routed:
     """A pytest plugin: routes `fit`, notes which tests call it and how they end."""
 
-    def __init__(self, routing):
-        self.routing = routing
+    def __init__(self, settings):
+        # Arguments of `ImportanceTraining`, or `None` for plain `fit`.
+        self.settings = settings
         self.calling, self.failed, self._now = set(), {}, None
         self._restore = None
 
     def pytest_sessionstart(self, session):
         import keras
 
-        from keras_swift.src.importance import batches, dataset, training
+        from keras_swift.src.importance import batches, dataset
+        from keras_swift.src.importance import trainer as training
 
         # Many of them train layers that are trainers, and no `keras.Model`.
         for module in (training, dataset, batches):
@@ -54,11 +57,11 @@ class Routed:
 
         def fit(model, *args, **kwargs):
             plugin.calling.add(plugin._now)
-            if inside or not plugin.routing:
+            if inside or plugin.settings is None:
                 return plain(model, *args, **kwargs)
             inside.append(model)
             try:
-                ours = training.ImportanceTraining(model, presample=3.0, tau_threshold=1e9)
+                ours = training.ImportanceTraining(model, **plugin.settings)
                 history = ours.fit(*args, **kwargs)
             finally:
                 inside.pop()
@@ -122,11 +125,11 @@ def skip_if_backend(name, reason):
     return pytest.mark.skipif(keras.backend.backend() == name, reason=reason)
 
 
-def run(arguments, routing):
+def run(arguments, settings):
     # Some of the files import this from Keras' own `conftest.py`, which is not installed.
     stand_in = sys.modules["conftest"] = types.ModuleType("conftest")
     stand_in.skip_if_backend = skip_if_backend
-    plugin = Routed(routing)
+    plugin = Routed(settings)
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--tb=short", "--no-header"]
     options += ["-W", "ignore", "--show-capture=no", "-o", "addopts=", "-o", "filterwarnings="]
     options += ["--rootdir", "/", "--continue-on-collection-errors"]
@@ -141,9 +144,12 @@ def last_line(report):
 
 
 def main(wanted):
-    routed = run(files(wanted), True)
+    defaults = "--defaults" in wanted
+    wanted = [word for word in wanted if word != "--defaults"]
+    settings = {} if defaults else {"presample": 3.0, "tau_threshold": 1e9}
+    routed = run(files(wanted), settings)
     failed = {name: text for name, text in routed.failed.items() if name in routed.calling}
-    again = run([f"/{name}" for name in failed], False) if failed else None
+    again = run([f"/{name}" for name in failed], None) if failed else None
     causes = collections.defaultdict(list)
     for name, text in failed.items():
         if name not in again.failed:
