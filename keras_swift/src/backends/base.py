@@ -191,6 +191,10 @@ class Backend:
         """The dtype that an array of this one has when a step gets it."""
         return dtype
 
+    def known_value(self, condition: Tensor) -> bool | None:
+        """The value of a bool scalar tensor; `None` in a step that is being compiled."""
+        raise NotImplementedError
+
     def common_scale(self, scales: Tensor) -> Tensor:
         """One scale for the step, from those in its batch, shape `(b,)`."""
         return scales[0]

@@ -127,6 +127,9 @@ class JaxBackend(Backend):
         # JAX takes 64 bits as 32 unless told otherwise, and warns of who asks for 64 by name.
         return str(jax.dtypes.canonicalize_dtype(dtype))
 
+    def known_value(self, condition: Tensor) -> bool | None:
+        return None if isinstance(condition, jax.core.Tracer) else bool(condition)
+
     def common_scale(self, scales: Tensor) -> Tensor:
         if jax.process_count() == 1:
             return scales[0]

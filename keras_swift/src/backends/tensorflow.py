@@ -157,6 +157,10 @@ class TensorFlowBackend(Backend):
     def seed_random_state(self, seed: int) -> None:
         tf.random.get_global_generator().reset_from_seed(seed)
 
+    def known_value(self, condition: Tensor) -> bool | None:
+        value = tf.get_static_value(condition)
+        return None if value is None else bool(value)
+
     def has_replicas(self, model: keras.Model) -> bool:
         replicas: int = model.distribute_strategy.num_replicas_in_sync
         return replicas > 1

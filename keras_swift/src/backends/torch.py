@@ -104,6 +104,9 @@ class TorchBackend(Backend):
             for tensor, gradient in before:
                 tensor.grad = gradient
 
+    def known_value(self, condition: Tensor) -> bool | None:
+        return bool(condition)
+
     def free_memory(self, model: keras.Model) -> int | None:
         """int, free bytes on the model's device; `None` on the CPU, or if not known."""
         devices = [variable.value.device for variable in model.variables[:1]]

@@ -58,8 +58,8 @@ class ImportanceDataset(keras.utils.PyDataset):
     drawn up to seven steps sooner, several at a time; on JAX off the CPU,
     Keras pulls one batch ahead, so the weights are one step old; with
     `steps_per_execution=k` they are those at the start of each k steps.
-    Indexing the dataset outside a loop shows the next batch and leaves the
-    state as it was.
+    Indexing the dataset outside an epoch shows its first examples with
+    weights of 1, and changes no state.
 
     Args:
         model: a compiled `keras.Model`.
@@ -116,7 +116,7 @@ class ImportanceDataset(keras.utils.PyDataset):
             such as every second pixel for a model that pools over the whole
             image. Training gets the original inputs, and weights are exact
             for the scores that were computed. Defaults to `None`, the
-            original inputs. Remembered scores do not use it.
+            original inputs.
 
     Raises:
         TypeError: if the data is neither arrays nor a source of batches.

@@ -17,14 +17,11 @@ from keras_swift.src.importance.batches import Batches
 class Feed(keras.utils.PyDataset):
     """Batches with both kinds of weights, for a `WeightedStep`."""
 
-    def __init__(
-        self, batches: Batches, barrier: StepBarrier | None, scales_rate: bool, records: bool
-    ) -> None:
+    def __init__(self, batches: Batches, barrier: StepBarrier | None, scales_rate: bool) -> None:
         super().__init__()
         self._batches = batches
         self._barrier = barrier
         self._scales_rate = scales_rate
-        self._records = records
         self.error: Exception | None = None
 
     @property
@@ -95,6 +92,6 @@ class Feed(keras.utils.PyDataset):
         if self._scales_rate:
             # One for each example: the parts of a batch must be of one length.
             weights["rate_scale"] = np.full(len(batch.importance), batch.rate_scale, np.float32)
-        if self._records and batch.sample_weight is not None:
+        if batch.sample_weight is not None:
             weights["sample_weight"] = batch.sample_weight
         return batch.x, batch.y, weights

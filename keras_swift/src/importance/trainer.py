@@ -85,7 +85,8 @@ class ImportanceTraining(Trainer):
 
     On several devices of one machine (`tf.distribute.MirroredStrategy`,
     `keras.distribution`) scoring is distributed like training. Several
-    processes are refused.
+    processes train on JAX, each on its own part of the data, with
+    `keras.distribution.initialize`; on the other backends they are refused.
 
     Args:
         model: a compiled `keras.Model`.
@@ -122,7 +123,7 @@ class ImportanceTraining(Trainer):
             original inputs. Remembered scores do not use it.
         scale_learning_rate: bool, whether the learning rate of a step drawn
             by importance is multiplied by the variance gain. Defaults to
-            `None`: if `presample` is `"auto"`.
+            `None`: if `presample` is `"auto"`, on one device.
 
     Attributes:
         memory: `ExampleMemory`, what the last `fit` remembered of each
@@ -318,7 +319,7 @@ class ImportanceTraining(Trainer):
             self.memory = None
             self._weighted_step.record(None)
         barrier = StepBarrier() if replicas else None
-        feed = Feed(batches, barrier, scales, self._weighted_step.tap is not None)
+        feed = Feed(batches, barrier, scales)
         sampling = SamplingCallback(batches)
         ours = [sampling, *([barrier] if barrier else [])]
         hidden = OutOfTheBar(("presample",))

@@ -1,9 +1,8 @@
 """Separates the importance weights from the user's inside the train step.
 
 Keras hands one array of weights to the loss and to `weighted_metrics`, and
-none to plain `metrics`. Under importance sampling plain metrics need only the
-importance weights; without them they describe the harder examples that were
-drawn. While a `WeightedStep` is entered, batches carry both.
+none to plain `metrics`. While a `WeightedStep` is entered, batches carry both,
+and the metrics are updated by `MetricUpdates`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import contextlib
 import itertools
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -21,24 +20,18 @@ from keras_swift.src import backends
 from keras_swift.src._keras import (
     already_built,
     compile_metrics,
-    flatten_targets,
-    mask_of,
-    plain_metrics,
     scaled_rate,
-    without_plain_metrics,
 )
 from keras_swift.src._types import ArrayTree, Tensor
 from keras_swift.src.backends.base import Tap
 from keras_swift.src.data.leaves import there
 from keras_swift.src.fitting.own_step import OwnStep
 from keras_swift.src.importance.batches import Batches
+from keras_swift.src.importance.metric_updates import MetricUpdates, StepWeights
 from keras_swift.src.scoring.compiled import build
 from keras_swift.src.scoring.forward import predicted, tensors
 from keras_swift.src.scoring.own_call import check_comparisons
 from keras_swift.src.scoring.step_scores import StepScores
-
-# From importance weights, shape `(b,)`, and an output to the weights in a metric's shape.
-Shape = Callable[[Tensor, Tensor], Tensor]
 
 
 class Observer:
@@ -60,9 +53,10 @@ class Observer:
         return None if found is None else self.numbers(*found)
 
     def inputs(self, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayTree, ...] | None:
-        if self.step_scores is None or getattr(self._current, "importance", None) is None:
+        weights = getattr(self._current, "weights", None)
+        if self.step_scores is None or weights is None:
             return None
-        return y, y_pred, self._current.sample_weight
+        return y, y_pred, weights.sample_weight
 
     def numbers(self, *inputs: ArrayTree) -> Tensor:
         if self.step_scores is None:
@@ -98,8 +92,7 @@ class WeightedStep:
         # strategy traces the steps of its replicas in threads that take turns.
         self._current = threading.local()
         self._observer = Observer(self._current)
-        # The shape of the weights for each metric that takes any.
-        self._shapes: dict[int, Shape] = {}
+        self._metrics = MetricUpdates(model)
 
     def record(self, step_scores: StepScores | None, rows: int = 0) -> None:
         """Records the steps from now on.
@@ -144,8 +137,7 @@ class WeightedStep:
     def _train_step(self, *arguments: Any) -> Any:
         # `(data)` or, on JAX, `(state, data)`.
         *state, (x, y, weights) = arguments
-        self._current.importance = weights["importance"]
-        self._current.sample_weight = weights.get("sample_weight")
+        self._current.weights = StepWeights.of(weights)
         scaling: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if "rate_scale" in weights:
             scaling = scaled_rate(
@@ -164,26 +156,13 @@ class WeightedStep:
                 "`self.compute_loss(x, y, y_pred, sample_weight)`."
             ) from error
         finally:
-            self._current.importance = None
+            self._current.weights = None
 
     def _update_state(
         self, y_true: ArrayTree, y_pred: ArrayTree, sample_weight: ArrayTree = None
     ) -> None:
-        metrics = compile_metrics(self._model)
-        importance = getattr(self._current, "importance", None)
-        if not metrics.built:
-            metrics.build(y_true, y_pred)
-        # Keras updates the weighted metrics, we the plain ones.
-        with without_plain_metrics(metrics):
-            type(metrics).update_state(metrics, y_true, y_pred, sample_weight)
-        targets, outputs = flatten_targets(metrics, y_true), flatten_targets(metrics, y_pred)
-        for group, target, output in zip(plain_metrics(metrics), targets, outputs, strict=False):
-            for metric in group.metrics if group else ():
-                weights = None
-                # There are no weights in validation, as in Keras.
-                if importance is not None and id(metric) in self._shapes:
-                    weights = self._shapes[id(metric)](importance, output)
-                metric.update_state(target, output, sample_weight=weights)
+        current = getattr(self._current, "weights", None)
+        self._metrics.update(current, y_true, y_pred, sample_weight)
 
     def inspect(self, dataset: Batches) -> None:
         """Finds out which plain metrics take weights, and warns of losses and metrics without.
@@ -215,64 +194,4 @@ class WeightedStep:
         # The trial changes nothing and needs no other process.
         local = backends.active().local_state(model)
         with keras.StatelessScope(local) if local else contextlib.nullcontext():
-            self._inspect_metrics(tensors(y), y_pred)
-
-    def _inspect_metrics(self, y: ArrayTree, y_pred: ArrayTree) -> None:
-        metrics = compile_metrics(self._model)
-        if metrics is None:
-            return
-        if not metrics.built:
-            metrics.build(y, y_pred)
-        self._shapes = {}
-        targets, outputs = flatten_targets(metrics, y), flatten_targets(metrics, y_pred)
-        for group, target, output in zip(plain_metrics(metrics), targets, outputs, strict=False):
-            for metric in group.metrics if group else ():
-                shape = _weights_shape(metric, target, output)
-                if shape is not None:
-                    self._shapes[id(metric)] = shape
-
-
-# These metrics truncate their weights to whole numbers.
-_COUNTING = (keras.metrics.IoU, keras.metrics.MeanIoU)
-
-
-def _weights_shape(metric: keras.metrics.Metric, target: Tensor, output: Tensor) -> Shape | None:
-    """The function that shapes weights for a metric; `None`, with a warning, if it takes none.
-
-    Returns:
-        `_for_rows` or `_for_entries`.
-    """
-    ones = keras.ops.ones((output.shape[0],))
-    for shape in () if isinstance(metric, _COUNTING) else (_for_rows, _for_entries):
-        try:
-            metric.update_state(target, output, sample_weight=shape(ones, output))
-            return shape
-        except Exception:  # Each framework raises its own error for shapes that do not fit.
-            continue
-        finally:
-            metric.reset_state()
-    warnings.warn(
-        f"The metric {metric.name!r} takes no weights for single examples. While batches are "
-        "drawn by importance it describes the harder examples that were drawn.",
-        stacklevel=5,
-    )
-    return None
-
-
-def _for_entries(importance: Tensor, output: Tensor) -> Tensor:
-    """The importance weights with the axes of the output, as AUC wants them for images."""
-    return keras.ops.reshape(importance, (-1,) + (1,) * (len(output.shape) - 1))
-
-
-def _for_rows(importance: Tensor, output: Tensor) -> Tensor:
-    """The importance weights with the axes of the output's mask, if it has one.
-
-    Keras multiplies the two for metrics without aligning them, and would pair
-    the examples with the time axis.
-    """
-    mask = mask_of(output)
-    if mask is None:
-        return importance
-    column = keras.ops.reshape(importance, (-1,) + (1,) * (len(mask.shape) - 1))
-    # A product, not a broadcast view: Keras multiplies it in place on PyTorch.
-    return column * keras.ops.ones_like(mask, dtype=column.dtype)
+            self._metrics.inspect(tensors(y), y_pred)

@@ -1,0 +1,234 @@
+"""Updates the compiled metrics in a step whose batch may have been drawn by importance.
+
+Keras gives `weighted_metrics` the weights of the loss, and plain `metrics` none. In a drawn batch
+plain metrics need the importance weights: without them they describe the harder examples that
+were drawn. In a uniform batch all metrics get what `fit` gives them, because some metrics return
+another value for weights of 1 than for none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable
+
+import keras
+
+from keras_swift.src import backends
+from keras_swift.src._keras import (
+    compile_metrics,
+    flatten_targets,
+    mask_of,
+    plain_metrics,
+    without_plain_metrics,
+)
+from keras_swift.src._types import ArrayTree, Tensor
+from keras_swift.src.data.leaves import form, put_back, there
+
+# From importance weights, shape `(b,)`, and an output to the weights in a metric's shape.
+Shape = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepWeights:
+    """The weights of a step's batch.
+
+    Attributes:
+        importance: float tensor, shape `(b,)`, all ones in a uniform batch.
+        of_loss: structure of tensors, which the step passes on to the loss.
+        sample_weight: structure of tensors, the user's own; `None` without.
+        unchanged: a copy of `of_loss`, made before the loss gets it.
+    """
+
+    importance: Tensor
+    of_loss: ArrayTree
+    sample_weight: ArrayTree
+    unchanged: ArrayTree
+
+    @classmethod
+    def of(cls, weights: dict[str, ArrayTree]) -> StepWeights:
+        """The weights in the third part of a batch for `WeightedStep`."""
+        given = weights["weights"]
+        # PyTorch's masked losses multiply their weights by the mask in place.
+        unchanged = put_back(given, map(keras.ops.copy, there(given)))
+        return cls(weights["importance"], given, weights.get("sample_weight"), unchanged)
+
+    def of_fit(self) -> ArrayTree:
+        """What the metrics of a uniform batch get in `fit`: the user's weights.
+
+        The loss has them before the metrics, so those that a masked loss has changed in place are
+        taken from `of_loss`.
+        """
+        own = self.sample_weight
+        if own is None or form(own) != form(self.of_loss):
+            return own
+
+        def as_left(leaf: Tensor, of_loss: Tensor) -> Tensor:
+            sizes = [math.prod(tensor.shape[1:]) for tensor in (leaf, of_loss)]
+            # A weight for each example has no axes that the loss needs: it is not changed.
+            return (
+                keras.ops.reshape(of_loss, keras.ops.shape(leaf)) if len(set(sizes)) < 2 else leaf
+            )
+
+        return put_back(own, map(as_left, there(own), there(self.of_loss)))
+
+
+class MetricUpdates:
+    """Updates a model's compiled metrics, weighted where a batch was drawn by importance.
+
+    Args:
+        model: a compiled `keras.Model`.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+        # The shape of the weights for each metric that takes any.
+        self._shapes: dict[int, Shape] = {}
+
+    def inspect(self, y: ArrayTree, y_pred: ArrayTree) -> None:
+        """Finds out which plain metrics take weights, and warns of those that do not.
+
+        Args:
+            y, y_pred: structures of tensors, targets and outputs of some examples.
+        """
+        metrics = compile_metrics(self._model)
+        if metrics is None:
+            return
+        if not metrics.built:
+            metrics.build(y, y_pred)
+        self._shapes = {}
+        targets, outputs = flatten_targets(metrics, y), flatten_targets(metrics, y_pred)
+        for group, target, output in zip(plain_metrics(metrics), targets, outputs, strict=False):
+            for metric in group.metrics if group else ():
+                shape = _weights_shape(metric, target, output)
+                if shape is not None:
+                    self._shapes[id(metric)] = shape
+
+    def update(
+        self,
+        weights: StepWeights | None,
+        y_true: ArrayTree,
+        y_pred: ArrayTree,
+        sample_weight: ArrayTree = None,
+    ) -> None:
+        """Updates the metrics.
+
+        Args:
+            weights: `StepWeights` of the training step; `None` in validation.
+            y_true, y_pred: structures of targets and outputs.
+            sample_weight: what the step gives the metrics.
+        """
+        metrics = compile_metrics(self._model)
+        if not metrics.built:
+            metrics.build(y_true, y_pred)
+
+        def as_fit(given: ArrayTree) -> None:
+            type(metrics).update_state(metrics, y_true, y_pred, given)
+
+        def as_drawn(given: ArrayTree) -> None:
+            with without_plain_metrics(metrics):
+                as_fit(given)
+            self._update_plain(weights, y_true, y_pred)
+
+        if weights is None:
+            as_fit(sample_weight)
+        elif sample_weight is not weights.of_loss:
+            # The user's own step has changed them, and knows why.
+            as_drawn(sample_weight)
+        else:
+            _either(
+                keras.ops.all(keras.ops.equal(weights.importance, 1.0)),
+                lambda: as_fit(weights.of_fit()),
+                lambda: as_drawn(weights.unchanged),
+                metrics.variables,
+            )
+
+    def _update_plain(
+        self, weights: StepWeights | None, y_true: ArrayTree, y_pred: ArrayTree
+    ) -> None:
+        metrics = compile_metrics(self._model)
+        targets, outputs = flatten_targets(metrics, y_true), flatten_targets(metrics, y_pred)
+        for group, target, output in zip(plain_metrics(metrics), targets, outputs, strict=False):
+            for metric in group.metrics if group else ():
+                shape = self._shapes.get(id(metric))
+                shaped = None
+                if weights is not None and shape is not None:
+                    shaped = shape(weights.importance, output)
+                metric.update_state(target, output, sample_weight=shaped)
+
+
+def _either(
+    condition: Tensor,
+    first: Callable[[], None],
+    second: Callable[[], None],
+    variables: list[keras.Variable],
+) -> None:
+    """Runs `first` if the condition holds, else `second`, also in a compiled step.
+
+    Args:
+        condition: bool scalar tensor.
+        first, second: functions that assign to some of `variables`.
+        variables: list of `keras.Variable`.
+    """
+    known = backends.active().known_value(condition)
+    if known is not None:
+        # Metrics of a step that is not compiled may do anything.
+        (first if known else second)()
+        return
+    before = [(variable, variable.value) for variable in variables]
+
+    def values_after(update: Callable[[], None]) -> list[Tensor]:
+        with keras.StatelessScope(before) as scope:
+            update()
+        return [scope.get_current_value(variable) for variable in variables]
+
+    found = keras.ops.cond(condition, lambda: values_after(first), lambda: values_after(second))
+    for variable, value in zip(variables, found, strict=True):
+        variable.assign(value)
+
+
+# These metrics truncate their weights to whole numbers.
+_COUNTING = (keras.metrics.IoU, keras.metrics.MeanIoU)
+
+
+def _weights_shape(metric: keras.metrics.Metric, target: Tensor, output: Tensor) -> Shape | None:
+    """The function that shapes weights for a metric; `None`, with a warning, if it takes none.
+
+    Returns:
+        `_for_rows` or `_for_entries`.
+    """
+    ones = keras.ops.ones((output.shape[0],))
+    for shape in () if isinstance(metric, _COUNTING) else (_for_rows, _for_entries):
+        try:
+            metric.update_state(target, output, sample_weight=shape(ones, output))
+            return shape
+        except Exception:  # Each framework raises its own error for shapes that do not fit.
+            continue
+        finally:
+            metric.reset_state()
+    warnings.warn(
+        f"The metric {metric.name!r} takes no weights for single examples. While batches are "
+        "drawn by importance it describes the harder examples that were drawn.",
+        stacklevel=5,
+    )
+    return None
+
+
+def _for_entries(importance: Tensor, output: Tensor) -> Tensor:
+    """The importance weights with the axes of the output, as AUC wants them for images."""
+    return keras.ops.reshape(importance, (-1,) + (1,) * (len(output.shape) - 1))
+
+
+def _for_rows(importance: Tensor, output: Tensor) -> Tensor:
+    """The importance weights with the axes of the output's mask, if it has one.
+
+    Keras multiplies the two for metrics without aligning them, and would pair
+    the examples with the time axis.
+    """
+    mask = mask_of(output)
+    if mask is None:
+        return importance
+    column = keras.ops.reshape(importance, (-1,) + (1,) * (len(mask.shape) - 1))
+    # A product, not a broadcast view: Keras multiplies it in place on PyTorch.
+    return column * keras.ops.ones_like(mask, dtype=column.dtype)
