@@ -15,6 +15,8 @@ import pytest
 import scipy.sparse
 from keras import layers, ops
 
+import keras_swift as ks
+
 SIZE, BATCH = 44, 8
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(SIZE, 6)).astype("float32")
@@ -593,6 +595,7 @@ SETTINGS = {
     "TerminateOnNaN": with_callback(lambda f: K.TerminateOnNaN()),
     "LambdaCallback": with_callback(lambda f: K.LambdaCallback(on_epoch_end=lambda e, logs: None)),
     "BackupAndRestore": with_callback(lambda f: K.BackupAndRestore(f / "backup")),
+    "BackupAndRestore, ours": with_callback(lambda f: ks.BackupAndRestore(f / "backup", 2)),
     "SwapEMAWeights": Setting(
         compile=adam(use_ema=True),
         once=("jax",),

@@ -107,12 +107,13 @@ def resume(process, folder):
     """Six epochs; six that end after the third and begin again: in folders of each process."""
     x, y = part(process)
     found = {}
-    for name, ends in {"whole": None, "resumed": 3}.items():
+    for name, ends in {"whole": None, "resumed": 3, "ours": 4}.items():
         for end in (ends, None):
             model, draws = build(dropout=0.1), Draws()
-            backup = keras.callbacks.BackupAndRestore(
-                os.path.join(folder, f"{name}{process}"), delete_checkpoint=False
-            )
+            own = os.path.join(folder, f"{name}{process}")
+            backup = keras.callbacks.BackupAndRestore(own, delete_checkpoint=False)
+            if name == "ours":
+                backup = ks.BackupAndRestore(own, save_freq=3, delete_checkpoint=False)
             trainer = ks.ImportanceTraining(model, seed=3)
             callbacks = [draws, backup, Ends(end)]
             try:

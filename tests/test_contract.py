@@ -151,7 +151,7 @@ def check_swift(setting, source, folder):
 
 SWIFT_SOURCES = ["PyDataset, workers", "generator", "h5py", "tf.data"]
 SWIFT_SETTINGS = ["sample_weight", "class_weight of batches", "steps_per_epoch"]
-SWIFT_SETTINGS += ["mixed_bfloat16", "steps_per_execution", "BackupAndRestore"]
+SWIFT_SETTINGS += ["mixed_bfloat16", "steps_per_execution", "BackupAndRestore, ours"]
 MORE_SOURCES, MORE_SETTINGS = ["PyDataset", "pandas"], ["validation_split", "CSVLogger"]
 
 

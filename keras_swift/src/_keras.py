@@ -250,6 +250,12 @@ def symbolic_build(model: keras.Model, x: ArrayTree, y: ArrayTree) -> None:
     model._symbolic_build(data_batch=(x, y, None))
 
 
+def are_metrics_built(model: keras.Model) -> bool:
+    """Whether the metrics of the compiled losses and metrics have their variables."""
+    containers = (model._compile_loss, model._compile_metrics)
+    return all(container is None or container.built for container in containers)
+
+
 @contextlib.contextmanager
 def already_built(model: keras.Model) -> Iterator[None]:
     """A context in which `fit` does not build the model again.

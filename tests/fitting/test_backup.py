@@ -100,6 +100,23 @@ def test_what_an_exception_leaves_is_the_model_as_it_was(tmp_path):
     assert len(fit(model)(epochs=1, verbose=0).epoch) == 1
 
 
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_after_a_pass_a_run_goes_on_and_within_it_warns(tmp_path, epoch):
+    def run(folder, *others):
+        model, data = build(), {"epochs": 5, "steps_per_epoch": 5, "verbose": 0}
+        history = fit(model)(callbacks=[ks.BackupAndRestore(folder), *others], **data)
+        return model.get_weights(), history.history
+
+    with pytest.raises(Ended):
+        run(tmp_path / "b", EndAt(epoch, 2))
+    if epoch == 2:
+        # Two epochs were one pass.
+        assert_goes_on(run(tmp_path / "b"), run(tmp_path / "whole"))
+    else:
+        with pytest.warns(UserWarning, match="from the end of a pass.*5 steps of a pass of 10"):
+            run(tmp_path / "b")
+
+
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("call", ["os.replace", "os.fsync", "save_weights"])
 def test_a_run_that_ends_in_a_write_goes_on(tmp_path, monkeypatch, whole, call, moment):

@@ -132,6 +132,9 @@ def test_a_backup_resumes_the_part_of_each_process(tmp_path):
         assert resumed["weights"] == whole["weights"]
         assert resumed["drawn"] == whole["drawn"][-len(resumed["drawn"]) :]
         assert len(resumed["drawn"]) == 12
+        # The last backup before the fourth epoch ended was made after three of its four steps.
+        assert found["ours"]["weights"] == whole["weights"]
+        assert found["ours"]["drawn"] == whole["drawn"][-len(found["ours"]["drawn"]) :]
         files = [name for name in found["resumed_files"] if name.startswith("keras_swift")]
         assert files and all(f"_{process}of2_" in name for name in files)
 

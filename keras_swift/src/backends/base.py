@@ -322,11 +322,12 @@ def overridden(owner: Any, **methods: Callable[..., Any]) -> Iterator[None]:
             setattr(owner, name, method)
 
 
-def drop(iterator: Iterator[Any], count: int) -> None:
-    """Reads the items of an execution, which has one at least."""
-    next(iterator)
+def drop(iterator: Iterator[Any], count: int) -> Any:
+    """Reads the items of an execution, which has one at least; returns the first."""
+    first = next(iterator)
     for _ in range(count - 1):
         next(iterator, None)
+    return first
 
 
 def padded(array: Array, multiple: int) -> Array:

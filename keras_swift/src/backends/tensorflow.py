@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_swift.src._keras import are_metrics_built, symbolic_build
 from keras_swift.src._types import Array, ArrayTree, FloatArray, Tensor
 from keras_swift.src.backends.base import (
     Backend,
@@ -144,7 +145,14 @@ class TensorFlowBackend(Backend):
 
     def skip_step(self, model: keras.Model, arguments: tuple[Any, ...], logs: Any) -> Any:
         (iterator,) = arguments
-        drop(iterator, model.steps_per_execution)
+        data = drop(iterator, model.steps_per_execution)
+        if not are_metrics_built(model):
+            # Here the first step would build them, and a backup restores them before.
+            local = model.distribute_strategy.experimental_local_results
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(
+                keras.tree.map_structure(lambda leaf: local(leaf)[0], data)
+            )
+            symbolic_build(model, x, y)
         return logs
 
     def random_state(self) -> list[Array]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import keras
@@ -93,6 +93,8 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         # The backup whose steps pass by in the present epoch.
         self._passing: Unit | None = None
         self._train_function: Any = None
+        # Restored again when the first batch has been read.
+        self._random_then: State | None = None
         self._random_at_epoch_begin: State | None = None
 
     @property
@@ -123,7 +125,8 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         if self._folder is None:
             super().on_train_begin(logs)
             return
-        self._passing, self._current_epoch = None, 0
+        self._passing = self._random_then = None
+        self._current_epoch = 0
         self._batches_seen_since_last_saving = self._last_batch_seen = 0
         unit = self._folder.read()
         if unit is None:
@@ -143,11 +146,13 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         if run.place is not None:
             run.place.restore(state["place"])
             if state["journal"] is not None:
-                run.place.journal.restore(state["journal"])
+                run.place.journal.restore(state["journal"], state["batch"])
         if state["batch"]:
             self._passing = unit
         else:
             restore_random_states(state["random"])
+            # A run that was not ended reads on. To begin to read takes a number from PyTorch.
+            self._random_then = state["random"] if run.reads_on else None
         if state["epoch"] < (self.params or {}).get("epochs", np.inf):
             self._folder.prepare()
 
@@ -156,24 +161,24 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         # Or a later `fit` would begin there too.
         resume_at(self.model, None)
         if self._passing is not None:
-            state = self._passing.state
-            # Keras has just reset them.
-            self._assign(self.model.metrics_variables, state["metrics"])
-            restore_random_states(state["random_at_epoch_begin"])
+            restore_random_states(self._passing.state["random_at_epoch_begin"])
         if self.saves_within_epochs:
             self._random_at_epoch_begin = random_states()
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
+        if self._random_then is not None:
+            restore_random_states(self._random_then)
+            self._random_then = None
         if self._passing is None:
             return
         model, backend = self.model, backends.active()
-        numbers = model.get_metrics_result()
+        numbers = self._passing.state["logs"]
         self._train_function = own = model.train_function
 
         def pass_by(*arguments: Any) -> Any:
             # First, so that an exception leaves nothing behind.
             model.train_function = own
-            return backend.skip_step(model, arguments, numbers)
+            return backend.skip_step(model, arguments, dict(numbers))
 
         model.train_function = pass_by
 
@@ -229,6 +234,8 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             state["place"], state["journal"] = self._run.at_epoch_begin, place.journal.state()
         if batch:
             state["metrics"] = _values(model.metrics_variables)
+            result = model.get_metrics_result()
+            state["logs"] = dict(zip(result, _values(result.values()), strict=True))
             state["random_at_epoch_begin"] = self._random_at_epoch_begin
         if self._folder is not None:
             self._folder.write(model, state)
@@ -313,5 +320,5 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             model.train_function = own
 
 
-def _values(variables: Sequence[keras.Variable]) -> list[Array]:
+def _values(variables: Iterable[Any]) -> list[Array]:
     return [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables]

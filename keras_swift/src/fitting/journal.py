@@ -24,11 +24,13 @@ class Journal:
         is_kept: bool, whether anything is noted; `False` until somebody sets it, because it takes
             memory.
         tap: the `Tap` that records the steps, or `None`.
+        steps: int, how many steps of the first epoch pass by without training.
     """
 
     def __init__(self) -> None:
         self.is_kept = False
         self.tap: Tap | None = None
+        self.steps = 0
         self._noted: list[Any] = []
         self._retold: collections.deque[Any] = collections.deque()
         # Rows that were read to be saved, before the sampler asked for them.
@@ -69,8 +71,9 @@ class Journal:
             self._unread = [self._read()]
         return {"noted": list(self._noted), "unread": list(self._unread)}
 
-    def restore(self, state: State) -> None:
-        """Tells again what `state` noted."""
+    def restore(self, state: State, steps: int) -> None:
+        """Tells again what `state` noted in so many steps."""
+        self.steps = steps
         self._retold = collections.deque(state["noted"])
         self._unread = list(state["unread"])
         self._is_restored = True

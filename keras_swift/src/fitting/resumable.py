@@ -39,11 +39,13 @@ class Run:
         place: `Resumable`, or `None` in a `fit` of the user's, where Keras makes the batches.
         identity: dict, what cannot differ between two starts of one run.
         at_epoch_begin: state of `place` when the epoch began.
+        reads_on: bool, whether an epoch goes on in the data where the last one ended.
     """
 
     place: Resumable | None = None
     identity: State = dataclasses.field(default_factory=lambda: {"trainer": "model.fit"})
     at_epoch_begin: State | None = None
+    reads_on: bool = False
 
 
 class EpochBegins(keras.callbacks.Callback):

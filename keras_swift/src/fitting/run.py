@@ -55,9 +55,10 @@ def run_fit(
         Exception: what the feed raised, unwrapped.
     """
     saving, restoring = resuming(callbacks, place)
-    identity = {"trainer": trainer, "seed": seed}
+    reads_on = rest.get("steps_per_epoch") is not None
+    run = Run(place, {"trainer": trainer, "seed": seed}, reads_on=reads_on)
     with (
-        _backed_up(callbacks, Run(place, identity)) as begins,
+        _backed_up(callbacks, run) as begins,
         with_callbacks(
             callbacks, [*begins, *ours, *saving], model, [*restoring, *behind]
         ) as callbacks,

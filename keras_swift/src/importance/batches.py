@@ -275,13 +275,22 @@ class Batches:
         Returns:
             A dict of plain values and arrays.
         """
-        state = {"reader": self.reader.state(), **self._lookahead.sampler.state()}
+        state: State = {"reader": self.reader.state(), "steps_in_pass": self._steps_in_pass}
+        state |= self._lookahead.sampler.state()
         if self._pooled is not None:
             state |= {"fresh": self._fresh.state(), **self._pooled.state()}
         return state
 
     def restore(self, state: State) -> None:
         """Restores what `state` returned."""
+        if self.ends_with_a_pass and state["steps_in_pass"]:
+            warnings.warn(
+                "A run with `steps_per_epoch` should go on from the end of a pass through the data "
+                "to end as one that was not ended: Keras begins a pass again here. Received: "
+                f"steps_per_epoch={self._steps}, of which {state['steps_in_pass']} steps of a pass "
+                f"of {self.pass_length} batches are done.",
+                stacklevel=2,
+            )
         self.reader.restore(state["reader"])
         self._lookahead.sampler.restore(state)
         if self._pooled is not None:
@@ -321,6 +330,7 @@ class Batches:
         """Called before the first epoch; raises if processes would wait for one another."""
         numbers = {
             "The first epoch": epoch,
+            "The step to go on from": self.journal.steps,
             "The number of steps in an epoch": self.num_batches,
             "`batch_size`": self.batch_size,
         }

@@ -222,11 +222,19 @@ class PresampledDataset(keras.utils.PyDataset):
 
 
 class EpochCallback(keras.callbacks.Callback):
-    """Tells a dataset which epoch of training begins."""
+    """Tells a dataset which epoch of training begins.
 
-    def __init__(self, dataset: DrawnDataset | PresampledDataset) -> None:
+    Args:
+        dataset: the dataset.
+        journal: `Journal` of the run. Defaults to `None`, that of the dataset.
+    """
+
+    def __init__(
+        self, dataset: DrawnDataset | PresampledDataset, journal: Journal | None = None
+    ) -> None:
         super().__init__()
         self._dataset = dataset
+        self._journal = dataset.journal if journal is None else journal
         self._checked = False
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
@@ -236,6 +244,7 @@ class EpochCallback(keras.callbacks.Callback):
             backends.active().check_agreement(
                 {
                     "The first epoch": epoch,
+                    "The step to go on from": self._journal.steps,
                     "The number of steps in an epoch": self._dataset.num_batches,
                     "The number of examples in an epoch": self._dataset.num_examples,
                 }

@@ -278,9 +278,10 @@ class SwiftTraining(Trainer):
             first_epoch=first,
         )
         ranking = RankAnew(dataset, own, self._probabilities_of_own)
-        ours = [ranking, EpochCallback(dataset), own.recorder, CountEpochs(own)]
         with own.recorder.listening(dataset):
             place = Place(dataset, own)
+            begins = EpochCallback(dataset, place.journal)
+            ours = [ranking, begins, own.recorder, CountEpochs(own)]
             return self._run_fit(dataset, place, ours, callbacks, rest)
 
     @property
