@@ -205,19 +205,40 @@ def joined(y_true, y_pred):
     return ops.mean(ops.square(y_true - y_pred), axis=-1)
 
 
+def joining_model():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((STEPS, 4))
+    outputs = keras.layers.Dense(1)(ops.reshape(inputs, (-1, 4)))
+    model = keras.Model(inputs, outputs)
+    model.compile(keras.optimizers.SGD(0.1), joined)
+    return model
+
+
 @pytest.mark.parametrize("score", ["gradient_norm", lambda y_true, y_pred: ops.mean(y_pred, -1)])
 def test_outputs_that_join_batch_and_time_are_trained_as_by_fit(score):
-    def build():
-        keras.utils.set_random_seed(0)
-        inputs = keras.Input((STEPS, 4))
-        outputs = keras.layers.Dense(1)(ops.reshape(inputs, (-1, 4)))
-        model = keras.Model(inputs, outputs)
-        model.compile(keras.optimizers.SGD(0.1), joined)
-        return model
-
     settings = {"batch_size": 4, "epochs": 2, "shuffle": False, "verbose": 0}
     y = SEQUENCES[..., 0]
-    expected = build().fit(SEQUENCES, y, **settings).history["loss"]
+    expected = joining_model().fit(SEQUENCES, y, **settings).history["loss"]
     with pytest.warns(UserWarning, match=r"one row for each example.*Keep the axis.*`model.fit`"):
-        found = ks.ImportanceTraining(build(), score=score).fit(SEQUENCES, y, **settings).history
+        found = ks.ImportanceTraining(joining_model(), score=score)
+        found = found.fit(SEQUENCES, y, **settings).history
+    assert (found["loss"], found["importance"]) == (expected, [0.0, 0.0])
+
+
+class JoinedTargets(keras.utils.PyDataset):
+    """Batches whose targets have a row for each step of each example."""
+
+    def __len__(self):
+        return N // 4
+
+    def __getitem__(self, index):
+        rows = SEQUENCES[4 * index : 4 * index + 4]
+        return rows, rows[..., 0].reshape(-1)
+
+
+def test_batches_with_joined_targets_are_trained_as_by_fit():
+    settings = {"epochs": 2, "shuffle": False, "verbose": 0}
+    expected = joining_model().fit(JoinedTargets(), **settings).history["loss"]
+    with pytest.warns(UserWarning, match=r"lengths \[4, 20\].*a row for each.*`model.fit`"):
+        found = ks.ImportanceTraining(joining_model()).fit(JoinedTargets(), **settings).history
     assert (found["loss"], found["importance"]) == (expected, [0.0, 0.0])

@@ -63,6 +63,10 @@ def check_stream_arguments(x: Any, y: Any, sample_weight: Any, batch_size: Any, 
         )
 
 
+class UnevenBatch(ValueError):
+    """A batch whose inputs, targets and weights have different numbers of rows."""
+
+
 class Stream:
     """Batches of a source as NumPy structures, restarted whenever it ends.
 
@@ -283,9 +287,10 @@ class Stream:
         batch = keras.tree.map_structure(_as_numpy, batch)
         lengths = {len(leaf) for leaf in there(batch)}
         if len(lengths) != 1 or 0 in lengths:
-            raise ValueError(
-                "All parts of a batch must have the same length, at least 1. Received: lengths "
-                f"{sorted(lengths)}."
+            raise UnevenBatch(
+                "All parts of a batch must have the same length, at least 1, to draw single "
+                f"examples. Received: lengths {sorted(lengths)}. Let the targets have a row for "
+                "each example, and the loss join what it compares."
             )
         if self._class_weight is None:
             return batch

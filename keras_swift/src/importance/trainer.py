@@ -15,6 +15,7 @@ from keras_swift.src import backends
 from keras_swift.src._display import html_table
 from keras_swift.src._types import ArrayTree, Score, ScoringDtype, Seed
 from keras_swift.src.backends.base import Tap
+from keras_swift.src.data.streams import UnevenBatch
 from keras_swift.src.fitting.arguments import resolve_fit_arguments
 from keras_swift.src.fitting.callbacks import OutOfTheBar, StepBarrier
 from keras_swift.src.fitting.run import run_fit
@@ -305,7 +306,7 @@ class ImportanceTraining(Trainer):
                 ends_with_a_pass=ends_with_a_pass,
             )
             self._weighted_step.inspect(batches)
-        except NoExampleLoss as error:
+        except (NoExampleLoss, UnevenBatch) as error:
             if not isinstance(x, Iterator):
                 return self._uniform_fit(str(error), given)
             # Its first batch has been read.
