@@ -13,10 +13,11 @@ from keras_swift.src.records.memory import ExampleMemory  # noqa: E402
 from keras_swift.src.search.result import SearchResult  # noqa: E402
 from keras_swift.src.search.search import search  # noqa: E402
 from keras_swift.src.search.trial import SearchTrial  # noqa: E402
+from keras_swift.src.suspects.mixture import WrongShare  # noqa: E402
+from keras_swift.src.suspects.result import Suspects  # noqa: E402
 from keras_swift.src.swift.features import compute_features  # noqa: E402
-from keras_swift.src.swift.mixture import WrongShare  # noqa: E402
 from keras_swift.src.swift.sampler import SwiftSampler  # noqa: E402
-from keras_swift.src.swift.suspects import Suspects, find_suspects  # noqa: E402
+from keras_swift.src.swift.suspects import find_suspects  # noqa: E402
 from keras_swift.src.swift.trainer import SwiftTraining  # noqa: E402
 
 __version__ = "0.1.0"

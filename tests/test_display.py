@@ -9,8 +9,10 @@ from made_up_record import made_up_record
 from small_models import classifier
 
 import keras_swift as ks
-from keras_swift.src.swift.mixture import find_doubts
-from keras_swift.src.swift.suspects import Suspects
+from keras_swift.src.records.targets import TargetOutput
+from keras_swift.src.suspects.doubts import OutputDoubts
+from keras_swift.src.suspects.mixture import Doubts, WrongShare
+from keras_swift.src.suspects.together import put_together
 
 
 class Cells(html.parser.HTMLParser):
@@ -108,20 +110,20 @@ def test_swift_training_shows_its_sampler():
 
 def test_suspects_show_the_first_of_them():
     record, labels = made_up_record(80), np.arange(80) % 4
-    doubts = find_doubts(record, labels)
-    found = Suspects(
-        indices=np.array([7, 3]),
-        scores=doubts.scores,
-        probability=doubts.probability,
-        labels=labels,
-        instead=np.array([1, 2]),
-        wrong_share=doubts.share,
-        record=record,
-        _x=np.zeros((80, 2)),
+    suspect = np.isin(np.arange(80), [3, 7])
+    doubts = Doubts(np.arange(80.0), suspect * 0.9, suspect, WrongShare(0.02, 0.01, 0.04))
+    output = TargetOutput("", "categorical", None, object(), ())
+    found = put_together(
+        [OutputDoubts(output, labels, doubts)],
+        lambda place, examples, entries, labels: (labels[examples, entries] + 1) % 4,
+        record,
+        np.zeros((80, 2)),
+        None,
     )
     title, rows = shown(found)
     assert title == "2 of 80 labels are more likely wrong than right"
-    assert rows["most suspicious (index: label)"] == "7: 3, rather 1; 3: 3, rather 2"
+    first = "example 7: labelled 3, predicted 0; example 3: labelled 3, predicted 0"
+    assert rows["most suspicious"] == first
     assert rows["estimated share of wrong labels"] == str(doubts.share)
 
 

@@ -16,7 +16,7 @@ import keras_swift as ks
 from keras_swift.src.importance import batches
 from keras_swift.src.importance.resampling import importance_weights, sampling_probability
 from keras_swift.src.records.columns import FinishedRecord
-from keras_swift.src.swift.mixture import find_doubts
+from keras_swift.src.suspects.mixture import find_doubts
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "processes_process.py"
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="Keras does so on JAX")

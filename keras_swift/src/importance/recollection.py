@@ -56,7 +56,7 @@ class Recollection:
         if self.kept is None or before != self._source:
             # Scores of other data would be wrong, which costs variance but no bias.
             if isinstance(reader, ArrayReader):
-                self.kept, self.places = ExampleMemory(reader.size), None
+                self.kept, self.places = ExampleMemory(reader.size, averages=True), None
             else:
                 self.kept, self.places = ExampleMemory(0), places_of(reader)
         return self.kept if self.places is None or self.places.hold else None

@@ -15,6 +15,8 @@ from keras_swift.src import backends
 from keras_swift.src._display import html_table
 from keras_swift.src._types import ArrayTree, Score, ScoringDtype, Seed
 from keras_swift.src.backends.base import Tap
+from keras_swift.src.data.arrays import ArraySource
+from keras_swift.src.data.reader import ArrayReader
 from keras_swift.src.data.streams import UnevenBatch
 from keras_swift.src.fitting.arguments import resolve_fit_arguments
 from keras_swift.src.fitting.callbacks import OutOfTheBar, StepBarrier
@@ -35,6 +37,8 @@ from keras_swift.src.scoring.output_loss import NoExampleLoss
 from keras_swift.src.scoring.scorer import Scorer
 from keras_swift.src.scoring.step_scores import StepScores
 from keras_swift.src.scoring.weights import check_weights_arrive
+from keras_swift.src.suspects.of_record import suspects_of_memory
+from keras_swift.src.suspects.result import ClassNames, Suspects
 from keras_swift.src.validation import (
     check_model,
     check_rate_scaling,
@@ -177,6 +181,7 @@ class ImportanceTraining(Trainer):
         self.scale_learning_rate = scale_learning_rate
         self._recollection = Recollection()
         self._seed = seed if isinstance(seed, int) else None
+        self._trained_on: ArraySource | None = None
         self._generator = np.random.default_rng(_keras_seed() if seed is None else seed)
         self._weighted_step = WeightedStep(model)
         self._scorer = Scorer(model, (score,), scoring_dtype)
@@ -189,6 +194,24 @@ class ImportanceTraining(Trainer):
     @memory.setter
     def memory(self, nothing: None) -> None:
         self._recollection.forget()
+
+    def suspects(self, class_names: ClassNames = None) -> Suspects:
+        """The labels of the last `fit` that are probably wrong, by what it remembered.
+
+        Costs no training. Importance draws look at doubtful examples more often; measured, that
+        changes their order little (`docs/swift_sampler.md`).
+
+        Args:
+            class_names: as for `find_suspects`.
+
+        Returns:
+            `Suspects`, as `find_suspects` returns them.
+
+        Raises:
+            ValueError: if the last `fit` remembered nothing or was on no arrays, and for models
+                that predict other than one class for each example.
+        """
+        return suspects_of_memory(self.model, self._trained_on, self.memory, class_names)
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value}" for name, value in self._settings())
@@ -362,9 +385,12 @@ class ImportanceTraining(Trainer):
         """Records the steps and draws batches by the recorded scores, if possible."""
         obstacle = backends.active().tap_obstacle(self.model)
         has_index = are_known_again(batches.reader)
+        self._trained_on = None
         memory = None
         if has_index and self.score != "full_gradient_norm" and obstacle is None:
             memory = self._recollection.of(batches.reader)
+            if isinstance(batches.reader, ArrayReader):
+                self._trained_on = batches.reader.source
         else:
             self._recollection.forget()
             if has_index and obstacle:

@@ -81,6 +81,11 @@ class ExampleMemory:
         return np.isfinite(self.score)
 
     @property
+    def has_averages(self) -> bool:
+        """bool, whether means over all records are kept."""
+        return self._averages
+
+    @property
     def known_share(self) -> float:
         """float, 0 to 1, the share of examples that have a score."""
         return float(self.seen.mean()) if len(self) else 0.0

@@ -12,6 +12,7 @@ from keras import ops
 from keras_swift.src import backends
 from keras_swift.src._types import ArrayTree, FloatArray, IntArray, Tensor
 from keras_swift.src.backends.base import Values
+from keras_swift.src.records.targets import TargetOutput
 from keras_swift.src.scoring.compiled import build, compiled_losses
 from keras_swift.src.scoring.forward import accepts_training
 from keras_swift.src.scoring.gradient_norm import (
@@ -74,8 +75,10 @@ class LabelScorer:
         gradient_norms: bool, whether `of_outputs` has the gradient norm too. Defaults to `False`.
         temperatures: floats above 0, at which the label's probability is wanted too. Defaults to
             none.
+        targets: sequence of `TargetOutput`, whose numbers are wanted too. Defaults to none.
 
     Attributes:
+        targets: tuple of `TargetOutput`, as given.
         labels: tuple of `LabelOutput`, or `None` if the outputs are not class
             probabilities: then it returns only losses.
         columns: int, how many numbers `of_outputs` has for each example.
@@ -88,6 +91,7 @@ class LabelScorer:
         y: ArrayTree,
         gradient_norms: bool = False,
         temperatures: Sequence[float] = (),
+        targets: Sequence[TargetOutput] = (),
     ) -> None:
         check_model(model)
         losses = build(model, x, y)
@@ -98,7 +102,9 @@ class LabelScorer:
         self.labels = label_outputs(model)
         self._gradient_norms = gradient_norms
         self._temperatures = np.asarray(temperatures, np.float32)
+        self.targets = tuple(targets)
         self.columns = (1 if self.labels is None else 3) + gradient_norms
+        self.columns += sum(output.columns for output in self.targets)
         self._training_argument = accepts_training(model)
         self._compiled = backends.active().compile_scoring(self._quantities, model)
 
@@ -118,7 +124,8 @@ class LabelScorer:
             of margins above 0) and `"weight"`, shape `(n, outputs)`: weighted
             means over the labels of an example, and their mean weight. With
             `temperatures` (k of them), shape `(n, outputs, k)`: `"tempered"`, such means of the
-            label's probability at each, and `"confidence"`, of the largest probability.
+            label's probability at each, and `"confidence"`, of the largest probability. With
+            `targets`, shape `(n, their columns)`: `"targets"`.
         """
         inputs = (x, y) if sample_weight is None else (x, y, sample_weight)
         # Inside `fit`, JAX does not keep the values in the model.
@@ -132,8 +139,8 @@ class LabelScorer:
 
         Returns:
             A float32 tensor, shape `(n, columns)`: the gradient norm, if it is wanted; the loss,
-            without sample weights; and of classifiers margin and probability, `combined` over the
-            outputs.
+            without sample weights; of classifiers margin and probability, `combined` over the
+            outputs; and the numbers of `targets`.
         """
         y, y_pred = self._matching.aligned(y, y_pred)
         numbers = self._gradient_norm_of(y, y_pred) if self._gradient_norms else []
@@ -157,7 +164,9 @@ class LabelScorer:
                         for output, mean in zip(outputs, means, strict=True)
                     )
                 )
-        return ops.stop_gradient(ops.stack([ops.cast(n, "float32") for n in numbers], axis=1))
+        columns = ops.stack([ops.cast(n, "float32") for n in numbers], axis=1)
+        parts = [columns, *(output.numbers(y, y_pred) for output in self.targets)]
+        return ops.stop_gradient(ops.concatenate(parts, axis=1) if self.targets else columns)
 
     def _gradient_norm_of(self, y: ArrayTree, y_pred: ArrayTree) -> list[Tensor]:
         """The feature `"gradient_norm"`, in a list of one."""
@@ -194,6 +203,9 @@ class LabelScorer:
             for output, weight in zip(self._outputs, weights, strict=True)
         )
         results = {"loss": loss}
+        if self.targets:
+            numbers = [output.numbers(y, y_pred) for output in self.targets]
+            results["targets"] = ops.concatenate(numbers, axis=1)
         if self.labels is None:
             return results
         columns: list[tuple[Any, ...]] = []

@@ -100,23 +100,12 @@ def label_values(
         if mask is not None:
             counts = counts * broadcast(ops.cast(mask, "float32"), counts)
         return probability, 2.0 * probability - 1.0, counts
-    rank, axis = len(y_pred.shape), label.axis % len(y_pred.shape)
-    if axis != rank - 1:
-        y_pred = ops.moveaxis(y_pred, axis, -1)
-        if len(y_true.shape) == rank and y_true.shape[axis] == y_pred.shape[-1]:
-            y_true = ops.moveaxis(y_true, axis, -1)
+    labels, y_pred, target = _with_classes_last(label, y_true, y_pred)
     classes = y_pred.shape[-1]
     if label.from_logits:
         p = ops.softmax(y_pred, axis=-1)
     else:
         p = y_pred / ops.maximum(ops.sum(y_pred, axis=-1, keepdims=True), _SMALLEST)
-    if len(y_true.shape) == rank and y_true.shape[-1] == classes:
-        target = ops.cast(y_true, "float32")
-        labels = ops.argmax(target, axis=-1)
-    else:
-        labels = ops.squeeze(y_true, axis=-1) if len(y_true.shape) == rank else y_true
-        labels = ops.cast(labels, "int32")
-        target = ops.one_hot(labels, classes, dtype="float32")
     probability = ops.sum(target * p, axis=-1)
     other = p - 2.0 * ops.one_hot(labels, classes, dtype="float32")
     margin = probability - ops.max(other, axis=-1)
@@ -165,29 +154,41 @@ def label_means(label: LabelOutput, y_true: Tensor, y_pred: Tensor) -> tuple[Ten
     return sum_over_entries(probability * counts) / safe, sum_over_entries(margin * counts) / safe
 
 
-def other_class(y_true: Tensor, y_pred: Tensor, axis: int = -1) -> Tensor:
+def other_class(label: LabelOutput, y_true: Tensor, y_pred: Tensor) -> Tensor:
     """The most probable class other than the label.
 
     Args:
-        y_true: tensor, one class number or one-hot row for each example.
-        y_pred: float tensor, shape `(n, classes)`, or with axes of length 1.
-        axis: int, that of the classes. Defaults to -1.
+        label: `LabelOutput` of classes.
+        y_true: tensor of class numbers or one-hot rows.
+        y_pred: float tensor, the output: probabilities or logits.
 
     Returns:
-        A float32 tensor, shape `(n,)`.
+        A float32 tensor, shape `(n, ...)`, without the axis of the classes.
     """
-    y_pred = ops.moveaxis(ops.cast(y_pred, "float32"), axis, -1)
-    y_true = ops.convert_to_tensor(y_true)
-    classes = y_pred.shape[-1]
-    y_pred = ops.reshape(y_pred, (-1, classes))
-    if len(y_true.shape) == 2 and y_true.shape[-1] == classes:
-        labels = ops.argmax(y_true, axis=-1)
-    else:
-        labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
+    labels, y_pred, _ = _with_classes_last(label, y_true, ops.cast(y_pred, "float32"))
     # Probabilities are at least 0, logits may be anything.
     lowest = ops.min(y_pred, axis=-1, keepdims=True) - 1.0
-    others = ops.where(ops.one_hot(labels, classes, dtype="float32") > 0, lowest, y_pred)
-    return ops.cast(ops.argmax(others, axis=-1), "float32")
+    given = ops.one_hot(labels, y_pred.shape[-1], dtype="float32")
+    return ops.cast(ops.argmax(ops.where(given > 0, lowest, y_pred), axis=-1), "float32")
+
+
+def _with_classes_last(
+    label: LabelOutput, y_true: Tensor, y_pred: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Class numbers, the output and rows of targets, each with its classes on the last axis."""
+    rank, axis = len(y_pred.shape), label.axis % len(y_pred.shape)
+    y_true = ops.convert_to_tensor(y_true)
+    if axis != rank - 1:
+        y_pred = ops.moveaxis(y_pred, axis, -1)
+        if len(y_true.shape) == rank and y_true.shape[axis] == y_pred.shape[-1]:
+            y_true = ops.moveaxis(y_true, axis, -1)
+    classes = y_pred.shape[-1]
+    if len(y_true.shape) == rank and y_true.shape[-1] == classes:
+        target = ops.cast(y_true, "float32")
+        return ops.argmax(target, axis=-1), y_pred, target
+    labels = ops.squeeze(y_true, axis=-1) if len(y_true.shape) == rank else y_true
+    labels = ops.cast(labels, "int32")
+    return labels, y_pred, ops.one_hot(labels, classes, dtype="float32")
 
 
 def sum_over_entries(tensor: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from keras_swift.src.search.judge import (
     difference_noise,
 )
 from keras_swift.src.search.trial import Direction, SearchTrial, signed
-from keras_swift.src.swift.mixture import Doubts, WrongShare, find_doubts
+from keras_swift.src.suspects.mixture import Doubts, WrongShare, find_doubts
 from keras_swift.src.swift.sampler import SwiftSampler
 
 if TYPE_CHECKING:

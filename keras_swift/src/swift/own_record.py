@@ -52,7 +52,7 @@ class OwnRecord:
         wanted: Sequence[str],
     ) -> None:
         self._model = model
-        self._source = source
+        self.source = source
         self._batch_size = batch_size
         self._wanted = tuple(wanted)
         self.recorder = recording(
@@ -104,8 +104,8 @@ class OwnRecord:
 
     def _check_features(self) -> None:
         """Raises now what would be found out after the warm-up."""
-        nothing = np.full(self._source.size, np.nan)
-        numbers = np.zeros(self._source.size)
+        nothing = np.full(self.source.size, np.nan)
+        numbers = np.zeros(self.source.size)
         labels = numbers if self.recorder.has_labels else nothing
         made_up = FinishedRecord(numbers, labels, numbers, labels, labels, labels)
         self._computed(made_up, [name for name in self._wanted if name != GRADIENT_NORM])
@@ -115,8 +115,8 @@ class OwnRecord:
     ) -> dict[str, FloatArray]:
         return compute_features(
             self._model,
-            self._source.x,
-            self._source.y,
+            self.source.x,
+            self.source.y,
             cast(Features, names),
             record=record,
             batch_size=self._batch_size,

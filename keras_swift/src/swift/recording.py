@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
@@ -21,6 +21,8 @@ from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.records.outputs import LabelScorer, combined
 from keras_swift.src.records.step import RecordedStep
+from keras_swift.src.records.target_record import TargetRecord
+from keras_swift.src.records.targets import TargetOutput
 from keras_swift.src.swift.datasets import DrawnDataset
 
 # The cost of a forward pass over the data in epochs of training, which have a backward pass too.
@@ -59,6 +61,7 @@ class RecordingCallback(keras.callbacks.Callback):
     Attributes:
         record: `ExampleMemory` so far, with averages. Its score is the gradient norm if that is
             recorded, else the loss.
+        targets: `TargetRecord` of the scorer's targets, or `None` if it has none.
         cost: float, in epochs of training.
         diverged: `Divergence`, the first loss that was not finite, or `None`.
     """
@@ -74,6 +77,7 @@ class RecordingCallback(keras.callbacks.Callback):
         super().__init__()
         self._every = every
         self.record = ExampleMemory(source.size, averages=True)
+        self.targets = TargetRecord(scorer.targets, source.size) if scorer.targets else None
         self.cost = 0.0
         self.journal = Journal()
         self.diverged: Divergence | None = None
@@ -99,7 +103,8 @@ class RecordingCallback(keras.callbacks.Callback):
     @property
     def _norms(self) -> int:
         """How many columns of a step's numbers are gradient norms."""
-        return self._scorer.columns - (3 if self.has_labels else 1)
+        targets = sum(output.columns for output in self._scorer.targets)
+        return self._scorer.columns - targets - (3 if self.has_labels else 1)
 
     @contextlib.contextmanager
     def listening(self, dataset: DrawnDataset) -> Iterator[None]:
@@ -135,12 +140,13 @@ class RecordingCallback(keras.callbacks.Callback):
             scores = {k: v[: len(indices)] for k, v in self._scorer(x, y).items()}
             loss = np.asarray(scores["loss"], np.float64)
             labels = self._scorer.labels
-            if labels is None:
-                self._add(indices, loss[:, None])
-            else:
+            numbers: list[FloatArray] = [loss]
+            if labels is not None:
                 weights = [label.output.weight for label in labels]
-                rest = [combined(scores, name, weights) for name in ("margin", "probability")]
-                self._add(indices, np.stack([loss, *rest], axis=1))
+                numbers += [combined(scores, name, weights) for name in ("margin", "probability")]
+            self._add(indices, np.stack(numbers, axis=1))
+            if self.targets is not None:
+                self.targets.add(indices, scores["targets"])
         self.cost += FORWARD_COST
 
     def _read(self) -> None:
@@ -157,7 +163,10 @@ class RecordingCallback(keras.callbacks.Callback):
                 stacklevel=2,
             )
             return
-        self._add(drawn[: len(rows)], rows)
+        base = self._norms + (3 if self.has_labels else 1)
+        self._add(drawn[: len(rows)], rows[:, :base])
+        if self.targets is not None:
+            self.targets.add(drawn[: len(rows)], rows[:, base:])
 
     def _add(self, indices: IntArray, numbers: FloatArray) -> None:
         """Adds rows of the gradient norm, if there is one, the loss and what classifiers have."""
@@ -181,6 +190,7 @@ def recording(
     batch_size: int,
     epochs: int,
     gradient_norms: bool = False,
+    targets: Sequence[TargetOutput] = (),
 ) -> RecordingCallback:
     """A recorder for a training run, to enter as `listening` and to pass to `fit` as a callback.
 
@@ -192,8 +202,10 @@ def recording(
         batch_size: int.
         epochs: int, of the training; 0 for a trained model, which can only be looked at.
         gradient_norms: bool, whether the steps record them too. Defaults to `False`.
+        targets: sequence of `TargetOutput`, each of whose targets is recorded too. Defaults to
+            none.
     """
-    scorer = LabelScorer(model, *source.specimen(), gradient_norms)
+    scorer = LabelScorer(model, *source.specimen(), gradient_norms, targets=targets)
     obstacle = backends.active().tap_obstacle(model)
     if obstacle and epochs:
         warnings.warn(f"{obstacle} {_UNTIL_THEN}", stacklevel=3)

@@ -26,6 +26,8 @@ from keras_swift.src.fitting.resumable import Resumable
 from keras_swift.src.fitting.run import run_fit
 from keras_swift.src.fitting.trainer import Trainer
 from keras_swift.src.scoring.compiled import build
+from keras_swift.src.suspects.of_record import suspects_of_memory
+from keras_swift.src.suspects.result import ClassNames, Suspects
 from keras_swift.src.swift.datasets import DrawnDataset, EpochCallback, PresampledDataset
 from keras_swift.src.swift.features import (
     RECORDED_NAMES,
@@ -241,6 +243,27 @@ class SwiftTraining(Trainer):
             trainer="SwiftTraining",
             seed=self._seed,
         )
+
+    def suspects(self, class_names: ClassNames = None) -> Suspects:
+        """The labels of the last `fit` that are probably wrong, by the record it made.
+
+        Costs no training. Examples that the sampler never drew after the warm-up are judged by the
+        warm-up.
+
+        Args:
+            class_names: as for `find_suspects`.
+
+        Returns:
+            `Suspects`, as `find_suspects` returns them.
+
+        Raises:
+            ValueError: if the last `fit` made no record of its own, and for models that predict
+                other than one class for each example.
+        """
+        own = self._own
+        source = None if own is None else own.source
+        memory = None if own is None else own.recorder.record
+        return suspects_of_memory(self.model, source, memory, class_names)
 
     def _records_itself(self) -> bool:
         """Whether the features come from a record of the training itself."""

@@ -1,0 +1,118 @@
+"""What a training computed for every target of every example, as sums over the training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_swift.src._types import FloatArray, IntArray
+from keras_swift.src.records.columns import FinishedRecord
+from keras_swift.src.records.targets import TargetOutput
+
+# A record takes at most as much memory as a data set that is held.
+RECORD_BYTES = 2 * 2**30
+# Of one target: three sums in float64, two counts, and two numbers as last seen.
+TARGET_BYTES = 3 * 8 + 4 * 4
+_SMALLEST = 1e-30
+
+
+class TargetRecord:
+    """The sums, by the index of an example.
+
+    Args:
+        outputs: sequence of `TargetOutput`.
+        size: int, `n`, the number of examples.
+
+    Raises:
+        ValueError: if there are more targets than fit in `RECORD_BYTES`.
+    """
+
+    def __init__(self, outputs: Sequence[TargetOutput], size: int) -> None:
+        self._outputs = tuple(outputs)
+        need = TARGET_BYTES * size * sum(output.size for output in outputs)
+        if need > RECORD_BYTES:
+            raise ValueError(
+                f"`y` must have at most {RECORD_BYTES // TARGET_BYTES:,} targets, because the "
+                f"record takes {TARGET_BYTES} bytes of memory for each. Received: "
+                f"{need // TARGET_BYTES:,} targets of {size:,} examples. Pass a part of the "
+                "examples at a time, or coarser targets."
+            )
+        self._sums = [
+            {name: np.zeros((size, output.size)) for name in _summed(output)}
+            for output in self._outputs
+        ]
+        self._last = [
+            {name: np.full((size, output.size), np.nan, np.float32) for name in ("loss", "margin")}
+            for output in self._outputs
+        ]
+        self._counts = [np.zeros((size, output.size), np.int32) for output in self._outputs]
+
+    def add(self, indices: IntArray, numbers: FloatArray) -> None:
+        """Adds what a step computed.
+
+        Args:
+            indices: int array, shape `(k,)`.
+            numbers: float array, shape `(k, columns of all outputs)`.
+        """
+        start = 0
+        for place, output in enumerate(self._outputs):
+            part = numbers[:, start : start + output.columns].astype(np.float64)
+            start += output.columns
+            columns = _columns(output, part)
+            first = next(iter(columns.values()))
+            counted = np.isfinite(first)
+            np.add.at(self._counts[place], indices, counted.astype(np.int32))
+            for name, sums in self._sums[place].items():
+                np.add.at(sums, indices, np.where(counted, columns[name], 0.0))
+            for name, last in self._last[place].items():
+                if name in columns:
+                    last[indices] = columns[name]
+
+    def finished(self, place: int) -> FinishedRecord:
+        """The record of one output: arrays of shape `(n * targets,)`, NaN where none counts.
+
+        The margin of values is target minus prediction.
+
+        Args:
+            place: int, the number of the output.
+        """
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = {
+                name: (sums / self._counts[place]).reshape(-1)
+                for name, sums in self._sums[place].items()
+            }
+        nothing = np.full(self._counts[place].size, np.nan)
+        last = {
+            name: column.reshape(-1).astype(np.float64)
+            for name, column in self._last[place].items()
+        }
+        return FinishedRecord(
+            loss=last["loss"],
+            margin=last["margin"],
+            mean_loss=means["loss"],
+            mean_margin=means.get("margin", nothing),
+            share_wrong=means.get("wrong", nothing),
+            mean_probability=means.get("probability", nothing),
+        )
+
+
+def _summed(output: TargetOutput) -> tuple[str, ...]:
+    if output.label is not None:
+        return ("loss", "margin", "probability", "wrong")
+    return ("loss", "margin") if output.kind == "values" else ("loss",)
+
+
+def _columns(output: TargetOutput, numbers: FloatArray) -> dict[str, FloatArray]:
+    """The quantities of an output from the numbers of a step, each of shape `(k, targets)`."""
+    if output.kind == "losses":
+        return {"loss": numbers}
+    if output.label is None:
+        return {"loss": np.abs(numbers), "margin": numbers}
+    probability, margin = numbers[:, : output.size], numbers[:, output.size :]
+    return {
+        "loss": -np.log(np.maximum(probability, _SMALLEST)),
+        "margin": margin,
+        "probability": probability,
+        "wrong": (margin <= 0).astype(np.float64),
+    }

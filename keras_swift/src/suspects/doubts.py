@@ -1,0 +1,86 @@
+"""Doubts about every target of a training: of one output, from the record of all processes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from keras_swift.src import backends
+from keras_swift.src._types import Array, IntArray
+from keras_swift.src.records.columns import FinishedRecord
+from keras_swift.src.records.targets import TargetOutput
+from keras_swift.src.suspects.mixture import Doubts, find_doubts
+from keras_swift.src.suspects.tail import find_far_values
+
+# Labels of more entries than this are judged together: each entry alone has too few examples.
+MOST_ENTRIES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputDoubts:
+    """What is known of the targets of one output.
+
+    Attributes:
+        output: its `TargetOutput`.
+        labels: the given targets, shape `(n, *entries)`.
+        doubts: `Doubts` of shape `(n * targets,)`.
+    """
+
+    output: TargetOutput
+    labels: Array
+    doubts: Doubts
+
+
+def doubts_of(output: TargetOutput, labels: Array, record: FinishedRecord) -> Doubts:
+    """The doubts about each target of the examples of this process, from those of all.
+
+    Args:
+        output: `TargetOutput`.
+        labels: the given targets, as `TargetOutput.labels` returns them.
+        record: the record of each target, arrays of shape `(n * targets,)`.
+
+    Returns:
+        `Doubts`, of shape `(n * targets,)`; NaN where a target does not count.
+    """
+    group = _groups(output, labels)
+    gathered = backends.active().gather_rows({**record.columns(), "group": group})
+    found = dict(gathered.columns)
+    groups = found.pop("group").astype(np.int64)
+    counted = np.isfinite(found["mean_loss"])
+    every = FinishedRecord(**{name: column[counted] for name, column in found.items()})
+    if not counted.any():
+        raise ValueError(
+            "`y` must hold targets that count. Received: an output "
+            f"{output.name!r} whose targets are all masked, ignored or of weight 0."
+        )
+    if output.kind == "values":
+        doubts = find_far_values(every.mean_margin, groups[counted])
+    else:
+        known = None if output.label is None else groups[counted]
+        doubts = find_doubts(every, known)
+
+    def own(column: Array, nothing: float) -> Array:
+        whole = np.full(len(counted), nothing, column.dtype)
+        whole[counted] = column
+        return whole[gathered.own]
+
+    return dataclasses.replace(
+        doubts,
+        scores=own(doubts.scores, np.nan),
+        probability=own(doubts.probability, np.nan),
+        suspect=own(doubts.suspect, 0.0),
+    )
+
+
+def _groups(output: TargetOutput, labels: Array) -> Array:
+    """The kind of target that each one is: its class, and its entry if entries are questions."""
+    entry = np.broadcast_to(np.arange(output.size), (len(labels), output.size)).reshape(-1)
+    if output.kind == "losses":
+        return np.zeros(len(labels))
+    if output.kind == "values":
+        return entry.astype(np.float64)
+    classes: IntArray = labels.reshape(-1)
+    if output.is_multi_label and output.size <= MOST_ENTRIES:
+        classes = 2 * entry + classes
+    return classes.astype(np.float64)

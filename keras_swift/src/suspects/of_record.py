@@ -1,0 +1,144 @@
+"""From the record of a training to its suspects.
+
+This file decides which numbers of a record each target is judged by, and which do not count. Where
+the record comes from, a training of its own or any other, is the caller's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from keras_swift.src._types import Array, ArrayTree
+from keras_swift.src.data.arrays import ArraySource
+from keras_swift.src.records.columns import FinishedRecord
+from keras_swift.src.records.memory import ExampleMemory
+from keras_swift.src.records.target_record import TargetRecord
+from keras_swift.src.records.targets import TargetOutput, target_outputs
+from keras_swift.src.scoring.compiled import CompiledLosses, build
+from keras_swift.src.suspects.doubts import OutputDoubts, doubts_of
+from keras_swift.src.suspects.proposals import Proposals
+from keras_swift.src.suspects.result import ClassNames, Suspects
+from keras_swift.src.suspects.together import put_together
+
+
+def suspects_of_memory(
+    model: keras.Model,
+    source: ArraySource | None,
+    memory: ExampleMemory | None,
+    class_names: ClassNames = None,
+) -> Suspects:
+    """The suspects of a training that was not made to find them.
+
+    By the means over that training if its memory has them, else by the numbers as last seen.
+
+    Args:
+        model: the trained `keras.Model`.
+        source: `ArraySource` of the data of its last `fit`, or `None`.
+        memory: what that `fit` remembered, in the order of the source, or `None`.
+        class_names: as for `find_suspects`.
+
+    Raises:
+        ValueError: if nothing was remembered, and for models whose examples have several targets
+            or values.
+    """
+    if source is None or memory is None:
+        raise ValueError(
+            "`suspects` needs what a `fit` on arrays remembered of each example. Received: "
+            "nothing remembered. Call `fit` with arrays first, or `find_suspects(model, x, y)`."
+        )
+    losses = build(model, *source.take(np.arange(min(2, source.size)))[:2])
+    outputs = target_outputs(model, losses)
+    if not has_one_label(outputs):
+        raise ValueError(
+            "`suspects` is for models with one class for each example, because a training "
+            "remembers one margin for each. Received: "
+            f"{', '.join(output.kind for output in outputs)} targets, of "
+            f"{sum(output.size for output in outputs)} numbers an example. Use "
+            "`find_suspects(model, x, y)`, which records every target."
+        )
+    check_are_numbers(source.y)
+    columns = {name: np.array(getattr(memory, name), np.float64) for name in ("loss", "margin")}
+    if memory.has_averages:
+        record = FinishedRecord.of(memory)
+    else:
+        record = FinishedRecord(
+            **columns,
+            mean_loss=columns["loss"],
+            mean_margin=columns["margin"],
+            share_wrong=np.array(memory.wrong, np.float64),
+            mean_probability=np.array(memory.probability, np.float64),
+        )
+    return suspects_of_record(model, source, losses, outputs, record, class_names=class_names)
+
+
+def has_one_label(outputs: Sequence[TargetOutput]) -> bool:
+    """Whether each example has one label: then the record of an example is that of its target."""
+    return len(outputs) == 1 and not outputs[0].entries and outputs[0].label is not None
+
+
+def suspects_of_record(
+    model: keras.Model,
+    source: ArraySource,
+    losses: CompiledLosses,
+    outputs: Sequence[TargetOutput],
+    record: FinishedRecord,
+    targets: TargetRecord | None = None,
+    class_names: ClassNames = None,
+    batch_size: int = 32,
+) -> Suspects:
+    """The suspects among the targets of a source.
+
+    Args:
+        model: the trained `keras.Model`, which is asked for proposals.
+        source: `ArraySource` of the data.
+        losses: `CompiledLosses` of the model.
+        outputs: sequence of `TargetOutput`.
+        record: the record of the examples, in the order of the source.
+        targets: the record of their targets; `None` if each example has one label.
+        class_names: as for `find_suspects`.
+        batch_size: int, of the proposals.
+    """
+    given, _ = losses.matching.aligned(source.y, losses.y_pred)
+    found = []
+    for place, output in enumerate(outputs):
+        own = record if targets is None else targets.finished(place)
+        counted = _counted(output, source, losses)
+        if not counted.all():
+            columns = {name: np.where(counted, c, np.nan) for name, c in own.columns().items()}
+            own = FinishedRecord(**columns)
+        labels = output.labels(given)
+        found.append(OutputDoubts(output, labels, doubts_of(output, labels, own)))
+    proposals = Proposals(model, outputs, losses, source, batch_size)
+    return put_together(found, proposals.of, record, source.x, class_names)
+
+
+def _counted(output: TargetOutput, source: ArraySource, losses: CompiledLosses) -> Array:
+    """Which targets have a weight, a bool array of shape `(n * targets,)`."""
+    everywhere = np.ones((source.size, *output.entries), bool)
+    (weight,) = losses.matching.weights(source.sample_weight, losses.y_pred, [output.output.path])
+    if weight is not None:
+        positive = np.asarray(weight[:]) != 0
+        while positive.ndim > everywhere.ndim and positive.shape[-1] == 1:
+            positive = positive[..., 0]
+        positive = positive.reshape(positive.shape + (1,) * (everywhere.ndim - positive.ndim))
+        everywhere = everywhere & positive
+    return everywhere.reshape(-1)
+
+
+# What the names of types of text and objects begin with, in NumPy, pandas and TensorFlow.
+_NO_NUMBERS = ("<U", ">U", "|S", "object", "str", "category", "<dtype: 'string'>", "datetime")
+
+
+def check_are_numbers(y: ArrayTree) -> None:
+    """Raises for targets that are names or other objects."""
+    for leaf in keras.tree.flatten(y):
+        kind = "str" if isinstance(leaf, str) else str(getattr(leaf, "dtype", ""))
+        if kind.startswith(_NO_NUMBERS):
+            raise ValueError(
+                "`y` must hold numbers: classes, zeros and ones, or values. Received: an array of "
+                f"dtype {kind}. Turn names into classes with `names, y = np.unique(y, "
+                "return_inverse=True)`, and pass `class_names=names` to read them again."
+            )

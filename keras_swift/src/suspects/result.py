@@ -1,0 +1,291 @@
+"""`Suspects`: what `find_suspects` found, as arrays, text and tables."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from keras_swift.src._display import html_table
+from keras_swift.src._types import Array, ArrayTree, BoolArray, FloatArray, IntArray
+from keras_swift.src.records.columns import FinishedRecord
+from keras_swift.src.records.targets import TargetOutput
+from keras_swift.src.suspects.doubts import OutputDoubts
+from keras_swift.src.suspects.mixture import MEMORISED, NOT_LEARNED, WrongShare
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+ClassNames: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]] | None
+ADVICE = {
+    NOT_LEARNED: (
+        "not learned yet: hard examples and wrong labels look alike, so few are suspects. Train "
+        "for more epochs, or a better model."
+    ),
+    MEMORISED: (
+        "memorised: the model has learned most of the labels that it doubted. Train for fewer "
+        "epochs to find more."
+    ),
+}
+# Examples in a figure.
+SHOWN = 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Suspects:
+    """The result of `find_suspects`.
+
+    `m` targets are suspects. Where an example has one target, `indices` says
+    all; where it has several, each suspect has an entry and, with several
+    outputs, an output.
+
+    Attributes:
+        indices: int array, shape `(m,)`: the examples of the targets that are
+            more likely wrong than right, most suspicious first. With several
+            outputs, those of each alternate.
+        entries: int array: which label, step or number of the output;
+            shape `(m,)`, or `(m, axes)` if it has several axes, such as
+            pixels; -1 for outputs with one target. `None` if each example has
+            one target for an output.
+        outputs: array of str, shape `(m,)`: the output; `None` if there is
+            one.
+        instead: array, shape `(m,)`: the most probable class other than the
+            label, or the predicted value, by the trained model. `None` if
+            there is nothing to propose.
+        scores: float64 array: how doubtful each target is; shape `(n,)`, or
+            `(n, *entries)`; NaN where one does not count. Only the order
+            matters. With several outputs a dict from their names.
+        probability: likewise, of a wrong target; a rough guide.
+        labels: likewise, the given classes or values.
+        wrong_share: `WrongShare`: `estimate`, `low`, `high`, over all targets.
+        keep: bool array, shape `(n,)`: which examples have no suspect.
+        verdict: `"not learned yet"`, `"memorised"` or `""`: what stands
+            against the doubts.
+        record: the record of the training, for
+            `compute_features(..., record=...)`.
+    """
+
+    indices: IntArray
+    entries: IntArray | None
+    outputs: Array | None
+    instead: Array | None
+    scores: FloatArray | dict[str, FloatArray]
+    probability: FloatArray | dict[str, FloatArray]
+    labels: Array | dict[str, Array]
+    wrong_share: WrongShare
+    record: FinishedRecord
+    _found: tuple[OutputDoubts, ...] = dataclasses.field(repr=False, compare=False)
+    _places: tuple[tuple[int, int, int], ...] = dataclasses.field(repr=False, compare=False)
+    _x: ArrayTree = dataclasses.field(repr=False, compare=False)
+    _names: ClassNames = dataclasses.field(default=None, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def verdict(self) -> str:
+        """str, what stands against the doubts; of several outputs, that of the first with one."""
+        return next((f.doubts.verdict for f in self._found if f.doubts.verdict), "")
+
+    @property
+    def keep(self) -> BoolArray:
+        """bool array, shape `(n,)`: which examples have no suspect."""
+        kept = np.ones(len(self._found[0].labels), bool)
+        kept[self.indices] = False
+        return kept
+
+    def to_frame(self, ids: Any = None) -> pandas.DataFrame:
+        """A table of the suspects, most suspicious first, for review.
+
+        The columns are `index`; `id`, if `ids` are given; `output` and `entry`, where an example
+        has several; `label` and `proposal`, with names if `class_names` were given; `score` and
+        `probability`.
+
+        Args:
+            ids: sequence of length `n`, such as file names. Defaults to `None`.
+
+        Returns:
+            A `pandas.DataFrame`.
+
+        Raises:
+            ImportError: if pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError(
+                "`to_frame` needs pandas. Install it with `pip install pandas`, or write a file "
+                "with `to_csv`."
+            ) from error
+        return pandas.DataFrame(self._columns(ids))
+
+    def to_csv(self, file: str | os.PathLike[str], ids: Any = None) -> None:
+        """Writes the table of `to_frame` as comma-separated values; needs no pandas.
+
+        Args:
+            file: path to write to.
+            ids: as for `to_frame`.
+        """
+        columns = self._columns(ids)
+        with open(file, "w", newline="", encoding="utf-8") as opened:
+            writer = csv.writer(opened)
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
+
+    def _columns(self, ids: Any) -> dict[str, list[Any]]:
+        columns: dict[str, list[Any]] = {"index": self.indices.tolist()}
+        if ids is not None:
+            if len(ids) != len(self._found[0].labels):
+                raise ValueError(
+                    f"`ids` must have one id for each of the {len(self._found[0].labels)} "
+                    f"examples. Received: {len(ids)}."
+                )
+            columns["id"] = [np.asarray(ids)[index] for index in self.indices]
+        if self.outputs is not None:
+            columns["output"] = self.outputs.tolist()
+        if self.entries is not None:
+            columns["entry"] = [self._entry(k) for k in range(len(self))]
+        if self._has_labels():
+            columns["label"] = [self._said(k, self._label(k)) for k in range(len(self))]
+        if self.instead is not None:
+            columns["proposal"] = [self._said(k, value) for k, value in enumerate(self.instead)]
+        for name in ("score", "probability"):
+            columns[name] = [
+                float(getattr(self._found[place].doubts, name + "s" * (name == "score"))[flat])
+                for place, _, flat in self._flat()
+            ]
+        return columns
+
+    def _flat(self) -> list[tuple[int, int, int]]:
+        """Of each suspect: the number of its output, its example, and its place in `Doubts`."""
+        return [
+            (place, index, index * self._found[place].output.size + entry)
+            for place, index, entry in self._places
+        ]
+
+    def _has_labels(self) -> bool:
+        return any(found.output.kind != "losses" for found in self._found)
+
+    def _label(self, k: int) -> Any:
+        place, index, entry = self._places[k]
+        found = self._found[place]
+        if found.output.kind == "losses":
+            return None
+        return found.labels.reshape(len(found.labels), -1)[index, entry].item()
+
+    def _entry(self, k: int) -> Any:
+        """The entry of a suspect: a name, a number, or a tuple of them; `None` if it has one."""
+        place, _, entry = self._places[k]
+        output = self._found[place].output
+        if not output.entries:
+            return None
+        names = self._names_of(output)
+        if output.is_multi_label and names is not None:
+            return names[entry]
+        at = tuple(int(part) for part in np.unravel_index(entry, output.entries))
+        return at[0] if len(at) == 1 else at
+
+    def _names_of(self, output: TargetOutput) -> Sequence[str] | None:
+        if isinstance(self._names, Mapping):
+            return self._names.get(output.name)
+        return self._names
+
+    def _said(self, k: int, value: Any) -> Any:
+        """A label or proposal as it is shown: a class by its name, a value as a float."""
+        output = self._found[self._places[k][0]].output
+        if value is None or output.kind == "losses":
+            return None
+        if output.kind == "values":
+            return float(value)
+        names = self._names_of(output)
+        if names is None or output.is_multi_label:
+            return int(value)
+        return names[int(value)]
+
+    def plot(self, file: str | os.PathLike[str] | None = None, count: int = SHOWN) -> Figure:
+        """Plots the most suspicious examples, each with its label and the model's own choice.
+
+        Images (of one channel, three or four) are drawn as such, other rows as
+        lines of their first numbers.
+
+        Args:
+            file: path to write the figure to. Defaults to `None`, not written.
+            count: int, how many examples. Defaults to 24.
+
+        Returns:
+            A `matplotlib.figure.Figure`.
+
+        Raises:
+            ImportError: if matplotlib is not installed.
+        """
+        from keras_swift.src.suspects.plot import plot_suspects
+
+        return plot_suspects(self, self._x, file, count)
+
+    def captions(self, count: int) -> list[tuple[int, str]]:
+        """Index and caption of the most suspicious targets; of any if none is suspect."""
+        if len(self):
+            return [(int(self.indices[k]), self._caption(k)) for k in range(min(count, len(self)))]
+        found = self._found[0]
+        scores = found.doubts.scores
+        order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")[:count]
+        indices = order // found.output.size
+        return [(int(index), f"example {index}") for index in indices]
+
+    def _caption(self, k: int) -> str:
+        text = f"example {self.indices[k]}"
+        if self.outputs is not None:
+            text += f", {self.outputs[k]}"
+        entry = self._entry(k) if self.entries is not None else None
+        if entry is not None:
+            text += f", entry {entry}" if not isinstance(entry, str) else f", {entry}"
+        label = self._said(k, self._label(k))
+        if label is None:
+            return text
+        text += f": labelled {_short(label)}"
+        if self.instead is None:
+            return text
+        return f"{text}, predicted {_short(self._said(k, self.instead[k]))}"
+
+    def __str__(self) -> str:
+        lines = [f"{self._count()}; wrong share {self.wrong_share}{self._verdicts()}"]
+        if len(self):
+            lines.append("  most suspicious:")
+            lines += [f"    {text}" for _, text in self.captions(10)]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        share = f"{self.wrong_share}{self._verdicts()}"
+        rows = [("estimated share of wrong labels", share)]
+        if len(self):
+            rows.append(("most suspicious", "; ".join(text for _, text in self.captions(10))))
+        return html_table(self._count(), rows)
+
+    def _verdicts(self) -> str:
+        """What stands against the doubts, in words."""
+        texts = [
+            (f" of {found.output.name}" if len(self._found) > 1 else "", found.doubts.verdict)
+            for found in self._found
+        ]
+        said = [f". The labels{of} are {ADVICE[verdict]}" for of, verdict in texts if verdict]
+        return "".join(said)
+
+    def _count(self) -> str:
+        total = sum(int(np.isfinite(found.doubts.scores).sum()) for found in self._found)
+        kinds = {found.output.kind for found in self._found}
+        if kinds <= {"categorical", "binary"}:
+            return f"{len(self)} of {total} labels are more likely wrong than right"
+        if kinds == {"values"}:
+            return f"{len(self)} of {total} values are too far from the predicted ones"
+        return f"{len(self)} of {total} targets are more likely wrong than right"
+
+    __repr__ = __str__
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
