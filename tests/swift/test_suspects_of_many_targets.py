@@ -93,9 +93,10 @@ def test_a_pixel_has_a_row_and_a_column():
     y[wrong] = 1 - y[wrong]
     keras.utils.set_random_seed(0)
     inputs = keras.Input((3, 4, 1))
-    outputs = keras.layers.Dense(2, activation="softmax")(inputs)
-    model = compiled(inputs, outputs, "sparse_categorical_crossentropy", 0.05)
-    found = ks.find_suspects(model, x, y, epochs=20, seed=0, verbose=0)
+    outputs = keras.layers.Dense(1, activation="sigmoid")(inputs)
+    model = compiled(inputs, outputs, "binary_crossentropy", 0.05)
+    found = ks.find_suspects(model, x, y[..., None], epochs=20, seed=0, verbose=0)
+    assert found.scores.shape == found.labels.shape == y.shape
     assert found.entries.shape == (len(found), 2)
     flagged = np.zeros(y.shape, bool)
     flagged[found.indices, found.entries[:, 0], found.entries[:, 1]] = True

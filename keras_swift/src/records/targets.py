@@ -16,7 +16,7 @@ from keras import ops
 from keras_swift.src._keras import mask_of
 from keras_swift.src._types import Array, ArrayTree, IntArray, Tensor
 from keras_swift.src.scoring.compiled import CompiledLosses
-from keras_swift.src.scoring.gradient_norm import OutputLoss, example_losses
+from keras_swift.src.scoring.gradient_norm import example_losses
 from keras_swift.src.scoring.label_outputs import (
     BINARY,
     LabelOutput,
@@ -24,6 +24,7 @@ from keras_swift.src.scoring.label_outputs import (
     label_output,
     label_values,
 )
+from keras_swift.src.scoring.output_loss import OutputLoss
 from keras_swift.src.scoring.structures import follow
 
 # Parts of the names of losses that compare a predicted number with the target.
