@@ -38,6 +38,27 @@ def test_the_quick_form_trains_and_prints_what_it_wrote(tmp_path):
     assert (tmp_path / "figure.png").stat().st_size > 5000
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="run on one backend")
+def test_the_quick_form_of_the_ordinary_tasks_goes_on_after_a_kill(tmp_path):
+    out, script = tmp_path / "rows.jsonl", "ordinary.py"
+    done = run("--quick", "--sides", "fit", "ours", "without data", "--out", out, script=script)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = out.read_text().splitlines(keepends=True)
+    rows = [json.loads(line) for line in lines]
+    assert [row["side"] for row in rows] == ["fit", "ours", "without data"]
+    assert all(len(row["val_loss"]) == len(row["seconds"]) == 3 for row in rows)
+    assert [max(row["importance"] or [0]) > 0 for row in rows] == [False, True, True]
+    # Until it eases off, data to validate change no draw.
+    assert rows[1]["val_loss"] == pytest.approx(rows[2]["val_loss"], rel=1e-5)
+    over = rows[1]["val_loss"][-1] / rows[0]["val_loss"][-1]
+    assert f"| ours | {over:.3f} | {over:.3f} | {over:.3f} | {over:.3f} |" in done.stdout
+    # Of a killed run: two rows, and one cut off.
+    out.write_text("".join(lines[:2]) + lines[2][:40])
+    again = run("--quick", "--sides", "fit", "ours", "--out", out, script=script)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert out.read_text() == "".join(lines[:2]) and "constant ours" not in again.stdout
+
+
 # Three tables that share one search, so that it is also read back.
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="run on one backend")
 def test_the_quick_form_of_the_swift_papers_tables_resumes_and_prints_its_rows(tmp_path):

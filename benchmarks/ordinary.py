@@ -1,0 +1,249 @@
+"""What happens on ordinary tasks at a rate that nobody tuned: `model.fit` against ours.
+
+    python benchmarks/ordinary.py --data FOLDER --seeds 2 3 4 --out rows.jsonl
+    python benchmarks/ordinary.py --summary rows.jsonl
+    python benchmarks/ordinary.py --quick
+
+The tasks are in `ordinary_tasks.py`: Adam at Keras' default rate, 0.001, constant or with a cosine
+decay, batches of 32, validation data. Seeds 0 and 1 are for choosing settings, the others for
+reporting. Each run is a line of `--out`, with the validation loss and the CPU seconds of every
+epoch; lines that are there are not made again, so a run that was killed goes on.
+
+fit             model.fit
+ours            ImportanceTraining(model), nothing else
+always          ours with ease_off=False: draws by importance to the end
+same rate       ours with scale_learning_rate=False: no larger steps
+without data    ours; the validation data is only evaluated by a callback, so that `fit` has none
+fit 1.4, fit 2  model.fit at 1.4 and 2 times the rate
+
+`best` and `final` are the lowest and the last validation loss, `stop` the epoch in which
+`EarlyStopping(patience=5)` would have ended the run, `CPU` the seconds until then. All but the
+epochs are over those of `fit` with the same seed.
+"""
+
+import argparse
+import collections
+import itertools
+import json
+import os
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from ordinary_tasks import TASKS
+from tasks import set_seed
+
+import keras_swift as ks
+
+RATE = 0.001
+SIDES = {
+    "fit": (None, 1.0),
+    "ours": ({}, 1.0),
+    "always": ({"ease_off": False}, 1.0),
+    "same rate": ({"scale_learning_rate": False}, 1.0),
+    "without data": ({}, 1.0),
+    "fit 1.4": (None, 1.4),
+    "fit 2": (None, 2.0),
+}
+PATIENCE = 5
+
+
+class EachEpoch(keras.callbacks.Callback):
+    """The CPU seconds since the start, and what `evaluate` finds if data is given."""
+
+    def __init__(self, data=None):
+        super().__init__()
+        self.data, self.seconds, self.found = data, [], []
+        self.start, self.spent = time.process_time(), 0.0
+
+    def on_epoch_end(self, epoch, logs=None):
+        before = time.process_time()
+        self.seconds.append(before - self.start - self.spent)
+        if self.data is not None:
+            self.found.append(self.model.evaluate(*self.data, verbose=0))
+            self.spent += time.process_time() - before
+
+
+def run(name, schedule, side, seed, arguments):
+    task = TASKS[name]
+    epochs = arguments.epochs or task.epochs
+    x, y, xv, yv = task.load(arguments.data, np.random.default_rng(seed))
+    set_seed(seed)
+    model = task.build(x, y)
+    if task.prepare is not None:
+        task.prepare(model, x, y)
+    settings, factor = SIDES[side]
+    rate = RATE * factor
+    if schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, -(-len(x) // 32) * epochs)
+    model.compile(keras.optimizers.Adam(rate), task.loss, weighted_metrics=[task.metric()])
+    hidden = side == "without data"
+    least = task.least(yv)
+    each = EachEpoch((xv, yv) if hidden else None)
+    fit = model.fit if settings is None else ks.ImportanceTraining(model, seed=seed, **settings).fit
+    given = {} if hidden else {"validation_data": (xv, yv), "validation_batch_size": 1000}
+    history = fit(x, y, epochs=epochs, verbose=0, callbacks=[each], **given).history
+    losses, metrics = history.get("val_loss"), history.get("val_metric")
+    if hidden:
+        losses, metrics = zip(*each.found, strict=True)
+    row = {"task": name, "schedule": schedule, "side": side, "seed": seed, "epochs": epochs}
+    row |= {"val_loss": [float(value) - least for value in losses], "seconds": each.seconds}
+    row |= {"metric": [float(value) for value in metrics]}
+    row |= {key: history.get(key, []) for key in ("loss", "importance", "gain")}
+    return row | {"backend": keras.backend.backend(), "keras": keras.__version__}
+
+
+def stop(losses):
+    """The epoch, from 1, in which `EarlyStopping` ends a run with these losses."""
+    best, since = np.inf, 0
+    for epoch, loss in enumerate(losses, 1):
+        best, since = (loss, 0) if loss < best else (best, since + 1)
+        if since == PATIENCE:
+            return epoch
+    return len(losses)
+
+
+def measures(row):
+    losses = row["val_loss"]
+    end = stop(losses)
+    best = int(np.argmin(losses))
+    return {
+        "best": losses[best],
+        "final": losses[-1],
+        "metric at best": row["metric"][best],
+        "metric at end": row["metric"][-1],
+        "epoch of best": best + 1,
+        "stop": end,
+        "CPU": row["seconds"][end - 1],
+        "importance": float(np.mean(row["importance"] or [0.0])),
+    }
+
+
+def read(name):
+    """The rows of a file; a line that a kill cut off does not count."""
+    with open(name) as file:
+        return [json.loads(line) for line in file if line.endswith("\n")]
+
+
+def key(row):
+    return row["task"], row["schedule"], row["side"], row["seed"], row["epochs"], row["backend"]
+
+
+def train_all(arguments):
+    rows = []
+    if arguments.out and os.path.exists(arguments.out):
+        rows = read(arguments.out)
+        with open(arguments.out, "w") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    made = {key(row) for row in rows}
+    for seed, name, schedule, side in itertools.product(
+        arguments.seeds, arguments.tasks, arguments.schedules, arguments.sides
+    ):
+        epochs = arguments.epochs or TASKS[name].epochs
+        if (name, schedule, side, seed, epochs, keras.backend.backend()) in made:
+            continue
+        try:
+            row = run(name, schedule, side, seed, arguments)
+        except ImportError as error:
+            print(f"{name} is left out: {error}")
+            continue
+        rows.append(row)
+        print(name, schedule, side, seed, measures(row), flush=True)
+        if arguments.out:
+            with open(arguments.out, "a") as file:
+                file.write(json.dumps(row) + "\n")
+    return rows
+
+
+def ratios(rows):
+    """For each `(schedule, task, side)`: measures of its runs, and the ratios to `fit`'s."""
+    found = {key(row): measures(row) for row in rows}
+    cells = collections.defaultdict(list)
+    for (task, schedule, side, seed, *rest), mine in found.items():
+        fit = found.get((task, schedule, "fit", seed, *rest))
+        if fit is not None:
+            over = {name: mine[name] / fit[name] for name in ("best", "final", "CPU")}
+            cells[schedule, task, side].append((mine, over))
+    return cells
+
+
+def spread(values):
+    """The mean with its standard error, which needs two values."""
+    if len(values) < 2:
+        return f"{np.mean(values):.3f}"
+    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.3f}"
+
+
+def summarise(rows):
+    cells = ratios(rows)
+    for schedule in dict.fromkeys(where[0] for where in cells):
+        sides = [side for side in SIDES if any(w[0] == schedule and w[2] == side for w in cells)]
+        print(f"\n{schedule} rate: validation loss over that of `fit`\n")
+        names = ["task", "side", "best", "final", "metric at best", "metric at end"]
+        names += ["epoch of best", "stop", "CPU", "steps by importance"]
+        print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
+        for (which, task, side), runs in sorted(
+            cells.items(), key=lambda cell: (list(TASKS).index(cell[0][1]), sides.index(cell[0][2])
+                                             if cell[0][0] == schedule else 0)
+        ):  # fmt: skip
+            if which != schedule:
+                continue
+            mine, over = zip(*runs, strict=True)
+            line = [
+                task,
+                side,
+                *(spread([one[name] for one in over]) for name in ("best", "final")),
+            ]
+            for name in ("metric at best", "metric at end"):
+                line.append(spread([one[name] for one in mine]))
+            line += [
+                f"{np.mean([one[name] for one in mine]):.0f}" for name in ("epoch of best", "stop")
+            ]
+            line.append(f"{np.mean([one['CPU'] for one in over]):.2f}")
+            line.append(f"{np.mean([one['importance'] for one in mine]):.0%}")
+            print(f"| {' | '.join(line)} |")
+        print(f"\n{schedule} rate: geometric means over the tasks, and the worst task\n")
+        print("| side | best | worst | final | worst | CPU | tasks | runs |\n|" + "---|" * 8)
+        for side in sides:
+            found = [
+                runs for (which, _, one), runs in cells.items() if (which, one) == (schedule, side)
+            ]
+            line = [side]
+            for name in ("best", "final", "CPU"):
+                means = [
+                    np.exp(np.mean([np.log(over[name]) for _, over in runs])) for runs in found
+                ]
+                line.append(f"{np.exp(np.mean(np.log(means))):.3f}")
+                if name != "CPU":
+                    line.append(f"{max(means):.3f}")
+            print(f"| {' | '.join(line)} | {len(found)} | {sum(map(len, found))} |")
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument(
+        "--schedules", nargs="+", choices=("constant", "cosine"), default=["constant"]
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[2, 3, 4])
+    parser.add_argument("--epochs", type=int, help="passes over the data; default: the task's")
+    parser.add_argument("--data", metavar="FOLDER")
+    parser.add_argument("--out", metavar="FILE.jsonl", help="append a line for each run")
+    parser.add_argument("--summary", nargs="+", metavar="FILE.jsonl", help="read, train nothing")
+    parser.add_argument("--quick", action="store_true", help="digits, three epochs, one seed")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.tasks, arguments.epochs, arguments.seeds = ["digits"], 3, [0]
+    if arguments.summary:
+        summarise([row for name in arguments.summary for row in read(name)])
+    else:
+        summarise(train_all(arguments))
+
+
+if __name__ == "__main__":
+    main()
