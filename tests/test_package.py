@@ -105,6 +105,22 @@ def test_plot_training_says_what_is_to_be_seen():
     assert (above.get_yscale(), above.get_ylabel()) == ("log", "loss, on a log scale")
 
 
+def test_plot_training_marks_where_it_eased_off_and_shows_its_whole_curve():
+    gain = [1.0, 2.0, 4.0, 1.0, 1.0, 3.0, 1.0]
+    importance = [0.0, 1.0, 1.0, 0.0, 0.0, 0.5, 0.0]
+    values = {"loss": [1.0] * 7, "gain": gain, "importance": importance}
+    figure = ks.plot_training(values)
+    figure.draw_without_rendering()
+    above, below, _ = figure.axes
+    for panel, first in ((above, 1), (below, 2)):
+        assert [line.get_xdata()[0] for line in panel.get_lines()[first:]] == [3.5, 6.5]
+    assert below.get_ylim()[0] == 0 and below.get_ylim()[1] > 4
+    (legend,) = figure.legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts.count("uniform from here on") == 1 and len(texts) == 4
+    assert not legend.get_window_extent().overlaps(below.get_window_extent())
+
+
 def test_a_notebook_shows_a_figure_before_pyplot_has_drawn_one():
     values = {"loss": [2.0, 1.0], "gain": [1.0, 1.5], "importance": [0.0, 1.0]}
     picture = ks.plot_training(values)._repr_png_()

@@ -46,20 +46,36 @@ class StepBarrier(keras.callbacks.Callback):
             self._changed.notify_all()
 
 
-class OutOfTheBar(keras.callbacks.Callback):
-    """Takes numbers out of the logs before the progress bar shows them.
+class ThreeDigits(float):
+    """A float that Keras' progress bar shows with three digits."""
+
+    def __truediv__(self, other: float) -> ThreeDigits:
+        # The bar divides by a count of 1.
+        return ThreeDigits(float(self) / other)
+
+    def __format__(self, spec: str) -> str:
+        return format(float(self), "#.3g")
+
+
+class HideFromProgressBar(keras.callbacks.Callback):
+    """Takes numbers out of the logs before the progress bar shows them, and shortens others.
 
     Args:
-        names: tuple of str.
+        names: tuple of str, what the bar does not show.
+        shortened: tuple of str, what it shows with three digits.
     """
 
-    def __init__(self, names: tuple[str, ...]) -> None:
+    def __init__(self, names: tuple[str, ...], shortened: tuple[str, ...]) -> None:
         super().__init__()
-        self._names = names
+        self._names, self._shortened = names, shortened
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        logs = {} if logs is None else logs
         for name in self._names:
-            (logs or {}).pop(name, None)
+            logs.pop(name, None)
+        for name in self._shortened:
+            if name in logs:
+                logs[name] = ThreeDigits(logs[name])
 
 
 @contextlib.contextmanager

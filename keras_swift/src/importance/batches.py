@@ -6,6 +6,7 @@ batch is drawn. `dataset` and `training` hand its batches to `model.fit`.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Literal
@@ -22,6 +23,7 @@ from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.fitting.arguments import TrainingData
 from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.importance.batch import Batch
+from keras_swift.src.importance.easing import Easing
 from keras_swift.src.importance.gates import RATIOS, CostGate, Gate, PublishedGate
 from keras_swift.src.importance.lookahead import Lookahead
 from keras_swift.src.importance.pool import PooledSampler
@@ -59,8 +61,10 @@ class Batches:
         score_inputs: function or `None`.
         ends_with_a_pass: bool, whether an epoch ends early where a pass through the data does, as
             in `model.fit` with `steps_per_epoch`. Defaults to `False`.
+        easing: `Easing`. Defaults to `None`, one that is never on.
 
     Attributes:
+        easing: as above.
         model: the model.
         reader: `ArrayReader` or `StreamReader`.
         scorer: `Scorer`.
@@ -84,10 +88,12 @@ class Batches:
         scale_steps: bool = False,
         score_inputs: Callable[[ArrayTree], ArrayTree] | None = None,
         ends_with_a_pass: bool = False,
+        easing: Easing | None = None,
     ) -> None:
         check_model(model)
         backends.active().check_devices(model)
         self.model = model
+        self.easing = Easing(enabled=False) if easing is None else easing
         self._on_draw = on_draw
         self._steps = data.steps_per_epoch
         generator = np.random.default_rng(seed)
@@ -119,6 +125,7 @@ class Batches:
             scale_steps,
             score_inputs,
             self.journal,
+            self.easing,
         )
         # Finds a wrong `score` before training starts.
         self._fresh.score(Examples(first, None))
@@ -149,7 +156,7 @@ class Batches:
             places: `Places` of the examples of a stream. Defaults to `None`, for arrays.
         """
         fresh, reader = self._fresh, self.reader
-        rest = (memory, floor, fresh.generator, fresh.check_labels, scale_steps)
+        rest = (memory, floor, fresh.generator, fresh.check_labels, scale_steps, self.easing)
         sampler: RememberedSampler
         if isinstance(reader, ArrayReader):
             sampler = RememberedSampler(reader, self.scorer, *rest)
@@ -275,8 +282,12 @@ class Batches:
         Returns:
             A dict of plain values and arrays.
         """
-        state: State = {"reader": self.reader.state(), "steps_in_pass": self._steps_in_pass}
-        state |= self._lookahead.sampler.state()
+        state: State = {
+            "reader": self.reader.state(),
+            "steps_in_pass": self._steps_in_pass,
+            "easing": self.easing.state(),
+            **self._lookahead.sampler.state(),
+        }
         if self._pooled is not None:
             state |= {"fresh": self._fresh.state(), **self._pooled.state()}
         return state
@@ -292,6 +303,7 @@ class Batches:
                 stacklevel=2,
             )
         self.reader.restore(state["reader"])
+        self.easing.restore(state["easing"])
         self._lookahead.sampler.restore(state)
         if self._pooled is not None:
             self._fresh.restore(state["fresh"])
@@ -361,6 +373,24 @@ class Batches:
                     self.reader.restart()
             self._lookahead.sampler.end_epoch()
             self.reader.end_epoch()
+
+    def judge(self, logs: dict[str, float]) -> None:
+        """Called after each epoch and its validation; decides whether the next is uniform.
+
+        Args:
+            logs: the logs of the epoch. With several processes all must call this.
+        """
+        losses = {"loss": logs["val_loss"]} if "val_loss" in logs else {}
+        if not losses and any(name.startswith("val_") for name in logs):
+            # The `test_step` reports no loss.
+            self.easing.validates = False
+        sampler = self._lookahead.sampler
+        score = math.nan
+        if isinstance(sampler, RememberedSampler) and sampler.memory.seen.any():
+            score = float(np.nanmean(sampler.memory.score, dtype=np.float64))
+        # The same decision on each process.
+        found = backends.active().mean_over_processes({"score": score, **losses})
+        self.easing.hear(found.get("loss"), found["score"])
 
     def epoch_summary(self) -> dict[str, float]:
         """What was measured in the current epoch, or the last.

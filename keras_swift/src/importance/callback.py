@@ -10,9 +10,12 @@ from keras_swift.src import backends
 from keras_swift.src._types import Logs
 from keras_swift.src.importance.batches import Batches
 
+# What the history has and the progress bar does not show.
+NOT_SHOWN = ("tau", "importance", "presample")
+
 
 class SamplingCallback(keras.callbacks.Callback):
-    """Marks the epochs, captures JAX's values, writes measurements to the logs.
+    """Marks the epochs and has them judged, captures JAX's values, writes to the logs.
 
     It does not implement `on_train_batch_end`, because then Keras waits for
     every step.
@@ -34,6 +37,10 @@ class SamplingCallback(keras.callbacks.Callback):
             self._dataset.check_processes(epoch)
         self._dataset.on_epoch_end()
         self._dataset.on_epoch_begin()
+        # Not at the end of the epoch before, where it would break the progress bar's line.
+        news = self._dataset.easing.news()
+        if news and (self.params or {}).get("verbose") and backends.active().process()[0] == 0:
+            print(f"From epoch {epoch + 1} on: {news}")
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         self._dataset.on_step_begin()
@@ -52,6 +59,7 @@ class SamplingCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._dataset.on_epoch_end()
         self._dataset.score_by(None)
+        self._dataset.judge(logs or {})
         if logs is not None:
             logs.update(self._dataset.epoch_summary())
 
@@ -67,10 +75,12 @@ class OwnFitCallback(SamplingCallback):
         super().on_epoch_end(epoch, logs)
         history = getattr(self._dataset.model, "history", None)
         if logs is not None and history is not None:
-            # The bar shows all logs, and three numbers of ours are enough.
-            history.history.setdefault("presample", []).append(logs.pop("presample"))
+            # The bar shows all logs, and one number of ours is enough.
+            for name in NOT_SHOWN:
+                history.history.setdefault(name, []).append(logs.pop(name))
 
     def on_train_end(self, logs: Logs = None) -> None:
         super().on_train_end(logs)
         if logs is not None:
-            logs.pop("presample")
+            for name in NOT_SHOWN:
+                logs.pop(name)

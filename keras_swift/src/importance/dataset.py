@@ -13,10 +13,12 @@ from keras_swift.src.fitting.arguments import TrainingData
 from keras_swift.src.importance.batch import Batch, LazyItem
 from keras_swift.src.importance.batches import FLOOR, Batches
 from keras_swift.src.importance.callback import OwnFitCallback
+from keras_swift.src.importance.easing import Easing
 from keras_swift.src.importance.gates import COST_RATIO
 from keras_swift.src.scoring.compiled import needs_targets
 from keras_swift.src.scoring.scorer import Scorer
 from keras_swift.src.validation import (
+    check_easing,
     check_model,
     check_score_inputs,
     check_scoring_dtype,
@@ -117,6 +119,9 @@ class ImportanceDataset(keras.utils.PyDataset):
             image. Training gets the original inputs, and weights are exact
             for the scores that were computed. Defaults to `None`, the
             original inputs.
+        ease_off: bool, whether batches become uniform while the validation
+            loss of `model.fit` has not fallen for two validations. Defaults
+            to `None`: if `presample` is `"auto"`.
 
     Raises:
         TypeError: if the data is neither arrays nor a source of batches.
@@ -148,6 +153,7 @@ class ImportanceDataset(keras.utils.PyDataset):
         scoring_dtype: ScoringDtype | None = None,
         cost_ratio: float | None = None,
         score_inputs: Callable[[ArrayTree], ArrayTree] | None = None,
+        ease_off: bool | None = None,
     ) -> None:
         # Keras fetches ahead of training when it feeds a `PyDataset` to
         # TensorFlow. With workers it does not, but fetches items in them:
@@ -156,6 +162,8 @@ class ImportanceDataset(keras.utils.PyDataset):
         check_model(model)
         check_settings(presample, tau_threshold, score, floor, cost_ratio)
         check_scoring_dtype(scoring_dtype)
+        check_easing(ease_off)
+        presample = chosen_presample(presample, tau_threshold)
         check_score_inputs(score_inputs)
         self.batches = Batches(
             model,
@@ -169,7 +177,7 @@ class ImportanceDataset(keras.utils.PyDataset):
                 steps_per_epoch,
                 needs_targets(model, score),
             ),
-            presample=chosen_presample(presample, tau_threshold),
+            presample=presample,
             tau_threshold=tau_threshold,
             scorer=Scorer(model, (score,), scoring_dtype),
             floor=floor,
@@ -177,6 +185,7 @@ class ImportanceDataset(keras.utils.PyDataset):
             on_draw=on_draw,
             cost_ratio=COST_RATIO if cost_ratio is None else cost_ratio,
             score_inputs=score_inputs,
+            easing=Easing(presample == "auto" if ease_off is None else ease_off),
         )
 
     @property
@@ -207,10 +216,9 @@ class ImportanceDataset(keras.utils.PyDataset):
         """The callback that goes with this dataset in `model.fit`.
 
         Returns:
-            A `keras.callbacks.Callback`. It puts `tau`, `gain` and
-            `importance` into the logs of every epoch, these and `presample`
-            into the history and, on JAX, keeps the model's values for the
-            scores.
+            A `keras.callbacks.Callback`. It puts `gain` into the logs of
+            every epoch, this, `tau`, `importance` and `presample` into the
+            history and, on JAX, keeps the model's values for the scores.
         """
         return OwnFitCallback(self.batches)
 

@@ -21,8 +21,9 @@ def plot_training(
 
     The upper panel shows the training loss, and the validation loss if there
     is one, over epochs. The lower panel shows the realised variance gain, the
-    factor by which steps were larger (above 1 if importance sampling pays),
-    and, as an area, the share of steps drawn by importance.
+    factor by which a uniform batch would have to be larger (above 1 if
+    importance sampling pays), and, as an area, the share of steps drawn by
+    importance. A line marks each epoch from which on all steps were uniform.
 
     Args:
         history: the `keras.callbacks.History` of `ImportanceTraining.fit`, or
@@ -64,16 +65,36 @@ def plot_training(
     below.axhline(1.0, color=GREY, linewidth=0.8, linestyle="--", label="uniform draws")
     below.set_ylabel("variance gain (1: uniform)")
     below.set_xlabel("epoch")
-    below.set_ylim(bottom=0)
+    # Room above the curve for its markers.
+    below.set_ylim(0, 1.1 * max(1.0, *values["gain"]))
     share = below.twinx()
     share.fill_between(epochs, values["importance"], step="mid", alpha=0.2, color=BLUE, linewidth=0)
     share.plot([], [], color=BLUE, alpha=0.4, linewidth=6, label="share of steps by importance")
     share.set_ylim(0, 1.02)
     share.set_ylabel("share of steps")
+    label = "uniform from here on"
+    for epoch in _eased_off(values["importance"]):
+        # Between the last epoch with draws by importance and this one.
+        where, look = epoch - 0.5, {"color": ORANGE, "linewidth": 1.2, "linestyle": ":"}
+        above.axvline(where, **look)
+        below.axvline(where, label=label, **look)
+        # Named once.
+        label = "_"
     lines = [*below.get_lines(), *share.get_lines()]
-    below.legend(lines, [line.get_label() for line in lines], loc="lower right", fontsize="small")
+    # Outside of the panels, where it covers no curve.
+    figure.legend(
+        handles=[line for line in lines if not line.get_label().startswith("_")],
+        loc="outside lower center",
+        ncols=2,
+    )
     below.locator_params(axis="x", integer=True)
     return save(figure, file)
+
+
+def _eased_off(importance: Sequence[float]) -> list[int]:
+    """The epochs, from 1, without draws by importance after one that had some."""
+    pairs = zip(importance, importance[1:], strict=False)
+    return [epoch for epoch, (before, now) in enumerate(pairs, 2) if before > 0 == now]
 
 
 def _verdict(values: Mapping[str, Sequence[float]]) -> str:

@@ -19,6 +19,7 @@ from keras_swift.src.data.arrays import Data, select
 from keras_swift.src.data.draws import systematic_draw
 from keras_swift.src.data.reader import ArrayReader, Examples
 from keras_swift.src.importance import resampling
+from keras_swift.src.importance.easing import Easing
 from keras_swift.src.importance.remembered import Part, RememberedSampler
 from keras_swift.src.records.identity import NotPooled, PlacedReader
 from keras_swift.src.records.memory import ExampleMemory
@@ -62,8 +63,8 @@ class PooledSampler(RememberedSampler):
 
     Args:
         reader: `PlacedReader`.
-        scorer, memory, floor, generator, check_labels, scale_steps: as for `RememberedSampler`;
-            the memory has the examples by their numbers in `reader.places`.
+        scorer, memory, floor, generator, check_labels, scale_steps, easing: as for
+            `RememberedSampler`; the memory has the examples by their numbers in `reader.places`.
     """
 
     def __init__(
@@ -75,10 +76,13 @@ class PooledSampler(RememberedSampler):
         generator: np.random.Generator,
         check_labels: Callable[[Any], None],
         scale_steps: bool = True,
+        easing: Easing | None = None,
     ) -> None:
         # What else is asked of an `ArrayReader` is overridden here.
         arrays = cast(ArrayReader, reader)
-        super().__init__(arrays, scorer, memory, floor, generator, check_labels, scale_steps)
+        super().__init__(
+            arrays, scorer, memory, floor, generator, check_labels, scale_steps, easing
+        )
         self._batches = reader
         self._part_steps = reader.most_pooled(self._part_steps)
 

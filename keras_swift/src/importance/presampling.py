@@ -19,6 +19,7 @@ from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.importance import resampling
 from keras_swift.src.importance.batch import Batch, mask_correction
+from keras_swift.src.importance.easing import Easing
 from keras_swift.src.importance.gates import CostGate, Gate
 from keras_swift.src.scoring.finite import not_finite, warn_not_finite
 from keras_swift.src.scoring.scorer import Scorer
@@ -47,6 +48,7 @@ class ImportanceSampler:
             to `False`.
         score_inputs: function of `x` that returns what is scored instead. Defaults to `None`, `x`.
         journal: `Journal` that notes the scores. Defaults to one of its own.
+        easing: `Easing`, while which is on batches are uniform. Defaults to `None`, never.
 
     Attributes:
         values: the model's values as `backends` captured them, to score by;
@@ -68,9 +70,11 @@ class ImportanceSampler:
         scale_steps: bool = False,
         score_inputs: Callable[[ArrayTree], ArrayTree] | None = None,
         journal: Journal | None = None,
+        easing: Easing | None = None,
     ) -> None:
         self._score_inputs = score_inputs
         self._journal = Journal() if journal is None else journal
+        self._easing = Easing(enabled=False) if easing is None else easing
         self.reader = reader
         self.scorer = scorer
         self.gate = gate
@@ -90,7 +94,7 @@ class ImportanceSampler:
     def next_batch(self, steps_left: int = 1) -> Batch:
         """One iteration of Algorithm 1 (Katharopoulos and Fleuret 2018)."""
         self._step += 1
-        presample = self._presample() if self.gate.is_open else None
+        presample = self._presample() if self._is_open else None
         if presample is None:
             return self._uniform_batch()
         scores, valid = self.score(presample)
@@ -120,7 +124,7 @@ class ImportanceSampler:
 
     def batches_ready(self, steps_left: int) -> int:
         """How many batches can be drawn before the model must be read again; 1 or more."""
-        if self.gate.is_open or self._unprobed is None:
+        if self._is_open or self._unprobed is None:
             return 1
         unseen = self._probe_interval - 1 - self._unprobed
         return max(1, min(self.reader.together, unseen, steps_left))
@@ -163,6 +167,10 @@ class ImportanceSampler:
         self._step = state["step"]
         self._unprobed = state["unprobed"]
         self._owed = state.get("owed", 0.0)
+
+    @property
+    def _is_open(self) -> bool:
+        return self.gate.is_open and not self._easing.is_on
 
     @property
     def _probe_interval(self) -> int:

@@ -22,6 +22,7 @@ from keras_swift.src.data.reader import ArrayReader, Examples
 from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.importance import resampling
 from keras_swift.src.importance.batch import Batch, mask_correction
+from keras_swift.src.importance.easing import Easing
 from keras_swift.src.importance.gain import RealisedGain
 from keras_swift.src.importance.presampling import uniform_batch
 from keras_swift.src.records.memory import ExampleMemory
@@ -36,6 +37,9 @@ FLOOR = 0.5
 KNOWN = 0.9
 OPENS_ABOVE = 1.05
 SHUTS_BELOW = 1.02
+# The factor of a step while batches are uniform because importance stopped helping, until what
+# larger steps were ahead is made up for: else the run learns more by heart than at its own rate.
+PAYING_BACK = 0.5
 # Batches handed over together if the backend gathers the rows.
 TOGETHER = 64
 # Rows that may stay on the device before they are read; a tap holds four times as many.
@@ -87,6 +91,7 @@ class RememberedSampler:
         generator: `np.random.Generator`, for the draws.
         check_labels: function that raises for targets that do not fit.
         scale_steps: bool, whether the learning rate is multiplied by the realised gain.
+        easing: `Easing`, while which is on batches are uniform. Defaults to `None`, never.
     """
 
     def __init__(
@@ -98,7 +103,9 @@ class RememberedSampler:
         generator: np.random.Generator,
         check_labels: Callable[[Any], None],
         scale_steps: bool = True,
+        easing: Easing | None = None,
     ) -> None:
+        self._easing = Easing(enabled=False) if easing is None else easing
         self._check_labels = check_labels
         self.reader = reader
         self.scorer = scorer
@@ -111,6 +118,8 @@ class RememberedSampler:
         # Second moments of the current part: uniform, and as drawn by importance.
         self._sums = [0.0, 0.0]
         self._tau = 0.0
+        # By how many steps of the optimizer's own rate the larger steps are ahead.
+        self._ahead = 0.0
         self._part: Part | None = None
         self._by_index = False
         # Unmasked shares of the entries of each output, if outputs carry masks.
@@ -150,11 +159,13 @@ class RememberedSampler:
         self._unread.append((indices, weights, candidate))
         self._unread_rows += len(indices)
         self._unheard += 1
+        self._ahead += part.rate_scale - 1.0
         x, y, sample_weight = examples.data
         if y is not None:
             self._check_labels(y)
         if not part.by_importance:
-            return uniform_batch(self.scorer, examples)
+            uniform = uniform_batch(self.scorer, examples)
+            return dataclasses.replace(uniform, rate_scale=part.rate_scale)
         return Batch(
             x=x,
             y=y,
@@ -195,6 +206,7 @@ class RememberedSampler:
         """Undoes the draw of these batches, which are the last ones drawn."""
         if self._part is not None:
             self._part.used -= sum(len(batch.importance) for batch in batches)
+            self._ahead -= sum(batch.rate_scale - 1.0 for batch in batches)
         for _ in batches[: len(self._unread)]:
             self._unread_rows -= len(self._unread.pop()[0])
             self._unheard -= 1
@@ -225,6 +237,7 @@ class RememberedSampler:
             "sums": list(self._sums),
             "measured": self._gain.is_measured,
             "tau": self._tau,
+            "ahead": self._ahead,
             "part": part,
         }
 
@@ -237,6 +250,7 @@ class RememberedSampler:
         self._gain.value = state["gain"]
         self._gain.is_measured = state["measured"]
         self._tau = state["tau"]
+        self._ahead = state["ahead"]
         self._part = Part(*state["part"]) if state["part"] else None
         self._sums = list(state["sums"])
         self._unheard = 0
@@ -262,7 +276,10 @@ class RememberedSampler:
         weights = resampling.importance_weights(probability)
         self._tau = resampling.variance_reduction(resampling.sampling_probability(scores))
         if not self._is_worth_it(scores, weights):
-            return self._uniform_part(steps, weights)
+            part = self._uniform_part(steps, weights)
+            if self._easing.is_on and self._ahead > 0:
+                part.rate_scale = PAYING_BACK
+            return part
         part = self._drawn_part(steps, scores, probability)
         if part.by_importance:
             part.gain = self._gain.value
@@ -296,6 +313,8 @@ class RememberedSampler:
         return scores
 
     def _is_worth_it(self, scores: FloatArray, weights: FloatArray) -> bool:
+        if self._easing.is_on:
+            return False
         if self._gain.is_measured:
             return self._gain.value > SHUTS_BELOW
         # The gain that the scores predict, if they still hold.

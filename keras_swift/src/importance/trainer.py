@@ -19,14 +19,15 @@ from keras_swift.src.data.arrays import ArraySource
 from keras_swift.src.data.reader import ArrayReader
 from keras_swift.src.data.streams import UnevenBatch
 from keras_swift.src.fitting.arguments import resolve_fit_arguments
-from keras_swift.src.fitting.callbacks import OutOfTheBar, StepBarrier
+from keras_swift.src.fitting.callbacks import HideFromProgressBar, StepBarrier
 from keras_swift.src.fitting.run import run_fit
 from keras_swift.src.fitting.trainer import Trainer
 from keras_swift.src.importance import batches as batches_module
 from keras_swift.src.importance import remembered
 from keras_swift.src.importance.batch import Batch
 from keras_swift.src.importance.batches import Batches
-from keras_swift.src.importance.callback import SamplingCallback
+from keras_swift.src.importance.callback import NOT_SHOWN, SamplingCallback
+from keras_swift.src.importance.easing import Easing
 from keras_swift.src.importance.feed import Feed
 from keras_swift.src.importance.gates import COST_RATIO
 from keras_swift.src.importance.recollection import Recollection, are_known_again
@@ -40,6 +41,7 @@ from keras_swift.src.scoring.weights import check_weights_arrive
 from keras_swift.src.suspects.of_record import suspects_of_memory
 from keras_swift.src.suspects.result import ClassNames, Suspects
 from keras_swift.src.validation import (
+    check_easing,
     check_model,
     check_rate_scaling,
     check_score_inputs,
@@ -129,6 +131,11 @@ class ImportanceTraining(Trainer):
         scale_learning_rate: bool, whether the learning rate of a step drawn
             by importance is multiplied by the variance gain. Defaults to
             `None`: if `presample` is `"auto"`, on one device.
+        ease_off: bool, whether batches become uniform where draws by
+            importance stop helping: while the validation loss has not fallen
+            for two validations; without validation data, while the mean
+            score is below 40 % of that of the first epoch. Defaults to
+            `None`: if `presample` is `"auto"`.
 
     Attributes:
         memory: `ExampleMemory`, what the last `fit` remembered of each
@@ -166,10 +173,12 @@ class ImportanceTraining(Trainer):
         cost_ratio: float | None = None,
         score_inputs: Callable[[ArrayTree], ArrayTree] | None = None,
         scale_learning_rate: bool | None = None,
+        ease_off: bool | None = None,
     ) -> None:
         check_model(model, any_batches=False)
         check_settings(presample, tau_threshold, score, 0.0 if floor is None else floor, cost_ratio)
         check_rate_scaling(scale_learning_rate, model)
+        check_easing(ease_off)
         check_score_inputs(score_inputs)
         super().__init__(model)
         self.presample = presample
@@ -179,6 +188,8 @@ class ImportanceTraining(Trainer):
         self.cost_ratio = cost_ratio
         self.score_inputs = score_inputs
         self.scale_learning_rate = scale_learning_rate
+        self.ease_off = ease_off
+        self._easing = Easing()
         self._recollection = Recollection()
         self._seed = seed if isinstance(seed, int) else None
         self._trained_on: ArraySource | None = None
@@ -194,6 +205,7 @@ class ImportanceTraining(Trainer):
     @memory.setter
     def memory(self, nothing: None) -> None:
         self._recollection.forget()
+        self._easing.forget()
 
     def suspects(self, class_names: ClassNames = None) -> Suspects:
         """The labels of the last `fit` that are probably wrong, by what it remembered.
@@ -233,7 +245,7 @@ class ImportanceTraining(Trainer):
         score = getattr(self.score, "__name__", None) or repr(self.score)
         if score != repr("gradient_norm"):
             settings.append(("score", score))
-        for name in ("tau_threshold", "floor", "cost_ratio", "scale_learning_rate"):
+        for name in ("tau_threshold", "floor", "cost_ratio", "scale_learning_rate", "ease_off"):
             if getattr(self, name) is not None:
                 settings.append((name, repr(getattr(self, name))))
         if self.score_inputs is not None:
@@ -306,6 +318,9 @@ class ImportanceTraining(Trainer):
             **{name: value for name, value in given.items() if name != "callbacks"},
         )
         presample = chosen_presample(self.presample, self.tau_threshold)
+        eases = presample == "auto" if self.ease_off is None else self.ease_off
+        self._easing.begin(eases, validates=rest["validation_data"] is not None)
+        known = self._recollection.kept
         scales = presample == "auto" and not replicas
         if self.scale_learning_rate is not None:
             scales = self.scale_learning_rate
@@ -327,6 +342,7 @@ class ImportanceTraining(Trainer):
                 scale_steps=scales,
                 score_inputs=self.score_inputs,
                 ends_with_a_pass=ends_with_a_pass,
+                easing=self._easing,
             )
             self._weighted_step.inspect(batches)
         except (NoExampleLoss, UnevenBatch) as error:
@@ -342,11 +358,14 @@ class ImportanceTraining(Trainer):
         else:
             self.memory = None
             self._weighted_step.record(None)
+        if known is None or known is not self._recollection.kept:
+            # What was heard of other data says nothing of these.
+            self._easing.forget()
         barrier = StepBarrier() if replicas else None
         feed = Feed(batches, barrier, scales)
         sampling = SamplingCallback(batches)
         ours = [sampling, *([barrier] if barrier else [])]
-        hidden = OutOfTheBar(("presample",))
+        hidden = HideFromProgressBar(NOT_SHOWN, shortened=("gain",))
         with _in_training(self.model), self._weighted_step.entered():
             try:
                 fed = backends.active().feed(feed, self.model)

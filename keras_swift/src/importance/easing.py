@@ -1,0 +1,122 @@
+"""Decides when draws by importance stop helping, so that training goes on with uniform batches.
+
+Draws by importance learn the training data sooner. Once a model begins to learn single examples by
+heart, it also does that sooner, and would end with a higher validation loss than after uniform
+training. At the end of an epoch this file judges whether the next one is uniform: by the validation
+loss, or without one by what the memory knows of the training examples.
+"""
+
+from __future__ import annotations
+
+import math
+
+from keras_swift.src._types import State
+
+# Validations in a row without a new lowest loss, after which batches are uniform. One is often
+# noise: under a decaying rate, easing off after one costs half of what importance training gains.
+PATIENCE = 2
+# Without validation data, batches are uniform while the mean score is below this share of that of
+# the first epoch. Scores are gradients at the outputs, so they fall to 0 where the targets are met,
+# whatever the loss: the share of wrong predictions serves as well, but only classifiers have it.
+SCORE_LEFT = 0.4
+
+
+class Easing:
+    """Decides after each epoch whether the batches of the next one are uniform.
+
+    With validation data: from the second validation in a row whose loss is
+    not below the lowest one so far, until one is. Without: while the mean
+    remembered score of the training examples is below 40 % of what it was
+    after the first epoch. While neither is known, batches are not eased off.
+
+    Args:
+        enabled: bool; if `False`, batches are never made uniform.
+
+    Attributes:
+        is_on: bool, whether the next batches are to be uniform.
+        validates: bool, whether there is validation data.
+
+    Example:
+        >>> easing = Easing()
+        >>> for loss in (0.5, 0.4, 0.41, 0.42):
+        ...     easing.hear(loss)
+        >>> easing.is_on
+        True
+        >>> easing.hear(0.39)
+        >>> easing.is_on
+        False
+    """
+
+    def __init__(self, enabled: bool = True) -> None:
+        self.begin(enabled)
+        self.forget()
+
+    def begin(self, enabled: bool, validates: bool = True) -> None:
+        """Called before each training, which continues with what the one before has heard.
+
+        Args:
+            enabled: bool, as above.
+            validates: bool, whether there is validation data. Defaults to `True`.
+        """
+        self._enabled, self.validates = enabled, validates
+
+    def forget(self) -> None:
+        """Forgets what was heard: the next batches are drawn by importance."""
+        self.is_on = False
+        self._was_on = False
+        self._lowest = math.inf
+        self._since = 0
+        self._first_score = math.nan
+
+    def hear(self, validation_loss: float | None, score: float = math.nan) -> None:
+        """Called at the end of each epoch.
+
+        Args:
+            validation_loss: float, or `None` if there was no validation after this epoch.
+            score: float, the mean remembered score; only used without validation data. Defaults
+                to NaN, not known.
+        """
+        if not self._enabled:
+            return
+        if validation_loss is not None:
+            # False for a loss that is NaN.
+            falls = validation_loss < self._lowest
+            self._since = 0 if falls else self._since + 1
+            if falls:
+                self._lowest = validation_loss
+            if falls or self._since >= PATIENCE:
+                self.is_on = not falls
+        elif not self.validates and math.isfinite(score):
+            if math.isnan(self._first_score):
+                self._first_score = score
+            self.is_on = score < SCORE_LEFT * self._first_score
+
+    def news(self) -> str | None:
+        """A sentence on the decision if it changed since the last call, else `None`."""
+        if self.is_on == self._was_on:
+            return None
+        self._was_on = self.is_on
+        if not self.is_on:
+            return "batches are drawn by importance again."
+        if self.validates:
+            return (
+                f"the validation loss has not fallen for {self._since} epochs, so batches are "
+                "uniform until it does."
+            )
+        return "most training examples are learned, so batches are uniform."
+
+    def state(self) -> State:
+        """State for `restore`; plain values."""
+        return {
+            "is_on": self.is_on,
+            "was_on": self._was_on,
+            "lowest": self._lowest,
+            "since": self._since,
+            "first_score": self._first_score,
+        }
+
+    def restore(self, state: State) -> None:
+        """Restores what `state` returned."""
+        self.is_on, self._was_on = state["is_on"], state["was_on"]
+        self._lowest, self._since = state["lowest"], state["since"]
+        self._first_score = state["first_score"]
