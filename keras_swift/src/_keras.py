@@ -86,6 +86,14 @@ def innermost(optimizer: Any) -> Any:
     return optimizer
 
 
+def has_schedule(optimizer: Any) -> bool:
+    """Whether the optimizer's rate follows a `LearningRateSchedule`."""
+    import keras
+
+    rate = getattr(optimizer, "_learning_rate", None)
+    return isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
+
+
 def _other_release(missing: list[str]) -> ImportError:
     import keras
 

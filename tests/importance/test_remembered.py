@@ -358,8 +358,10 @@ def test_gain_is_that_of_the_scores_while_they_are_not_stale(digits):
     assert history["tau"][-1] == pytest.approx(np.sqrt(1000 * np.sum(spread**2)), rel=1e-3)
 
 
-@pytest.mark.parametrize("make", [keras.optimizers.SGD, keras.optimizers.Adam])
-def test_steps_are_larger_by_the_gain_and_the_rate_stays_the_users(digits, make):
+@pytest.mark.parametrize(
+    ("make", "power"), [(keras.optimizers.SGD, 1.0), (keras.optimizers.Adam, 0.5)]
+)
+def test_steps_are_larger_by_the_gain_and_the_rate_stays_the_users(digits, make, power):
     x, y = digits[0][:320], digits[1][:320]
     reading, rates = Reading(), []
 
@@ -374,6 +376,7 @@ def test_steps_are_larger_by_the_gain_and_the_rate_stays_the_users(digits, make)
     ks.ImportanceTraining(model, seed=0).fit(x, y, epochs=3, callbacks=[reading, Rate()], verbose=0)
     scales = [batch.rate_scale for batch in reading.batches]
     assert scales[:10] == [1.0] * 10 and max(scales) > 1.1
+    assert scales == [max(1.0, batch.gain) ** power for batch in reading.batches]
     if keras.backend.backend() != "jax":
         assert set(np.round(rates, 6)) == {0.01}
     for batch in reading.batches:

@@ -57,7 +57,8 @@ class Batches:
         seed: int, `np.random.Generator` or `None`.
         on_draw: callable that gets every `Batch` before it is trained on, or `None`.
         cost_ratio: float, the cost of scoring an example over that of training on it.
-        scale_steps: bool, whether batches drawn by importance scale the learning rate up.
+        step_power: float, batches drawn by importance multiply the learning rate by this power of
+            their variance gain. Defaults to 0.0, not at all.
         score_inputs: function or `None`.
         ends_with_a_pass: bool, whether an epoch ends early where a pass through the data does, as
             in `model.fit` with `steps_per_epoch`. Defaults to `False`.
@@ -85,7 +86,7 @@ class Batches:
         seed: Seed,
         on_draw: Callable[[Batch], None] | None,
         cost_ratio: float,
-        scale_steps: bool = False,
+        step_power: float = 0.0,
         score_inputs: Callable[[ArrayTree], ArrayTree] | None = None,
         ends_with_a_pass: bool = False,
         easing: Easing | None = None,
@@ -122,7 +123,7 @@ class Batches:
             floor,
             generators[2],
             check_labels,
-            scale_steps,
+            step_power,
             score_inputs,
             self.journal,
             self.easing,
@@ -142,7 +143,7 @@ class Batches:
         memory: ExampleMemory,
         tap: Tap,
         floor: float,
-        scale_steps: bool,
+        step_power: float,
         places: Places | None = None,
     ) -> None:
         """Draws by remembered scores from here on.
@@ -152,11 +153,11 @@ class Batches:
                 `places`.
             tap: `Tap` that will record the training steps.
             floor: float in [0, 1), the uniform share of the probabilities.
-            scale_steps: bool, whether batches scale the learning rate up.
+            step_power: float, as for the class.
             places: `Places` of the examples of a stream. Defaults to `None`, for arrays.
         """
         fresh, reader = self._fresh, self.reader
-        rest = (memory, floor, fresh.generator, fresh.check_labels, scale_steps, self.easing)
+        rest = (memory, floor, fresh.generator, fresh.check_labels, step_power, self.easing)
         sampler: RememberedSampler
         if isinstance(reader, ArrayReader):
             sampler = RememberedSampler(reader, self.scorer, *rest)
@@ -380,7 +381,7 @@ class Batches:
         Args:
             logs: the logs of the epoch. With several processes all must call this.
         """
-        losses = {"loss": logs["val_loss"]} if "val_loss" in logs else {}
+        losses = {"loss": float(logs["val_loss"])} if "val_loss" in logs else {}
         if not losses and any(name.startswith("val_") for name in logs):
             # The `test_step` reports no loss.
             self.easing.validates = False

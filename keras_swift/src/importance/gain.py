@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import keras
+
+from keras_swift.src._keras import has_schedule, innermost
+
 # The share of the running mean that a new measurement replaces.
 NEW = 0.5
 
@@ -40,3 +46,33 @@ class RealisedGain:
         if uniform > 0 and drawn > 0:
             self.value += NEW * (uniform / drawn - self.value)
             self.is_measured = True
+
+
+def step_power(optimizer: Any) -> float:
+    """The power of the variance gain by which the learning rate of a step may grow.
+
+    A batch with the noise of one `k` times as large allows a step `k` times
+    as large with stochastic gradient descent. Optimizers that divide by a
+    running size of the gradient, as Adam does, divide by its noise too:
+    theirs may be `sqrt(k)` times as large. Below its best rate even Adam
+    gains more by `k`, so it takes `k` where the rate follows a schedule: what
+    is too large at first is made up for as the rate decays.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`, or one that wraps it.
+
+    Returns:
+        0.5 for optimizers other than `keras.optimizers.SGD` at a rate without
+        a schedule, else 1.0.
+
+    Example:
+        >>> step_power(keras.optimizers.SGD(0.1)), step_power(keras.optimizers.Adam())
+        (1.0, 0.5)
+
+    Reference:
+        Malladi, Lyu, Panigrahi and Arora, "On the SDEs and Scaling Rules for
+        Adaptive Gradient Algorithms", NeurIPS 2022, arXiv 2205.10287.
+    """
+    optimizer = innermost(optimizer)
+    whole = isinstance(optimizer, keras.optimizers.SGD) or has_schedule(optimizer)
+    return 1.0 if whole else 0.5

@@ -63,7 +63,7 @@ class PooledSampler(RememberedSampler):
 
     Args:
         reader: `PlacedReader`.
-        scorer, memory, floor, generator, check_labels, scale_steps, easing: as for
+        scorer, memory, floor, generator, check_labels, step_power, easing: as for
             `RememberedSampler`; the memory has the examples by their numbers in `reader.places`.
     """
 
@@ -75,14 +75,12 @@ class PooledSampler(RememberedSampler):
         floor: float,
         generator: np.random.Generator,
         check_labels: Callable[[Any], None],
-        scale_steps: bool = True,
+        step_power: float = 1.0,
         easing: Easing | None = None,
     ) -> None:
         # What else is asked of an `ArrayReader` is overridden here.
         arrays = cast(ArrayReader, reader)
-        super().__init__(
-            arrays, scorer, memory, floor, generator, check_labels, scale_steps, easing
-        )
+        super().__init__(arrays, scorer, memory, floor, generator, check_labels, step_power, easing)
         self._batches = reader
         self._part_steps = reader.most_pooled(self._part_steps)
 

@@ -44,8 +44,8 @@ class ImportanceSampler:
         floor: float in [0, 1), the uniform share of the probabilities.
         generator: `np.random.Generator`, for the draws.
         check_labels: function that raises for targets that do not fit.
-        scale_steps: bool, whether the learning rate is multiplied by the variance gain. Defaults
-            to `False`.
+        step_power: float, the learning rate is multiplied by this power of the variance gain.
+            Defaults to 0.0, not at all.
         score_inputs: function of `x` that returns what is scored instead. Defaults to `None`, `x`.
         journal: `Journal` that notes the scores. Defaults to one of its own.
         easing: `Easing`, while which is on batches are uniform. Defaults to `None`, never.
@@ -67,7 +67,7 @@ class ImportanceSampler:
         floor: float,
         generator: np.random.Generator,
         check_labels: Callable[[Any], None],
-        scale_steps: bool = False,
+        step_power: float = 0.0,
         score_inputs: Callable[[ArrayTree], ArrayTree] | None = None,
         journal: Journal | None = None,
         easing: Easing | None = None,
@@ -81,7 +81,7 @@ class ImportanceSampler:
         self.floor = floor
         self.generator = generator
         self.check_labels = check_labels
-        self._scale_steps = scale_steps
+        self._step_power = step_power
         self._step = 0
         # Steps since a batch was scored.
         self._unprobed: int | None = None
@@ -226,7 +226,7 @@ class ImportanceSampler:
             scores=scores[drawn.positions],
             presample_size=len(presample),
             by_importance=True,
-            rate_scale=self.gate.gain if self._scale_steps else 1.0,
+            rate_scale=self.gate.gain**self._step_power,
             gain=self.gate.gain,
         )
 

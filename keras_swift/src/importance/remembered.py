@@ -90,7 +90,8 @@ class RememberedSampler:
         floor: float in [0, 1), the uniform share of the probabilities.
         generator: `np.random.Generator`, for the draws.
         check_labels: function that raises for targets that do not fit.
-        scale_steps: bool, whether the learning rate is multiplied by the realised gain.
+        step_power: float, the learning rate is multiplied by this power of the realised gain.
+            Defaults to 1.0; 0.0 for not at all.
         easing: `Easing`, while which is on batches are uniform. Defaults to `None`, never.
     """
 
@@ -102,7 +103,7 @@ class RememberedSampler:
         floor: float,
         generator: np.random.Generator,
         check_labels: Callable[[Any], None],
-        scale_steps: bool = True,
+        step_power: float = 1.0,
         easing: Easing | None = None,
     ) -> None:
         self._easing = Easing(enabled=False) if easing is None else easing
@@ -112,7 +113,7 @@ class RememberedSampler:
         self.memory = memory
         self._floor = floor
         self._generator = generator
-        self._scale_steps = scale_steps
+        self._step_power = step_power
         self._part_steps = max(1, math.ceil(reader.size / reader.batch_size / PARTS))
         self._gain = RealisedGain()
         # Second moments of the current part: uniform, and as drawn by importance.
@@ -283,7 +284,7 @@ class RememberedSampler:
         part = self._drawn_part(steps, scores, probability)
         if part.by_importance:
             part.gain = self._gain.value
-            part.rate_scale = max(1.0, part.gain) if self._scale_steps else 1.0
+            part.rate_scale = max(1.0, part.gain) ** self._step_power
         return part
 
     def _uniform_part(self, steps: int, candidates: FloatArray | None = None) -> Part:

@@ -29,6 +29,7 @@ from keras_swift.src.importance.batches import Batches
 from keras_swift.src.importance.callback import NOT_SHOWN, SamplingCallback
 from keras_swift.src.importance.easing import Easing
 from keras_swift.src.importance.feed import Feed
+from keras_swift.src.importance.gain import step_power
 from keras_swift.src.importance.gates import COST_RATIO
 from keras_swift.src.importance.recollection import Recollection, are_known_again
 from keras_swift.src.importance.weighted_step import WeightedStep
@@ -65,10 +66,11 @@ class ImportanceTraining(Trainer):
     trainer remembers it. After the first epoch it draws each quarter of an
     epoch by these scores, half of it uniformly; importance weights keep the
     gradient unbiased, however stale a score is. The learning rate of such a
-    step is multiplied by the variance gain realised in the steps before, as a
-    larger batch would allow; the optimizer's own rate, which schedules and
-    callbacks read and set, does not change. While there is no gain, batches
-    are uniform.
+    step is multiplied by the variance gain realised in the steps before (for
+    Adam at a constant rate its root), as a larger batch would allow; the
+    optimizer's own rate, which schedules and callbacks read and set, does not
+    change. While there is no gain, batches are uniform, and so they are once
+    the validation loss stops falling, see `ease_off`.
 
     Scores are remembered by the index of an example, so `x` must be arrays
     (in memory or on disk), or a finite `PyDataset`, whose examples are known
@@ -129,8 +131,9 @@ class ImportanceTraining(Trainer):
             for the scores that were computed. Defaults to `None`, the
             original inputs. Remembered scores do not use it.
         scale_learning_rate: bool, whether the learning rate of a step drawn
-            by importance is multiplied by the variance gain. Defaults to
-            `None`: if `presample` is `"auto"`, on one device.
+            by importance is multiplied by the variance gain, or by its square
+            root for optimizers other than `SGD` whose rate has no schedule.
+            Defaults to `None`: if `presample` is `"auto"`, on one device.
         ease_off: bool, whether batches become uniform where draws by
             importance stop helping: while the validation loss has not fallen
             for two validations; without validation data, while the mean
@@ -324,6 +327,7 @@ class ImportanceTraining(Trainer):
         scales = presample == "auto" and not replicas
         if self.scale_learning_rate is not None:
             scales = self.scale_learning_rate
+        power = step_power(self.model.optimizer) if scales else 0.0
         # An item fetched ahead must not be of the next epoch, of which nothing is known yet, and
         # processes with parts of different sizes must not wait for one another.
         alone = backends.active().process()[1] == 1
@@ -339,7 +343,7 @@ class ImportanceTraining(Trainer):
                 seed=self._generator,
                 on_draw=_hook(callbacks),
                 cost_ratio=COST_RATIO if self.cost_ratio is None else self.cost_ratio,
-                scale_steps=scales,
+                step_power=power,
                 score_inputs=self.score_inputs,
                 ends_with_a_pass=ends_with_a_pass,
                 easing=self._easing,
@@ -354,7 +358,7 @@ class ImportanceTraining(Trainer):
         weights = self._scorer.loss_weights(np.ones(batches.batch_size), some_weights)
         check_weights_arrive(self.model, some_x, some_y, weights)
         if presample == "auto":
-            self._remember(batches, scales)
+            self._remember(batches, power)
         else:
             self.memory = None
             self._weighted_step.record(None)
@@ -400,7 +404,7 @@ class ImportanceTraining(Trainer):
             history.history[name] = [value] * epochs
         return history
 
-    def _remember(self, batches: Batches, scales: bool) -> None:
+    def _remember(self, batches: Batches, power: float) -> None:
         """Records the steps and draws batches by the recorded scores, if possible."""
         obstacle = backends.active().tap_obstacle(self.model)
         has_index = are_known_again(batches.reader)
@@ -426,7 +430,7 @@ class ImportanceTraining(Trainer):
         self._weighted_step.record(StepScores(self._scorer), rows)
         floor = remembered.FLOOR if self.floor is None else self.floor
         tap = cast(Tap, self._weighted_step.tap)
-        batches.remember(memory, tap, floor, scales, self._recollection.places)
+        batches.remember(memory, tap, floor, power, self._recollection.places)
 
 
 def _keras_seed() -> int:
