@@ -65,11 +65,13 @@ class StepWeights:
             return own
 
         def as_left(leaf: Tensor, of_loss: Tensor) -> Tensor:
-            sizes = [math.prod(tensor.shape[1:]) for tensor in (leaf, of_loss)]
+            axes, changed = tuple(leaf.shape[1:]), tuple(of_loss.shape[1:])
+            if axes == changed:
+                return of_loss
             # A weight for each example has no axes that the loss needs: it is not changed.
-            return (
-                keras.ops.reshape(of_loss, keras.ops.shape(leaf)) if len(set(sizes)) < 2 else leaf
-            )
+            if None in (*axes, *changed) or math.prod(axes) != math.prod(changed):
+                return leaf
+            return keras.ops.reshape(of_loss, keras.ops.shape(leaf))
 
         return put_back(own, map(as_left, there(own), there(self.of_loss)))
 

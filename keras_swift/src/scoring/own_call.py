@@ -292,8 +292,9 @@ def own_loss_sum(
         kept = ops.shape(sample_weight)[: 1 + len(axes)]
         shape = (*kept, *(1,) * (1 + len(axes) - len(kept)))
         weights = weights * ops.cast(ops.reshape(sample_weight, shape), weights.dtype)
-    # A product, not a broadcast view: Keras multiplies it in place on PyTorch.
-    weights = weights * ops.ones((1, *axes))
+    if answer.full and mask is not None:
+        # A product, not a broadcast view: Keras multiplies it in place on PyTorch.
+        weights = weights * ops.ones_like(mask, dtype=weights.dtype)
     total = ops.cast(ops.sum(output.loss(y_true, y_pred, weights)), "float32")
     if answer.reduces == "sum":
         return total
