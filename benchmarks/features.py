@@ -70,8 +70,7 @@ def run(setting, seed, arguments):
         finetune_epochs=1,
         pretrain_epochs=arguments.epochs,
         batch_size=arguments.batch_size,
-        features=sorted(names),
-        transform="cdf",
+        space=ks.SamplerSpace(sorted(names), transform="cdf"),
         seed=seed,
         verbose=0,
     )

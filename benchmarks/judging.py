@@ -107,7 +107,7 @@ def run(setting, seed, arguments):
         finetune_epochs=3 if small else 2,
         pretrain_epochs=arguments.epochs,
         batch_size=arguments.batch_size,
-        features=arguments.features,
+        space=ks.SamplerSpace(arguments.features),
         confirm=0,
         seed=seed,
         verbose=0,

@@ -162,7 +162,7 @@ def main():
         pretrain_epochs=arguments.pretrain_epochs,
         finetune_epochs=arguments.finetune_epochs,
         batch_size=arguments.batch_size,
-        features=language_features(y[train], arguments.vocabulary),
+        space=ks.SamplerSpace(language_features(y[train], arguments.vocabulary)),
         objective="val_loss",
         seed=arguments.seed,
     )

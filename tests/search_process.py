@@ -5,6 +5,7 @@ python search_process.py DIRECTORY RESULT.json KILL_IN_TRIAL
 
 import json
 import os
+import pathlib
 import signal
 import sys
 import time
@@ -14,9 +15,40 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from sklearn.datasets import load_digits
-from small_models import classifier
 
 import keras_swift as ks
+
+SCRIPT = pathlib.Path(__file__)
+
+
+def environment(**changes):
+    """For a process of its own."""
+    # Deterministic across processes, and two cores are shared by several of them. The package may
+    # be imported from a checkout that is not installed.
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "TF_NUM_INTRAOP_THREADS": "1",
+        "PYTHONPATH": str(pathlib.Path(ks.__file__).parents[1]),
+        **changes,
+    }
+
+
+def network():
+    """With random numbers of its own, where a framework keeps them."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((64,)),
+            keras.layers.Dense(32, activation="relu"),
+            keras.layers.Dropout(0.1),
+            keras.layers.Dense(10, activation="softmax"),
+        ]
+    )
+    model.compile(
+        keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
+    return model
 
 
 def run_search(directory, **arguments):
@@ -30,13 +62,12 @@ def run_search(directory, **arguments):
         "pretrain_epochs": 2,
         "seed": 0,
         "batch_size": 100,
-        "features": ("loss",),
-        "segments": 2,
+        "space": ks.SamplerSpace(("loss",), segments=2),
         "confirm": 1,
         "verbose": 0,
     }
     return ks.search(
-        classifier(),
+        network(),
         x[:300],
         y[:300],
         validation_data=(x[300:500], y[300:500]),

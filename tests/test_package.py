@@ -31,6 +31,7 @@ def test_public_names():
         "ExampleMemory",
         "ImportanceDataset",
         "ImportanceTraining",
+        "SamplerSpace",
         "SearchResult",
         "SearchTrial",
         "Suspects",

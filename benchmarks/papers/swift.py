@@ -116,7 +116,7 @@ class Bench:
         Args:
             name: strings, of the data and of the options, for its folder.
             start: the result of another search, whose pretrained weights are used.
-            options: arguments of `search`.
+            options: arguments of `search` and of its `SamplerSpace`.
         """
         steps = -(-len(data.x) // task.batch_size)
         model = swift_tasks.build(network, task, seed, steps, final=start is not None)
@@ -129,11 +129,14 @@ class Bench:
         if start is not None:
             model.set_weights(start.pretrained_weights)
             settings |= {"pretrain_epochs": 0, "confirm": 0}
+        fields = [field.name for field in dataclasses.fields(ks.SamplerSpace)]
+        space = {name: options.pop(name) for name in fields if name in options}
         return ks.search(
             model,
             data.x,
             data.y,
             validation_data=(data.x_validation, data.y_validation),
+            space=ks.SamplerSpace(**space),
             batch_size=task.batch_size,
             directory=self.work / "searches",
             project_name=self.key(task, network, seed, *name),

@@ -8,8 +8,8 @@ import keras_tuner
 import numpy as np
 import pytest
 
+from keras_swift.src.search.cube import SamplerCube
 from keras_swift.src.search.oracle import SwiftOracle
-from keras_swift.src.search.space import SamplerSpace
 from keras_swift.src.search.store import TRIAL, Store
 
 N = 500
@@ -40,7 +40,7 @@ def score(sampler):
 
 def make(directory, max_trials=14, objective=None, **arguments):
     oracle = SwiftOracle(
-        SamplerSpace(columns=COLUMNS),
+        SamplerCube(columns=COLUMNS),
         Store(str(directory / "search")),
         objective or keras_tuner.Objective("score", "max"),
         max_trials,
@@ -58,7 +58,7 @@ def run(oracle, trials=None, objective=score):
         trial = oracle.create_trial("tuner0")
         if trial.status == "STOPPED":
             break
-        sampler = oracle.space.from_values(trial.hyperparameters.values)
+        sampler = oracle.cube.from_values(trial.hyperparameters.values)
         tried.append(sampler)
         oracle.update_trial(trial.trial_id, {"score": objective(sampler)})
         oracle._store.write_values(int(trial.trial_id), None)
@@ -198,7 +198,7 @@ def test_workers_get_different_trials(tmp_path):
     oracle = make(tmp_path)
     run(oracle, 9)
     samplers = [
-        oracle.space.from_values(oracle.create_trial(f"worker{k}").hyperparameters.values)
+        oracle.cube.from_values(oracle.create_trial(f"worker{k}").hyperparameters.values)
         for k in range(3)
     ]
     draws = [sampler.probabilities(COLUMNS) for sampler in samplers]

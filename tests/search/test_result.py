@@ -104,6 +104,35 @@ def test_candidates_are_the_most_even_of_the_best_then_the_highest():
     assert candidates(trials[:1], "max", {"loss": RANKS}, 2) == []
 
 
+def test_each_trial_says_why_it_was_confirmed_or_not():
+    sure = {"tempered": 0.7, "label": 0.6}
+    trials = [
+        trial(0, UNIFORM, 0.5, **sure),
+        trial(1, cut(0.4), 0.70, 0.02, **sure),
+        trial(2, cut(0.8), 0.69, **sure),
+        trial(3, cut(0.5), 0.695, 0.01, tempered=0.7, label=0.8),
+        trial(4, cut(0.6), 0.60, **sure),
+        trial(5, cut(0.2), math.nan),
+    ]
+    confirmed = [trial(0, UNIFORM, 0.6), trial(2, cut(0.8), 0.7), trial(3, cut(0.5), 0.61, 0.02)]
+    text = str(result(trials, confirmed))
+    expected = [
+        "trial 1       0.7000 (+0.2000, noise 0.0200); not confirmed: as good as the best within "
+        "the noise, but draws less evenly, number 3 in the order in which 2 were confirmed",
+        "trial 3       0.6950 (+0.1950, noise 0.0100); confirmed: of 3 as good as the best within "
+        "the noise, it made the model most confident in the labels; from scratch 0.6100 (+0.0100, "
+        "noise 0.0200), not clearly better than uniform",
+        "trial 2       0.6900 (+0.1900, noise 0.0000); confirmed: of 3 as good as the best within "
+        "the noise, it draws most evenly; from scratch 0.7000 (+0.1000, noise 0.0000), chosen",
+        "trial 4       0.6000 (+0.1000, noise 0.0000); not confirmed: next by its objective, "
+        "number 4 in the order in which 2 were confirmed",
+        "trial 0       0.5000; uniform: the pretraining was its training from scratch",
+        "trial 5       completed; not confirmed: it has no objective",
+    ]
+    lines = [line.strip() for line in text.splitlines() if line.startswith("  trial ")]
+    assert lines == expected
+
+
 def test_what_was_confirmed_decides():
     trials = [trial(0, UNIFORM, 0.5), trial(1, cut(0.4), 0.9), trial(2, cut(0.6), 0.8)]
     confirmed = [trial(0, UNIFORM, 0.6), trial(1, cut(0.4), 0.55), trial(2, cut(0.6), 0.65, 0.01)]

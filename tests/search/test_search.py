@@ -1,8 +1,6 @@
 """The search as a whole: what it finds, leaves alone, survives and refuses."""
 
 import json
-import os
-import pathlib
 import random
 import re
 import signal
@@ -15,14 +13,13 @@ import keras
 import keras_tuner
 import numpy as np
 import pytest
-from search_process import describe, run_search
+from search_process import SCRIPT, describe, environment, run_search
 from small_models import classifier
 
 import keras_swift as ks
 from keras_swift.src.search.progress import duration
 
 PROBABILITY = "val_tempered_probability"
-SCRIPT = pathlib.Path(__file__).parents[1] / "search_process.py"
 
 
 def noisy_digits(digits, n=600):
@@ -410,7 +407,7 @@ def test_features_of_another_length_are_named_before_training(digits, feature, m
             digits[0][:200],
             digits[1][:200],
             validation_split=0.25,
-            features=[feature],
+            space=ks.SamplerSpace([feature]),
             pretrain_epochs=1,
             verbose=0,
         )
@@ -419,7 +416,10 @@ def test_features_of_another_length_are_named_before_training(digits, feature, m
 @pytest.mark.slow
 def test_arrays_of_features_are_cut_with_the_data(digits):
     result = small_search(
-        digits, validation_data=None, validation_split=0.5, features={"mine": np.arange(200.0)}
+        digits,
+        validation_data=None,
+        validation_split=0.5,
+        space=ks.SamplerSpace({"mine": np.arange(200.0)}),
     )
     assert result.features["mine"].tolist() == list(range(100))
     assert result.suspicion.shape == (100,)
@@ -439,13 +439,13 @@ def test_result_trains_and_recognises_its_data(digits):
     with pytest.raises(ValueError, match="record of training.*Pass `features=`"):
         ks.SwiftTraining(classifier(), result, reference=classifier()).fit(x[:100], y[:100])
     features = ("loss", "renormed_entropy")
-    result = small_search(digits, features=features)
+    result = small_search(digits, space=ks.SamplerSpace(features))
     reference = classifier()
     reference.set_weights(result.pretrained_weights)
     ks.SwiftTraining(classifier(), result, reference=reference).fit(x[:100], y[:100], verbose=0)
     # A record of the other data serves as well.
     found = ks.find_suspects(classifier(), x[:100], y[:100], epochs=1, verbose=0)
-    result = small_search(digits, transform="cdf")
+    result = small_search(digits, space=ks.SamplerSpace(transform="cdf"))
     columns = ks.compute_features(
         classifier(), x[:100], y[:100], result.sampler.features, record=found.record, verbose=0
     )
@@ -656,8 +656,7 @@ def test_a_diverging_sampler_is_a_failure_and_never_the_best(digits, monkeypatch
         ({"objective": "val_loss_of_hair"}, ValueError, "Could not infer optimization direction"),
         ({"objective": "val_precision"}, ValueError, "among what the model reports.*val_accuracy"),
         ({"method": "grid"}, ValueError, "`method` must be one of"),
-        ({"transform": "rank"}, ValueError, "`transform` must be one of"),
-        ({"features": ("lost",)}, ValueError, "among 'loss', 'renormed_entropy'"),
+        ({"space": ("loss",)}, TypeError, "`space` must be a `keras_swift.SamplerSpace`"),
     ],
 )
 def test_wrong_arguments_are_refused(digits, arguments, error, message):
@@ -697,7 +696,7 @@ def test_finished_search_is_taken_up_without_training(digits, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"segments": 3}, "the settings differ"),
+        ({"space": ks.SamplerSpace(("loss",), 3)}, "the settings differ"),
         ({"seed": 1}, "the seed differ"),
         ({"sample_weight": np.ones(300)}, "the data differ"),
     ],
@@ -728,18 +727,6 @@ def test_a_folder_of_another_kind_is_explained(tmp_path):
     (folder / "oracle.json").write_text("{}")
     with pytest.raises(ValueError, match="a KerasTuner project of another kind"):
         run_search(tmp_path)
-
-
-def environment(**changes):
-    # Deterministic across processes, and two cores are shared by several of them. The package may
-    # be imported from a checkout that is not installed.
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "TF_NUM_INTRAOP_THREADS": "1",
-        "PYTHONPATH": str(pathlib.Path(ks.__file__).parents[1]),
-        **changes,
-    }
 
 
 def start(directory, output, kill_in=-5, **changes):

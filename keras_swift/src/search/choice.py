@@ -30,7 +30,14 @@ def candidates(
     features: Mapping[str, FloatArray],
     count: int,
 ) -> list[SearchTrial]:
-    """The best trials other than uniform, best first.
+    """The trials most worth confirming: the first `count` of `ranked`."""
+    return [trial for trial, _ in ranked(trials, direction, features)[:count]]
+
+
+def ranked(
+    trials: Sequence[SearchTrial], direction: Direction, features: Mapping[str, FloatArray]
+) -> list[tuple[SearchTrial, str]]:
+    """The trials other than uniform as they are worth confirming, each with the reason in words.
 
     First the one that draws most evenly among those whose objective differs
     from the best by no more than the standard error of the difference: a few
@@ -51,20 +58,31 @@ def candidates(
         behind = signed(highest, direction) - signed(trial, direction)
         return behind <= (noise if math.isfinite(noise) else 0.0)
 
-    def effective_share(trial: SearchTrial) -> float:
-        probability = trial.sampler.probabilities(features)
-        return round(1.0 / float(len(probability) * np.sum(probability**2)), 9)
-
     def confidence(trial: SearchTrial) -> float:
         return trial.metrics[f"val_{LABEL_PROBABILITY}"]
 
     as_good = [trial for trial in completed if is_as_good(trial)]
-    first = [max(as_good, key=effective_share)]
+    even = max(as_good, key=lambda trial: effective_share(trial, features))
+    among = f"of {len(as_good)} as good as the best within the noise"
+    alone = "the best by more than the noise"
+    found = [(even, alone if len(as_good) == 1 else f"{among}, it draws most evenly")]
     if all(f"val_{name}" in t.metrics for t in as_good for name in BOTH_PROBABILITIES):
         surest = max(as_good, key=confidence)
-        first += [surest] if surest is not first[0] else []
-    rest = [t for t in completed if all(t is not chosen for chosen in first)]
-    return [*first, *rest][:count]
+        if surest is not even:
+            found.append((surest, f"{among}, it made the model most confident in the labels"))
+    chosen = [trial for trial, _ in found]
+    for trial in completed:
+        if all(trial is not other for other in chosen):
+            close = any(trial is other for other in as_good)
+            as_even = "as good as the best within the noise, but draws less evenly"
+            found.append((trial, as_even if close else "next by its objective"))
+    return found
+
+
+def effective_share(trial: SearchTrial, features: Mapping[str, FloatArray]) -> float:
+    """How many different examples a sampler draws, as a share of the data (Kish)."""
+    probability = trial.sampler.probabilities(features)
+    return round(1.0 / float(len(probability) * np.sum(probability**2)), 9)
 
 
 def is_clearly_better(

@@ -16,8 +16,9 @@ import numpy as np
 import scipy.stats.qmc
 
 from keras_swift.src._types import FloatArray
+from keras_swift.src.search.cube import SamplerCube
 from keras_swift.src.search.gaussian_process import GaussianProcess
-from keras_swift.src.search.space import METHODS, SamplerSpace
+from keras_swift.src.search.settings import METHODS
 from keras_swift.src.search.store import Store, UnreadableFile
 from keras_swift.src.swift.sampler import SwiftSampler
 
@@ -40,7 +41,7 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
     run again.
 
     Args:
-        space: a `SamplerSpace`.
+        cube: a `SamplerCube`.
         store: a `Store`, where the trials are kept.
         objective: as KerasTuner's.
         max_trials: int, how many samplers to try, uniform included.
@@ -54,7 +55,7 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
 
     def __init__(
         self,
-        space: SamplerSpace,
+        cube: SamplerCube,
         store: Store,
         objective: keras_tuner.Objective | None = None,
         max_trials: int = 40,
@@ -69,7 +70,7 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         if num_initial_points is None:
             num_initial_points = int(np.clip(2 * max_trials // 3, 4, 9))
         hyperparameters = keras_tuner.HyperParameters()
-        for name in space.names:
+        for name in cube.names:
             low = -1.0 if name.startswith("coefficient_") else 0.0
             hyperparameters.Float(name, low, 1.0)
         super().__init__(
@@ -85,7 +86,7 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
             # A diverging sampler is a finding, not a reason to stop.
             max_consecutive_failed_trials=max_trials + 1,
         )
-        self.space = space
+        self.cube = cube
         self._store = store
         self.method = method
         self._swift_seed = seed
@@ -95,24 +96,24 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         number = int(trial_id)
         if number == 0:
             uniform = SwiftSampler.uniform(
-                self.space.features, self.space.segments, self.space.transform
+                self.cube.features, self.cube.segments, self.cube.transform
             )
-            values = self.space.to_values(uniform)
+            values = self.cube.to_values(uniform)
         else:
-            sampler = self.space.to_sampler(self._suggest(number))
-            values = self.space.to_values(sampler)
+            sampler = self.cube.to_sampler(self._suggest(number))
+            values = self.cube.to_values(sampler)
         return {"status": keras_tuner.engine.trial.TrialStatus.RUNNING, "values": values}
 
     def _suggest(self, number: int) -> FloatArray:
         """A point of the cube for trial `number`, from 1."""
         generator = np.random.default_rng([self._swift_seed, number])
-        dimensions = self.space.dimensions
+        dimensions = self.cube.dimensions
         if self.method == "random":
             return generator.uniform(size=dimensions)
         if number < self.num_initial_points:
-            design = self.space.design()
+            design = self.cube.design()
             if number <= len(design):
-                return self.space.to_point(design[number - 1])
+                return self.cube.to_point(design[number - 1])
             # One shift for the whole design, so that it stays evenly spread.
             shift = np.random.default_rng([self._swift_seed, 0]).uniform(size=dimensions)
             sequence = scipy.stats.qmc.Sobol(dimensions, scramble=False)
@@ -122,10 +123,10 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         points, losses = self._observations(number)
         if len(points) < 2:
             return generator.uniform(size=dimensions)
-        process = GaussianProcess(self.space.embed(points), losses)
+        process = GaussianProcess(self.cube.embed(points), losses)
 
         def bound(candidates: FloatArray) -> FloatArray:
-            mean, deviation = process.predict(self.space.embed(candidates))
+            mean, deviation = process.predict(self.cube.embed(candidates))
             bounds: FloatArray = mean - self.beta * deviation
             return bounds
 
@@ -157,14 +158,14 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         running = {trial.trial_id for trial in self.ongoing_trials.values()}
         points, losses = [], []
         for trial in trials:
-            sampler = self.space.from_values(trial.hyperparameters.values)
-            points.append(self.space.to_point(sampler))
+            sampler = self.cube.from_values(trial.hyperparameters.values)
+            points.append(self.cube.to_point(sampler))
             finished = trial.status == "COMPLETED" and trial.trial_id not in running
             losses.append(sign * trial.score if finished else np.nan)
         found = np.array(losses, np.float64)
         finite = np.isfinite(found)
         if not finite.any():
-            return np.empty((0, self.space.dimensions)), np.empty(0)
+            return np.empty((0, self.cube.dimensions)), np.empty(0)
         for position, trial in enumerate(trials):
             if not finite[position]:
                 # A running trial counts as mediocre, so that parallel workers try other points; a

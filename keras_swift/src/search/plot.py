@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_swift.src._plotting import BLUE, GREEN, GREY, ORANGE, import_figure, save
 from keras_swift.src._types import FloatArray, IntArray
-from keras_swift.src.search.result import verdict
+from keras_swift.src.search.report import verdict
 from keras_swift.src.swift.ranks import cumulative_rank
 
 if TYPE_CHECKING:

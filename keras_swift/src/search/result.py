@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
@@ -18,9 +17,8 @@ from keras_swift.src._display import html_table
 from keras_swift.src._types import Array, FloatArray, IntArray
 from keras_swift.src.records.columns import FinishedRecord
 from keras_swift.src.search.choice import candidates, is_clearly_better
-from keras_swift.src.search.judge import (
-    difference_noise,
-)
+from keras_swift.src.search.judge import difference_noise
+from keras_swift.src.search.report import compared, trial_rows, verdict
 from keras_swift.src.search.trial import Direction, SearchTrial, signed
 from keras_swift.src.suspects.mixture import Doubts, WrongShare, find_doubts
 from keras_swift.src.swift.sampler import SwiftSampler
@@ -94,15 +92,16 @@ class SearchResult:
         """
         if self.confirmed:
             uniform, *others = self.confirmed
-            passed = [t for t in others if self._is_better(t, uniform)]
+            passed = [t for t in others if self.is_better(t, uniform)]
             chosen = max(passed, key=lambda t: signed(t, self.direction), default=uniform)
             return next(trial for trial in self.trials if trial.number == chosen.number)
         found = candidates(self.trials, self.direction, self.features, 1)
-        if found and self._is_better(found[0], self.uniform):
+        if found and self.is_better(found[0], self.uniform):
             return found[0]
         return self.uniform
 
-    def _is_better(self, trial: SearchTrial, uniform: SearchTrial) -> bool:
+    def is_better(self, trial: SearchTrial, uniform: SearchTrial) -> bool:
+        """Whether a trial beats uniform by more than the noise, as for `best`."""
         return is_clearly_better(trial, uniform, self.objective, self.direction)
 
     @property
@@ -116,7 +115,8 @@ class SearchResult:
 
         From scratch if it was confirmed, else in the trials.
         """
-        return self._gain(*self._pair())
+        better, uniform = self._pair()
+        return signed(better, self.direction) - signed(uniform, self.direction)
 
     @property
     def noise(self) -> float:
@@ -130,9 +130,6 @@ class SearchResult:
         if self.best.number in again:
             return again[self.best.number], again[0]
         return self.best, self.uniform
-
-    def _gain(self, trial: SearchTrial, uniform: SearchTrial) -> float:
-        return signed(trial, self.direction) - signed(uniform, self.direction)
 
     @property
     def probabilities(self) -> FloatArray:
@@ -255,9 +252,10 @@ class SearchResult:
         ]
         if self.note:
             rows.append(("", self.note))
-        rows.append(("in trials", self._compared(self.trials)))
+        rows.append(("in trials", compared(self.trials, self.direction)))
         if self.confirmed:
-            rows.append(("from scratch", self._compared(self.confirmed)))
+            rows.append(("from scratch", compared(self.confirmed, self.direction)))
+            rows += trial_rows(self)
         elif len(self.trials) > 1:
             why = "" if self.pretrain_epochs else ": there was no pretraining to repeat"
             rows.append(("from scratch", f"not confirmed{why}"))
@@ -281,20 +279,6 @@ class SearchResult:
             ),
         ]
 
-    def _compared(self, trials: Sequence[SearchTrial]) -> str:
-        """Uniform and the best two others, each with its gain and noise."""
-        uniform, *others = trials
-        finite = [trial for trial in others if math.isfinite(trial.objective)]
-        finite.sort(key=lambda trial: -signed(trial, self.direction))
-        parts = [f"uniform {uniform.objective:.4f}"]
-        for trial in finite[:2]:
-            noise = difference_noise(trial.values, uniform.values)
-            parts.append(
-                f"trial {trial.number} {trial.objective:.4f} ({self._gain(trial, uniform):+.4f}"
-                + (f", noise {noise:.4f})" if math.isfinite(noise) else ")")
-            )
-        return ", ".join(parts)
-
     def _price(self) -> str:
         if not self.pretrain_epochs:
             return f"{self.epochs:g} epochs"
@@ -304,11 +288,3 @@ class SearchResult:
             if epochs or name != "to record"
         )
         return f"{self.price:.1f} uniform trainings of {self.pretrain_epochs} epochs ({parts})"
-
-
-def verdict(result: SearchResult) -> str:
-    """Which trial was chosen, and its effective share of different examples."""
-    if not result.best.number:
-        return "uniform draws: nothing is clearly better"
-    share = 1.0 / float(len(result.probabilities) * np.sum(result.probabilities**2))
-    return f"trial {result.best.number}, as varied as uniform draws from {share:.0%} of the data"

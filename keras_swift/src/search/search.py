@@ -23,17 +23,16 @@ from keras_swift.src.search.processes import is_distributed
 from keras_swift.src.search.result import SearchResult
 from keras_swift.src.search.session import run_search
 from keras_swift.src.search.settings import Method, SearchSettings
+from keras_swift.src.search.space import SamplerSpace
 from keras_swift.src.search.stages import Task
 from keras_swift.src.search.store import Store
 from keras_swift.src.swift.features import (
     DEFAULTS,
-    Features,
     check_column,
     default_features,
     named_features,
 )
 from keras_swift.src.swift.recording import record_cost
-from keras_swift.src.swift.sampler import Transform
 from keras_swift.src.validation import check_model, check_targets
 
 if TYPE_CHECKING:
@@ -52,9 +51,7 @@ def search(
     finetune_epochs: int = 2,
     pretrain_epochs: int = 30,
     batch_size: int = 32,
-    features: Features | None = None,
-    segments: int = 4,
-    transform: Transform = "cgf",
+    space: SamplerSpace | None = None,
     objective: str | keras_tuner.Objective | Sequence[str | keras_tuner.Objective] | None = None,
     confirm: int = 2,
     method: Method = "bayesian",
@@ -86,7 +83,9 @@ def search(
 
     With a `directory`, repeating the call resumes a search that was stopped or
     killed, with the same result as without the interruption. A finished one
-    returns at once, or continues if `max_trials` is larger. With KerasTuner's
+    returns at once, or continues if `max_trials` is larger. A trial whose file
+    is gone or damaged is named in a warning and run again; a second process in
+    the same folder waits. With KerasTuner's
     environment variables set (`KERASTUNER_TUNER_ID`, `KERASTUNER_ORACLE_IP`,
     `KERASTUNER_ORACLE_PORT`), processes that make the same call share the
     trials; all must reach the same `directory`, and the chief's result is
@@ -110,12 +109,8 @@ def search(
         pretrain_epochs: int, uniform epochs before the trials, and epochs of a
             training from scratch: as many as you would train. Defaults to 30.
         batch_size: int. Defaults to 32.
-        features: what the sampler reads, see `compute_features`. Defaults to
-            `None`: `("mean_margin", "last_loss")` for classifiers, else
-            `("mean_loss", "last_loss")`. The paper's are `("loss",
-            "renormed_entropy")`.
-        segments: int, linear pieces of the sampler's function. Defaults to 4.
-        transform: `"cgf"` or `"cdf"`, see `SwiftSampler`.
+        space: `SamplerSpace`, which features the sampler reads, and the form of
+            its function. Defaults to `None`, `SamplerSpace()`.
         objective: a name from the logs of `fit`, a `keras_tuner.Objective`, or
             a list of them. Defaults to `None`: if all outputs are class
             probabilities or logits, `"val_tempered_probability"`: the mean
@@ -140,10 +135,13 @@ def search(
         A `SearchResult`.
 
     Raises:
-        TypeError: if `x` is neither arrays nor such a data set.
+        TypeError: if `x` is neither arrays nor such a data set, or `space` is not a
+            `SamplerSpace`.
         ValueError: for a validation set that is missing, endless or lacks
             classes, an objective that is not in the logs, a `directory` with
-            another search, or values outside the ranges above.
+            another search or with a start that cannot be read, or values outside
+            the ranges above.
+        OSError: naming the file, if one cannot be written.
 
     Example:
 
@@ -163,14 +161,19 @@ def search(
         finetune_epochs=finetune_epochs,
         pretrain_epochs=pretrain_epochs,
         batch_size=batch_size,
-        segments=segments,
-        transform=transform,
         confirm=confirm,
         method=method,
         seed=seed,
         verbose=verbose,
     )
-    named = {} if features is None else named_features(features)
+    if space is None:
+        space = SamplerSpace()
+    if not isinstance(space, SamplerSpace):
+        raise TypeError(
+            "`space` must be a `keras_swift.SamplerSpace`. Received: "
+            f"space={type(space).__name__}. Use `SamplerSpace(features)` for other features."
+        )
+    named = {} if space.features is None else named_features(space.features)
     if is_distributed() and (directory is None or overwrite):
         raise ValueError(
             "A search shared among processes needs a `directory` that all of them reach, and "
@@ -203,7 +206,7 @@ def search(
     first = source.take(np.arange(min(batch_size, source.size)))[:2]
     build(model, *first)
     note = ""
-    if features is None:
+    if space.features is None:
         named = named_features(default_features(model))
         if tuple(named) != DEFAULTS:
             note = f"in place of {', '.join(DEFAULTS)}, which are for classifiers"
@@ -215,7 +218,7 @@ def search(
             print(_price(model, settings), flush=True)
         folder = tempfile.mkdtemp(prefix="keras_swift_") if directory is None else str(directory)
         try:
-            task = Task(model, source, judge, parsed, named, settings)
+            task = Task(model, source, judge, parsed, named, space, settings)
             return run_search(task, Store(os.path.join(folder, project_name)), note, overwrite)
         finally:
             if directory is None:

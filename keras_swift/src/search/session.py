@@ -15,10 +15,10 @@ import numpy as np
 from keras_swift.src.data import fingerprint
 from keras_swift.src.records.columns import FinishedRecord
 from keras_swift.src.records.outputs import classes_of, is_one_class
+from keras_swift.src.search.cube import SamplerCube
 from keras_swift.src.search.processes import is_chief, is_worker
 from keras_swift.src.search.progress import time_to_come
 from keras_swift.src.search.result import SearchResult
-from keras_swift.src.search.space import SamplerSpace
 from keras_swift.src.search.stages import (
     Task,
     confirm,
@@ -54,13 +54,13 @@ def run_search(task: Task, store: Store, note: str, overwrite: bool) -> SearchRe
             store.clear()
         start = _start(task, store, described)
         own = store.of_search(start.search)
-        space = _space(task, start)
-        left = trials_left(own, space, task.settings.max_trials)
+        cube = _cube(task, start)
+        left = trials_left(own, cube, task.settings.max_trials)
         if left:
             _say_what_is_left(task, start, left)
-            run_trials(task, start, own, space)
+            run_trials(task, start, own, cube)
         try:
-            trials = read_trials(own, space)
+            trials = read_trials(own, cube)
         except UnreadableFile as error:
             raise ValueError(f"{error} Repeat the call: that trial is then run again.") from error
         # If processes share a search, the chief confirms.
@@ -74,10 +74,10 @@ def _finished(
     """The parts of a search of which nothing is left to run, else `None`."""
     settings = task.settings
     start = read_start(store, described, settings.seed)
-    own, space = store.of_search(start.search), _space(task, start)
-    if trials_left(own, space, settings.max_trials):
+    own, cube = store.of_search(start.search), _cube(task, start)
+    if trials_left(own, cube, settings.max_trials):
         return None
-    trials = read_trials(own, space)
+    trials = read_trials(own, cube)
     confirmed = confirm(task, start, own, trials, train=False)
     missing = len(to_confirm(task, start, trials)) - len(confirmed[1:])
     return (start, trials, confirmed) if is_worker() or not missing else None
@@ -109,10 +109,10 @@ def _result(
     )
 
 
-def _space(task: Task, start: Start) -> SamplerSpace:
-    settings = task.settings
-    return SamplerSpace(
-        tuple(task.named), settings.segments, settings.transform, start.features, start.seed
+def _cube(task: Task, start: Start) -> SamplerCube:
+    space = task.space
+    return SamplerCube(
+        tuple(task.named), space.segments, space.transform, start.features, start.seed
     )
 
 
@@ -173,8 +173,8 @@ def _described(task: Task, data_fingerprint: str) -> dict[str, str]:
                 "finetune_epochs": int(settings.finetune_epochs),
                 "pretrain_epochs": int(settings.pretrain_epochs),
                 "batch_size": int(settings.batch_size),
-                "segments": int(settings.segments),
-                "transform": settings.transform,
+                "segments": int(task.space.segments),
+                "transform": task.space.transform,
                 "method": settings.method,
                 "objective": str(task.objective),
             }

@@ -7,10 +7,10 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from keras_swift.src.search.space import METHODS
-from keras_swift.src.swift.sampler import TRANSFORMS, Transform
 from keras_swift.src.validation import check_positive_integer
 
+# How a search chooses its samplers.
+METHODS = ("bayesian", "random")
 Method: TypeAlias = Literal["bayesian", "random"]
 
 
@@ -26,15 +26,13 @@ class SearchSettings:
     finetune_epochs: int
     pretrain_epochs: int
     batch_size: int
-    segments: int
-    transform: Transform
     confirm: int
     method: Method
     seed: int | None
     verbose: int | Literal["auto"]
 
     def __post_init__(self) -> None:
-        for name in ("max_trials", "finetune_epochs", "batch_size", "segments"):
+        for name in ("max_trials", "finetune_epochs", "batch_size"):
             check_positive_integer(name, getattr(self, name))
         for name in ("pretrain_epochs", "confirm"):
             value = getattr(self, name)
@@ -42,9 +40,5 @@ class SearchSettings:
                 raise TypeError(f"`{name}` must be an int. Received: {value!r}")
             if value < 0:
                 raise ValueError(f"`{name}` must not be negative. Received: {value}")
-        if self.transform not in TRANSFORMS:
-            raise ValueError(
-                f"`transform` must be one of {TRANSFORMS}. Received: {self.transform!r}"
-            )
         if self.method not in METHODS:
             raise ValueError(f"`method` must be one of {METHODS}. Received: {self.method!r}")

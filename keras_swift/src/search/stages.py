@@ -24,6 +24,7 @@ from keras_swift.src.fitting.random_states import seeded
 from keras_swift.src.fitting.weight_average import WeightAverage
 from keras_swift.src.records.columns import FinishedRecord
 from keras_swift.src.search.choice import candidates
+from keras_swift.src.search.cube import SamplerCube
 from keras_swift.src.search.judge import Judge
 from keras_swift.src.search.processes import is_worker
 from keras_swift.src.search.progress import trial_reporter
@@ -50,7 +51,8 @@ class Task:
         source: `ArraySource`, the training data.
         judge: `Judge`, with the validation data.
         objective: `keras_tuner.Objective`.
-        named: dict from name to feature.
+        named: dict from name to feature, those of `space`.
+        space: `SamplerSpace`.
         settings: `SearchSettings`.
     """
 
@@ -59,6 +61,7 @@ class Task:
     judge: Judge
     objective: keras_tuner.Objective
     named: dict[str, Feature]
+    space: SamplerSpace
     settings: SearchSettings
 
     def train(
@@ -118,7 +121,7 @@ def pretrain(task: Task, described: dict[str, str]) -> Start:
         # A trained model shows only the end of its training.
         recorder.look()
     wanted = dict(task.named)
-    if settings.transform == "cgf":
+    if task.space.transform == "cgf":
         wanted.setdefault(GRADIENT_NORM, GRADIENT_NORM)
     return Start(
         seed=seed,
@@ -143,14 +146,14 @@ def pretrain(task: Task, described: dict[str, str]) -> Start:
     )
 
 
-def run_trials(task: Task, start: Start, store: Store, space: SamplerSpace) -> None:
+def run_trials(task: Task, start: Start, store: Store, cube: SamplerCube) -> None:
     """Runs the trials that are not on disk yet, or shares them with other processes."""
     from keras_swift.src.search.oracle import SwiftOracle
     from keras_swift.src.search.tuner import SwiftTuner
 
     settings = task.settings
     oracle = SwiftOracle(
-        space, store, task.objective, settings.max_trials, method=settings.method, seed=start.seed
+        cube, store, task.objective, settings.max_trials, method=settings.method, seed=start.seed
     )
     oracle.verbose = 0
     report = trial_reporter(settings.max_trials, task.objective.direction, settings.verbose)
@@ -179,11 +182,11 @@ def run_trials(task: Task, start: Start, store: Store, space: SamplerSpace) -> N
             raise tuner.error from None
         # KerasTuner's chief leaves when the last trial is done, even while workers ask it for
         # another one: their broken connection is then not a failure.
-        if not (is_worker() and trials_left(store, space, settings.max_trials) == 0):
+        if not (is_worker() and trials_left(store, cube, settings.max_trials) == 0):
             raise
 
 
-def read_trials(store: Store, space: SamplerSpace) -> tuple[SearchTrial, ...]:
+def read_trials(store: Store, cube: SamplerCube) -> tuple[SearchTrial, ...]:
     """All trials on disk, from any process.
 
     Raises:
@@ -201,7 +204,7 @@ def read_trials(store: Store, space: SamplerSpace) -> tuple[SearchTrial, ...]:
         trials.append(
             SearchTrial(
                 number=number,
-                sampler=space.from_values(state["hyperparameters"]["values"]),
+                sampler=cube.from_values(state["hyperparameters"]["values"]),
                 objective=float(state["score"]) if finished else math.nan,
                 seconds=metrics.pop("seconds", math.nan),
                 status=state["status"],
@@ -212,10 +215,10 @@ def read_trials(store: Store, space: SamplerSpace) -> tuple[SearchTrial, ...]:
     return tuple(trials)
 
 
-def trials_left(store: Store, space: SamplerSpace, max_trials: int) -> int:
+def trials_left(store: Store, cube: SamplerCube, max_trials: int) -> int:
     """How many trials are still to run, by any process; of unreadable ones, at least one."""
     try:
-        trials = read_trials(store, space)
+        trials = read_trials(store, cube)
     except UnreadableFile:
         return max(1, max_trials - len(store.trial_numbers()))
     done = [trial for trial in trials if trial.status in ("COMPLETED", "FAILED")]

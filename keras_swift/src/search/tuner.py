@@ -40,7 +40,7 @@ class SwiftTuner(keras_tuner.Tuner):
         self.error: Exception | None = None
         self._evaluate = evaluate
         self._report = report
-        self._space = oracle.space
+        self._cube = oracle.cube
         directory, project_name = os.path.split(folder)
         super().__init__(oracle, directory=directory, project_name=project_name)
         if not is_worker():
@@ -57,7 +57,7 @@ class SwiftTuner(keras_tuner.Tuner):
         """Fine-tunes with the trial's sampler; returns the last logs, the objective and seconds."""
         begin = time.perf_counter()
         try:
-            sampler = self._space.from_values(trial.hyperparameters.values)
+            sampler = self._cube.from_values(trial.hyperparameters.values)
             logs = self._evaluate(int(trial.trial_id), sampler)
         except Exception as error:
             self.error = error
