@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 
@@ -88,6 +89,14 @@ def run(request):
     }
 
 
+def warm_up():
+    """Imports what PyTorch imports in a first training; others must not be forked after one."""
+    if keras.backend.backend() == "torch":
+        with tempfile.TemporaryDirectory() as folder:
+            train(folder, epochs=1)
+
+
 if __name__ == "__main__":
+    warm_up()
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)
