@@ -105,6 +105,7 @@ def runs(tmp_path):
     yield found
     found.process.stdin.close()
     assert found.process.wait(60) == 0
+    found.process.stdout.close()
 
 
 def test_forty_kills_leave_the_same_bits(runs, tmp_path, capsys):
