@@ -2,9 +2,16 @@
 
 The blocks of one page share their names, as a reader who copies them one after the other has it.
 `<!-- needs: torch -->` on the line before a block leaves it out where that is not installed.
+
+A ```text block that follows is what the block prints: the words are equal, and every number is
+within a tenth of the one shown, or within 0.005 of it. `<!-- within 30 % -->` on the line before
+allows more, for what hangs on few examples. Times and progress bars are not
+compared.
 """
 
+import contextlib
 import importlib.util
+import io
 import json
 import pathlib
 import re
@@ -19,21 +26,53 @@ PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 }
-BLOCK = re.compile(r"(?:^<!-- needs: (\w+) -->\n)?^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(
+    r"(?:^<!-- needs: (\w+) -->\n)?^```python\n(.*?)^```\n"
+    r"(?:\n(?:<!-- within (\d+) % -->\n)?```text\n(.*?)^```\n)?",
+    re.DOTALL | re.MULTILINE,
+)
+NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
+PROGRESS = "━"  # Of which Keras' progress bars are made.
+TIME = re.compile(r"\d+(?:\.\d+)? (?:s|min)\b")
 
 
 def blocks(text):
-    """The code blocks of a page, each with empty lines before it, so that errors name its line."""
+    """The code blocks of a page with what they print, if it is shown, and how exactly.
+
+    Code has empty lines before it, so that errors name its line.
+    """
     for match in BLOCK.finditer(text):
-        needed = match.group(1)
+        needed, code, percent, shown = match.groups()
         if needed is None or importlib.util.find_spec(needed) is not None:
-            yield "\n" * text.count("\n", 0, match.start(2)) + match.group(2)
+            yield "\n" * text.count("\n", 0, match.start(2)) + code, shown, int(percent or 10)
+
+
+def differences(printed, shown, percent):
+    """What of a printed text is not as it is shown."""
+    lines = [line for line in printed.splitlines() if PROGRESS not in line]
+    printed, shown = (
+        TIME.sub("some time", " ".join(text.split())) for text in ("\n".join(lines), shown)
+    )
+    # Figures may be wider or narrower, and columns with them.
+    words = [" ".join(NUMBER.sub(" # ", text).split()) for text in (printed, shown)]
+    if words[0] != words[1]:
+        return [f"printed: {printed}", f"shown: {shown}"]
+    pairs = zip(NUMBER.findall(printed), NUMBER.findall(shown), strict=True)
+    return [
+        f"printed: {ours}, shown: {theirs}"
+        for ours, theirs in pairs
+        if abs(number(ours) - number(theirs)) > max(0.005, percent / 100 * abs(number(theirs)))
+    ]
+
+
+def number(text):
+    return float(text.replace(",", ""))
 
 
 # Each page on one backend, for they name none; a page that is not here runs on PyTorch. `.ci/run`
 # runs the README's code with the others, from a wheel.
 PAGE_ON = {
-    "README.md": "tensorflow",
+    "README.md": "jax",
     "docs/guides/data_sources.md": "jax",
     "docs/guides/importance_training.md": "jax",
     "docs/guides/resuming.md": "jax",
@@ -49,8 +88,11 @@ def pages_of(backend):
 def test_code_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
-    for block in blocks(PAGES[page]):
-        exec(compile(block, ROOT / page, "exec"), names)
+    for code, shown, percent in blocks(PAGES[page]):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(code, ROOT / page, "exec"), names)
+        if shown is not None:
+            assert not differences(printed.getvalue(), shown, percent)
     assert names
 
 
@@ -100,8 +142,21 @@ def test_every_page_is_run_somewhere():
 
 def test_blocks_are_found():
     text = "a\n```python\nx = 1\n```\n<!-- needs: absent_package -->\n```python\nx = 2\n```\n"
-    assert list(blocks(text)) == ["\n\nx = 1\n"]
-    assert len(list(blocks(PAGES["README.md"]))) >= 2
+    assert list(blocks(text)) == [("\n\nx = 1\n", None, 10)]
+    text = "```python\nx\n```\n\n<!-- within 30 % -->\n```text\n1\n```\n"
+    assert list(blocks(text)) == [("\nx\n", "1\n", 30)]
+    shown = [shown for _, shown, _ in blocks(PAGES["README.md"]) if shown]
+    assert len(shown) >= 2
+
+
+def test_printed_texts_are_compared_by_words_and_numbers():
+    shown = "loss  0.50\n1,200 rows in 3 s"
+    assert not differences("loss 0.52 1,290 rows in 70 s", shown, 10)
+    assert not differences("9/9 ━━━━ 1s 2ms/step\nloss 0.52\n1,290 rows in 70 s", shown, 10)
+    assert differences("loss 0.52 rows 1,290 in 70 s", shown, 10)
+    assert differences("loss 0.44 1,200 rows in 3 s", shown, 10) == ["printed: 0.44, shown: 0.50"]
+    assert differences("loss 0.50 1,400 rows in 3 s", shown, 10)
+    assert not differences("loss 0.50 1,400 rows in 3 s", shown, 20)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
