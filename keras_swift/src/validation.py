@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
 import keras
-import numpy as np
 
-from keras_swift.src._keras import check_release, explains_loss, flatten_layers
+from keras_swift.src._keras import check_release, explains_loss, flatten_layers, own_methods
 from keras_swift.src._types import ArrayTree
 
-SCORES = ("gradient_norm", "loss", "full_gradient_norm")
 # The presample ratio of the paper's gate if only its threshold is given.
 PRESAMPLE = 3.0
 SCORING_DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -27,22 +24,31 @@ class UnfitType(UnfitData, TypeError):
     """The model cannot compute in a type."""
 
 
-def check_model(model: Any, any_batches: bool = True) -> None:
+def check_model(
+    model: Any, any_batches: bool = True, *, trains: bool = False, name: str = "model"
+) -> None:
     """Raises unless `model` is a compiled Keras model.
 
     Args:
         any_batches: bool, whether it must take batches of any size in any
             order. Defaults to `True`.
+        trains: bool, whether it must be able to train. Defaults to `False`.
+        name: str, the argument. Defaults to `"model"`.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(
-            f"`model` must be a `keras.Model`. Received: {type(model).__module__}."
+            f"`{name}` must be a `keras.Model`. Received: {type(model).__module__}."
             f"{type(model).__qualname__}."
         )
     if not model.compiled:
         raise ValueError(
-            "`model` must be compiled before it is trained. Received: a model that is not. Call "
+            f"`{name}` must be compiled before it is trained. Received: a model that is not. Call "
             "`model.compile(optimizer=..., loss=...)` first."
+        )
+    if trains and model.optimizer is None and "train_step" not in own_methods(model):
+        raise ValueError(
+            f"`{name}` must be compiled with an optimizer, which trains it. Received: "
+            "optimizer=None. Call `model.compile(optimizer=..., loss=...)`."
         )
     check_release(model)
     reason = why_own_batches(model)
@@ -101,67 +107,20 @@ def chosen_presample(
     return "auto" if tau_threshold is None else PRESAMPLE
 
 
-def check_settings(
-    presample: Any, tau_threshold: Any, score: Any, floor: Any, cost_ratio: Any = None
-) -> None:
-    """Raises for settings outside their ranges."""
-    presample = chosen_presample(presample, tau_threshold)
-    if isinstance(presample, str) and presample == "auto":
-        if tau_threshold is not None:
+def check_settings(presample: Any, tau_threshold: Any, cost_ratio: Any = None) -> None:
+    """Raises for settings that do not go together."""
+    if chosen_presample(presample, tau_threshold) != "auto":
+        if cost_ratio is not None:
             raise ValueError(
-                '`tau_threshold` is for a presample of a given size; `presample="auto"` uses what '
-                f"it measures. Received: tau_threshold={tau_threshold!r}. Give "
-                "`presample=3.0` with it, or leave it out."
+                '`cost_ratio` is for the gate of `presample="auto"`. Received: '
+                f"cost_ratio={cost_ratio!r} with presample={presample!r} and "
+                f"tau_threshold={tau_threshold!r}. Leave it out, or the others."
             )
-    elif cost_ratio is not None:
+    elif tau_threshold is not None:
         raise ValueError(
-            '`cost_ratio` is for the gate of `presample="auto"`. Received: '
-            f"cost_ratio={cost_ratio!r} with presample={presample!r} and "
-            f"tau_threshold={tau_threshold!r}. Leave it out, or the others."
-        )
-    elif not _is_number(presample) or not 1 < presample < math.inf:
-        raise ValueError(
-            f"`presample` must be greater than 1 and finite. Received: presample={presample!r}. "
-            "Use 3.0 to score three batches for each batch trained, or 'auto'."
-        )
-    if cost_ratio is not None and not (_is_number(cost_ratio) and 0 < cost_ratio < math.inf):
-        raise ValueError(
-            "`cost_ratio` must be greater than 0 and finite, or None. Received: "
-            f"cost_ratio={cost_ratio!r}. It is the cost of scoring an example over that of "
-            "training on it: about 0.3 if both use the same float type."
-        )
-    if tau_threshold is not None and not (
-        _is_number(tau_threshold) and 0 <= tau_threshold < math.inf
-    ):
-        raise ValueError(
-            "`tau_threshold` must be 0 or more and finite, or None. Received: "
-            f"tau_threshold={tau_threshold!r}. Use 0 to draw every batch by importance, None for "
-            "the paper's threshold."
-        )
-    if not _is_number(floor) or not 0 <= floor < 1:
-        raise ValueError(
-            f"`floor` must be in [0, 1). Received: floor={floor!r}. It is the uniform share of "
-            "the draws: 0.1 bounds the weights by 10."
-        )
-    check_score(score)
-
-
-def check_positive_integer(name: str, value: Any) -> None:
-    """Raises unless `value` is a whole number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
-
-
-def check_score(score: Any) -> None:
-    """Raises unless `score` is a known name or a callable."""
-    if not callable(score) and score not in SCORES:
-        raise ValueError(
-            f"`score` must be one of {', '.join(repr(name) for name in SCORES)}, or a callable "
-            f"`(y_true, y_pred) -> (n,)` in `keras.ops`. Received: score={score!r}."
+            '`tau_threshold` is for a presample of a given size; `presample="auto"` uses what '
+            f"it measures. Received: tau_threshold={tau_threshold!r}. Give "
+            "`presample=3.0` with it, or leave it out."
         )
 
 
@@ -199,15 +158,6 @@ def _shapes(structure: ArrayTree) -> Any:
     )
 
 
-def check_score_inputs(score_inputs: Any) -> None:
-    """Raises unless `score_inputs` is a function or `None`."""
-    if score_inputs is not None and not callable(score_inputs):
-        raise TypeError(
-            "`score_inputs` must be a function of the inputs of a presample, or None. Received: "
-            f"{type(score_inputs).__name__}. For every second pixel: `lambda x: x[:, ::2, ::2]`."
-        )
-
-
 def check_scoring_dtype(dtype: Any) -> None:
     """Raises unless `dtype` is a type for scoring."""
     if dtype is not None and not (isinstance(dtype, str) and dtype in SCORING_DTYPES):
@@ -219,12 +169,7 @@ def check_scoring_dtype(dtype: Any) -> None:
 
 
 def check_rate_scaling(scale_learning_rate: Any, model: keras.Model) -> None:
-    """Raises unless the model's learning rate can be scaled."""
-    if scale_learning_rate not in (False, True, None):
-        raise ValueError(
-            "`scale_learning_rate` must be True, False, or None to follow `presample`. "
-            f"Received: scale_learning_rate={scale_learning_rate!r}."
-        )
+    """Raises if the learning rate is to be scaled of a model that has none."""
     if scale_learning_rate and getattr(model, "optimizer", None) is None:
         raise ValueError(
             "`scale_learning_rate` needs a model that was compiled with an optimizer. Received: "

@@ -663,7 +663,7 @@ class Never(keras.callbacks.Callback):
         ({"x": np.zeros((100, 63))}, ValueError, r"x of shape \('n', 63\).*They gave"),
         ({"x": object(), "y": None}, TypeError, "`x` must be an array"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be a positive integer"),
-        ({"steps_per_epoch": 0.5}, ValueError, "`steps_per_epoch` must be a positive"),
+        ({"steps_per_epoch": 0.5}, TypeError, "`steps_per_epoch` must be a positive"),
         ({"validation_split": 2.0}, ValueError, "`validation_split` must be"),
         (
             {"class_weight": {0: 1.0}, "sample_weight": np.ones(100)},

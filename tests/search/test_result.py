@@ -232,7 +232,7 @@ def test_suspects_are_those_more_likely_wrong_than_right():
     np.testing.assert_array_equal(scores, -found.record.mean_margin[order])
     assert len(found.suspects(1000)) == 100
     assert "wrong labels  20.0%" in str(found)
-    with pytest.raises(ValueError, match="must not be negative"):
+    with pytest.raises(ValueError, match="`count` must be an int of 0 or more"):
         found.suspects(-1)
 
 

@@ -185,7 +185,7 @@ def test_renormed_entropy_names_what_works_instead(model, received):
         ((), ValueError, "at least one feature"),
         (("lost",), ValueError, "among 'loss', 'renormed_entropy', 'gradient_norm'.*'lost'"),
         (("loss", "loss"), ValueError, "different names"),
-        ((np.zeros(3),), ValueError, r"shape \(20,\).*Received: shape \(3,\)"),
+        ((np.zeros(3),), ValueError, r"shape \(20,\).*Received: feature_0 of shape \(3,\)"),
         ((np.full(20, np.inf),), ValueError, "must be finite. Received: 20 of 20"),
     ],
 )

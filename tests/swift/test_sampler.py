@@ -190,7 +190,7 @@ def test_load_explains_a_file_that_is_cut_off(tmp_path):
         ({"format": "keras_swift.SwiftSampler", "version": 1}, r"has \[\]"),
         ({"values": [1.0, 2.0, 1.0, 1.0, 1.0]}, "`values` must be .* from 0.0 to 1.0"),
         ({"values": [1.0, float("nan"), 1.0, 1.0, 1.0]}, "`values` must be"),
-        ({"knots": "abc"}, "`knots` must be a sequence of numbers"),
+        ({"knots": "abc"}, "`knots` must be an array of numbers"),
         ({"features": ["loss"]}, "one number for each of `features`"),
         ({"transform": "rank"}, "`transform` must be one of"),
     ],
@@ -223,7 +223,7 @@ def test_constructor_refuses(change, message):
     [
         ({"loss": None}, r"missing: \['loss'\]"),
         ({"gradient_norm": None}, 'needs the gradient norm.*use transform="cdf"'),
-        ({"loss": np.full(60, np.nan)}, "'loss' must be finite. Received: 60 of 60"),
+        ({"loss": np.full(60, np.nan)}, "finite. Received: 60 of 60 numbers of 'loss'"),
         ({"loss": np.ones(59)}, r"same shape \(n,\)"),
         ({"gradient_norm": np.full(60, -1.0)}, "must not be negative. Received: 60 negative"),
     ],

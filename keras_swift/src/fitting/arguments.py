@@ -13,7 +13,7 @@ from keras_swift.src.data.arrays import ArraySource
 from keras_swift.src.data.reader import ArrayReader
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.data.streams import check_stream_arguments, is_stream
-from keras_swift.src.validation import check_positive_integer
+from keras_swift.src.rules import check, check_if_given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +58,10 @@ class TrainingData:
             TypeError: if the data are neither arrays nor a source of batches.
             ValueError: for arguments that do not fit each other.
         """
-        for name, value in (("batch_size", batch_size), ("steps_per_epoch", steps_per_epoch)):
-            if value is not None:
-                check_positive_integer(name, value)
+        check(shuffle=shuffle)
+        check_if_given(
+            batch_size=batch_size, steps_per_epoch=steps_per_epoch, class_weight=class_weight
+        )
         # Keras has "batch" for files whose rows are expensive to read one by one.
         shuffle = bool(shuffle) and shuffle != "batch"
         if is_stream(x):

@@ -15,12 +15,12 @@ from keras_swift.src.importance.batches import FLOOR, Batches
 from keras_swift.src.importance.callback import OwnFitCallback
 from keras_swift.src.importance.easing import Easing
 from keras_swift.src.importance.gates import COST_RATIO
+from keras_swift.src.rules import check, check_if_given, check_seed
 from keras_swift.src.scoring.compiled import needs_targets
 from keras_swift.src.scoring.scorer import Scorer
 from keras_swift.src.validation import (
     check_easing,
     check_model,
-    check_score_inputs,
     check_scoring_dtype,
     check_settings,
     chosen_presample,
@@ -160,11 +160,19 @@ class ImportanceDataset(keras.utils.PyDataset):
         # `__getitem__` then returns a lazy item that is drawn in step.
         super().__init__(workers=2 if backends.active().PULLS_AHEAD else 1)
         check_model(model)
-        check_settings(presample, tau_threshold, score, floor, cost_ratio)
+        check(score=score, floor=floor)
+        check_if_given(
+            presample=presample,
+            tau_threshold=tau_threshold,
+            cost_ratio=cost_ratio,
+            score_inputs=score_inputs,
+            on_draw=on_draw,
+        )
+        check_seed(seed)
+        check_settings(presample, tau_threshold, cost_ratio)
         check_scoring_dtype(scoring_dtype)
         check_easing(ease_off)
         presample = chosen_presample(presample, tau_threshold)
-        check_score_inputs(score_inputs)
         self.batches = Batches(
             model,
             TrainingData.of(

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from keras_swift.src._plotting import BLUE, GREEN, GREY, ORANGE, import_figure, save
+from keras_swift.src.rules import Rule, check_if_given
 
 if TYPE_CHECKING:
     import keras
     from matplotlib.figure import Figure
+
+_HISTORY = Rule("what `ImportanceTraining.fit` returned, or its `history` dict", (Mapping,))
 
 
 def plot_training(
@@ -39,6 +42,8 @@ def plot_training(
         ValueError: if the history is not one of `ImportanceTraining`.
     """
     values: Mapping[str, Sequence[float]] = getattr(history, "history", history)
+    _HISTORY.check("history", values)
+    check_if_given(file=file)
     missing = [name for name in ("loss", "gain", "importance") if name not in values]
     if missing:
         raise ValueError(

@@ -34,6 +34,7 @@ from keras_swift.src.importance.gates import COST_RATIO
 from keras_swift.src.importance.recollection import Recollection, are_known_again
 from keras_swift.src.importance.weighted_step import WeightedStep
 from keras_swift.src.records.memory import ExampleMemory
+from keras_swift.src.rules import check, check_fit, check_if_given, check_seed
 from keras_swift.src.scoring.compiled import needs_targets, uniform_warning, why_uniform
 from keras_swift.src.scoring.output_loss import NoExampleLoss
 from keras_swift.src.scoring.scorer import Scorer
@@ -45,7 +46,6 @@ from keras_swift.src.validation import (
     check_easing,
     check_model,
     check_rate_scaling,
-    check_score_inputs,
     check_settings,
     chosen_presample,
 )
@@ -178,11 +178,20 @@ class ImportanceTraining(Trainer):
         scale_learning_rate: bool | None = None,
         ease_off: bool | None = None,
     ) -> None:
-        check_model(model, any_batches=False)
-        check_settings(presample, tau_threshold, score, 0.0 if floor is None else floor, cost_ratio)
+        check_model(model, any_batches=False, trains=True)
+        check(score=score)
+        check_if_given(
+            presample=presample,
+            tau_threshold=tau_threshold,
+            floor=floor,
+            cost_ratio=cost_ratio,
+            score_inputs=score_inputs,
+            scale_learning_rate=scale_learning_rate,
+        )
+        check_seed(seed)
+        check_settings(presample, tau_threshold, cost_ratio)
         check_rate_scaling(scale_learning_rate, model)
         check_easing(ease_off)
-        check_score_inputs(score_inputs)
         super().__init__(model)
         self.presample = presample
         self.tau_threshold = tau_threshold
@@ -301,11 +310,12 @@ class ImportanceTraining(Trainer):
             ValueError: for arguments that do not fit each other or the
                 model.
         """
-        check_model(self.model, any_batches=False)
+        check_model(self.model, any_batches=False, trains=True)
         given = {name: value for name, value in locals().items() if name != "self"}
         if self.model in _IN_TRAINING:
             # We called the model's own `fit`, and it calls us: `x` already holds our batches.
             return keras.Model.fit(self.model, **given)
+        check_fit(given)
         reason = why_uniform(self.model, self.score, x, y)
         if reason is not None:
             return self._uniform_fit(reason, given)

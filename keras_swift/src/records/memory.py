@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from keras_swift.src._types import BoolArray, FloatArray, IntArray, State
+from keras_swift.src.rules import check, shown
 
 COLUMNS = ("score", "loss", "margin", "probability")
 
@@ -30,6 +31,7 @@ class ExampleMemory:
     """
 
     def __init__(self, size: int, averages: bool = False) -> None:
+        check(size=size, averages=averages)
         self._latest = np.full((size, len(COLUMNS)), np.nan, np.float32)
         # Sums of loss, margin, probability and the number of wrong predictions.
         self._sums = np.zeros((size if averages else 0, 4))
@@ -118,6 +120,7 @@ class ExampleMemory:
             values: float array, shape `(k, 4)`, in the order of `COLUMNS`, or `(k, 2)`, only score
                 and loss. Rows with a score that is not finite are left out.
         """
+        self._check(indices, values)
         finite = np.isfinite(values[:, 0])
         if not finite.all():
             indices, values = indices[finite], values[finite]
@@ -131,8 +134,27 @@ class ExampleMemory:
         rows[:, 3] = np.where(np.isnan(rows[:, 1]), np.nan, rows[:, 1] <= 0)
         np.add.at(self._sums, indices, rows)
 
+    def _check(self, indices: IntArray, values: FloatArray) -> None:
+        """Raises for what cannot be recorded."""
+        found = np.asarray(indices)
+        if found.ndim != 1 or found.dtype.kind not in "iu":
+            raise TypeError(
+                f"`indices` must be an int array of shape (k,). Received: indices={shown(indices)}."
+            )
+        if len(found) and not 0 <= found.min() <= found.max() < len(self):
+            raise ValueError(
+                f"`indices` must be from 0 to {len(self) - 1}. Received: {found.min()} to "
+                f"{found.max()}."
+            )
+        if np.shape(values) not in ((len(found), 2), (len(found), len(COLUMNS))):
+            raise ValueError(
+                f"`values` must have a row for each index and the columns {COLUMNS}, or the first "
+                f"two of them. Received: values={shown(values)} for {len(found)} indices."
+            )
+
     def resize(self, size: int) -> None:
         """Makes room for `size` examples; the first ones keep their numbers."""
+        check(size=size)
         kept, extra = slice(None, size), max(0, size - len(self))
         self._latest = np.pad(self._latest[kept], ((0, extra), (0, 0)), constant_values=np.nan)
         if self._averages:

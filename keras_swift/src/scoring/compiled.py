@@ -87,7 +87,7 @@ def build(model: keras.Model, x: ArrayTree, y: ArrayTree) -> CompiledLosses:
         raise
     y_pred = symbolic_outputs(model, x)
     if compile_loss(model) is None:
-        return CompiledLosses([], Matching(None), y_pred, f"{NO_LOSS} {_SCORE}")
+        return CompiledLosses([], Matching(None), y_pred, NO_LOSS)
     unused = not compile_loss(model).built
     try:
         targets, outputs = _matched(model, y, y_pred)
@@ -102,7 +102,7 @@ def build(model: keras.Model, x: ArrayTree, y: ArrayTree) -> CompiledLosses:
         # The model's own `compute_loss` handles them.
         missing = (
             "The model computes its loss by itself, and the compiled one does not fit its outputs: "
-            f"{error} {_SCORE}"
+            f"{error}"
         )
         return CompiledLosses([], Matching(None), y_pred, missing)
     losses = [_with_rows(output, outputs) for output in losses]
@@ -152,9 +152,9 @@ def why_uniform(model: keras.Model, score: Score, x: Any, y: ArrayTree) -> str |
             "Make it dense with `.to_tensor()`."
         )
     if compile_loss(model) is None and not callable(score):
-        return f"{NO_LOSS} {_SCORE}"
+        return f"{NO_LOSS} {GIVE_SCORE}"
     if y is None and not is_stream(x) and own_methods(model) and not callable(score):
-        return f"There are no targets, so the loss of an example cannot be read. {_SCORE}"
+        return f"There are no targets, so the loss of an example cannot be read. {GIVE_SCORE}"
     return None
 
 
@@ -170,7 +170,7 @@ def needs_targets(model: keras.Model, score: Any) -> bool:
     return not (callable(score) and own_methods(model))
 
 
-_SCORE = (
+GIVE_SCORE = (
     "Give `score=`, a callable `(y_true, y_pred) -> (n,)` in `keras.ops` that says how much each "
     "example matters, and a loss that takes `sample_weight`."
 )

@@ -3,12 +3,48 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
+import scipy.sparse
 from keras import ops
 
-from keras_swift.src._types import ArrayTree, FloatArray
+from keras_swift.src._types import ArrayTree, BoolArray, FloatArray
 from keras_swift.src.data.leaves import there
+
+# Bytes that are looked at together: the rows may be on disk.
+_PART = 2**24
+
+
+def rows_not_finite(structure: ArrayTree, size: int) -> BoolArray:
+    """Which examples have NaN or infinity in one of their numbers.
+
+    Args:
+        structure: structure of arrays, first axis `n`; also SciPy's sparse ones and those on disk.
+        size: int, `n`.
+
+    Returns:
+        A bool array, shape `(n,)`.
+    """
+    found = np.zeros(size, bool)
+    for leaf in there(structure):
+        if np.issubdtype(leaf.dtype, np.floating):
+            row = int(np.prod(leaf.shape[1:])) * leaf.dtype.itemsize
+            rows = max(1, _PART // max(1, row))
+            for start in range(0, size, rows):
+                found[start : start + rows] |= _not_finite(leaf[start : start + rows])
+    return found
+
+
+def _not_finite(rows: Any) -> BoolArray:
+    if scipy.sparse.issparse(rows):
+        entries = rows.tocoo()
+        found = np.zeros(rows.shape[0], bool)
+        found[entries.row[~np.isfinite(entries.data)]] = True
+        return found
+    numbers = np.asarray(rows)
+    bad: BoolArray = ~np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1)
+    return bad
 
 
 def not_finite(
@@ -29,17 +65,13 @@ def not_finite(
         return None
     count = f"{wrong.sum()} of {len(scores)} scores are not finite at step {step}"
     for name, data in (("x", x), ("y", y), ("sample_weight", sample_weight)):
-        for leaf in there(data):
-            leaf = ops.convert_to_numpy(leaf)
-            if not np.issubdtype(leaf.dtype, np.floating):
-                continue
-            bad = ~np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
-            if bad.any():
-                return (
-                    f"`{name}` must be finite. Received: NaN or infinity in {bad.sum()} of the "
-                    f"{len(leaf)} examples presampled, so {count}, the first at position "
-                    f"{int(np.argmax(bad))}. Find them with `np.isnan` and drop or fix them."
-                )
+        bad = rows_not_finite([ops.convert_to_numpy(leaf) for leaf in there(data)], len(scores))
+        if bad.any():
+            return (
+                f"`{name}` must be finite. Received: NaN or infinity in {bad.sum()} of the "
+                f"{len(bad)} examples presampled, so {count}, the first at position "
+                f"{int(np.argmax(bad))}. Find them with `np.isnan` and drop or fix them."
+            )
     return (
         f"Scores must be finite. Received: {count}, the first at position "
         f"{int(np.argmax(wrong))}, from finite data. The model's weights have probably "

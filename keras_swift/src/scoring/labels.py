@@ -65,7 +65,8 @@ def label_check(
             return
         targets, outputs = matching.aligned(y, y_pred)
         for output in sparse:
-            labels = np.asarray(follow(output.path, targets))
+            # Rows on disk are read here.
+            labels = np.asarray(follow(output.path, targets)[:])
             if labels.dtype.kind not in "biuf":
                 raise UnfitData(
                     f"`y` must hold class numbers, because the loss is {output.loss.name!r}. "
@@ -80,7 +81,8 @@ def label_check(
 
 
 def _check_output(loss: keras.losses.Loss, labels: Array, classes: int) -> None:
-    wrong = (labels < 0) | (labels >= classes)
+    # Written so that NaN is wrong too.
+    wrong = ~((labels >= 0) & (labels < classes))
     ignored = getattr(loss, "ignore_class", None)
     if ignored is not None:
         wrong &= labels != ignored

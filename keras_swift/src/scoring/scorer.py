@@ -20,13 +20,14 @@ from keras_swift.src._keras import compile_loss
 from keras_swift.src._types import ArrayTree, FloatArray, Score, ScoringDtype, Tensor
 from keras_swift.src.backends.base import Scoring, Values
 from keras_swift.src.data.leaves import form, put_back, there
-from keras_swift.src.scoring.compiled import build
+from keras_swift.src.rules import check
+from keras_swift.src.scoring.compiled import GIVE_SCORE, build
 from keras_swift.src.scoring.forward import accepts_training
 from keras_swift.src.scoring.gradient_norm import loss_sum, pre_activation_gradient, row_norms
 from keras_swift.src.scoring.output_loss import NoExampleLoss, OutputLoss
 from keras_swift.src.scoring.precision import computing_in, faster, layers_to_change
 from keras_swift.src.scoring.structures import Matching, paths
-from keras_swift.src.validation import UnfitData, UnfitType, check_score, check_scoring_dtype
+from keras_swift.src.validation import UnfitData, UnfitType, check_scoring_dtype
 
 # Marks a model that has not been inspected: `None` is one without a compiled loss.
 _NOT_BUILT: Any = object()
@@ -82,7 +83,7 @@ class Scorer:
         dtype: ScoringDtype | None = None,
     ) -> None:
         for quantity in quantities:
-            check_score(quantity)
+            check(score=quantity)
         check_scoring_dtype(dtype)
         self.model = model
         self.dtype: ScoringDtype | None = None if dtype == "auto" else dtype
@@ -130,7 +131,7 @@ class Scorer:
             losses = build(self.model, x, y)
             self.outputs, self._matching = losses.outputs, losses.matching
             if not losses.outputs and not all(map(callable, self.quantities)):
-                raise NoExampleLoss(losses.missing)
+                raise NoExampleLoss(f"{losses.missing} {GIVE_SCORE}")
             self._compiled = {}
             self._built_for = compile_loss(self.model)
         inputs = (x, y) if sample_weight is None else (x, y, sample_weight)

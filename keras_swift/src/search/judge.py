@@ -239,7 +239,13 @@ def find_objective(
     ]
     # The base class parses strings and lists; a seed keeps it from using the global generator.
     wanted: Any = given if isinstance(objective, list | tuple) else given[0]
-    parsed = keras_tuner.Oracle(objective=wanted, max_trials=1, seed=1).objective
+    try:
+        parsed = keras_tuner.Oracle(objective=wanted, max_trials=1, seed=1).objective
+    except ValueError as error:
+        raise ValueError(
+            f"`objective` must be a metric of which it is known whether more of it is better. "
+            f"Received: objective={objective!r}. {error}"
+        ) from error
     logged = [*reported, *(f"val_{name}" for name in reported)]
     directions = getattr(parsed, "name_to_direction", {parsed.name: parsed.direction})
     missing = [name for name in directions if name not in logged]

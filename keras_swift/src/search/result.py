@@ -16,6 +16,7 @@ import numpy as np
 from keras_swift.src._display import html_table
 from keras_swift.src._types import Array, FloatArray, IntArray
 from keras_swift.src.records.columns import FinishedRecord
+from keras_swift.src.rules import COUNT_OR_ZERO, check, check_if_given
 from keras_swift.src.search.choice import candidates, is_clearly_better
 from keras_swift.src.search.judge import difference_noise
 from keras_swift.src.search.report import compared, trial_rows, verdict
@@ -201,8 +202,9 @@ class SearchResult:
             An int array of indices into the training data, most suspicious
             first; with `return_scores`, a tuple of it and a float64 array.
         """
-        if count is not None and count < 0:
-            raise ValueError(f"`count` must not be negative. Received: count={count}")
+        if count is not None:
+            COUNT_OR_ZERO.check("count", count)
+        check(return_scores=return_scores)
         order = np.argsort(-self.suspicion, kind="stable")
         indices = order[self._doubts.suspect[order]] if count is None else order[:count]
         return (indices, self.suspicion[indices]) if return_scores else indices
@@ -217,6 +219,8 @@ class SearchResult:
             A `matplotlib.figure.Figure`.
         """
         from keras_swift.src.search.plot import plot_search
+
+        check_if_given(file=file)
 
         return plot_search(self, file)
 

@@ -17,7 +17,8 @@ import numpy as np
 from keras_swift.src.data import arrays
 from keras_swift.src.data.held import held, held_examples
 from keras_swift.src.fitting.model_state import Unchanged
-from keras_swift.src.scoring.compiled import build
+from keras_swift.src.rules import check, check_if_given, in_argument
+from keras_swift.src.scoring.examples import check_examples
 from keras_swift.src.search.judge import Judge, check_classes, find_objective
 from keras_swift.src.search.processes import is_distributed
 from keras_swift.src.search.result import SearchResult
@@ -153,9 +154,9 @@ def search(
         Yao, Li and Xiao, "Swift Sampler: Efficient Learning of Sampler by 10
         Parameters", NeurIPS 2024, arXiv 2410.05578.
     """
-    check_model(model)
-    x, y, sample_weight = held_examples(x, y, sample_weight)
-    check_targets(y)
+    check_model(model, trains=True)
+    check(validation_split=validation_split, project_name=project_name, overwrite=overwrite)
+    check_if_given(directory=directory, objective=objective)
     settings = SearchSettings(
         max_trials=max_trials,
         finetune_epochs=finetune_epochs,
@@ -173,6 +174,8 @@ def search(
             "`space` must be a `keras_swift.SamplerSpace`. Received: "
             f"space={type(space).__name__}. Use `SamplerSpace(features)` for other features."
         )
+    x, y, sample_weight = held_examples(x, y, sample_weight)
+    check_targets(y)
     named = {} if space.features is None else named_features(space.features)
     if is_distributed() and (directory is None or overwrite):
         raise ValueError(
@@ -203,8 +206,9 @@ def search(
     for name, feature in named.items():
         if not isinstance(feature, str) and not callable(feature):
             check_column(name, feature, source.size)
-    first = source.take(np.arange(min(batch_size, source.size)))[:2]
-    build(model, *first)
+    check_examples(model, source, batch_size)
+    with in_argument("validation_data"):
+        check_examples(model, arrays.ArraySource(*validation_data), batch_size)
     note = ""
     if space.features is None:
         named = named_features(default_features(model))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, TypeAlias
 
-import numpy as np
-
-from keras_swift.src.validation import check_positive_integer
+from keras_swift.src.rules import check, check_if_given, one_of
 
 # How a search chooses its samplers.
 METHODS = ("bayesian", "random")
@@ -32,13 +30,8 @@ class SearchSettings:
     verbose: int | Literal["auto"]
 
     def __post_init__(self) -> None:
-        for name in ("max_trials", "finetune_epochs", "batch_size"):
-            check_positive_integer(name, getattr(self, name))
-        for name in ("pretrain_epochs", "confirm"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer):
-                raise TypeError(f"`{name}` must be an int. Received: {value!r}")
-            if value < 0:
-                raise ValueError(f"`{name}` must not be negative. Received: {value}")
-        if self.method not in METHODS:
-            raise ValueError(f"`method` must be one of {METHODS}. Received: {self.method!r}")
+        numbers = ("max_trials", "finetune_epochs", "pretrain_epochs", "batch_size")
+        for name in (*numbers, "confirm", "verbose"):
+            check(**{name: getattr(self, name)})
+        check_if_given(seed=self.seed)
+        one_of(METHODS).check("method", self.method)

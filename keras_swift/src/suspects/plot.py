@@ -11,7 +11,7 @@ import numpy as np
 from keras_swift.src._plotting import BLUE, import_figure, save
 from keras_swift.src._types import Array, ArrayTree
 from keras_swift.src.data import arrays
-from keras_swift.src.validation import check_positive_integer
+from keras_swift.src.rules import check, check_if_given
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +32,8 @@ def plot_suspects(
         x: the inputs, of which the first array is drawn.
         file, count: as for `Suspects.plot`.
     """
-    check_positive_integer("count", count)
+    check(count=count)
+    check_if_given(file=file)
     captions = suspects.captions(count)
     first = keras.tree.flatten(x)[0]
     rows = np.asarray(arrays.select((first,), np.array([i for i, _ in captions], int))[0])

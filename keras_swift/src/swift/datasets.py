@@ -214,6 +214,7 @@ class PresampledDataset(keras.utils.PyDataset):
         data = self._reader.presample(2 * self._reader.batch_size).data
         if self._scorer is None:
             self._scorer = FeatureScorer(self._reference, self._wanted, *data[:2])
+        self._scorer.check_labels(data[1])
         probability = self._sampler.probabilities(self._scorer(*data[:2]))
         kept = inclusion_probability(probability, len(probability) // 2)
         indices = systematic_draw(kept, self._generator)

@@ -16,7 +16,10 @@ from keras_swift.src._types import Array, ArrayTree, FloatArray, IntArray, Tenso
 from keras_swift.src.data import arrays
 from keras_swift.src.records.columns import TrainingRecord, recorded_column
 from keras_swift.src.records.outputs import classes_of, is_one_class, label_outputs
+from keras_swift.src.rules import check, in_argument, numbers, shown
 from keras_swift.src.scoring.compiled import build
+from keras_swift.src.scoring.examples import check_examples
+from keras_swift.src.scoring.labels import label_check
 from keras_swift.src.scoring.scorer import Scorer
 from keras_swift.src.swift.ranks import cumulative_rank
 from keras_swift.src.swift.renormed_entropy import renormed_entropy
@@ -119,8 +122,25 @@ def compute_features(
         features = compute_features(model, x, y)
         hardest = np.argsort(features["loss"])[::-1]
     """
+    check_model(model)
+    check(batch_size=batch_size, verbose=verbose)
     named = named_features(features)
     source = arrays.ArraySource(x, y)
+    needs_loss = any(isinstance(f, str) and f in NAMES for f in named.values())
+    check_examples(model, source, batch_size, needs_loss)
+    return features_of(model, source, named, record, batch_size, verbose)
+
+
+def features_of(
+    model: keras.Model,
+    source: arrays.ArraySource,
+    named: Mapping[str, Feature],
+    record: TrainingRecord | None = None,
+    batch_size: int = 128,
+    verbose: int | Literal["auto"] = 0,
+) -> dict[str, FloatArray]:
+    """The features of examples that are known to fit the model; `named` by `named_features`."""
+    batch_size = min(batch_size, source.size)
     columns: dict[str, FloatArray] = {}
     scored = {}
     for name, feature in named.items():
@@ -142,9 +162,9 @@ def compute_features(
                     'class probabilities. Use "mean_loss", "last_loss", "loss" or "gradient_norm".'
                 )
             raise ValueError(
-                f"Feature {name!r} must be finite. Received: {int(bad.sum())} of {len(column)} "
-                f"that are not, the first at index {int(bad.argmax())}. Check that example, and "
-                "whether the model has diverged."
+                f"`features` must be finite. Received: {int(bad.sum())} of {len(column)} numbers "
+                f"of {name!r} that are not, the first at index {int(bad.argmax())}. Check that "
+                "example, and whether the model has diverged."
             )
     return {name: columns[name] for name in named}
 
@@ -179,7 +199,14 @@ def _recorded(
             f"use {', '.join(map(repr, NAMES))}, which need only a trained model."
         )
     base = name.removesuffix(IN_CLASS)
-    column = recorded_column(record, base)
+    try:
+        column = recorded_column(record, base)
+    except AttributeError as error:
+        raise TypeError(
+            f"`record` must have an array for each example, {error.name!r}, for the feature "
+            f"{name!r}. Received: record={shown(record)}. Pass the `record` of `search`'s result "
+            "or of `find_suspects`."
+        ) from error
     if column.shape != (source.size,):
         raise ValueError(
             "`record` must be of the training on `x` and `y`, one number for each example. "
@@ -204,13 +231,18 @@ class FeatureScorer:
         model: a compiled `keras.Model`; built from `x` and `y` if it is not.
         features: mapping from names to `NAMES` or callables.
         x, y: NumPy structures, a batch of at least one example.
+
+    Attributes:
+        check_labels: function that raises for targets outside the model's classes.
     """
 
     def __init__(
         self, model: keras.Model, features: Mapping[str, Any], x: ArrayTree, y: ArrayTree
     ) -> None:
         check_model(model)
-        outputs = build(model, x, y).outputs
+        losses = build(model, x, y)
+        outputs = losses.outputs
+        self.check_labels = label_check(losses.y_pred, outputs, losses.matching)
         quantities: list[Any] = []
         self._keys: dict[str, str] = {}
         for name, feature in features.items():
@@ -277,19 +309,8 @@ def named_features(features: Features) -> dict[str, Feature]:
 
 def check_column(name: str, feature: Feature, size: int) -> FloatArray:
     """A computed feature as a float64 array; raises if its type or shape is wrong."""
-    try:
-        column = np.asarray(feature, np.float64)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"Feature {name!r} must be a name, a callable or an array of numbers. "
-            f"Received: {type(feature).__name__}"
-        ) from error
-    if column.shape != (size,):
-        raise ValueError(
-            f"Feature {name!r} must have the shape ({size},), one number for each example. "
-            f"Received: shape {column.shape}"
-        )
-    return column
+    with in_argument("features"):
+        return numbers(name, feature, (size,))
 
 
 def _score_all(

@@ -19,7 +19,13 @@ from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.records.columns import FinishedRecord, recorded_column
 from keras_swift.src.records.outputs import classes_of
 from keras_swift.src.swift.datasets import DrawnDataset
-from keras_swift.src.swift.features import IN_CLASS, Features, compute_features, rank_in_class
+from keras_swift.src.swift.features import (
+    IN_CLASS,
+    Features,
+    features_of,
+    named_features,
+    rank_in_class,
+)
 from keras_swift.src.swift.recording import recording
 from keras_swift.src.swift.sampler import GRADIENT_NORM
 
@@ -113,15 +119,8 @@ class OwnRecord:
     def _computed(
         self, record: FinishedRecord | None, names: Sequence[str]
     ) -> dict[str, FloatArray]:
-        return compute_features(
-            self._model,
-            self.source.x,
-            self.source.y,
-            cast(Features, names),
-            record=record,
-            batch_size=self._batch_size,
-            verbose=0,
-        )
+        named = named_features(cast(Features, names))
+        return features_of(self._model, self.source, named, record, self._batch_size)
 
 
 class RankAnew(keras.callbacks.Callback):

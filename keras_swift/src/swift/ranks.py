@@ -37,17 +37,17 @@ def cumulative_rank(values: FloatArray, weights: FloatArray | None = None) -> Fl
     return np.asarray(cumulative[last] / cumulative[-1])
 
 
-def check_features(columns: Mapping[str, FloatArray]) -> None:
+def check_features(columns: Mapping[str, FloatArray], argument: str = "`features`") -> None:
     """Raises unless all are one-dimensional, of one length, not empty, and finite."""
     shapes = {name: column.shape for name, column in columns.items()}
     if len(set(shapes.values())) != 1 or any(len(shape) != 1 for shape in shapes.values()):
-        raise ValueError(f"Features must all have the same shape (n,). Received: {shapes}")
+        raise ValueError(f"{argument} must all have the same shape (n,). Received: {shapes}")
     for name, column in columns.items():
         if not len(column):
-            raise ValueError(f"Features must have at least one example. Received: {shapes}")
+            raise ValueError(f"{argument} must have at least one example. Received: {shapes}")
         bad = ~np.isfinite(column)
         if bad.any():
             raise ValueError(
-                f"Feature {name!r} must be finite. Received: {int(bad.sum())} of {len(column)} "
-                f"that are not, the first at index {int(bad.argmax())}."
+                f"{argument} must be finite. Received: {int(bad.sum())} of {len(column)} numbers "
+                f"of {name!r} that are not, the first at index {int(bad.argmax())}."
             )

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from keras_swift.src._display import html_table
 from keras_swift.src._types import FloatArray
 from keras_swift.src.fitting.atomic import write_atomically
+from keras_swift.src.rules import Rule, check, in_argument, numbers, one_of, shown
 from keras_swift.src.swift.layout import Layout
 from keras_swift.src.swift.ranks import check_features, cumulative_rank
 
@@ -31,6 +32,9 @@ DEFAULT_FEATURES = ("loss", "renormed_entropy")
 GRADIENT_NORM: Final = "gradient_norm"
 # Features by name, or as columns, shape `(n, features)`.
 Columns: TypeAlias = Mapping[str, npt.ArrayLike] | npt.ArrayLike
+_NAMES = Rule(
+    "a sequence of names", (list, tuple), lambda names: all(isinstance(name, str) for name in names)
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_swift")
@@ -85,8 +89,7 @@ class SwiftSampler:
         self.knots = _numbers("knots", knots, 0.0, 1.0)
         self.values = _numbers("values", values, 0.0, 1.0)
         self.coefficients = _numbers("coefficients", coefficients, -1.0, 1.0)
-        if isinstance(features, str) or not all(isinstance(name, str) for name in features):
-            raise TypeError(f"`features` must be a sequence of names. Received: {features!r}")
+        _NAMES.check("features", features)
         self.features = tuple(features)
         self.transform = transform
         if np.any(np.diff(self.knots) < 0):
@@ -105,8 +108,7 @@ class SwiftSampler:
             )
         if len(set(self.features)) != len(self.features):
             raise ValueError(f"`features` must differ. Received: features={self.features}")
-        if transform not in TRANSFORMS:
-            raise ValueError(f"`transform` must be one of {TRANSFORMS}. Received: {transform!r}")
+        one_of(TRANSFORMS).check("transform", transform)
 
     @classmethod
     def uniform(
@@ -125,6 +127,8 @@ class SwiftSampler:
         Returns:
             A `SwiftSampler` with equally spaced knots and all values 1.
         """
+        check(segments=segments)
+        _NAMES.check("features", features)
         knots = np.arange(1, segments) / segments
         return cls(knots, np.ones(segments + 1), np.ones(len(features)), features, transform)
 
@@ -133,7 +137,13 @@ class SwiftSampler:
         cls, parameters: npt.ArrayLike, layout: Layout, transform: Transform = "cgf"
     ) -> SwiftSampler:
         """The sampler with these numbers, in the order of `parameters`."""
-        numbers = np.asarray(parameters, np.float64)
+        Rule("the `layout` of a sampler", (Layout,)).check("layout", layout)
+        numbers = _numbers("parameters", parameters, -1.0, 1.0)
+        if len(numbers) != layout.size:
+            raise ValueError(
+                f"`parameters` must be the {layout.size} numbers {layout.names}. Received: "
+                f"{len(numbers)} numbers."
+            )
         return cls(
             numbers[layout.knots],
             numbers[layout.values],
@@ -249,6 +259,7 @@ class SwiftSampler:
         Args:
             path: file to write; an existing one is replaced.
         """
+        check(path=path)
         content = {"format": FORMAT, "version": VERSION, **self.get_config()}
         text = json.dumps(content, indent=2) + "\n"
         write_atomically(os.fspath(path), lambda file: file.write(text.encode()))
@@ -267,6 +278,7 @@ class SwiftSampler:
             ValueError: if the file is not JSON, not a sampler, from a newer
                 version, or holds invalid values.
         """
+        check(path=path)
         name = os.fspath(path)
         try:
             with open(path, encoding="utf-8") as file:
@@ -345,19 +357,13 @@ class SwiftSampler:
                     f"`features` must have the entries {list(self.features)}, which this sampler "
                     f"was made for. Received: {sorted(features)}; missing: {missing}"
                 )
-            columns: list[FloatArray] = [
-                np.asarray(features[name], np.float64) for name in self.features
-            ]
+            with in_argument("features"):
+                columns = [numbers(name, features[name], (None,)) for name in self.features]
             if gradient_norm is None:
                 gradient_norm = features.get(GRADIENT_NORM)
         else:
-            matrix = np.asarray(features, np.float64)
-            if matrix.ndim != 2 or matrix.shape[1] != len(self.features):
-                raise ValueError(
-                    f"`features` must have the shape (n, {len(self.features)}), one column for "
-                    f"each of {list(self.features)}. Received: shape {matrix.shape}"
-                )
-            columns = list(matrix.T)
+            columns = list(numbers("features", features, (None, len(self.features))).T)
+        check_features(dict(zip(self.features, columns, strict=True)))
         weights: FloatArray | None = None
         if self.transform == "cgf":
             if gradient_norm is None:
@@ -366,12 +372,8 @@ class SwiftSampler:
                     "gradient_norm=None. Pass `gradient_norm`, an entry "
                     '"gradient_norm" of `features`, or use transform="cdf".'
                 )
-            weights = np.asarray(gradient_norm, np.float64)
-        checked = dict(zip(self.features, columns, strict=True))
-        if weights is not None:
-            checked.setdefault(GRADIENT_NORM, weights)
-            checked[f"{GRADIENT_NORM} of the transform"] = weights
-        check_features(checked)
+            weights = numbers(GRADIENT_NORM, gradient_norm, (len(columns[0]),))
+            check_features({GRADIENT_NORM: weights}, "`gradient_norm`")
         if weights is not None and np.any(weights < 0):
             raise ValueError(
                 "`gradient_norm` must not be negative. Received: "
@@ -384,16 +386,13 @@ def _short(numbers: FloatArray) -> list[float]:
     return [round(float(number), 3) for number in numbers]
 
 
-def _numbers(name: str, numbers: npt.ArrayLike, low: float, high: float) -> FloatArray:
+def _numbers(name: str, given: npt.ArrayLike, low: float, high: float) -> FloatArray:
     """A read-only float64 vector whose entries lie in `[low, high]`."""
-    try:
-        array = np.array(numbers, np.float64)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"`{name}` must be a sequence of numbers. Received: {numbers!r}") from error
+    array = numbers(name, given, (None,))
     # Written so that NaN fails too.
-    if array.ndim != 1 or not np.all((array >= low) & (array <= high)):
+    if not np.all((array >= low) & (array <= high)):
         raise ValueError(
-            f"`{name}` must be a sequence of numbers from {low} to {high}. Received: {numbers!r}"
+            f"`{name}` must be numbers from {low} to {high}. Received: {name}={shown(given)}."
         )
     array.setflags(write=False)
     return array

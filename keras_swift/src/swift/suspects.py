@@ -16,8 +16,8 @@ from keras_swift.src.data.held import held_examples
 from keras_swift.src.fitting.model_state import Unchanged
 from keras_swift.src.records.columns import FinishedRecord
 from keras_swift.src.records.targets import target_outputs
-from keras_swift.src.scoring.compiled import build, check_weights
-from keras_swift.src.scoring.labels import label_check
+from keras_swift.src.rules import COUNT, check, check_if_given
+from keras_swift.src.scoring.examples import check_examples
 from keras_swift.src.suspects.of_record import (
     check_are_numbers,
     has_one_label,
@@ -27,7 +27,7 @@ from keras_swift.src.suspects.result import ClassNames, Suspects
 from keras_swift.src.swift.datasets import DrawnDataset
 from keras_swift.src.swift.divergence import RefuseDivergence
 from keras_swift.src.swift.recording import recording
-from keras_swift.src.validation import check_model, check_positive_integer, check_targets
+from keras_swift.src.validation import check_model, check_targets
 
 
 def find_suspects(
@@ -101,22 +101,17 @@ def find_suspects(
         Margin Ranking", NeurIPS 2020, arXiv 2001.10528, for the mean margin;
         Arazo et al., ICML 2019, arXiv 1904.11238, for the mixture.
     """
-    check_model(model)
+    check_model(model, trains=True)
+    COUNT.check("epochs", epochs)
+    check(batch_size=batch_size, verbose=verbose)
+    check_if_given(seed=seed)
     x, y, sample_weight = held_examples(x, y, sample_weight)
     check_targets(y)
     check_are_numbers(y)
-    check_positive_integer("epochs", epochs)
-    check_positive_integer("batch_size", batch_size)
     backend = backends.active()
     backend.check_devices(model)
     source = arrays.ArraySource(x, y, sample_weight)
-    losses = build(model, *source.take(np.arange(min(batch_size, source.size)))[:2])
-    if not losses.outputs:
-        raise ValueError(
-            f"`model` must have a loss that compares `y` with its outputs. {losses.missing}"
-        )
-    check_weights(source.sample_weight, losses)
-    label_check(losses.y_pred, losses.outputs, losses.matching)(source.y)
+    losses = check_examples(model, source, batch_size)
     backend.check_agreement(
         {"`epochs`": epochs, "`batch_size`": batch_size, "The number of examples": source.size}
     )

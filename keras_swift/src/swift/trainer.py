@@ -25,7 +25,8 @@ from keras_swift.src.fitting.arguments import TrainingData, resolve_fit_argument
 from keras_swift.src.fitting.resumable import Resumable
 from keras_swift.src.fitting.run import run_fit
 from keras_swift.src.fitting.trainer import Trainer
-from keras_swift.src.scoring.compiled import build
+from keras_swift.src.rules import check_fit, check_if_given
+from keras_swift.src.scoring.examples import check_examples
 from keras_swift.src.suspects.of_record import suspects_of_memory
 from keras_swift.src.suspects.result import ClassNames, Suspects
 from keras_swift.src.swift.datasets import DrawnDataset, EpochCallback, PresampledDataset
@@ -33,12 +34,12 @@ from keras_swift.src.swift.features import (
     RECORDED_NAMES,
     Feature,
     Features,
-    compute_features,
+    features_of,
     named_features,
 )
 from keras_swift.src.swift.own_record import CountEpochs, OwnRecord, Place, RankAnew
 from keras_swift.src.swift.sampler import GRADIENT_NORM, SwiftSampler
-from keras_swift.src.validation import check_model, check_positive_integer
+from keras_swift.src.validation import check_model
 
 if TYPE_CHECKING:
     from keras_swift.src.search.result import SearchResult
@@ -114,11 +115,12 @@ class SwiftTraining(Trainer):
         *,
         warmup: int | None = None,
     ) -> None:
-        check_model(model)
-        if warmup is not None:
-            check_positive_integer("warmup", warmup)
+        check_model(model, trains=True)
+        check_if_given(warmup=warmup, seed=seed)
         if reference is not None:
-            check_model(reference)
+            check_model(reference, name="reference")
+        if features is not None:
+            named_features(features)
         self._result: SearchResult | None = None
         found: Any = sampler
         if not isinstance(found, SwiftSampler):
@@ -192,13 +194,16 @@ class SwiftTraining(Trainer):
             ValueError: for arguments that do not fit each other or the model,
                 and for features that do not match the data.
         """
-        check_model(self.model)
+        given = {name: value for name, value in locals().items() if name != "self"}
+        check_model(self.model, trains=True)
+        check_fit(given)
+        del given["callbacks"]
         if is_stream(x) and self._search is not None:
-            x, y, sample_weight = held_examples(x, y, sample_weight)
-        given = {
-            name: value for name, value in locals().items() if name not in ("self", "callbacks")
-        }
+            examples = held_examples(x, y, sample_weight)
+            given |= dict(zip(("x", "y", "sample_weight"), examples, strict=True))
         data, rest = resolve_fit_arguments(**given)
+        if data.batch_size is not None:
+            check_examples(self.model, data.examples, data.batch_size, self._records_itself())
         seed = int(self._generator.integers(2**63))
         process, count = backends.active().process()
         if count > 1:
@@ -275,7 +280,6 @@ class SwiftTraining(Trainer):
     ) -> keras.callbacks.History:
         """Trains uniformly at first, then by the record so far."""
         source, batch_size = cast(arrays.ArraySource, data.examples), cast(int, data.batch_size)
-        build(self.model, *source.take(np.arange(min(batch_size, source.size)))[:2])
         first, epochs = rest["initial_epoch"], rest["epochs"] - rest["initial_epoch"]
         # Compiled again, the model has other losses.
         data_and_losses = (source.identity(), compile_loss(self.model))
@@ -355,9 +359,7 @@ class SwiftTraining(Trainer):
             )
         _refuse_recorded(wanted)
         reference = self.model if self.reference is None else self.reference
-        columns = compute_features(
-            reference, source.x, source.y, wanted, batch_size=batch_size, verbose=verbose
-        )
+        columns = features_of(reference, source, wanted, batch_size=batch_size, verbose=verbose)
         return self._probabilities_of_own(columns)
 
     def _probabilities_of_own(self, columns: dict[str, FloatArray]) -> FloatArray:
