@@ -31,9 +31,6 @@ class Cells(html.parser.HTMLParser):
         if tag in ("strong", "th", "td"):
             self.texts.append("")
 
-    def handle_startendtag(self, tag, attributes):
-        assert tag == "polyline" and dict(attributes)["stroke"] == "currentColor"
-
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
@@ -57,7 +54,6 @@ def test_a_sampler_shows_its_numbers():
     assert rows["values at 0, the knots and 1"] == "1, 1, 0.25"
     # Names come from the user: they are text, never tags.
     assert "<age>" not in SAMPLER._repr_html_()
-    assert 'points="2,2 100,2 198,44"' in SAMPLER._repr_html_()
 
 
 def test_a_uniform_sampler_says_so():

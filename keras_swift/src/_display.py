@@ -6,8 +6,8 @@ import html
 from collections.abc import Iterable
 
 
-def html_table(title: str, rows: Iterable[tuple[str, str]], figure: str = "") -> str:
-    """HTML of a title, a row for each name and value, both escaped, and a figure, not escaped.
+def html_table(title: str, rows: Iterable[tuple[str, str]]) -> str:
+    """HTML of a title, and a row for each name and value, both escaped.
 
     Colours and fonts are the page's, which may be light or dark.
 
@@ -19,4 +19,4 @@ def html_table(title: str, rows: Iterable[tuple[str, str]], figure: str = "") ->
         f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
         for name, value in rows
     )
-    return f"<div><strong>{html.escape(title)}</strong><table>{body}</table>{figure}</div>"
+    return f"<div><strong>{html.escape(title)}</strong><table>{body}</table></div>"

@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-import pytest
 from made_up_record import made_up_record
 
 from keras_swift.src.search.result import SearchResult
@@ -101,46 +100,6 @@ def test_all_trials_failed():
 
 def test_equal_objectives_leave_it_uniform():
     assert made_up(objectives=(0.7, 0.7)).best.number == 0
-
-
-def on_the_axis(figure):
-    """The objectives of the trials that can be seen, and the number of marks beyond the axis."""
-    axes = figure.axes[2]
-    low, high = axes.get_ylim()
-    points = axes.get_lines()[0].get_ydata()
-    beyond = [line for line in axes.get_lines() if line.get_label() == "beyond the axis"]
-    return [v for v in points if low <= v <= high], sum(len(b.get_ydata()) for b in beyond)
-
-
-def test_a_bad_trial_is_left_out_and_marked():
-    figure = made_up(objectives=(0.5, 0.52, 0.53, 0.51, 0.1)).plot()
-    assert on_the_axis(figure) == ([0.5, 0.52, 0.53, 0.51], 1)
-
-
-@pytest.mark.parametrize(
-    ("objectives", "seen"),
-    [
-        # Uniform is chosen, though others were higher.
-        ((0.90, 0.91, 0.905, 0.2), 3),
-        # Most are alike.
-        ((0.7, 0.7, 0.7, 0.3), 3),
-        ((0.7, 0.7, 0.7, 0.7), 4),
-        # Uniform is far behind, or failed.
-        ((0.1, 0.7, 0.71, 0.72), 4),
-        ((np.nan, 0.7, 0.71, 0.1), 2),
-    ],
-)
-@pytest.mark.parametrize("direction", ["max", "min"])
-def test_the_best_trials_and_uniform_are_on_the_axis(objectives, seen, direction):
-    sign = 1 if direction == "max" else -1
-    values = [np.random.default_rng(k).normal(sign * v, 0.5, 9) for k, v in enumerate(objectives)]
-    result = made_up(objectives=[sign * value for value in objectives])
-    trials = [dataclasses.replace(trial, values=values[trial.number]) for trial in result.trials]
-    result = dataclasses.replace(result, trials=tuple(trials), direction=direction)
-    points, beyond = on_the_axis(result.plot())
-    assert len(points) == seen
-    low, high = result.plot().axes[2].get_ylim()
-    assert high - low > 1e-3
 
 
 def test_what_was_trained_from_scratch_is_shown():

@@ -156,11 +156,6 @@ class ArrayReader:
         return self.source.identity()
 
     @property
-    def has_weights(self) -> bool:
-        """Whether the user weights the examples."""
-        return self.source.sample_weight is not None
-
-    @property
     def is_within_pass(self) -> bool:
         """Whether the current permutation of uniform batches is partly read."""
         return self._uniform.left < self.size
@@ -214,10 +209,6 @@ class ArrayReader:
             # The saved position belongs to another batch size.
             self._uniform.restart()
         self._presample.restore(state["presample"])
-
-    def load(self, count: int) -> None:
-        """Loads `count` examples from all over the data, to measure what loading costs."""
-        self.source.take(np.linspace(0, self.source.size - 1, count, dtype=np.int64))
 
     def close(self) -> None:
         """Frees copies of the arrays."""

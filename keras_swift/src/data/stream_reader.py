@@ -159,9 +159,6 @@ class StreamReader:
     def keep_on_device(self, free: int) -> None:
         """Does nothing: a stream has no arrays to copy."""
 
-    def load(self, count: int) -> None:
-        """Does nothing: a stream loads its own batches."""
-
     def uniform(self, by_index: bool = False) -> Examples:
         """The next batch."""
         return Examples(_padded(self._uniform.next_batch()), None)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keras_swift.src._plotting import BLUE, GREEN, GREY, ORANGE, import_figure, save
-from keras_swift.src._types import FloatArray, IntArray
 from keras_swift.src.search.report import verdict
 from keras_swift.src.swift.ranks import cumulative_rank
 
@@ -127,42 +126,9 @@ def _plot_progress(axes: Axes, result: SearchResult) -> None:
                 markersize=9,
                 label="trained from scratch",
             )
-        _leave_out_the_worst(axes, numbers[finite], objectives[finite], result)
     axes.set_xlabel("trial")
     direction = "higher" if result.direction == "max" else "lower"
     axes.set_ylabel(f"{result.objective.replace('_', ' ')} ({direction} is better)")
     axes.locator_params(axis="x", integer=True)
     axes.legend(loc="best", fontsize="small")
     axes.set_title("The search")
-
-
-def _leave_out_the_worst(
-    axes: Axes, numbers: IntArray, objectives: FloatArray, result: SearchResult
-) -> None:
-    """Cuts the axis if a few bad trials would flatten the rest, and marks them at the edge."""
-    up = result.direction == "max"
-    again = [t.objective for t in result.confirmed if np.isfinite(t.objective)]
-    # Never cut off: the best, which need not be the chosen trial, uniform, and the trainings from
-    # scratch.
-    kept = [*again, result.uniform.objective, objectives.max() if up else objectives.min()]
-    kept = [value for value in kept if np.isfinite(value)]
-    best, worst = (max(kept), min(kept)) if up else (min(kept), max(kept))
-    middle = float(np.median(objectives))
-    # If most trials are alike, a quarter of the whole range keeps the axis from shrinking.
-    reach = max(
-        4.0 * abs(best - middle), 1.25 * abs(best - worst), 0.25 * float(np.ptp(objectives))
-    )
-    edge = best - reach if up else best + reach
-    outside = objectives < edge if up else objectives > edge
-    if not outside.any() or not np.isfinite(edge):
-        return
-    axes.plot(
-        numbers[outside],
-        np.full(outside.sum(), edge),
-        "v" if up else "^",
-        color=BLUE,
-        markersize=5,
-        clip_on=False,
-        label="beyond the axis",
-    )
-    axes.set_ylim(*((edge, best + 0.1 * reach) if up else (best - 0.1 * reach, edge)))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from keras_swift.src.rules import check
 from keras_swift.src.swift.features import Features, named_features
 from keras_swift.src.swift.sampler import TRANSFORMS, Transform
-from keras_swift.src.validation import check_positive_integer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class SamplerSpace:
     transform: Transform = "cgf"
 
     def __post_init__(self) -> None:
-        check_positive_integer("segments", self.segments)
+        check(segments=self.segments)
         if self.transform not in TRANSFORMS:
             raise ValueError(
                 f"`transform` must be one of {TRANSFORMS}. Received: transform={self.transform!r}"

@@ -334,17 +334,7 @@ class SwiftSampler:
             ("values at 0, the knots and 1", ", ".join(f"{v:g}" for v in _short(self.values))),
             ("transform", self.transform),
         ]
-        return html_table(f"SwiftSampler, {kind}", rows, self._sketch())
-
-    def _sketch(self) -> str:
-        """`H` as an SVG line in the colour of the text."""
-        ends = zip([0.0, *self.knots, 1.0], self.values, strict=True)
-        points = " ".join(f"{2 + 196 * x:.0f},{58 - 56 * y:.0f}" for x, y in ends)
-        line = 'fill="none" stroke="currentColor" stroke-width="2"'
-        return (
-            '<svg width="200" height="60" role="img" aria-label="The sampler\'s function H">'
-            f'<polyline points="{points}" {line}/></svg>'
-        )
+        return html_table(f"SwiftSampler, {kind}", rows)
 
     def _columns(
         self, features: Columns, gradient_norm: npt.ArrayLike | None
