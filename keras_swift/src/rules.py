@@ -22,7 +22,7 @@ from keras_swift.src.data.streams import is_stream
 _INTEGERS = (int, np.integer)
 _NUMBERS = (*_INTEGERS, float, np.floating)
 _BOOLS = (bool, np.bool_)
-SCORES = ("gradient_norm", "loss", "full_gradient_norm")
+SCORES = ("gradient_norm", "loss")
 
 
 @dataclasses.dataclass(frozen=True)

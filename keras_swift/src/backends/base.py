@@ -139,16 +139,6 @@ class Backend:
         """`function(tensor)`, a pair `(scalar, rest)`, and the scalar's gradient in `tensor`."""
         raise NotImplementedError
 
-    def example_gradient_norms(
-        self, function: Callable[..., Tensor], trainable: list[Tensor], inputs: ArrayTree
-    ) -> Tensor:
-        """The norm of the gradient of `function(trainable, *row)` for each row of `inputs`.
-
-        Returns:
-            A tensor, shape `(n,)`; the gradient is taken in the list of tensors `trainable`.
-        """
-        raise NotImplementedError
-
     def step(self, model: keras.Model, data: Any) -> tuple[dict[str, Tensor], list[Tensor] | None]:
         """One call of the model's own `train_step`, which the caller must undo.
 

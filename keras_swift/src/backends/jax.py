@@ -181,17 +181,6 @@ class JaxBackend(Backend):
             if value_or_none(variable) is None and value is not None and not value.is_deleted():
                 variable.assign(value)
 
-    def example_gradient_norms(
-        self, function: Callable[..., Tensor], trainable: list[Tensor], inputs: ArrayTree
-    ) -> Tensor:
-        def norm(row: ArrayTree) -> Tensor:
-            row = jax.tree_util.tree_map(lambda leaf: leaf[None], row)
-            slopes = jax.grad(function)(list(trainable), *row)
-            return jnp.sqrt(sum(jnp.sum(jnp.square(slope)) for slope in slopes))
-
-        # One after another: in parallel each would need a copy of the model.
-        return jax.lax.map(norm, jax.tree_util.tree_map(jnp.asarray, inputs))
-
     def step(self, model: keras.Model, data: Any) -> tuple[dict[str, Tensor], list[Tensor] | None]:
         values = _local(self.capture_values(model))
         optimizer = [] if model.optimizer is None else model.optimizer.variables

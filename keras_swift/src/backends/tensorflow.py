@@ -124,25 +124,6 @@ class TensorFlowBackend(Backend):
             value, tensor, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
 
-    def example_gradient_norms(
-        self, function: Callable[..., Tensor], trainable: list[Tensor], inputs: ArrayTree
-    ) -> Tensor:
-        trainable = [tf.convert_to_tensor(value) for value in trainable]
-        inputs = keras.tree.map_structure(tf.convert_to_tensor, inputs)
-
-        def norm(position: Tensor) -> Tensor:
-            row = keras.tree.map_structure(lambda leaf: leaf[position : position + 1], inputs)
-            with tf.GradientTape() as tape:
-                tape.watch(trainable)
-                value = function(trainable, *row)
-            slopes = tape.gradient(
-                value, trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO
-            )
-            return tf.sqrt(sum(tf.reduce_sum(tf.square(tf.convert_to_tensor(s))) for s in slopes))
-
-        count = tf.shape(keras.tree.flatten(inputs)[0])[0]
-        return tf.map_fn(norm, tf.range(count), fn_output_signature=tf.float32)
-
     def skip_step(self, model: keras.Model, arguments: tuple[Any, ...], logs: Any) -> Any:
         (iterator,) = arguments
         data = drop(iterator, model.steps_per_execution)

@@ -80,22 +80,6 @@ class TorchBackend(Backend):
     def seed_random_state(self, seed: int) -> None:
         torch.manual_seed(seed)
 
-    def example_gradient_norms(
-        self, function: Callable[..., Tensor], trainable: list[Tensor], inputs: ArrayTree
-    ) -> Tensor:
-        count = len(keras.tree.flatten(inputs)[0])
-        norms = []
-        with torch.enable_grad():
-            trainable = [value.detach().requires_grad_(True) for value in trainable]
-            for position in range(count):
-                row = keras.tree.map_structure(lambda leaf, i=position: leaf[i : i + 1], inputs)
-                slopes = torch.autograd.grad(
-                    function(trainable, *row), trainable, allow_unused=True
-                )
-                squares = [torch.sum(slope**2) for slope in slopes if slope is not None]
-                norms.append(torch.sqrt(torch.stack(squares).sum()))
-        return torch.stack(norms).detach()
-
     def step(self, model: keras.Model, data: Any) -> tuple[dict[str, Tensor], list[Tensor] | None]:
         before = [(variable.value, variable.value.grad) for variable in model.trainable_variables]
         try:

@@ -86,9 +86,8 @@ class ImportanceDataset(keras.utils.PyDataset):
             open. Defaults to `None`: with a number for `presample`, the
             paper's `(B + 3b) / (3b)`.
         score: `"gradient_norm"` (the upper bound of the gradient norm),
-            `"loss"`, `"full_gradient_norm"` (the norm itself, example by
-            example: exact, many times slower than training, for studies), or
-            a callable `(y_true, y_pred) -> (n,)` in `keras.ops`. Defaults to `"gradient_norm"`.
+            `"loss"`, or a callable `(y_true, y_pred) -> (n,)` in
+            `keras.ops`. Defaults to `"gradient_norm"`.
         floor: float in [0, 1), the uniform share mixed into the
             probabilities; it bounds the weights by `1 / floor`. Defaults to
             0.1.

@@ -105,8 +105,7 @@ class ImportanceTraining(Trainer):
         tau_threshold: float, 0 or more; the gate of the paper's rule opens
             above it; 0 keeps it open. Defaults to `None`:
             `(B + 3b) / (3b)`.
-        score: `"gradient_norm"`, `"loss"`, `"full_gradient_norm"` (exact and
-            many times slower; never remembered), or a callable
+        score: `"gradient_norm"`, `"loss"`, or a callable
             `(y_true, y_pred) -> (n,)` in `keras.ops`. Defaults to
             `"gradient_norm"`.
         floor: float in [0, 1), the uniform share mixed into the
@@ -420,7 +419,7 @@ class ImportanceTraining(Trainer):
         has_index = are_known_again(batches.reader)
         self._trained_on = None
         memory = None
-        if has_index and self.score != "full_gradient_norm" and obstacle is None:
+        if has_index and obstacle is None:
             memory = self._recollection.of(batches.reader)
             if isinstance(batches.reader, ArrayReader):
                 self._trained_on = batches.reader.source

@@ -27,7 +27,7 @@ from keras_swift.src.scoring.output_loss import (
     OutputLoss,
     has_own_call,
 )
-from keras_swift.src.scoring.own_call import own_loss_sum, own_losses
+from keras_swift.src.scoring.own_call import own_losses
 from keras_swift.src.validation import UnfitData
 
 
@@ -125,25 +125,6 @@ def _of_several(
     joined = ops.concatenate(rows, axis=1)
     (_, (losses, valid, share)), gradient = backends.active().gradient(weighted_sum, joined)
     return ExampleLosses(losses, gradient * output.weight, valid, tuple(share.shape[1:]), False)
-
-
-def loss_sum(
-    output: OutputLoss, y_true: ArrayTree, y_pred: ArrayTree, sample_weight: Tensor | None = None
-) -> Tensor:
-    """The sum over a batch of the losses of one output, for differentiating the model.
-
-    Args:
-        output: `OutputLoss`.
-        y_true, y_pred, sample_weight: as for `pre_activation_gradient`.
-
-    Returns:
-        A float tensor, shape `()`, times the loss weight.
-    """
-    output.check()
-    if has_own_call(output.loss):
-        return own_loss_sum(output, y_true, y_pred, sample_weight) * output.weight
-    losses = _example_losses(output, y_true, y_pred, sample_weight)
-    return ops.sum(losses) * output.weight
 
 
 def example_losses(output: OutputLoss, y_true: ArrayTree, y_pred: ArrayTree) -> Tensor:

@@ -7,7 +7,6 @@ inference mode, and takes no gradient of the network.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from keras_swift.src.data.leaves import form, put_back, there
 from keras_swift.src.rules import check
 from keras_swift.src.scoring.compiled import GIVE_SCORE, build
 from keras_swift.src.scoring.forward import accepts_training
-from keras_swift.src.scoring.gradient_norm import loss_sum, pre_activation_gradient, row_norms
+from keras_swift.src.scoring.gradient_norm import pre_activation_gradient, row_norms
 from keras_swift.src.scoring.output_loss import NoExampleLoss, OutputLoss
 from keras_swift.src.scoring.precision import computing_in, faster, layers_to_change
 from keras_swift.src.scoring.structures import Matching, paths
@@ -41,9 +40,6 @@ class Scorer:
     - `"gradient_norm"`: the norm of the loss's gradient in the last
       pre-activation, over all entries of the output; several outputs are
       combined as `sqrt(sum_o (w_o |g_o|)^2)` with their loss weights.
-    - `"full_gradient_norm"`: the norm of the example's gradient in all
-      trainable variables, by differentiating the loss of each example
-      separately: exact, and many times slower than training.
     - `"loss"`: the example's loss, `sum_o w_o loss_o`, without regularisation.
     - a callable `(y_true, y_pred) -> (n,)` in `keras.ops`.
 
@@ -206,18 +202,12 @@ class Scorer:
         x, y, sample_weight = (*put_back(like, leaves), None)[:3]
         with computing_in(dtype, changed):
             y_pred = self._predicted(trainable, non_trainable, x)
-        results = self.of_outputs(y, y_pred, sample_weight)
-        if "full_gradient_norm" in self.quantities:
-            with computing_in(dtype, changed):
-                results["full_gradient_norm"] = backends.active().example_gradient_norms(
-                    functools.partial(self._loss_sum, non_trainable, like), trainable, leaves
-                )
-        return results
+        return self.of_outputs(y, y_pred, sample_weight)
 
     def of_outputs(
         self, y: ArrayTree, y_pred: ArrayTree, sample_weight: ArrayTree = None
     ) -> dict[str, Tensor]:
-        """The quantities that need only the outputs, all but `"full_gradient_norm"`.
+        """The quantities of a batch whose outputs have been computed.
 
         Args:
             y: structure of targets.
@@ -284,22 +274,6 @@ class Scorer:
         arguments = {"training": False} if self._training_argument else {}
         y_pred, _ = self.model.stateless_call(trainable, non_trainable, x, **arguments)
         return y_pred
-
-    def _loss_sum(
-        self,
-        non_trainable: list[Tensor],
-        like: ArrayTree,
-        trainable: list[Tensor],
-        *leaves: Tensor,
-    ) -> Tensor:
-        """The sum of the examples' losses, as a function of the trainable values."""
-        x, y, sample_weight = (*put_back(like, leaves), None)[:3]
-        targets, y_pred = self._matching.aligned(y, self._predicted(trainable, non_trainable, x))
-        weights = self._weights_of_losses(sample_weight)
-        return sum(
-            loss_sum(output, output.of(targets), output.of(y_pred), weight)
-            for output, weight in zip(self.outputs, weights, strict=True)
-        )
 
     def loss_weights(
         self,
