@@ -24,8 +24,6 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from keras_swift.src.scoring import precision
-
 # Programs that tests start in processes of their own, some for one backend alone: pytest would
 # import them to look for doctests.
 collect_ignore_glob = ["*_process.py", "keras_own_tests.py"]
@@ -44,9 +42,3 @@ def digits():
     x, y = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(x))
     return (x[order] / 16).astype("float32"), y[order].astype("int64")
-
-
-@pytest.fixture(autouse=True)
-def no_timing(monkeypatch):
-    """Scores are computed in the model's own type: on a busy machine the clock decides anything."""
-    monkeypatch.setattr(precision, "WORTH_TIMING", float("inf"))

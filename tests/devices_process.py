@@ -81,9 +81,7 @@ def train(model):
     for tau in (1e9, 0):
         rows.clear()
         # A presample of 94, which neither 4 nor 32 divide.
-        trainer = ks.ImportanceTraining(
-            model, presample=2.91, tau_threshold=tau, seed=0, scoring_dtype=None
-        )
+        trainer = ks.ImportanceTraining(model, presample=2.91, tau_threshold=tau, seed=0)
         history = trainer.fit(x, y[:320], epochs=2, verbose=0, callbacks=[Draws()])
         histories.append(history.history)
     weights = [float(np.abs(weight).sum()) for weight in model.get_weights()]

@@ -72,7 +72,7 @@ def train(kind, directory, kill_in=None):
     elif kind.startswith("remembered"):
         training = ks.ImportanceTraining(model, seed=0)
     else:
-        training = ks.ImportanceTraining(model, tau_threshold=0.8, seed=0, scoring_dtype=None)
+        training = ks.ImportanceTraining(model, tau_threshold=0.8, seed=0)
     if kind.endswith("batches"):
         history = training.fit(Batches(x, y), **settings)
     else:

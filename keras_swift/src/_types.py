@@ -26,4 +26,3 @@ Logs: TypeAlias = dict[str, Any] | None
 ScoreName: TypeAlias = Literal["gradient_norm", "loss"]
 # A score of each example: a known name, or a function `(y_true, y_pred) -> (n,)`.
 Score: TypeAlias = ScoreName | Callable[[ArrayTree, ArrayTree], Tensor]
-ScoringDtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]

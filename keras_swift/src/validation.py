@@ -13,15 +13,10 @@ from keras_swift.src._types import ArrayTree
 
 # The presample ratio of the paper's gate if only its threshold is given.
 PRESAMPLE = 3.0
-SCORING_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 class UnfitData(ValueError):
     """Data, model, loss and score do not fit; the error names which, and the cure."""
-
-
-class UnfitType(UnfitData, TypeError):
-    """The model cannot compute in a type."""
 
 
 def check_model(
@@ -156,16 +151,6 @@ def _shapes(structure: ArrayTree) -> Any:
     return keras.tree.map_structure(
         lambda leaf: None if leaf is None else ("n", *leaf.shape[1:]), structure
     )
-
-
-def check_scoring_dtype(dtype: Any) -> None:
-    """Raises unless `dtype` is a type for scoring."""
-    if dtype is not None and not (isinstance(dtype, str) and dtype in SCORING_DTYPES):
-        raise ValueError(
-            f"`scoring_dtype` must be one of {', '.join(repr(name) for name in SCORING_DTYPES)}, "
-            f"or None for the layers' own. Received: scoring_dtype={dtype!r}. Use 'auto' to have "
-            "bfloat16 where it is measured to be faster."
-        )
 
 
 def check_rate_scaling(scale_learning_rate: Any, model: keras.Model) -> None:

@@ -77,7 +77,7 @@ def test_they_train_as_batches_that_hold_their_rows(for_two_inputs, made, settin
 
     def run(callbacks):
         model = of_two_inputs()
-        trainer = ks.ImportanceTraining(model, seed=0, scoring_dtype=None, **settings)
+        trainer = ks.ImportanceTraining(model, seed=0, **settings)
         history = trainer.fit(
             x,
             y,
@@ -132,7 +132,7 @@ def test_data_kept_on_an_accelerator_train_as_others(for_two_inputs, made, accel
 
     def run():
         model, where = of_two_inputs(), Where(made)
-        trainer = ks.ImportanceTraining(model, seed=0, scoring_dtype=None, **settings)
+        trainer = ks.ImportanceTraining(model, seed=0, **settings)
         history = trainer.fit(
             x, y, 25, epochs=8, sample_weight=[weights, weights], callbacks=[where], verbose=0
         )

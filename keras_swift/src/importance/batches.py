@@ -130,8 +130,6 @@ class Batches:
         )
         # Finds a wrong `score` before training starts.
         self._fresh.score(Examples(first, None))
-        # `"auto"` measures its two types on a presample.
-        scorer.settle(*self.reader.first(self.reader.presample_size(self._fresh.gate.ratio)))
         self._lookahead = Lookahead(self._fresh, model)
         self._pooled: PooledSampler | None = None
         self.within_epoch = False

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import keras
 
 from keras_swift.src import backends
-from keras_swift.src._types import ArrayTree, Score, ScoringDtype, Seed
+from keras_swift.src._types import ArrayTree, Score, Seed
 from keras_swift.src.fitting.arguments import TrainingData
 from keras_swift.src.importance.batch import Batch, LazyItem
 from keras_swift.src.importance.batches import FLOOR, Batches
@@ -21,7 +21,6 @@ from keras_swift.src.scoring.scorer import Scorer
 from keras_swift.src.validation import (
     check_easing,
     check_model,
-    check_scoring_dtype,
     check_settings,
     chosen_presample,
 )
@@ -102,13 +101,6 @@ class ImportanceDataset(keras.utils.PyDataset):
             `ceil(n / b)`, or the number of batches of the source.
         on_draw: callable that gets every `Batch` before it is trained on.
             Defaults to `None`.
-        scoring_dtype: the type that scores are computed in, whatever training
-            uses: `"float32"`, `"bfloat16"`, `"float16"`, or `None`, that of
-            the layers. Weights are exact for the scores that were computed,
-            so the estimate stays unbiased. `"auto"` is bfloat16 if a short
-            timing on the first presample finds it clearly faster, so a run
-            then depends on the clock. The last layer keeps its own type.
-            Defaults to `None`.
         cost_ratio: float above 0, `f`, the cost of scoring an example over
             that of training on it, for `presample="auto"`. Defaults to a
             third: one forward pass of three.
@@ -149,7 +141,6 @@ class ImportanceDataset(keras.utils.PyDataset):
         class_weight: dict[int, float] | None = None,
         steps_per_epoch: int | None = None,
         on_draw: Callable[[Batch], None] | None = None,
-        scoring_dtype: ScoringDtype | None = None,
         cost_ratio: float | None = None,
         score_inputs: Callable[[ArrayTree], ArrayTree] | None = None,
         ease_off: bool | None = None,
@@ -169,7 +160,6 @@ class ImportanceDataset(keras.utils.PyDataset):
         )
         check_seed(seed)
         check_settings(presample, tau_threshold, cost_ratio)
-        check_scoring_dtype(scoring_dtype)
         check_easing(ease_off)
         presample = chosen_presample(presample, tau_threshold)
         self.batches = Batches(
@@ -186,7 +176,7 @@ class ImportanceDataset(keras.utils.PyDataset):
             ),
             presample=presample,
             tau_threshold=tau_threshold,
-            scorer=Scorer(model, (score,), scoring_dtype),
+            scorer=Scorer(model, (score,)),
             floor=floor,
             seed=seed,
             on_draw=on_draw,

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_swift.src import backends
 from keras_swift.src._display import html_table
-from keras_swift.src._types import ArrayTree, Score, ScoringDtype, Seed
+from keras_swift.src._types import ArrayTree, Score, Seed
 from keras_swift.src.backends.base import Tap
 from keras_swift.src.data.arrays import ArraySource
 from keras_swift.src.data.reader import ArrayReader
@@ -115,11 +115,6 @@ class ImportanceTraining(Trainer):
             the last bit; each call of `fit` continues from the last. Defaults
             to `None`: the seed of `keras.utils.set_random_seed`, else fresh
             entropy.
-        scoring_dtype: the type that fresh scores are computed in:
-            `"float32"`, `"bfloat16"`, `"float16"`, `None`, that of the
-            layers, or `"auto"`: bfloat16 if a short timing in the first `fit`
-            finds it clearly faster, so a run then depends on the clock.
-            Defaults to `None`.
         cost_ratio: float above 0, `f`, the cost of scoring an example over
             that of training on it, for fresh scores of `presample="auto"`.
             Defaults to `None`, a third: one forward pass of three.
@@ -171,7 +166,6 @@ class ImportanceTraining(Trainer):
         floor: float | None = None,
         seed: Seed = None,
         *,
-        scoring_dtype: ScoringDtype | None = None,
         cost_ratio: float | None = None,
         score_inputs: Callable[[ArrayTree], ArrayTree] | None = None,
         scale_learning_rate: bool | None = None,
@@ -206,7 +200,7 @@ class ImportanceTraining(Trainer):
         self._trained_on: ArraySource | None = None
         self._generator = np.random.default_rng(_keras_seed() if seed is None else seed)
         self._weighted_step = WeightedStep(model)
-        self._scorer = Scorer(model, (score,), scoring_dtype)
+        self._scorer = Scorer(model, (score,))
 
     @property
     def memory(self) -> ExampleMemory | None:

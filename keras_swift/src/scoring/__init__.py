@@ -1,5 +1,5 @@
 """Numbers for each example of a compiled model, from one forward pass.
 
 `scorer` compiles the pass, `gradient_norm` has the upper bound of the gradient norm (Katharopoulos
-and Fleuret 2018), `compiled` finds a compiled model's losses, `precision` picks the float type.
+and Fleuret 2018), `compiled` finds a compiled model's losses.
 """

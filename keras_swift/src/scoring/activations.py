@@ -51,24 +51,6 @@ def output_activation(tensor: keras.KerasTensor) -> Activation:
     return "linear" if moved and name == "softmax" else name
 
 
-def output_layers(model: keras.Model) -> list[Any]:
-    """The layers that produce a functional model's outputs, with those that only pass them on.
-
-    Args:
-        model: a built `keras.Model`.
-
-    Returns:
-        A list of layers; empty for a subclassed model.
-    """
-    found = []
-    for tensor in getattr(model, "outputs", None) or []:
-        for layer in _last_layers(tensor):
-            found.append(layer)
-            if isinstance(layer, keras.layers.TimeDistributed):
-                found.append(layer.layer)
-    return found
-
-
 def _last_layers(tensor: keras.KerasTensor) -> list[Any]:
     """The layers that only pass an output's values on, then the one that produced it."""
     layer, _, index = history_of(tensor)

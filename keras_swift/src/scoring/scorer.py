@@ -16,7 +16,7 @@ from keras import ops
 
 from keras_swift.src import backends
 from keras_swift.src._keras import compile_loss
-from keras_swift.src._types import ArrayTree, FloatArray, Score, ScoringDtype, Tensor
+from keras_swift.src._types import ArrayTree, FloatArray, Score, Tensor
 from keras_swift.src.backends.base import Scoring, Values
 from keras_swift.src.data.leaves import form, put_back, there
 from keras_swift.src.rules import check
@@ -24,9 +24,8 @@ from keras_swift.src.scoring.compiled import GIVE_SCORE, build
 from keras_swift.src.scoring.forward import accepts_training
 from keras_swift.src.scoring.gradient_norm import pre_activation_gradient, row_norms
 from keras_swift.src.scoring.output_loss import NoExampleLoss, OutputLoss
-from keras_swift.src.scoring.precision import computing_in, faster, layers_to_change
 from keras_swift.src.scoring.structures import Matching, paths
-from keras_swift.src.validation import UnfitData, UnfitType, check_scoring_dtype
+from keras_swift.src.validation import UnfitData
 
 # Marks a model that has not been inspected: `None` is one without a compiled loss.
 _NOT_BUILT: Any = object()
@@ -50,13 +49,9 @@ class Scorer:
         model: a compiled `keras.Model`; the first batch builds it.
         quantities: tuple of the above; `"loss"` is always among the results.
             Defaults to `("gradient_norm",)`.
-        dtype: the type that the layers before the last compute in: `"float32"`,
-            `"bfloat16"` or `"float16"`; `None`, their own; `"auto"`, their own
-            unless `settle` measures that bfloat16 is faster. Defaults to
-            `None`.
 
     Raises:
-        ValueError: for an unknown name or type; on the first call, if the
+        ValueError: for an unknown name; on the first call, if the
             model was compiled without a loss.
 
     Example:
@@ -76,15 +71,10 @@ class Scorer:
         self,
         model: keras.Model,
         quantities: Sequence[Score] = ("gradient_norm",),
-        dtype: ScoringDtype | None = None,
     ) -> None:
         for quantity in quantities:
             check(score=quantity)
-        check_scoring_dtype(dtype)
         self.model = model
-        self.dtype: ScoringDtype | None = None if dtype == "auto" else dtype
-        self._unsettled = dtype == "auto"
-        self._tried = False
         self.quantities = tuple(quantities)
         self.traces = 0
         # Known once the first batch has been scored.
@@ -131,60 +121,21 @@ class Scorer:
             self._compiled = {}
             self._built_for = compile_loss(self.model)
         inputs = (x, y) if sample_weight is None else (x, y, sample_weight)
-        compiled = self._compiled_for(inputs)
-        if self.dtype is None or self._tried:
-            return compiled(values, *there(inputs))
-        try:
-            result = compiled(values, *there(inputs))
-        except ValueError:
-            raise
-        except Exception as error:
-            # Each framework raises its own error for types that do not fit.
-            raise UnfitType(
-                "`scoring_dtype` must be a type that all layers before the last can compute in. "
-                f"Received: scoring_dtype={self.dtype!r}, with which scoring failed. "
-                "Use 'auto' or None."
-            ) from error
-        self._tried = True
-        return result
-
-    def settle(self, x: ArrayTree, y: ArrayTree, sample_weight: ArrayTree = None) -> None:
-        """Chooses the type to compute in by timing it, if `dtype` is `"auto"`.
-
-        Times a few passes over one batch, which should be as large as the
-        later batches. With another `dtype`, and on a second call, nothing is
-        timed.
-
-        Args:
-            x, y, sample_weight: a batch, as for a call.
-        """
-        result = self(x, y, sample_weight)
-        if not self._unsettled:
-            return
-        self._unsettled = False
-        if not layers_to_change(self.model, "bfloat16"):
-            return
-        inputs = (x, y) if sample_weight is None else (x, y, sample_weight)
-        leaves = there(inputs)
-        own, lower = self._compiled_for(inputs), self._compile("bfloat16", inputs)
-        name = next(name for name in result if name != "valid")
-        if faster(lambda: own(None, *leaves)[name], lambda: lower(None, *leaves)[name]):
-            self.dtype, self._compiled = "bfloat16", {form(inputs): lower}
+        return self._compiled_for(inputs)(values, *there(inputs))
 
     def _compiled_for(self, inputs: tuple[ArrayTree, ...]) -> Scoring:
         """The compiled function of the leaves of inputs of this form."""
         key = form(inputs)
         if key not in self._compiled:
-            self._compiled[key] = self._compile(self.dtype, inputs)
+            self._compiled[key] = self._compile(inputs)
         return self._compiled[key]
 
-    def _compile(self, dtype: ScoringDtype | None, inputs: tuple[ArrayTree, ...]) -> Scoring:
-        changed = layers_to_change(self.model, dtype)
+    def _compile(self, inputs: tuple[ArrayTree, ...]) -> Scoring:
         # No framework accepts `None` as an array.
         like = keras.tree.map_structure(lambda leaf: None if leaf is None else 0, inputs)
 
         def quantities(values: Values, *leaves: Tensor) -> dict[str, Tensor]:
-            return self._quantities(values, like, leaves, dtype, changed)
+            return self._quantities(values, like, leaves)
 
         return backends.active().compile_scoring(quantities, self.model)
 
@@ -193,15 +144,12 @@ class Scorer:
         values: Values,
         like: ArrayTree,
         leaves: tuple[Tensor, ...],
-        dtype: ScoringDtype | None,
-        changed: list[keras.Layer],
     ) -> dict[str, Tensor]:
         # On a compiling backend this runs once for each set of shapes.
         self.traces += 1
         trainable, non_trainable = values
         x, y, sample_weight = (*put_back(like, leaves), None)[:3]
-        with computing_in(dtype, changed):
-            y_pred = self._predicted(trainable, non_trainable, x)
+        y_pred = self._predicted(trainable, non_trainable, x)
         return self.of_outputs(y, y_pred, sample_weight)
 
     def of_outputs(
