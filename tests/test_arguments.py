@@ -160,7 +160,6 @@ WRONG = {
     **dict.fromkeys(["validation_split", "floor"], not_numbers | outside),
     "presample": objects | st.booleans() | st.floats(max_value=1) | st.sampled_from(["3", np.inf]),
     "tau_threshold": not_numbers | st.floats(max_value=-1e-9) | st.just(np.nan),
-    "cost_ratio": not_numbers | st.floats(max_value=0) | st.just(np.nan),
     "score": not_functions | st.just("entropy"),
     "score_inputs": not_functions,
     "on_draw": not_functions,

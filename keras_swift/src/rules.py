@@ -189,13 +189,6 @@ RULES = {
         "For example, {0: 1.0, 1: 5.0} counts each example of class 1 five times.",
     ),
     "confirm": COUNT_OR_ZERO,
-    "cost_ratio": Rule(
-        "greater than 0 and finite",
-        _NUMBERS,
-        lambda value: 0 < value < math.inf,
-        "It is the cost of scoring an example over that of training on it: about 0.3 if both use "
-        "the same float type.",
-    ),
     "count": COUNT,
     "directory": _PATH,
     "epochs": COUNT_OR_ZERO,

@@ -102,16 +102,9 @@ def chosen_presample(
     return "auto" if tau_threshold is None else PRESAMPLE
 
 
-def check_settings(presample: Any, tau_threshold: Any, cost_ratio: Any = None) -> None:
+def check_settings(presample: Any, tau_threshold: Any) -> None:
     """Raises for settings that do not go together."""
-    if chosen_presample(presample, tau_threshold) != "auto":
-        if cost_ratio is not None:
-            raise ValueError(
-                '`cost_ratio` is for the gate of `presample="auto"`. Received: '
-                f"cost_ratio={cost_ratio!r} with presample={presample!r} and "
-                f"tau_threshold={tau_threshold!r}. Leave it out, or the others."
-            )
-    elif tau_threshold is not None:
+    if chosen_presample(presample, tau_threshold) == "auto" and tau_threshold is not None:
         raise ValueError(
             '`tau_threshold` is for a presample of a given size; `presample="auto"` uses what '
             f"it measures. Received: tau_threshold={tau_threshold!r}. Give "

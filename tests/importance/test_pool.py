@@ -10,6 +10,7 @@ from small_models import assert_same_weights, classifier
 
 import keras_swift as ks
 from keras_swift.src.data.stream_reader import StreamReader
+from keras_swift.src.importance import batches
 from keras_swift.src.importance.pool import PooledSampler
 from keras_swift.src.records.identity import PlacedReader, places_of
 from keras_swift.src.records.memory import ExampleMemory
@@ -260,7 +261,8 @@ def test_a_source_that_reorders_its_examples_is_not_remembered(digits, monkeypat
     for kind in (Rows, Logging):
         trainer = ks.ImportanceTraining(known(digits), seed=0)
         assert trainer.fit(kind(x, y), epochs=2, verbose=0).history["importance"] == [0.0, 1.0]
-    trainer, reading = ks.ImportanceTraining(known(digits), seed=0, cost_ratio=0.01), Reading()
+    monkeypatch.setattr(batches, "COST_RATIO", 0.01)
+    trainer, reading = ks.ImportanceTraining(known(digits), seed=0), Reading()
     source = Reordering(x, y)
     history = trainer.fit(source, epochs=3, callbacks=[reading], verbose=0).history
     assert trainer.memory is None
@@ -272,9 +274,10 @@ def test_a_source_that_reorders_its_examples_is_not_remembered(digits, monkeypat
     assert trainer.memory is None and again["presample"][0] > 1.0
 
 
-def test_batches_that_change_their_length_are_not_remembered(digits):
+def test_batches_that_change_their_length_are_not_remembered(digits, monkeypatch):
+    monkeypatch.setattr(batches, "COST_RATIO", 0.01)
     x, y = digits[0][:320], digits[1][:320]
-    source, trainer = Rows(x, y), ks.ImportanceTraining(known(digits), seed=0, cost_ratio=0.01)
+    source, trainer = Rows(x, y), ks.ImportanceTraining(known(digits), seed=0)
 
     class Shorten(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):

@@ -12,6 +12,7 @@ from small_models import assert_same_weights, classifier
 import keras_swift as ks
 from keras_swift.src import backends
 from keras_swift.src.data.draws import systematic_draw
+from keras_swift.src.importance import batches
 from keras_swift.src.importance.resampling import importance_weights, sampling_probability
 from keras_swift.src.scoring.scorer import Scorer
 
@@ -464,7 +465,8 @@ def test_scores_that_prove_stale_shut_the_gate_and_true_ones_open_it_again(digit
     assert seen[-1] == 1.0
 
 
-def test_a_train_step_that_hides_its_outputs_is_trained_by_fresh_scores(digits):
+def test_a_train_step_that_hides_its_outputs_is_trained_by_fresh_scores(digits, monkeypatch):
+    monkeypatch.setattr(batches, "COST_RATIO", 0.01)
     x, y = digits[0][:320], digits[1][:320]
 
     class Own(keras.Sequential):
@@ -484,7 +486,7 @@ def test_a_train_step_that_hides_its_outputs_is_trained_by_fresh_scores(digits):
     def score(y_true, y_pred):
         return keras.ops.cast(keras.ops.equal(y_true, 3), "float32") + 0.01
 
-    trainer = ks.ImportanceTraining(model, score=score, seed=0, cost_ratio=0.01)
+    trainer = ks.ImportanceTraining(model, score=score, seed=0)
     with pytest.warns(UserWarning, match="`train_step`.*fresh scores of a presample.*"):
         history = trainer.fit(x, y, epochs=4, verbose=0).history
     assert history["presample"][-1] > 1.0

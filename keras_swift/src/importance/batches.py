@@ -24,7 +24,7 @@ from keras_swift.src.fitting.arguments import TrainingData
 from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.importance.batch import Batch
 from keras_swift.src.importance.easing import Easing
-from keras_swift.src.importance.gates import RATIOS, CostGate, Gate, PublishedGate
+from keras_swift.src.importance.gates import COST_RATIO, RATIOS, CostGate, Gate, PublishedGate
 from keras_swift.src.importance.lookahead import Lookahead
 from keras_swift.src.importance.pool import PooledSampler
 from keras_swift.src.importance.presampling import ImportanceSampler, uniform_batch
@@ -56,7 +56,6 @@ class Batches:
         floor: float in [0, 1).
         seed: int, `np.random.Generator` or `None`.
         on_draw: callable that gets every `Batch` before it is trained on, or `None`.
-        cost_ratio: float, the cost of scoring an example over that of training on it.
         step_power: float, batches drawn by importance multiply the learning rate by this power of
             their variance gain. Defaults to 0.0, not at all.
         score_inputs: function or `None`.
@@ -85,7 +84,6 @@ class Batches:
         floor: float,
         seed: Seed,
         on_draw: Callable[[Batch], None] | None,
-        cost_ratio: float,
         step_power: float = 0.0,
         score_inputs: Callable[[ArrayTree], ArrayTree] | None = None,
         ends_with_a_pass: bool = False,
@@ -119,7 +117,7 @@ class Batches:
         self._fresh = ImportanceSampler(
             self.reader,
             scorer,
-            _gate(self.reader, presample, tau_threshold, cost_ratio),
+            _gate(self.reader, presample, tau_threshold),
             floor,
             generators[2],
             check_labels,
@@ -428,10 +426,9 @@ def _gate(
     reader: ArrayReader | StreamReader,
     presample: float | Literal["auto"],
     tau_threshold: float | None,
-    cost_ratio: float,
 ) -> Gate:
     if isinstance(presample, str):
         ratios = tuple(ratio for ratio in RATIOS if ratio <= reader.largest_ratio)
-        return CostGate(ratios, cost_ratio)
+        return CostGate(ratios, COST_RATIO)
     size = reader.presample_size(presample)
     return PublishedGate(size, reader.batch_size, tau_threshold)

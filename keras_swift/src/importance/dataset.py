@@ -14,7 +14,6 @@ from keras_swift.src.importance.batch import Batch, LazyItem
 from keras_swift.src.importance.batches import FLOOR, Batches
 from keras_swift.src.importance.callback import OwnFitCallback
 from keras_swift.src.importance.easing import Easing
-from keras_swift.src.importance.gates import COST_RATIO
 from keras_swift.src.rules import check, check_if_given, check_seed
 from keras_swift.src.scoring.compiled import needs_targets
 from keras_swift.src.scoring.scorer import Scorer
@@ -101,9 +100,6 @@ class ImportanceDataset(keras.utils.PyDataset):
             `ceil(n / b)`, or the number of batches of the source.
         on_draw: callable that gets every `Batch` before it is trained on.
             Defaults to `None`.
-        cost_ratio: float above 0, `f`, the cost of scoring an example over
-            that of training on it, for `presample="auto"`. Defaults to a
-            third: one forward pass of three.
         score_inputs: function of the inputs of a presample, NumPy arrays as
             in `x`, that returns the inputs to score instead: cheaper ones,
             such as every second pixel for a model that pools over the whole
@@ -141,7 +137,6 @@ class ImportanceDataset(keras.utils.PyDataset):
         class_weight: dict[int, float] | None = None,
         steps_per_epoch: int | None = None,
         on_draw: Callable[[Batch], None] | None = None,
-        cost_ratio: float | None = None,
         score_inputs: Callable[[ArrayTree], ArrayTree] | None = None,
         ease_off: bool | None = None,
     ) -> None:
@@ -154,12 +149,11 @@ class ImportanceDataset(keras.utils.PyDataset):
         check_if_given(
             presample=presample,
             tau_threshold=tau_threshold,
-            cost_ratio=cost_ratio,
             score_inputs=score_inputs,
             on_draw=on_draw,
         )
         check_seed(seed)
-        check_settings(presample, tau_threshold, cost_ratio)
+        check_settings(presample, tau_threshold)
         check_easing(ease_off)
         presample = chosen_presample(presample, tau_threshold)
         self.batches = Batches(
@@ -180,7 +174,6 @@ class ImportanceDataset(keras.utils.PyDataset):
             floor=floor,
             seed=seed,
             on_draw=on_draw,
-            cost_ratio=COST_RATIO if cost_ratio is None else cost_ratio,
             score_inputs=score_inputs,
             easing=Easing(presample == "auto" if ease_off is None else ease_off),
         )

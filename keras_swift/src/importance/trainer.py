@@ -30,7 +30,6 @@ from keras_swift.src.importance.callback import NOT_SHOWN, SamplingCallback
 from keras_swift.src.importance.easing import Easing
 from keras_swift.src.importance.feed import Feed
 from keras_swift.src.importance.gain import step_power
-from keras_swift.src.importance.gates import COST_RATIO
 from keras_swift.src.importance.recollection import Recollection, are_known_again
 from keras_swift.src.importance.weighted_step import WeightedStep
 from keras_swift.src.records.memory import ExampleMemory
@@ -115,9 +114,6 @@ class ImportanceTraining(Trainer):
             the last bit; each call of `fit` continues from the last. Defaults
             to `None`: the seed of `keras.utils.set_random_seed`, else fresh
             entropy.
-        cost_ratio: float above 0, `f`, the cost of scoring an example over
-            that of training on it, for fresh scores of `presample="auto"`.
-            Defaults to `None`, a third: one forward pass of three.
         score_inputs: function of the inputs of a presample, NumPy arrays as
             in `x`, that returns the inputs to score instead: cheaper ones,
             such as every second pixel for a model that pools over the whole
@@ -166,7 +162,6 @@ class ImportanceTraining(Trainer):
         floor: float | None = None,
         seed: Seed = None,
         *,
-        cost_ratio: float | None = None,
         score_inputs: Callable[[ArrayTree], ArrayTree] | None = None,
         scale_learning_rate: bool | None = None,
         ease_off: bool | None = None,
@@ -177,12 +172,11 @@ class ImportanceTraining(Trainer):
             presample=presample,
             tau_threshold=tau_threshold,
             floor=floor,
-            cost_ratio=cost_ratio,
             score_inputs=score_inputs,
             scale_learning_rate=scale_learning_rate,
         )
         check_seed(seed)
-        check_settings(presample, tau_threshold, cost_ratio)
+        check_settings(presample, tau_threshold)
         check_rate_scaling(scale_learning_rate, model)
         check_easing(ease_off)
         super().__init__(model)
@@ -190,7 +184,6 @@ class ImportanceTraining(Trainer):
         self.tau_threshold = tau_threshold
         self.score = score
         self.floor = floor
-        self.cost_ratio = cost_ratio
         self.score_inputs = score_inputs
         self.scale_learning_rate = scale_learning_rate
         self.ease_off = ease_off
@@ -250,7 +243,7 @@ class ImportanceTraining(Trainer):
         score = getattr(self.score, "__name__", None) or repr(self.score)
         if score != repr("gradient_norm"):
             settings.append(("score", score))
-        for name in ("tau_threshold", "floor", "cost_ratio", "scale_learning_rate", "ease_off"):
+        for name in ("tau_threshold", "floor", "scale_learning_rate", "ease_off"):
             if getattr(self, name) is not None:
                 settings.append((name, repr(getattr(self, name))))
         if self.score_inputs is not None:
@@ -345,7 +338,6 @@ class ImportanceTraining(Trainer):
                 floor=batches_module.FLOOR if self.floor is None else self.floor,
                 seed=self._generator,
                 on_draw=_hook(callbacks),
-                cost_ratio=COST_RATIO if self.cost_ratio is None else self.cost_ratio,
                 step_power=power,
                 score_inputs=self.score_inputs,
                 ends_with_a_pass=ends_with_a_pass,
