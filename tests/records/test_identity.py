@@ -64,10 +64,17 @@ def test_indices_are_known_before_all_batches_are_if_only_the_last_is_shorter():
 def test_a_batch_of_another_length_or_number_ends_it():
     places = Places(2, 3, compares=False)
     places.numbers(0, (np.zeros(3), None, None))
-    assert places.numbers(0, (np.zeros(3), np.ones(3), None)).tolist() == [0, 1, 2] and places.hold
-    assert places.numbers(0, (np.zeros(2), None, None)).tolist() == [3, 4] and not places.hold
+    assert (
+        places.numbers(0, (np.zeros(3), np.ones(3), None)).tolist() == [0, 1, 2]
+        and places.is_consistent
+    )
+    assert (
+        places.numbers(0, (np.zeros(2), None, None)).tolist() == [3, 4] and not places.is_consistent
+    )
     places = Places(2, 3, compares=False)
-    assert places.numbers(2, (np.zeros(2), None, None)).tolist() == [0, 1] and not places.hold
+    assert (
+        places.numbers(2, (np.zeros(2), None, None)).tolist() == [0, 1] and not places.is_consistent
+    )
 
 
 @pytest.mark.parametrize("kind", [Lengths, Hooked])
@@ -78,10 +85,10 @@ def test_other_targets_are_other_examples_where_a_hook_may_reorder_them(kind, ta
     places = reading(kind(3, 3)).places
     places.numbers(0, (np.zeros(3), targets, None))
     places.numbers(0, (np.ones(3), targets, None))
-    assert places.hold
+    assert places.is_consistent
     changed = keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[::-1], targets)
     places.numbers(0, (np.zeros(3), changed, None))
-    assert places.hold == (kind is Lengths)
+    assert places.is_consistent == (kind is Lengths)
 
 
 def test_batches_of_several_forms_are_not_pooled_and_are_read_again():
@@ -89,7 +96,7 @@ def test_batches_of_several_forms_are_not_pooled_and_are_read_again():
         placed = reading(Lengths(2, 2, 2, width=lambda index: index + 1), seed)
         with pytest.raises(NotPooled):
             placed.pool(2)
-        assert not placed.places.hold
+        assert not placed.places.is_consistent
         values = np.concatenate([placed.batch().data[1] for _ in range(3)])
         assert sorted(values) == list(range(6))
 
@@ -110,4 +117,4 @@ def test_places_survive_the_round_trip():
         first.batch()
     second.places.restore(first.places.state())
     np.testing.assert_array_equal(second.places.order(), first.places.order())
-    assert second.places.count == first.places.count and second.places.hold
+    assert second.places.count == first.places.count and second.places.is_consistent

@@ -27,7 +27,7 @@ class Looks(keras.callbacks.Callback):
         self.record = self.recorder.record
 
     def on_epoch_end(self, epoch, logs=None):
-        self.recorder.look()
+        self.recorder.record_all()
 
 
 def both_records(model, x, y, sample_weight=None, epochs=2, callbacks=(), probability=None):
@@ -161,7 +161,7 @@ def test_outputs_of_half_precision_are_recorded():
 def test_each_epoch_is_matched_with_its_own_draws():
     model, x, y = classifier_task(70)
     looks = Looks(model, ArraySource(x, y))
-    looks.recorder.look()
+    looks.recorder.record_all()
     once = FinishedRecord.of(looks.record)
     probability = np.arange(70) / np.arange(70).sum()
     recorder, _ = both_records(model, x, y, epochs=3, probability=probability)
@@ -284,7 +284,7 @@ def test_without_labels_there_are_losses_alone():
     model.compile("sgd", "mse")
     x, y = np.eye(2, dtype="float32"), np.array([[1.0], [3.0]])
     recorder = recording(model, ArraySource(x, y), 2, 0)
-    recorder.look()
+    recorder.record_all()
     expected = (model.predict(x, verbose=0) - y)[:, 0] ** 2
     np.testing.assert_allclose(recorder.record.mean_loss, expected, rtol=1e-4)
     assert np.isnan(recorder.record.mean_margin).all()

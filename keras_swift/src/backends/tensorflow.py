@@ -24,7 +24,7 @@ from keras_swift.src.backends.base import (
     padded,
     several_processes,
 )
-from keras_swift.src.data.leaves import put_back, there
+from keras_swift.src.data.leaves import present_leaves, with_leaves
 
 
 class TensorFlowBackend(Backend):
@@ -175,9 +175,9 @@ class TensorFlowBackend(Backend):
         # `tf.data` would stack a list into one tensor.
         example, *others = [keras.tree.lists_to_tuples(item) for item in dataset.specimens(2)]
         # A missing array is `None` in every item.
-        leaves = [tf.convert_to_tensor(leaf) for leaf in there(example)]
+        leaves = [tf.convert_to_tensor(leaf) for leaf in present_leaves(example)]
         # Axes that differ between two batches have unknown length, as in Keras' own data sets.
-        shapes = [np.shape(leaf) for leaf in there(others[-1] if others else example)]
+        shapes = [np.shape(leaf) for leaf in present_leaves(others[-1] if others else example)]
         shapes = [
             [
                 # With a known length, the steps of recurrent layers take less time.
@@ -212,7 +212,7 @@ def _items(
     """The items of a dataset, each made on request."""
 
     def item(index: Array) -> list[Array]:
-        return _of_types(there(dataset[int(index)]), dtypes)
+        return _of_types(present_leaves(dataset[int(index)]), dtypes)
 
     # As they came: for sparse inputs the gradient of a layer is sparse too.
     sparse = [*dataset.sparse, *[False] * len(dtypes)]
@@ -223,7 +223,7 @@ def _items(
             tf.sparse.from_dense(tensor) if as_sparse else tensor
             for tensor, as_sparse in zip(tensors, sparse, strict=False)
         ]
-        return put_back(example, leaves)
+        return with_leaves(example, leaves)
 
     if not dataset.is_open_ended:
         return tf.data.Dataset.range(dataset.num_batches).map(load)
@@ -247,14 +247,14 @@ def _gathered(
     TensorFlow calls Python once for all batches drawn together, and gathers
     the rows itself, as in `model.fit`.
     """
-    count = len(there(arrays))
+    count = len(present_leaves(arrays))
     with tf.device("CPU:0"):
         # A data set of their own: if `gather` captured the arrays, its graph would keep them in
         # memory until Python collects cycles.
         whole = tf.data.Dataset.from_tensors(
             tuple(
                 tf.convert_to_tensor(array, dtype)
-                for array, dtype in zip(there(arrays), dtypes, strict=False)
+                for array, dtype in zip(present_leaves(arrays), dtypes, strict=False)
             )
         )
     dtypes = [tf.int64, *dtypes[count:]]
@@ -267,7 +267,7 @@ def _gathered(
     def gather(told: tuple[Tensor, ...], arrays: tuple[Tensor, ...]) -> ArrayTree:
         indices, *weights = told
         rows = [tf.gather(array, indices) for array in arrays]
-        return put_back(example, [*rows, *weights])
+        return with_leaves(example, [*rows, *weights])
 
     number = dataset.num_batches
     told = (

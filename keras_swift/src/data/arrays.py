@@ -22,9 +22,9 @@ from keras_swift.src.data.leaves import (
     is_sparse,
     is_text,
     of_frame,
-    put_back,
+    present_leaves,
     rows_by_rows,
-    there,
+    with_leaves,
 )
 
 # `(x, y, sample_weight)` of some examples.
@@ -116,7 +116,7 @@ class ArraySource:
         """Identifies the arrays: equal for the same ones; for others, only by chance."""
         return [
             (leaf.ctypes.data if isinstance(leaf, np.ndarray) else id(leaf), leaf.shape)
-            for leaf in there((self.x, self.y))
+            for leaf in present_leaves((self.x, self.y))
         ]
 
     def arrays(self, most_bytes: int) -> tuple[ArrayTree, ArrayTree] | None:
@@ -125,7 +125,7 @@ class ArraySource:
         Returns:
             A tuple `(x, y)` of structures of NumPy arrays.
         """
-        leaves = there((self.x, self.y))
+        leaves = present_leaves((self.x, self.y))
         if any(
             not isinstance(leaf, np.ndarray) or _is_mapped(leaf) or is_text(leaf) for leaf in leaves
         ):
@@ -138,10 +138,10 @@ class ArraySource:
         From then on `take` gathers rows there and returns tensors.
         """
         arrays = self.arrays(most_bytes)
-        numbers = all(leaf.dtype.kind in "biuf" for leaf in there(arrays or ()))
+        numbers = all(leaf.dtype.kind in "biuf" for leaf in present_leaves(arrays or ()))
         if arrays is not None and numbers:
             self._in_memory = arrays
-            self.x, self.y = put_back(arrays, map(_on_device, there(arrays)))
+            self.x, self.y = with_leaves(arrays, map(_on_device, present_leaves(arrays)))
 
     def leave_device(self) -> None:
         """Frees the copies, if there are any."""

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_swift.src._types import Array, ArrayTree
-from keras_swift.src.data.leaves import there
+from keras_swift.src.data.leaves import present_leaves
 from keras_swift.src.data.streams import is_stream
 
 # A data set is held in memory up to this many bytes.
@@ -44,7 +44,7 @@ def held(data: Any, argument: str = "validation_data") -> tuple[ArrayTree, ...]:
             raise ValueError(
                 f"`{argument}` must yield targets with its inputs. Received: batches without."
             )
-        size += sum(leaf.nbytes for leaf in there(parts))
+        size += sum(leaf.nbytes for leaf in present_leaves(parts))
         if size > HELD_BYTES:
             raise ValueError(
                 f"`{argument}` is held in memory, up to {HELD_BYTES / 2**30:g} GiB. Received: "
@@ -90,7 +90,7 @@ def held_examples(
     first = _parts(next(iter(_batches(x, "x"))))
     same = all(
         np.array_equal(again, whole[: len(again)])
-        for again, whole in zip(there(first), there(found), strict=True)
+        for again, whole in zip(present_leaves(first), present_leaves(found), strict=True)
     )
     if not same:
         raise ValueError(

@@ -104,17 +104,17 @@ def _is_text_array(leaf: Any) -> bool:
     return isinstance(leaf, np.ndarray) and is_text(leaf)
 
 
-def form(structure: ArrayTree) -> str:
+def structure_key(structure: ArrayTree) -> str:
     """A key for a structure's containers and the places of its leaves and `None`s."""
     return repr(keras.tree.map_structure(lambda leaf: None if leaf is None else 0, structure))
 
 
-def there(structure: ArrayTree) -> list[Any]:
+def present_leaves(structure: ArrayTree) -> list[Any]:
     """The leaves of a structure that are not `None`."""
     return [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
 
 
-def put_back(structure: ArrayTree, leaves: Iterable[Any]) -> ArrayTree:
+def with_leaves(structure: ArrayTree, leaves: Iterable[Any]) -> ArrayTree:
     """The structure with other leaves in place of those that are not `None`."""
     leaves = iter(leaves)
     return keras.tree.pack_sequence_as(

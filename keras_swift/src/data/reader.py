@@ -15,7 +15,7 @@ import scipy.sparse
 
 from keras_swift.src._types import ArrayTree, IntArray, State
 from keras_swift.src.data.arrays import ArraySource, Data
-from keras_swift.src.data.leaves import there
+from keras_swift.src.data.leaves import present_leaves
 from keras_swift.src.data.permutations import Permutations
 
 # Most batches drawn together, and their largest size in bytes: after a training step Python's code
@@ -49,7 +49,7 @@ class Examples:
 
     def __len__(self) -> int:
         rows = self.data[0] if self.indices is None else self.indices
-        return len(there(rows)[0])
+        return len(present_leaves(rows)[0])
 
     @property
     def mean_length(self) -> float:
@@ -81,7 +81,7 @@ class ArrayReader:
         self.batch_size = min(batch_size, source.size)
         self.num_batches = self.pass_length = math.ceil(source.size / self.batch_size)
         self.is_open_ended = False
-        size: int = sum(leaf.nbytes for leaf in there(self.first(self.batch_size)))
+        size: int = sum(leaf.nbytes for leaf in present_leaves(self.first(self.batch_size)))
         self._together = max(1, min(TOGETHER, TOGETHER_BYTES // max(1, size)))
         orders = [generator if shuffle else None for generator in generators]
         self._uniform = Permutations(source.size, orders[0])
@@ -90,7 +90,9 @@ class ArrayReader:
     @property
     def sparse(self) -> list[bool]:
         """list of bool, whether each leaf of `(x, y)` came as a sparse one."""
-        return [scipy.sparse.issparse(leaf) for leaf in there((self.source.x, self.source.y))]
+        return [
+            scipy.sparse.issparse(leaf) for leaf in present_leaves((self.source.x, self.source.y))
+        ]
 
     def goes_on(self, steps: int, are_waiting: bool) -> bool:
         """Whether a pass of which so many steps were taken goes on."""

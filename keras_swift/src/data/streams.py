@@ -19,7 +19,14 @@ import numpy as np
 from keras_swift.src._types import Array, ArrayTree
 from keras_swift.src.data.arrays import class_weights
 from keras_swift.src.data.items import ItemReader
-from keras_swift.src.data.leaves import check_text, dense, is_ragged, is_sparse, of_frame, there
+from keras_swift.src.data.leaves import (
+    check_text,
+    dense,
+    is_ragged,
+    is_sparse,
+    of_frame,
+    present_leaves,
+)
 from keras_swift.src.data.permutations import Permutations
 
 # `(x, y)` or `(x, y, sample_weight)`.
@@ -283,9 +290,9 @@ class Stream:
             )
         if len(batch) == 3 and batch[2] is None:
             batch = batch[:2]
-        self.sparse = [is_sparse(leaf) for leaf in there(batch[:2])]
+        self.sparse = [is_sparse(leaf) for leaf in present_leaves(batch[:2])]
         batch = keras.tree.map_structure(_as_numpy, batch)
-        lengths = {len(leaf) for leaf in there(batch)}
+        lengths = {len(leaf) for leaf in present_leaves(batch)}
         if len(lengths) != 1 or 0 in lengths:
             raise UnevenBatch(
                 "All parts of a batch must have the same length, at least 1, to draw single "

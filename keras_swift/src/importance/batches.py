@@ -228,7 +228,7 @@ class Batches:
             ValueError: if scores are negative.
         """
         lookahead = self._lookahead
-        if isinstance(lookahead.sampler, RememberedSampler) and lookahead.sampler.is_deaf:
+        if isinstance(lookahead.sampler, RememberedSampler) and lookahead.sampler.records_nothing:
             warnings.warn(NOT_RECORDED, stacklevel=2)
             lookahead.sampler = self._fresh
         if self._pooled is not None and self._pooled.is_over:

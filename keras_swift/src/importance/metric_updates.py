@@ -24,7 +24,7 @@ from keras_swift.src._keras import (
     without_plain_metrics,
 )
 from keras_swift.src._types import ArrayTree, Tensor
-from keras_swift.src.data.leaves import form, put_back, there
+from keras_swift.src.data.leaves import present_leaves, structure_key, with_leaves
 
 # From importance weights, shape `(b,)`, and an output to the weights in a metric's shape.
 Shape = Callable[[Tensor, Tensor], Tensor]
@@ -51,7 +51,7 @@ class StepWeights:
         """The weights in the third part of a batch for `WeightedStep`."""
         given = weights["weights"]
         # PyTorch's masked losses multiply their weights by the mask in place.
-        unchanged = put_back(given, map(keras.ops.copy, there(given)))
+        unchanged = with_leaves(given, map(keras.ops.copy, present_leaves(given)))
         return cls(weights["importance"], given, weights.get("sample_weight"), unchanged)
 
     def of_fit(self) -> ArrayTree:
@@ -61,7 +61,7 @@ class StepWeights:
         taken from `of_loss`.
         """
         own = self.sample_weight
-        if own is None or form(own) != form(self.of_loss):
+        if own is None or structure_key(own) != structure_key(self.of_loss):
             return own
 
         def as_left(leaf: Tensor, of_loss: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class StepWeights:
                 return leaf
             return keras.ops.reshape(of_loss, keras.ops.shape(leaf))
 
-        return put_back(own, map(as_left, there(own), there(self.of_loss)))
+        return with_leaves(own, map(as_left, present_leaves(own), present_leaves(self.of_loss)))
 
 
 class MetricUpdates:

@@ -87,7 +87,7 @@ class PooledSampler(RememberedSampler):
     @property
     def is_over(self) -> bool:
         """bool, whether the source turned out to give other examples at the same places."""
-        return not self._batches.places.hold
+        return not self._batches.places.is_consistent
 
     def begin_epoch(self, restarts: bool) -> None:
         """Called when an epoch begins, always with an empty pool."""

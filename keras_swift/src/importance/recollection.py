@@ -37,7 +37,7 @@ class Recollection:
         """The memory in the order of the data, or `None`."""
         if self.kept is None or self.places is None:
             return self.kept
-        return self.kept.arranged(self.places.order()) if self.places.hold else None
+        return self.kept.arranged(self.places.order()) if self.places.is_consistent else None
 
     def forget(self) -> None:
         """Drops the memory."""
@@ -59,4 +59,4 @@ class Recollection:
                 self.kept, self.places = ExampleMemory(reader.size, averages=True), None
             else:
                 self.kept, self.places = ExampleMemory(0), places_of(reader)
-        return self.kept if self.places is None or self.places.hold else None
+        return self.kept if self.places is None or self.places.is_consistent else None

@@ -134,7 +134,7 @@ class RememberedSampler:
         self._in_flight = 1
         self._unheard = 0
         # Whether steps run without leaving a record.
-        self.is_deaf = False
+        self.records_nothing = False
         # Not used: scores are those that the steps recorded.
         self.values: Any = None
 
@@ -333,7 +333,7 @@ class RememberedSampler:
         self._unread_rows -= count
         if not batches:
             ahead = min(self._together, self._part_steps) + self._in_flight
-            self.is_deaf = self.is_deaf or self._unheard > ahead
+            self.records_nothing = self.records_nothing or self._unheard > ahead
             return
         self._unheard = len(self._unread)
         self._make_room()

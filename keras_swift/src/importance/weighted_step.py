@@ -24,7 +24,7 @@ from keras_swift.src._keras import (
 )
 from keras_swift.src._types import ArrayTree, Tensor
 from keras_swift.src.backends.base import Tap
-from keras_swift.src.data.leaves import there
+from keras_swift.src.data.leaves import present_leaves
 from keras_swift.src.fitting.own_step import OwnStep
 from keras_swift.src.importance.batches import Batches
 from keras_swift.src.importance.metric_updates import MetricUpdates, StepWeights
@@ -174,7 +174,7 @@ class WeightedStep:
             NoExampleLoss: for a loss that compares the examples of a batch.
         """
         model = self._model
-        axes = {size for leaf in there(dataset.first(1)[:2]) for size in leaf.shape[1:]}
+        axes = {size for leaf in present_leaves(dataset.first(1)[:2]) for size in leaf.shape[1:]}
         # A number of examples that no other axis has, or weights could pair with that axis.
         count = next(number for number in itertools.count(8) if number not in axes)
         x, y, _ = dataset.first(count)

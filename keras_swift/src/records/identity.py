@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_swift.src._types import Array, IntArray, State
 from keras_swift.src.data.arrays import Data
-from keras_swift.src.data.leaves import there
+from keras_swift.src.data.leaves import present_leaves
 from keras_swift.src.data.stream_reader import StreamReader, joined
 
 # A pool takes at most this many bytes, but may have as many batches as a queue of Keras' workers.
@@ -54,7 +54,7 @@ class Places:
         self._firsts = np.full(batches, -1)
         self._targets = np.zeros(batches, np.int64)
         self.count = 0
-        self.hold = True
+        self.is_consistent = True
 
     @property
     def size(self) -> int:
@@ -73,17 +73,17 @@ class Places:
             batch: int, its index in the source.
             data: `(x, y, sample_weight)`, what was read.
         """
-        rows = len(there(data)[0])
+        rows = len(present_leaves(data)[0])
         if batch >= len(self._sizes):
-            self.hold = False
+            self.is_consistent = False
             return self._new(rows)
         targets = _sum_of(data[1]) if self._compares else 0
         if self._sizes[batch] != rows:
-            self.hold = self.hold and self._sizes[batch] < 0
+            self.is_consistent = self.is_consistent and self._sizes[batch] < 0
             self._sizes[batch], self._firsts[batch] = rows, self.count
             self._new(rows)
         elif targets != self._targets[batch]:
-            self.hold = False
+            self.is_consistent = False
         self._targets[batch] = targets
         return np.arange(rows) + int(self._firsts[batch])
 
@@ -105,14 +105,18 @@ class Places:
             "targets": self._targets.copy(),
             "usual": self._usual,
             "count": self.count,
-            "hold": self.hold,
+            "is_consistent": self.is_consistent,
         }
 
     def restore(self, state: State) -> None:
         """Restores what `state` returned."""
         self._sizes, self._firsts = state["sizes"].copy(), state["firsts"].copy()
         self._targets = state["targets"].copy()
-        self._usual, self.count, self.hold = state["usual"], state["count"], state["hold"]
+        self._usual, self.count, self.is_consistent = (
+            state["usual"],
+            state["count"],
+            state["is_consistent"],
+        )
 
     @property
     def _assumed_sizes(self) -> IntArray:
@@ -179,7 +183,7 @@ class PlacedReader:
 
         While batches are drawn from it, workers read as many for the next one.
         """
-        size: int = sum(leaf.nbytes for leaf in there(self._reader.first(self.batch_size)))
+        size: int = sum(leaf.nbytes for leaf in present_leaves(self._reader.first(self.batch_size)))
         count = min(wanted, max(LEAST_BATCHES, POOL_BYTES // max(1, size)))
         self._reader.read_ahead(count)
         return count
@@ -196,12 +200,12 @@ class PlacedReader:
         """
         with self._reader.all_or_none():
             found = [self.batch() for _ in range(count)]
-            if not self.places.hold:
+            if not self.places.is_consistent:
                 raise NotPooled
             try:
                 data = joined([placed.data for placed in found])
             except ValueError as error:
-                self.places.hold = False
+                self.places.is_consistent = False
                 raise NotPooled from error
         return Placed(
             data,
@@ -228,7 +232,7 @@ def _begins(sizes: IntArray) -> IntArray:
 def _sum_of(targets: Any) -> int:
     """A number that other targets, or the same in another order, change."""
     found = 0
-    for leaf in there(targets):
+    for leaf in present_leaves(targets):
         array: Array = leaf.astype(str) if leaf.dtype == object else leaf
         found = zlib.crc32(array.tobytes(), found)
     return found

@@ -10,7 +10,7 @@ import scipy.sparse
 from keras import ops
 
 from keras_swift.src._types import ArrayTree, BoolArray, FloatArray
-from keras_swift.src.data.leaves import there
+from keras_swift.src.data.leaves import present_leaves
 
 # Bytes that are looked at together: the rows may be on disk.
 _PART = 2**24
@@ -27,7 +27,7 @@ def rows_not_finite(structure: ArrayTree, size: int) -> BoolArray:
         A bool array, shape `(n,)`.
     """
     found = np.zeros(size, bool)
-    for leaf in there(structure):
+    for leaf in present_leaves(structure):
         if np.issubdtype(leaf.dtype, np.floating):
             row = int(np.prod(leaf.shape[1:])) * leaf.dtype.itemsize
             rows = max(1, _PART // max(1, row))
@@ -65,7 +65,9 @@ def not_finite(
         return None
     count = f"{wrong.sum()} of {len(scores)} scores are not finite at step {step}"
     for name, data in (("x", x), ("y", y), ("sample_weight", sample_weight)):
-        bad = rows_not_finite([ops.convert_to_numpy(leaf) for leaf in there(data)], len(scores))
+        bad = rows_not_finite(
+            [ops.convert_to_numpy(leaf) for leaf in present_leaves(data)], len(scores)
+        )
         if bad.any():
             return (
                 f"`{name}` must be finite. Received: NaN or infinity in {bad.sum()} of the "

@@ -9,7 +9,7 @@ import keras
 
 from keras_swift.src import backends
 from keras_swift.src._types import ArrayTree
-from keras_swift.src.data.leaves import is_text, put_back, there
+from keras_swift.src.data.leaves import is_text, present_leaves, with_leaves
 
 
 def accepts_training(model: keras.Model) -> bool:
@@ -40,7 +40,7 @@ def predicted(model: keras.Model, x: ArrayTree) -> tuple[ArrayTree, list[Any]]:
 
 def tensors(structure: ArrayTree) -> ArrayTree:
     """The structure with tensors for its leaves; `None` stays."""
-    return put_back(structure, map(keras.ops.convert_to_tensor, there(structure)))
+    return with_leaves(structure, map(keras.ops.convert_to_tensor, present_leaves(structure)))
 
 
 def symbolic_outputs(model: keras.Model, x: ArrayTree, count: int = 1) -> ArrayTree:

@@ -22,7 +22,7 @@ from keras import ops
 from keras_swift.src import backends
 from keras_swift.src._keras import mask_of, with_mask
 from keras_swift.src._types import Array, ArrayTree, Tensor
-from keras_swift.src.data.leaves import put_back, there
+from keras_swift.src.data.leaves import present_leaves, with_leaves
 from keras_swift.src.scoring.forward import predicted
 from keras_swift.src.scoring.output_loss import (
     ExampleLosses,
@@ -55,8 +55,8 @@ def with_answers(
     """
     if not any(has_own_call(output.loss) for output in losses):
         return losses
-    rows = np.arange(len(_WEIGHTS)) % len(there(x)[0])
-    x, y = (put_back(part, [leaf[rows] for leaf in there(part)]) for part in (x, y))
+    rows = np.arange(len(_WEIGHTS)) % len(present_leaves(x)[0])
+    x, y = (with_leaves(part, [leaf[rows] for leaf in present_leaves(part)]) for part in (x, y))
     y_pred, _ = predicted(model, x)
     targets, outputs = matching.aligned(y, y_pred)
     return [_asked(output, targets, outputs) for output in losses]

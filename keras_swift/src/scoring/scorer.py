@@ -18,7 +18,7 @@ from keras_swift.src import backends
 from keras_swift.src._keras import compile_loss
 from keras_swift.src._types import ArrayTree, FloatArray, Score, Tensor
 from keras_swift.src.backends.base import Scoring, Values
-from keras_swift.src.data.leaves import form, put_back, there
+from keras_swift.src.data.leaves import present_leaves, structure_key, with_leaves
 from keras_swift.src.rules import check
 from keras_swift.src.scoring.compiled import GIVE_SCORE, build
 from keras_swift.src.scoring.forward import accepts_training
@@ -121,11 +121,11 @@ class Scorer:
             self._compiled = {}
             self._built_for = compile_loss(self.model)
         inputs = (x, y) if sample_weight is None else (x, y, sample_weight)
-        return self._compiled_for(inputs)(values, *there(inputs))
+        return self._compiled_for(inputs)(values, *present_leaves(inputs))
 
     def _compiled_for(self, inputs: tuple[ArrayTree, ...]) -> Scoring:
         """The compiled function of the leaves of inputs of this form."""
-        key = form(inputs)
+        key = structure_key(inputs)
         if key not in self._compiled:
             self._compiled[key] = self._compile(inputs)
         return self._compiled[key]
@@ -148,7 +148,7 @@ class Scorer:
         # On a compiling backend this runs once for each set of shapes.
         self.traces += 1
         trainable, non_trainable = values
-        x, y, sample_weight = (*put_back(like, leaves), None)[:3]
+        x, y, sample_weight = (*with_leaves(like, leaves), None)[:3]
         y_pred = self._predicted(trainable, non_trainable, x)
         return self.of_outputs(y, y_pred, sample_weight)
 

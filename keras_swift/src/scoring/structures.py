@@ -13,7 +13,7 @@ import keras
 
 from keras_swift.src._keras import as_compared
 from keras_swift.src._types import ArrayTree, Path
-from keras_swift.src.data.leaves import form
+from keras_swift.src.data.leaves import structure_key
 from keras_swift.src.validation import UnfitData
 
 
@@ -46,7 +46,7 @@ class Matching:
         Raises:
             ValueError: if Keras cannot match them.
         """
-        key = (form(y), form(y_pred))
+        key = (structure_key(y), structure_key(y_pred))
         if key not in self._answers:
             self._answers[key] = self._asked(y, y_pred)
         targets, outputs = self._answers[key]

@@ -19,7 +19,7 @@ import numpy as np
 from keras_swift.src import backends
 from keras_swift.src._keras import loss_of, metrics_of_keras, own_methods
 from keras_swift.src._types import ArrayTree
-from keras_swift.src.data.leaves import put_back, there
+from keras_swift.src.data.leaves import present_leaves, with_leaves
 from keras_swift.src.scoring.forward import accepts_training
 
 _CURE = (
@@ -82,7 +82,7 @@ class _Effect:
     """The effect of a step: whether its loss is a number, and which of its own metrics are."""
 
     def __init__(self, losses: list[Any], metrics: list[str]) -> None:
-        leaves = [keras.ops.convert_to_numpy(leaf) for leaf in there(losses)]
+        leaves = [keras.ops.convert_to_numpy(leaf) for leaf in present_leaves(losses)]
         self.loss_is_a_number = bool(leaves) and all(np.isfinite(leaf).all() for leaf in leaves)
         self.metrics = metrics
 
@@ -91,7 +91,9 @@ class _Effect:
         cls, model: keras.Model, own: list[str], x: ArrayTree, y: ArrayTree, weights: ArrayTree
     ) -> _Effect:
         state = backends.active().random_state()
-        data = put_back((x, y, weights), map(keras.ops.convert_to_tensor, there((x, y, weights))))
+        data = with_leaves(
+            (x, y, weights), map(keras.ops.convert_to_tensor, present_leaves((x, y, weights)))
+        )
         before = [variable.value for variable in model.metrics_variables]
         gradients: list[Any] = []
         local = backends.active().local_state(model)

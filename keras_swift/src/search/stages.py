@@ -119,7 +119,7 @@ def pretrain(task: Task, described: dict[str, str]) -> Start:
         )
     else:
         # A trained model shows only the end of its training.
-        recorder.look()
+        recorder.record_all()
     wanted = dict(task.named)
     if task.space.transform == "cgf":
         wanted.setdefault(GRADIENT_NORM, GRADIENT_NORM)

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_swift.src._types import ArrayTree, Logs
 from keras_swift.src.data.arrays import ArraySource
-from keras_swift.src.data.leaves import there
+from keras_swift.src.data.leaves import present_leaves
 from keras_swift.src.swift.recording import RecordingCallback
 
 
@@ -66,7 +66,7 @@ class RefuseDivergence(keras.callbacks.Callback):
 
 def _first_not_finite(structure: ArrayTree, rows: int = 4096) -> int | None:
     """The index of the first example with a number that is not finite."""
-    for leaf in there(structure):
+    for leaf in present_leaves(structure):
         if getattr(leaf, "dtype", None) is None or np.dtype(leaf.dtype).kind != "f":
             continue
         for start in range(0, leaf.shape[0], rows):

@@ -34,7 +34,7 @@ WARMUP = 1.0 / 3.0
 
 
 class OwnRecord:
-    """The record of a training that is drawn by it; it outlives calls of `fit`.
+    """A training record that drives that training's sampling; it outlives calls of `fit`.
 
     Args:
         model: a built, compiled `keras.Model`.

@@ -128,9 +128,9 @@ class RecordingCallback(keras.callbacks.Callback):
         if self._step is not None:
             self._read()
         if self._step is None and epoch % self._every == 0:
-            self.look()
+            self.record_all()
 
-    def look(self) -> None:
+    def record_all(self) -> None:
         """Records every example with the model's current weights."""
         size, batch_size = self._source.size, self._batch_size
         for start in range(0, size, batch_size):
