@@ -10,7 +10,7 @@ from small_models import classifier
 
 import keras_swift as ks
 from keras_swift.src.scoring.compiled import build
-from keras_swift.src.swift.features import DEFAULTS, default_features
+from keras_swift.src.swift.features import DEFAULTS, FEATURES, default_features, doubtful_end
 
 
 def slow_entropy(probabilities, label):
@@ -249,3 +249,21 @@ def test_defaults_are_what_a_model_can_have(model, y, names):
     shape = (6, *model.input_shape[1:])
     build(model, np.ones(shape, "int32" if len(y.shape) > 1 and not y.any() else "float32"), y)
     assert default_features(model) == names
+
+
+def test_every_feature_doubts_wrong_labels_at_its_doubtful_end(digits):
+    x, y = digits[0][:400], digits[1][:400].copy()
+    wrong = np.random.default_rng(0).random(400) < 0.2
+    y[wrong] = (y[wrong] + 3) % 10
+    model = classifier(0.1)
+    record = ks.find_suspects(model, x, y, epochs=8, seed=0, verbose=0).record
+    model.fit(x, y, epochs=8, verbose=0)
+    columns = ks.compute_features(model, x, y, [*FEATURES], record=record, verbose=0)
+    assert list(columns) == list(FEATURES)
+    for name, column in columns.items():
+        doubt = FEATURES[name].doubtful_end * column
+        assert doubt[wrong].mean() > doubt[~wrong].mean() + doubt.std() / 2, name
+        assert doubtful_end(name) == FEATURES[name].doubtful_end
+        if FEATURES[name].source == "record":
+            assert doubtful_end(f"{name}_in_class") == doubtful_end(name)
+    assert doubtful_end("of my own") == 1.0

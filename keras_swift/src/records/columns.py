@@ -66,8 +66,3 @@ class FinishedRecord:
     def columns(self) -> dict[str, FloatArray]:
         """The arrays by name."""
         return {name: getattr(self, name) for name in _NAMES}
-
-
-def recorded_column(record: TrainingRecord, feature: str) -> FloatArray:
-    """The array of a record that a recorded feature is."""
-    return np.array(getattr(record, {"last_loss": "loss"}.get(feature, feature)), np.float64)

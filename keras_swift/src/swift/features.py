@@ -6,6 +6,7 @@ makes sure that nothing depends on the batch size of scoring.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from keras_swift.src._types import Array, ArrayTree, FloatArray, IntArray, Tensor
 from keras_swift.src.data import arrays
-from keras_swift.src.records.columns import TrainingRecord, recorded_column
+from keras_swift.src.records.columns import TrainingRecord
 from keras_swift.src.records.outputs import classes_of, is_one_class, label_outputs
 from keras_swift.src.rules import check, in_argument, numbers, shown
 from keras_swift.src.scoring.compiled import build
@@ -25,37 +26,48 @@ from keras_swift.src.swift.ranks import cumulative_rank
 from keras_swift.src.swift.renormed_entropy import renormed_entropy
 from keras_swift.src.validation import check_model
 
-FeatureName: TypeAlias = Literal[
-    "loss",
-    "renormed_entropy",
-    "gradient_norm",
-    "last_loss",
-    "mean_loss",
-    "mean_margin",
-    "share_wrong",
-    "mean_probability",
-    "last_loss_in_class",
-    "mean_loss_in_class",
-    "mean_margin_in_class",
-    "share_wrong_in_class",
-    "mean_probability_in_class",
-]
 # A known name, a function `(y_true, y_pred) -> (n,)`, or computed values.
-Feature: TypeAlias = (
-    FeatureName | Callable[[ArrayTree, ArrayTree], Tensor] | Array | Sequence[float]
-)
+Feature: TypeAlias = str | Callable[[ArrayTree, ArrayTree], Tensor] | Array | Sequence[float]
 Features: TypeAlias = Sequence[Feature] | Mapping[str, Feature]
-# Features from one forward pass of a trained model.
-NAMES: tuple[FeatureName, ...] = ("loss", "renormed_entropy", "gradient_norm")
-# Features from a record of its training, over all examples and within the labelled class.
-RECORDED = ("last_loss", "mean_loss", "mean_margin", "share_wrong", "mean_probability")
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedFeature:
+    """What a known name means.
+
+    Attributes:
+        source: `"model"`, one forward pass of a trained model; `"record"`, a record of its
+            training.
+        doubtful_end: 1.0 if a high value casts doubt on a label, -1.0 if a low one does.
+        compute: of a record, function from it to float array, shape `(n,)`; of a model, function
+            `(model, outputs, y)` of the model, its list of `OutputLoss` and some targets to a
+            quantity of `Scorer`.
+    """
+
+    source: Literal["model", "record"]
+    doubtful_end: float
+    compute: Callable[..., Any]
+
+
+_HIGH, _LOW = 1.0, -1.0
+# A feature of a record is also known by its rank within the labelled class, under this suffix.
 IN_CLASS = "_in_class"
+FEATURES: dict[str, NamedFeature] = {
+    "loss": NamedFeature("model", _HIGH, lambda model, outputs, y: "loss"),
+    "renormed_entropy": NamedFeature("model", _LOW, renormed_entropy),
+    "gradient_norm": NamedFeature("model", _HIGH, lambda model, outputs, y: "gradient_norm"),
+    "last_loss": NamedFeature("record", _HIGH, lambda record: record.loss),
+    "mean_loss": NamedFeature("record", _HIGH, lambda record: record.mean_loss),
+    "mean_margin": NamedFeature("record", _LOW, lambda record: record.mean_margin),
+    "share_wrong": NamedFeature("record", _HIGH, lambda record: record.share_wrong),
+    "mean_probability": NamedFeature("record", _LOW, lambda record: record.mean_probability),
+}
+NAMES = tuple(name for name, feature in FEATURES.items() if feature.source == "model")
+RECORDED = tuple(name for name, feature in FEATURES.items() if feature.source == "record")
 RECORDED_NAMES = (*RECORDED, *(name + IN_CLASS for name in RECORDED))
 # The mean margin finds wrong labels best; but what a network never learned is better left out by
 # its last loss (docs/swift_sampler.md).
-DEFAULTS: tuple[FeatureName, ...] = ("mean_margin", "last_loss")
-# Features that are lower for doubtful labels; the others are higher.
-_DOUBTFUL_LOW = ("mean_margin", "mean_probability", "renormed_entropy")
+DEFAULTS = ("mean_margin", "last_loss")
 
 
 def compute_features(
@@ -86,7 +98,7 @@ def compute_features(
     - `"mean_loss"`, `"mean_margin"`, `"share_wrong"`, `"mean_probability"`:
       means over a whole training, from its `record`. The margin is the
       probability of the label minus the largest of any other class, from -1
-      to 1; wrong is a margin below 0. All but the loss are for classifiers.
+      to 1; wrong is a margin that is not above 0. All but the loss are for classifiers.
     - `"last_loss"`: from the same `record`, the loss when the example was last
       trained on.
     - the same with the suffix `"_in_class"`: the rank, from 0 to 1, among the
@@ -171,12 +183,18 @@ def features_of(
 
 def doubtful_end(name: str) -> float:
     """1 if a high value of a feature casts doubt on a label, -1 if a low one does."""
-    return -1.0 if name.removesuffix(IN_CLASS) in _DOUBTFUL_LOW else 1.0
+    feature = FEATURES.get(name.removesuffix(IN_CLASS))
+    return _HIGH if feature is None else feature.doubtful_end
 
 
-def default_features(model: keras.Model) -> tuple[FeatureName, ...]:
+def default_features(model: keras.Model) -> tuple[str, ...]:
     """The features that best show what to leave out, among those that suit the model."""
     return DEFAULTS if label_outputs(model) is not None else ("mean_loss", "last_loss")
+
+
+def recorded_column(record: TrainingRecord, name: str) -> FloatArray:
+    """The feature of a record with this name, before ranks in a class; a copy."""
+    return np.array(FEATURES[name].compute(record), np.float64)
 
 
 def rank_in_class(values: FloatArray, classes: IntArray) -> FloatArray:
@@ -246,8 +264,8 @@ class FeatureScorer:
         quantities: list[Any] = []
         self._keys: dict[str, str] = {}
         for name, feature in features.items():
-            if feature == "renormed_entropy":
-                feature = renormed_entropy(model, outputs, y)
+            if isinstance(feature, str):
+                feature = FEATURES[feature].compute(model, outputs, y)
             if callable(feature):
                 self._keys[name] = f"custom_{len(quantities)}"
             else:

@@ -16,7 +16,7 @@ import numpy as np
 from keras_swift.src._types import FloatArray, IntArray, Logs, State
 from keras_swift.src.data.arrays import ArraySource
 from keras_swift.src.fitting.journal import Journal
-from keras_swift.src.records.columns import FinishedRecord, recorded_column
+from keras_swift.src.records.columns import FinishedRecord
 from keras_swift.src.records.outputs import classes_of
 from keras_swift.src.swift.datasets import DrawnDataset
 from keras_swift.src.swift.features import (
@@ -25,6 +25,7 @@ from keras_swift.src.swift.features import (
     features_of,
     named_features,
     rank_in_class,
+    recorded_column,
 )
 from keras_swift.src.swift.recording import recording
 from keras_swift.src.swift.sampler import GRADIENT_NORM
