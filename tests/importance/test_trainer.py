@@ -615,13 +615,13 @@ def not_compiled():
     [
         (
             {"presample": 1.0},
-            "`presample` must be greater than 1 and finite. Received: presample=1.0",
+            "`presample` must be greater than 1 and finite.*Received: presample=1.0",
         ),
         ({"presample": float("inf")}, "presample=inf"),
         ({"presample": float("nan")}, "presample=nan"),
         ({"presample": "3"}, "presample='3'"),
         ({"tau_threshold": -0.5}, "`tau_threshold` must be 0 or more.*tau_threshold=-0.5"),
-        ({"floor": 1.0}, r"`floor` must be in \[0, 1\). Received: floor=1.0"),
+        ({"floor": 1.0}, r"`floor` must be in \[0, 1\).*Received: floor=1.0"),
         ({"floor": -0.1}, "floor=-0.1"),
         ({"score": "entropy"}, "`score` must be one of 'gradient_norm', 'loss'.*score='entropy'"),
     ],

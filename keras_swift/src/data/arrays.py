@@ -230,6 +230,8 @@ def _as_array(leaf: Any, argument: str) -> Any:
         )
     if isinstance(array, np.ndarray):
         check_text(f"`{argument}`", array)
+        if argument == "sample_weight" and is_text(array):
+            raise TypeError("`sample_weight` must hold numbers. Received: strings.")
     return _by_rows(array)
 
 
