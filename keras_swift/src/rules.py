@@ -191,6 +191,7 @@ RULES = {
     "confirm": COUNT_OR_ZERO,
     "count": COUNT,
     "directory": _PATH,
+    "ease_off": _FLAG,
     "epochs": COUNT_OR_ZERO,
     "file": _PATH,
     "finetune_epochs": COUNT,

@@ -155,15 +155,6 @@ def check_rate_scaling(scale_learning_rate: Any, model: keras.Model) -> None:
         )
 
 
-def check_easing(ease_off: Any) -> None:
-    """Raises unless this is a bool or `None`."""
-    if ease_off not in (False, True, None):
-        raise ValueError(
-            "`ease_off` must be True, False, or None to follow `presample`. Received: "
-            f"ease_off={ease_off!r}."
-        )
-
-
 def check_targets(y: ArrayTree) -> None:
     """Raises if there are none."""
     if y is None:

@@ -18,7 +18,6 @@ from keras_swift.src.rules import check, check_if_given, check_seed
 from keras_swift.src.scoring.compiled import needs_targets
 from keras_swift.src.scoring.scorer import Scorer
 from keras_swift.src.validation import (
-    check_easing,
     check_model,
     check_settings,
     chosen_presample,
@@ -154,7 +153,7 @@ class ImportanceDataset(keras.utils.PyDataset):
         )
         check_seed(seed)
         check_settings(presample, tau_threshold)
-        check_easing(ease_off)
+        check_if_given(ease_off=ease_off)
         presample = chosen_presample(presample, tau_threshold)
         self.batches = Batches(
             model,

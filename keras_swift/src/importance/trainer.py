@@ -42,7 +42,6 @@ from keras_swift.src.scoring.weights import check_weights_arrive
 from keras_swift.src.suspects.of_record import suspects_of_memory
 from keras_swift.src.suspects.result import ClassNames, Suspects
 from keras_swift.src.validation import (
-    check_easing,
     check_model,
     check_rate_scaling,
     check_settings,
@@ -178,7 +177,7 @@ class ImportanceTraining(Trainer):
         check_seed(seed)
         check_settings(presample, tau_threshold)
         check_rate_scaling(scale_learning_rate, model)
-        check_easing(ease_off)
+        check_if_given(ease_off=ease_off)
         super().__init__(model)
         self.presample = presample
         self.tau_threshold = tau_threshold
