@@ -236,5 +236,5 @@ def test_a_dataset_eases_off_in_the_users_own_fit(make, data):
 @pytest.mark.parametrize("kind", [ks.ImportanceTraining, ks.ImportanceDataset])
 def test_a_wrong_setting_is_named(digits, kind):
     data = digits if kind is ks.ImportanceDataset else ()
-    with pytest.raises(ValueError, match="`ease_off` must be True, False, or None.*'yes'"):
+    with pytest.raises(TypeError, match="`ease_off` must be True or False.*'yes'"):
         kind(classifier(), *data, ease_off="yes")
