@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from keras_swift.src.rules import check
+from keras_swift.src.rules import check, one_of
 from keras_swift.src.swift.features import Features, named_features
 from keras_swift.src.swift.sampler import TRANSFORMS, Transform
 
@@ -44,9 +44,6 @@ class SamplerSpace:
 
     def __post_init__(self) -> None:
         check(segments=self.segments)
-        if self.transform not in TRANSFORMS:
-            raise ValueError(
-                f"`transform` must be one of {TRANSFORMS}. Received: transform={self.transform!r}"
-            )
+        one_of(TRANSFORMS).check("transform", self.transform)
         if self.features is not None:
             named_features(self.features)
