@@ -80,6 +80,7 @@ CALLS = {
     "search": lambda a: ks.search(
         **{"model": network(), "x": X, "y": Y, "validation_data": (X, Y), "verbose": 0, **a}
     ),
+    "SamplerSpace": lambda a: ks.SamplerSpace(**a),
     "SwiftSampler": lambda a: ks.SwiftSampler(
         **{"knots": [0.5], "values": [1, 1, 0], "coefficients": [1.0], "features": ["loss"], **a}
     ),
@@ -174,6 +175,7 @@ WRONG = {
         [5, "a", (), (X, Y, None, None), (1, 2), ("a", "b"), object(), (X, 3)]
     ),
     "history": st.sampled_from([None, 5, [1.0], "a", {}, {"loss": [1.0]}]),
+    "space": st.sampled_from([5, "cgf", ("loss",), ks.SamplerSpace]),
     "sampler": st.sampled_from([None, 5, "uniform", ks.SwiftSampler, {"knots": []}]),
     "layout": st.sampled_from([None, 4, ("loss",), "loss"]),
     "parameters": st.sampled_from([None, 4, "a", np.ones(3), [[1.0]], [np.nan] * 9]),
@@ -198,7 +200,7 @@ ELSEWHERE = {
     ("SwiftTraining", "features"): st.sampled_from([5, "loss", [], ["lost"], {}, object()]),
     ("compute_features", "features"): st.sampled_from([5, "loss", [], ["lost"], {}, [object()]])
     | st.sampled_from([{"a": "lost"}, {"a": X}, [np.ones(3)], {"a": RANKS * np.nan}]),
-    ("search", "features"): st.sampled_from([5, "loss", [], ["lost"], {}, [object()], {"a": X}]),
+    ("SamplerSpace", "features"): st.sampled_from([5, "loss", [], ["lost"], {}, object()]),
     ("SwiftSampler.probabilities", "features"): st.sampled_from([5, "a", None, {}, np.ones(24)]),
 }
 
