@@ -18,6 +18,12 @@ both        ours with use_ema=True (constant rate)
 same rate   ours with scale_learning_rate=False
 by batch    ours with the data as a PyDataset, whose batches are always of the same rows
 batches     model.fit with that PyDataset
+tf.data     ours from a `tf.data.Dataset` that is shuffled anew in each epoch, known by content
+loader      ours from a PyTorch `DataLoader` that does the same
+generator   ours from a generator without an end that does the same, with `steps_per_epoch`
+augmented   model.fit from a generator that shifts the images by up to 2 pixels
+with ids    ours from that generator, which also yields ids
+without ids ours from that generator, whose examples are never the same again
 paper       the paper's rule: presample=3.0, its threshold, fresh scores
 infobatch   half of the examples below the mean loss left out, the other half counted twice, all of
             them in the last eighth of the run
@@ -59,6 +65,12 @@ METHODS = {
     "same rate": {"scale_learning_rate": False},
     "by batch": {},
     "batches": None,
+    "tf.data": {},
+    "loader": {},
+    "generator": {},
+    "augmented": None,
+    "with ids": {},
+    "without ids": {},
     "paper": {"presample": 3.0},
     "infobatch": {"scale_learning_rate": False},
     "random": {},
@@ -67,6 +79,7 @@ METHODS = {
 # Trained at a constant rate, because they end with averaged weights.
 AVERAGED = ("averaged", "both")
 BY_BATCH = ("by batch", "batches")
+SHIFTED = ("augmented", "with ids", "without ids")
 BOUND = 4
 COST_RATIO = 1 / 3
 CHOOSING, REPORTING = (0, 1), (2, 3, 4)
@@ -86,6 +99,47 @@ class Rows(keras.utils.PyDataset):
     def __getitem__(self, index):
         rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
         return self.x[rows], self.y[rows]
+
+
+def endless(x, y, batch_size, seed, shifts=False, ids=False):
+    """Batches in another order in each pass, for ever."""
+    generator = np.random.default_rng(seed)
+    while True:
+        for rows in np.array_split(generator.permutation(len(x)), -(-len(x) // batch_size)):
+            part = shifted(x[rows], generator) if shifts else x[rows]
+            yield (part, y[rows], None, rows) if ids else (part, y[rows])
+
+
+def shifted(x, generator):
+    """Images moved by up to 2 pixels in each direction, by a copy of their edges."""
+    padded = np.pad(x, ((0, 0), (2, 2), (2, 2), *[(0, 0)] * (x.ndim - 3)), mode="edge")
+    found = np.empty_like(x)
+    size = x.shape[1:3]
+    for row, (down, right) in enumerate(generator.integers(0, 5, (len(x), 2))):
+        found[row] = padded[row, down : down + size[0], right : right + size[1]]
+    return found
+
+
+def pipeline(method, x, y, batch_size, seed):
+    """The arguments of `fit` that stand for the data."""
+    if method in BY_BATCH:
+        return {"x": Rows(x, y, batch_size)}
+    if method == "tf.data":
+        import tensorflow as tf
+
+        data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=seed)
+        return {"x": data.batch(batch_size).prefetch(4)}
+    if method == "loader":
+        import torch
+
+        data = torch.utils.data.TensorDataset(torch.tensor(x), torch.tensor(y))
+        order = torch.Generator().manual_seed(seed)
+        loader = torch.utils.data.DataLoader(data, batch_size, shuffle=True, generator=order)
+        return {"x": loader}
+    if method in ("generator", *SHIFTED):
+        source = endless(x, y, batch_size, seed, method in SHIFTED, method == "with ids")
+        return {"x": source, "steps_per_epoch": -(-len(x) // batch_size)}
+    return {"x": x, "y": y, "batch_size": batch_size}
 
 
 class InfoBatch(remembered.RememberedSampler):
@@ -165,22 +219,19 @@ def run(task_name, method, batch_size, rate, schedule_name, seed, arguments):
     if method in AVERAGED:
         optimizer.use_ema = True
     model.compile(optimizer, "sparse_categorical_crossentropy")
-    settings = {"epochs": epochs, "verbose": 0, "batch_size": batch_size}
-    given = (x, y)
-    if method in BY_BATCH:
-        given = (Rows(x, y, settings.pop("batch_size")),)
+    settings = {"epochs": epochs, "verbose": 0, **pipeline(method, x, y, batch_size, seed)}
     start = time.process_time()
     if METHODS[method] is not None:
         with drawing(method, steps):
             trainer = ks.ImportanceTraining(model, seed=seed, **METHODS[method])
             if method == "infobatch":
                 settings["steps_per_epoch"] = -(-len(x) // batch_size)
-            history = trainer.fit(*given, **settings).history
+            history = trainer.fit(**settings).history
     elif method == "bound":
         settings |= {"batch_size": BOUND * batch_size, "epochs": BOUND * epochs}
-        history = model.fit(x, y, **settings).history
+        history = model.fit(**settings).history
     else:
-        history = model.fit(*given, **settings).history
+        history = model.fit(**settings).history
     seconds = time.process_time() - start
     share = float(np.mean(history.get("importance", [0.0])))
     ratio = float(np.mean(history.get("presample", [1.0])))

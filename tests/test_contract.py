@@ -123,6 +123,23 @@ def test_every_source(tmp_path, source):
     check(cases.Setting(), source, tmp_path, by_default=True)
 
 
+@pytest.mark.parametrize("source", cases.marked(cases.SOURCES))
+def test_every_source_is_drawn_by_importance_in_the_second_epoch(tmp_path, source):
+    model, arguments = build(cases.Setting(), source, tmp_path)
+
+    def score(y_true, y_pred):
+        return keras.ops.cast(keras.ops.equal(keras.ops.reshape(y_true, (-1,)), 0), "float32") + 0.1
+
+    trainer = ks.ImportanceTraining(model, score=score, seed=0)
+    history = trainer.fit(**arguments).history
+    assert history["importance"] == [0.0, 1.0] and history["presample"] == [1.0, 1.0]
+    memory = trainer.memory
+    assert memory.seen.all() and len(memory) == (40 if "steps_per_epoch" in arguments else 44)
+    # As many are of the class that is scored higher as there are.
+    high = cases.LABELS[: len(memory)] == 0
+    assert (memory.score > 1).sum() == high.sum()
+
+
 @pytest.mark.parametrize("name", cases.marked(cases.SETTINGS))
 def test_every_setting(tmp_path, name):
     setting = cases.SETTINGS[name]

@@ -12,7 +12,7 @@ import keras_swift as ks
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.importance import batches
 from keras_swift.src.importance.pool import PooledSampler
-from keras_swift.src.records.identity import PlacedReader, places_of
+from keras_swift.src.records.identity import Identity, KnownReader
 from keras_swift.src.records.memory import ExampleMemory
 
 
@@ -84,7 +84,7 @@ class Enumerated:
 
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_the_steps_of_an_epoch_add_up_to_those_of_all_examples(shuffle):
-    """Enumerates the starts of the draws, for each order of the rows of pools of 3 and 4.
+    """Enumerates the starts of the draws, for each order of the rows of pools of 3 and 4 rows.
 
     The rows of a batch have a mean score of 1, so expected counts are multiples of a tenth, and ten
     starts are all there are.
@@ -93,16 +93,18 @@ def test_the_steps_of_an_epoch_add_up_to_those_of_all_examples(shuffle):
     x = np.arange(15.0, dtype="float32")[:, None]
     source = Rows(x, values, lengths=[2] * 7 + [1])
     reader = StreamReader(source, None, np.random.default_rng(1).spawn(2), shuffle, None)
-    placed = PlacedReader(reader, places_of(reader))
-    scorer = types.SimpleNamespace(has_masks=False, loss_weights=lambda weights, *rest: weights)
+    known = KnownReader(reader, Identity(reader))
+    scorer = types.SimpleNamespace(
+        has_masks=False, loss_weights=lambda weights, *rest, **y: weights
+    )
     generator = Enumerated()
-    sampler = PooledSampler(placed, scorer, ExampleMemory(0), 0.5, generator, lambda y: None)
-    for _ in range(8):
-        assert not sampler.next_batch().by_importance
+    sampler = PooledSampler(known, scorer, ExampleMemory(0), 0.5, generator, lambda y: None)
+    for step in range(8):
+        assert not sampler.next_batch(8 - step).by_importance
     sampler._make_room()
     first = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 0.0])
     scores = np.append(np.stack([first, 2.0 - first], axis=1), 1.0).astype("float32")
-    sampler.memory.record(placed.places.order(), np.stack([scores, scores], axis=1))
+    sampler.memory.record(known.identity.order(), np.stack([scores, scores], axis=1))
     sampler._gain.value, sampler._gain.is_measured = 2.0, True
     sums, largest = [], 0.0
     reader.restart()
@@ -251,7 +253,7 @@ def test_a_further_fit_on_the_same_object_goes_on(digits):
     assert trainer.fit(x, y, verbose=0).history["importance"] == [1.0]
 
 
-def test_a_source_that_reorders_its_examples_is_not_remembered(digits, monkeypatch):
+def test_a_source_that_reorders_its_examples_is_known_by_content(digits):
     x, y = digits[0][:320], digits[1][:320]
 
     class Logging(Rows):
@@ -261,12 +263,34 @@ def test_a_source_that_reorders_its_examples_is_not_remembered(digits, monkeypat
     for kind in (Rows, Logging):
         trainer = ks.ImportanceTraining(known(digits), seed=0)
         assert trainer.fit(kind(x, y), epochs=2, verbose=0).history["importance"] == [0.0, 1.0]
-    monkeypatch.setattr(batches, "COST_RATIO", 0.01)
-    trainer, reading = ks.ImportanceTraining(known(digits), seed=0), Reading()
+    model = known(digits, 0.0)
+    trainer, reading = ks.ImportanceTraining(model, seed=0), Reading()
     source = Reordering(x, y)
-    history = trainer.fit(source, epochs=3, callbacks=[reading], verbose=0).history
-    assert trainer.memory is None
-    # By fresh scores of a presample from the second epoch on, or not at all; nothing was lost.
+    # Its first batch shows that another order has come, and is trained on as it comes.
+    history = trainer.fit(source, epochs=12, callbacks=[reading], verbose=0).history
+    assert history["importance"][0] == 0.0 and history["importance"][1:] == [1.0] * 11
+    assert len(trainer.memory) == 320 == len(trainer.memory.ids)
+    for batch in reading.batches[10:]:
+        np.testing.assert_allclose(
+            trainer.memory.score[batch.indices], scores_of(model, batch.x, batch.y), rtol=1e-4
+        )
+
+
+def test_a_source_that_reorders_and_augments_is_not_remembered(digits, monkeypatch):
+    monkeypatch.setattr(batches, "COST_RATIO", 0.01)
+
+    class Augmenting(Reordering):
+        def __getitem__(self, index):
+            x, y = super().__getitem__(index)
+            noise = np.random.default_rng(len(self.asked)).normal(0, 0.01, x.shape)
+            return x + noise.astype("float32"), y
+
+    trainer = ks.ImportanceTraining(known(digits), seed=0)
+    source, reading = Augmenting(digits[0][:320], digits[1][:320]), Reading()
+    with pytest.warns(UserWarning, match="other contents in each pass.*with ids that stay") as w:
+        history = trainer.fit(source, epochs=3, callbacks=[reading], verbose=0).history
+    assert len(w) == 1 and trainer.memory is None
+    # By fresh scores of a presample from the second epoch on; nothing was lost.
     assert history["presample"][-1] > 1.0
     assert all(batch.indices is None for batch in reading.batches[11:])
     assert len(reading.batches) == 30

@@ -42,12 +42,17 @@ class ItemReader:
         if dataset.num_batches == 0:
             raise ValueError("`x` must hold at least one batch. Received: a PyDataset without any.")
 
+    @property
+    def has_workers(self) -> bool:
+        """Whether items are read in threads or processes of the data set's own."""
+        dataset = self._dataset
+        return bool(dataset.workers > 1 or (dataset.workers and dataset.use_multiprocessing))
+
     def next_item(self) -> tuple[int, Any]:
         """The next index, and the item there."""
-        dataset = self._dataset
-        if dataset.workers <= 1 and not (dataset.workers and dataset.use_multiprocessing):
+        if not self.has_workers:
             index = int(self.order.take(1)[0])
-            return index, dataset[index]
+            return index, self._dataset[index]
         if self._pool is None:
             self._pool = self._make_pool()
         # Not past the end of a pass: the next order may not be drawn yet.

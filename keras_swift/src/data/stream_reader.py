@@ -6,16 +6,17 @@ import contextlib
 import math
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_swift.src._types import State
 from keras_swift.src.data.arrays import Data
+from keras_swift.src.data.read import Read, StreamBatch
 from keras_swift.src.data.reader import Examples
-from keras_swift.src.data.streams import Stream, StreamBatch
+from keras_swift.src.data.streams import Stream, is_dataset
 
 # A generator of unknown epoch length is read to its end, up to this many bytes.
 HELD_BYTES = 2**28
@@ -53,7 +54,9 @@ class StreamReader:
         needs_targets: bool = True,
     ) -> None:
         orders = [generator if shuffle else None for generator in generators]
-        if steps_per_epoch is None and isinstance(source, Iterator):
+        # Some data sets also have `__next__`, such as those of Keras' `ImageDataGenerator`.
+        is_generator = isinstance(source, Iterator) and not is_dataset(source)
+        if steps_per_epoch is None and is_generator:
             source = _held(source)
         self._uniform = Stream(source, orders[0], class_weight, needs_targets)
         self._shared = self._uniform.is_shared
@@ -68,21 +71,17 @@ class StreamReader:
         self._has_begun = True
         self._uniform.begin_before_the_last()
         with self._uniform.unchanged():
-            self._first = _padded(self._uniform.next_batch())
+            first = self._uniform.next_read()
+        self._first, self.sparse, self.has_ids = first.data, first.sparse, first.ids is not None
         self.batch_size = len(Examples(self._first, None))
         self.num_batches = steps_per_epoch or self._uniform.length or self._counted(source)
         # Whether a pass may end before the steps of an epoch, nobody knows when.
         ends = self._uniform.length is None and not self._shared and not _is_endless(source)
         self.is_open_ended = steps_per_epoch is not None and ends
-        # No reading ahead: other consumers of the source would miss those batches.
+        # Batches are drawn one by one: a model may have changed the source between them.
         self.together = 1
         # Some streams state their batch size, but a batch may still be smaller.
         self.fixed_size = None
-
-    @property
-    def sparse(self) -> list[bool]:
-        """list of bool, whether each leaf of `(x, y)` came as a sparse one."""
-        return self._uniform.sparse
 
     @property
     def pass_length(self) -> float:
@@ -161,7 +160,7 @@ class StreamReader:
 
     def uniform(self, by_index: bool = False) -> Examples:
         """The next batch."""
-        return Examples(_padded(self._uniform.next_batch()), None)
+        return Examples(self._uniform.next_read().data, None)
 
     def take_back(self, count: int) -> None:
         """Does nothing: a stream never draws ahead."""
@@ -190,7 +189,19 @@ class StreamReader:
     @property
     def has_places(self) -> bool:
         """Whether each example is found again by its batch and row: in a finite `PyDataset`."""
-        return isinstance(self._source, keras.utils.PyDataset) and not self._shared
+        return is_dataset(self._source) and not self._shared
+
+    @property
+    def whole_pass(self) -> float:
+        """How many batches give every example once; infinity if nobody knows."""
+        if self._shared or _is_endless(self._source):
+            return math.inf
+        counted = self._uniform.length or self._uniform.counted
+        return counted or (math.inf if self.is_open_ended else self.num_batches)
+
+    def know_by(self, key: Callable[[Read], Any]) -> None:
+        """Makes `key(read)` of each uniform batch where it is read, perhaps in a thread."""
+        self._uniform.know_by(key)
 
     @property
     def has_hooks(self) -> bool:
@@ -202,13 +213,12 @@ class StreamReader:
         )
 
     def read_ahead(self, count: int) -> None:
-        """Lets a `PyDataset`'s workers read so many uniform batches ahead."""
+        """Lets a thread, and a `PyDataset`'s workers, read so many uniform batches ahead."""
         self._uniform.read_ahead(count)
 
-    def with_index(self) -> tuple[int, Data]:
-        """The next uniform batch of a `PyDataset`, after its index there."""
-        index, batch = self._uniform.next_with_index()
-        return cast(int, index), _padded(batch)
+    def next_read(self) -> Read:
+        """The next uniform batch and what is known of it."""
+        return self._uniform.next_read()
 
     def all_or_none(self) -> contextlib.AbstractContextManager[None]:
         """A context that, if it fails, has read no uniform batch: they are read again."""
@@ -250,7 +260,7 @@ def joined(batches: Sequence[StreamBatch]) -> Data:
         ValueError: if the batches differ in form.
     """
     try:
-        return _padded(keras.tree.map_structure(_concatenated, *batches))
+        return Read(keras.tree.map_structure(_concatenated, *batches)).data
     except (ValueError, TypeError) as error:
         shapes = [
             keras.tree.map_structure(
@@ -296,9 +306,3 @@ def _concatenated(*rows: Any) -> Any:
     if any(part is None for part in rows):
         raise ValueError("an array in one batch and `None` in another")
     return np.concatenate(rows)
-
-
-def _padded(batch: StreamBatch) -> Data:
-    """`(x, y, sample_weight)`, with `None` for missing weights."""
-    x, y, sample_weight = (*batch, None)[:3]
-    return x, y, sample_weight

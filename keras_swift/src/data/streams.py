@@ -9,35 +9,31 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_swift.src._types import Array, ArrayTree
-from keras_swift.src.data.arrays import class_weights
 from keras_swift.src.data.items import ItemReader
-from keras_swift.src.data.leaves import (
-    check_text,
-    dense,
-    is_ragged,
-    is_sparse,
-    of_frame,
-    present_leaves,
-)
 from keras_swift.src.data.permutations import Permutations
+from keras_swift.src.data.read import Read, StreamBatch, checked_item
+from keras_swift.src.data.read_ahead import ReadAhead
 
-# `(x, y)` or `(x, y, sample_weight)`.
-StreamBatch: TypeAlias = tuple[ArrayTree, ...]
-# The index of a batch in a `PyDataset`, else `None`, and the batch.
-_Read: TypeAlias = tuple[int | None, StreamBatch]
+# The end of a pass.
+_END = object()
+
+
+def is_dataset(x: Any) -> bool:
+    """Whether `x` is a `PyDataset`, whose batches can be read by index."""
+    return isinstance(x, keras.utils.PyDataset)
 
 
 def is_stream(x: Any) -> bool:
     """Whether `x` yields batches rather than being arrays."""
-    if isinstance(x, keras.utils.PyDataset):
+    if is_dataset(x):
         return True
     if (
         isinstance(x, list | tuple | dict | str | bytes)
@@ -70,10 +66,6 @@ def check_stream_arguments(x: Any, y: Any, sample_weight: Any, batch_size: Any, 
         )
 
 
-class UnevenBatch(ValueError):
-    """A batch whose inputs, targets and weights have different numbers of rows."""
-
-
 class Stream:
     """Batches of a source as NumPy structures, restarted whenever it ends.
 
@@ -81,8 +73,8 @@ class Stream:
     fixed order; nothing else of this package runs in them.
 
     Args:
-        source: any of the kinds above. Its items are `(x, y)` or
-            `(x, y, sample_weight)`.
+        source: any of the kinds above. Its items are `(x, y)`, `(x, y, sample_weight)` or
+            `(x, y, sample_weight, ids)`.
         generator: `np.random.Generator` for the order of the batches of a
             finite `PyDataset`. Defaults to `None`, their own order; other
             sources always keep theirs.
@@ -90,6 +82,9 @@ class Stream:
             loss as in `model.fit`. Defaults to `None`.
         needs_targets: bool, whether a batch has to have targets. Defaults to
             `True`. Otherwise an item may also be `(x,)` or `x` alone.
+
+    Attributes:
+        counted: int, the batches of a whole pass, once one has ended.
     """
 
     def __init__(
@@ -109,10 +104,10 @@ class Stream:
         # Batches of the pass that were read, and of a whole pass once one has ended.
         self._read_in_pass = 0
         self.counted: int | None = None
-        # Whether each leaf of the inputs and targets came as a sparse one.
-        self.sparse: list[bool] = []
-        self._again: collections.deque[tuple[Any, _Read]] = collections.deque()
-        self._seen: list[tuple[Any, _Read]] | None = None
+        self._key: Callable[[Read], Any] | None = None
+        self._ahead: ReadAhead[Read] = ReadAhead(self._read)
+        self._again: collections.deque[Read] = collections.deque()
+        self._seen: list[Read] | None = None
 
     @property
     def length(self) -> int | None:
@@ -133,46 +128,94 @@ class Stream:
         return isinstance(self._source, Iterator)
 
     def next_batch(self) -> StreamBatch:
-        """The next `(x, y)` or `(x, y, sample_weight)`.
+        """The next `(x, y)` or `(x, y, sample_weight)`; raises as `next_read`."""
+        return self.next_read().batch
+
+    def next_read(self) -> Read:
+        """The next batch and what is known of it.
 
         Raises:
             ValueError: if a source that can be read only once has ended, or
                 an item is not of that form.
         """
-        return self.next_with_index()[1]
-
-    def next_with_index(self) -> tuple[int | None, StreamBatch]:
-        """The same, and its index in a `PyDataset`, else `None`."""
-        if self._again:
-            state, read = self._again.popleft()
-        else:
-            state = None if self._reader is None else self._reader.order.state()
-            index, item = self._read()
-            read = index, self._checked(item)
+        read = self._again.popleft() if self._again else self._next()
         if self._seen is not None:
-            self._seen.append((state, read))
+            self._seen.append(read)
         return read
 
     def has_more(self) -> bool:
         """Whether the pass goes on, for an iterable that does not tell its length: reads ahead."""
         if self._again or self._iterator is None:
             return True
-        try:
-            item = next(self._iterator)
-        except StopIteration:
+        read = self._ahead.next()
+        if read is None:
             self._end_pass()
             return False
         self._read_in_pass += 1
-        self._again.append((None, (None, self._checked(item))))
+        self._again.append(read)
         return True
+
+    def read_ahead(self, count: int) -> None:
+        """Lets so many batches be read ahead, by a `PyDataset`'s workers or by a thread."""
+        # The next one, and others that will be read again, are in hand already.
+        count = max(0, count - max(0, len(self._again) - 1))
+        if self._reader is not None and self._reader.has_workers:
+            self._reader.ahead = max(self._reader.ahead, count)
+        else:
+            self._ahead.allow(count)
+
+    def know_by(self, key: Callable[[Read], Any]) -> None:
+        """Makes `key(read)` the `keys` of each batch, where it is read, perhaps in a thread."""
+        self._key = key
+        again = [dataclasses.replace(read, keys=key(read)) for read in self._again]
+        self._again = collections.deque(again)
+
+    def _next(self) -> Read:
+        """The next batch of this pass, or the first of the next one."""
+        read = self._ahead.next()
+        if read is None:
+            if self._iterator is self._source:
+                raise ValueError(
+                    "The generator ended before training did. A presample takes several of "
+                    "its batches: make it longer, or lower `epochs` or `steps_per_epoch`."
+                )
+            self._end_pass()
+            read = self._ahead.next()
+        if read is None:
+            raise ValueError("`x` must hold at least one batch. Received: none.")
+        self._read_in_pass += 1
+        return read
+
+    def _read(self) -> Read | None:
+        """Reads a batch, perhaps in a thread; `None` at the end of a pass."""
+        index, position, item = None, None, _END
+        if self._reader is not None:
+            position = self._reader.order.state()
+            index, item = self._reader.next_item()
+        else:
+            if self._iterator is None:
+                self._iterator = iter(self._source)
+            item = next(self._iterator, _END)
+            if item is _END:
+                return None
+        read = checked_item(item, self._needs_targets, self._class_weight)
+        read = dataclasses.replace(read, index=index, position=position)
+        return read if self._key is None else dataclasses.replace(read, keys=self._key(read))
 
     def _end_pass(self) -> None:
         self.counted, self._read_in_pass, self._iterator = self._read_in_pass, 0, None
+
+    def _stop_reading_ahead(self) -> None:
+        """Drops what was read ahead; a `PyDataset`'s batches are read again."""
+        waiting = self._ahead.take()
+        if self._reader is not None and waiting:
+            self._reader.order.restore(waiting[0].position)
 
     def restart(self) -> None:
         """Makes the next batch the first of a new pass, if there can be one."""
         if self.is_shared:
             return
+        self._stop_reading_ahead()
         self._again.clear()
         self._iterator, self._read_in_pass = None, 0
         if self._reader is not None:
@@ -216,121 +259,49 @@ class Stream:
             while order.upcoming(1)[0] == order.size - 1:
                 order.restart()
 
-    def read_ahead(self, count: int) -> None:
-        """Lets the workers of a `PyDataset` read so many batches ahead, if its queue has fewer."""
-        if self._reader is not None:
-            self._reader.ahead = max(self._reader.ahead, count)
-
     def begin_epoch(self) -> None:
         """Calls a `PyDataset`'s hook, which may change its items; drops what was read ahead."""
         if self._reader is not None:
+            self._stop_reading_ahead()
             self._reader.forget()
             self._source.on_epoch_begin()
 
     def end_epoch(self) -> None:
         """Calls a `PyDataset`'s hook."""
         if self._reader is not None:
+            self._stop_reading_ahead()
             self._source.on_epoch_end()
             self._reader.forget()
 
     def forget(self) -> None:
-        """Drops what was read ahead."""
+        """Drops what was read ahead of a `PyDataset`."""
         if self._reader is not None:
+            self._stop_reading_ahead()
             self._reader.forget()
 
     def close(self) -> None:
-        """Stops the workers."""
+        """Stops the reading thread and the workers, and closes an iterator of our own."""
+        self._ahead.close()
         if self._reader is not None:
             self._reader.close()
+        elif self._iterator is not self._source:
+            close = getattr(self._iterator, "close", None)
+            self._iterator = None
+            if callable(close):
+                close()
 
     def state(self) -> Any:
         """The position in a `PyDataset`, for `restore`; `None` for other sources."""
         if self._reader is None:
             return None
-        return self._again[0][0] if self._again else self._reader.order.state()
+        if self._again:
+            return self._again[0].position
+        self._stop_reading_ahead()
+        return self._reader.order.state()
 
     def restore(self, state: Any) -> None:
         if self._reader is not None and state is not None:
+            self._stop_reading_ahead()
             self._again.clear()
             self._reader.forget()
             self._reader.order.restore(state)
-
-    def _read(self) -> tuple[int | None, Any]:
-        if self._reader is not None:
-            return self._reader.next_item()
-        if self._iterator is not None:
-            try:
-                item = next(self._iterator)
-                self._read_in_pass += 1
-                return None, item
-            except StopIteration:
-                if self._iterator is self._source:
-                    raise ValueError(
-                        "The generator ended before training did. A presample takes several of "
-                        "its batches: make it longer, or lower `epochs` or `steps_per_epoch`."
-                    ) from None
-                self._end_pass()
-        self._iterator = iter(self._source)
-        try:
-            item = next(self._iterator)
-            self._read_in_pass = 1
-            return None, item
-        except StopIteration:
-            raise ValueError("`x` must hold at least one batch. Received: none.") from None
-
-    def _checked(self, item: Any) -> StreamBatch:
-        batch: StreamBatch = tuple(item) if isinstance(item, list) else item
-        if not self._needs_targets and not (isinstance(batch, tuple) and len(batch) > 1):
-            batch = (batch[0] if isinstance(batch, tuple) else batch, None)
-        if not isinstance(batch, tuple) or len(batch) not in (2, 3):
-            found = f"{len(batch)} parts" if isinstance(batch, tuple) else type(batch).__name__
-            raise ValueError(
-                "A batch must be `(x, y)` or `(x, y, sample_weight)`: an example's importance and "
-                f"features are computed from its targets. Received: {found}."
-            )
-        if len(batch) == 3 and batch[2] is None:
-            batch = batch[:2]
-        self.sparse = [is_sparse(leaf) for leaf in present_leaves(batch[:2])]
-        batch = keras.tree.map_structure(_as_numpy, batch)
-        lengths = {len(leaf) for leaf in present_leaves(batch)}
-        if len(lengths) != 1 or 0 in lengths:
-            raise UnevenBatch(
-                "All parts of a batch must have the same length, at least 1, to draw single "
-                f"examples. Received: lengths {sorted(lengths)}. Let the targets have a row for "
-                "each example, and the loss join what it compares."
-            )
-        if self._class_weight is None:
-            return batch
-        if len(batch) == 3:
-            raise ValueError(
-                "`class_weight` must not be given if the stream yields weights, as in "
-                "`model.fit`. Received: both."
-            )
-        return (*batch, class_weights(batch[1], self._class_weight))
-
-
-def _as_numpy(leaf: Any) -> Array | None:
-    if leaf is None:
-        return None
-    if is_sparse(leaf):
-        leaf = dense(leaf)
-    if is_ragged(leaf):
-        raise TypeError(
-            "A batch must hold arrays whose rows have one length. Received: a ragged tensor. Make "
-            "it dense with `.to_tensor()`; in a `tf.data.Dataset`, by `.map`."
-        )
-    if hasattr(leaf, "detach"):
-        leaf = leaf.detach().cpu()
-        # NumPy has no bfloat16.
-        leaf = leaf.float() if str(leaf.dtype) == "torch.bfloat16" else leaf
-    if type(leaf).__module__.partition(".")[0] == "pandas":
-        leaf = of_frame(leaf)
-        leaf = leaf[:, None] if leaf.ndim == 1 else leaf
-    array = np.asarray(leaf)
-    check_text("A batch", array)
-    if array.ndim == 0:
-        raise ValueError(
-            "A batch must hold arrays with a first axis that counts the examples. Received: a "
-            f"scalar, {leaf!r}. Give batches, not single examples (`tf.data`: `.batch(32)`)."
-        )
-    return array.astype(keras.config.floatx()) if array.dtype == np.float64 else array

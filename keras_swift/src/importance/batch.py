@@ -25,8 +25,8 @@ class Batch:
         importance: float32 array, shape `(b,)`, only the importance weights;
             all ones in a uniform batch.
         indices: int64 array, shape `(b,)`, into the data, of a `PyDataset` in
-            the order of batches and rows; `None` for a stream whose scores
-            are not remembered.
+            the order of batches and rows, of other streams into
+            `trainer.memory`; `None` where scores are not remembered.
         sample_weight: the user's weights of these examples, as given; `None` without.
         scores: float64 array, shape `(b,)`, the scores of these examples;
             remembered ones if nothing was scored for the draw;

@@ -29,7 +29,7 @@ from keras_swift.src.importance.lookahead import Lookahead
 from keras_swift.src.importance.pool import PooledSampler
 from keras_swift.src.importance.presampling import ImportanceSampler, uniform_batch
 from keras_swift.src.importance.remembered import RememberedSampler
-from keras_swift.src.records.identity import PlacedReader, Places
+from keras_swift.src.records.identity import Identity, KnownReader
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.scoring.compiled import build_for
 from keras_swift.src.scoring.scorer import Scorer
@@ -140,27 +140,28 @@ class Batches:
         tap: Tap,
         floor: float,
         step_power: float,
-        places: Places | None = None,
+        identity: Identity | None = None,
     ) -> None:
         """Draws by remembered scores from here on.
 
         Args:
             memory: `ExampleMemory` of as many examples as there are, or as have a number in
-                `places`.
+                `identity`.
             tap: `Tap` that will record the training steps.
             floor: float in [0, 1), the uniform share of the probabilities.
             step_power: float, as for the class.
-            places: `Places` of the examples of a stream. Defaults to `None`, for arrays.
+            identity: `Identity` of the examples of a stream. Defaults to `None`, for arrays.
         """
         fresh, reader = self._fresh, self.reader
         rest = (memory, floor, fresh.generator, fresh.check_labels, step_power, self.easing)
         sampler: RememberedSampler
         if isinstance(reader, ArrayReader):
             sampler = RememberedSampler(reader, self.scorer, *rest)
-        elif places is not None:
-            sampler = self._pooled = PooledSampler(PlacedReader(reader, places), self.scorer, *rest)
+        elif identity is not None:
+            known = KnownReader(reader, identity)
+            sampler = self._pooled = PooledSampler(known, self.scorer, *rest)
         else:
-            raise TypeError("Scores are remembered by index. Received: a stream, which has none.")
+            raise TypeError("A stream is remembered by an `Identity`. Received: identity=None.")
         self.journal.tap = tap
         sampler.listen(self.journal, self._in_flight)
         self._lookahead = Lookahead(sampler, self.model)

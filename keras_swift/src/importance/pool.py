@@ -1,14 +1,15 @@
-"""Importance sampling by remembered scores from a pool: the next batches of a `PyDataset`.
+"""Importance sampling by remembered scores from pools: the next batches of a stream.
 
-A `PyDataset` gives whole batches, so an example cannot be read alone. This file decides what is
-drawn from batches that are read anyway: each once an epoch, as in `model.fit`. A row is in one pool
-of an epoch, and drawn with exact weights there, so the gradient summed over an epoch stays
-unbiased.
+A stream gives whole batches, so an example cannot be read alone. This file decides what is drawn
+from batches that are read anyway: each once an epoch, as in `model.fit`. A row is in one pool of an
+epoch, and drawn with exact weights there, so the gradient summed over an epoch stays unbiased. The
+next pool is read while one is trained on.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -17,35 +18,53 @@ import numpy as np
 from keras_swift.src._types import FloatArray, IntArray, State
 from keras_swift.src.data.arrays import Data, select
 from keras_swift.src.data.draws import systematic_draw
+from keras_swift.src.data.leaves import present_leaves, structure_key
 from keras_swift.src.data.reader import ArrayReader, Examples
+from keras_swift.src.data.stream_reader import joined
 from keras_swift.src.importance import resampling
+from keras_swift.src.importance.batch import mask_correction
 from keras_swift.src.importance.easing import Easing
-from keras_swift.src.importance.remembered import Part, RememberedSampler
-from keras_swift.src.records.identity import NotPooled, PlacedReader
+from keras_swift.src.importance.remembered import PARTS, Drawn, Part, RememberedSampler, Taken
+from keras_swift.src.records.identity import Known, KnownReader, NotPooled
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.scoring.scorer import Scorer
 
 
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The rows of a pool that have one shape, which are drawn together.
+
+    Attributes:
+        data: the rows, `(x, y, sample_weight)`, first axis `m`.
+        numbers: int array, shape `(m,)`, which examples they are.
+        indices: int array, shape `(m,)`, where these are in the memory that users see.
+        positions: int array, shape `(m,)`, the drawn rows.
+        weights: float64 array, shape `(m,)`, their importance weights.
+        length: int, how many numbers a row of the first input has.
+    """
+
+    data: Data
+    numbers: IntArray
+    indices: IntArray
+    positions: IntArray
+    weights: FloatArray
+    length: int
+
+
 @dataclasses.dataclass
 class PooledPart(Part):
-    """The next batches of a `PyDataset`: as they come, or drawn from all their rows.
+    """The next batches of a stream: as they come, or drawn from all their rows.
 
     As they come, `indices` and `weights` are empty, because nothing has been read yet, and
     `candidate` has the weights of all examples.
 
     Attributes:
         steps: int, how many batches there are; `used` counts these.
-        data: the rows of the pool, `(x, y, sample_weight)`.
-        positions: int array, shape `(m,)`, the drawn rows.
-        places: int array, shape `(m,)`, the drawn examples in the order of batches and rows.
-        ends: int array, shape `(steps,)`, where each drawn batch ends.
+        plan: list of the group and the slice of its draws that make each batch.
     """
 
     steps: int = 0
-    data: Data = (None, None, None)
-    positions: IntArray | None = None
-    places: IntArray | None = None
-    ends: IntArray | None = None
+    plan: list[tuple[Group, slice]] = dataclasses.field(default_factory=list)
 
     @property
     def left(self) -> int:
@@ -53,23 +72,23 @@ class PooledPart(Part):
 
 
 class PooledSampler(RememberedSampler):
-    """Draws from pools of the batches of a `PyDataset` by remembered scores.
+    """Draws from pools of the batches of a stream by remembered scores.
 
-    From a pool of `m` rows `m` are drawn, row `i` with the probability
+    From the `m` rows of one shape in a pool `m` are drawn, row `i` with the probability
     `p_i = floor / m + (1 - floor) s_i / sum(s)` and the weight `1 / (m p_i)`,
     and cut into batches as long as those that were read. Until most examples
-    have a score, and while scores gain nothing, batches are handed over as
+    of a pool are known, and while scores gain nothing, batches are handed over as
     they are read.
 
     Args:
-        reader: `PlacedReader`.
+        reader: `KnownReader`.
         scorer, memory, floor, generator, check_labels, step_power, easing: as for
-            `RememberedSampler`; the memory has the examples by their numbers in `reader.places`.
+            `RememberedSampler`; the memory has the examples by their numbers in `reader.identity`.
     """
 
     def __init__(
         self,
-        reader: PlacedReader,
+        reader: KnownReader,
         scorer: Scorer,
         memory: ExampleMemory,
         floor: float,
@@ -82,34 +101,64 @@ class PooledSampler(RememberedSampler):
         arrays = cast(ArrayReader, reader)
         super().__init__(arrays, scorer, memory, floor, generator, check_labels, step_power, easing)
         self._batches = reader
-        self._part_steps = reader.most_pooled(self._part_steps)
+        self._part_steps = reader.pool_steps
+        # The gain is measured over as long a part of an epoch as with arrays.
+        self._measured_steps = math.ceil(reader.num_batches / PARTS)
+        self._unmeasured = 0
+        self._steps_left = 0
+        # Whether an epoch has begun in which examples may come that were read before.
+        self._may_know = False
 
     @property
     def is_over(self) -> bool:
-        """bool, whether the source turned out to give other examples at the same places."""
-        return not self._batches.places.is_consistent
+        """bool, whether the source turned out to give other examples in each pass."""
+        return not self._batches.identity.is_consistent
 
     def begin_epoch(self, restarts: bool) -> None:
         """Called when an epoch begins, always with an empty pool."""
         self._part = None
+        self._may_know = len(self.memory) > 0
 
     def end_epoch(self) -> None:
         """Called when an epoch ends; drops what is left of a pool."""
         super().end_epoch()
+        self._batches.stop_reading_ahead()
         self._part = None
 
     def state(self) -> State:
         """State for `restore`, between two epochs."""
-        return {**super().state(), "places": self._batches.places.state()}
+        return {
+            **super().state(),
+            "identity": self._batches.identity.state(),
+            "unmeasured": self._unmeasured,
+        }
 
     def restore(self, state: State) -> None:
         """Restores what `state` returned."""
-        self._batches.places.restore(state["places"])
-        size = len(state["memory"]["latest"])
-        self.memory.resize(size)
-        if self._valid is not None:
-            self._valid = np.full((size, self._valid.shape[1]), np.nan, np.float32)
+        self._batches.identity.restore(state["identity"])
+        self._unmeasured = state["unmeasured"]
+        self.memory.resize(len(state["memory"]["latest"]))
+        if self._valid_rows is not None:
+            self._valid_rows.resize(len(self.memory))
         super().restore(state)
+        self.memory.ids = self._batches.identity.ids
+
+    def _ready_part(self, steps_left: int) -> Part:
+        self._steps_left = steps_left
+        return super()._ready_part(steps_left)
+
+    def _measure_gain(self) -> None:
+        if self._unmeasured >= self._measured_steps:
+            self._unmeasured = 0
+            super()._measure_gain()
+
+    def _scores(self) -> FloatArray | None:
+        seen = self.memory.seen
+        if not self._may_know or not seen.any():
+            return None
+        scores: FloatArray = self.memory.score.astype(np.float64)
+        scores[~seen] = scores[seen].mean()
+        return scores
 
     def _uniform_part(self, steps: int, candidates: FloatArray | None = None) -> Part:
         nothing = np.zeros(0, np.int64)
@@ -117,54 +166,90 @@ class PooledSampler(RememberedSampler):
 
     def _drawn_part(self, steps: int, scores: FloatArray, probability: FloatArray) -> Part:
         try:
-            pool = self._batches.pool(steps)
+            batches = self._batches.pool(steps, self._steps_left)
         except NotPooled:
             return self._uniform_part(steps)
         # Rows that were never read before get the mean, as others without a score do.
         known = np.full(self._make_room(), scores.mean())
         known[: len(scores)] = scores
-        scores = known[pool.numbers]
-        probability = resampling.sampling_probability(scores, self._floor)
+        plan: list[tuple[Group, slice]] = []
+        nothing = np.zeros(0, np.int64)
+        groups = {key: self._group(found, known) for key, found in _by_shape(batches).items()}
+        ends = dict.fromkeys(groups, 0)
+        for batch in batches:
+            key, rows = _shape_of(batch), len(batch.numbers)
+            plan.append((groups[key], slice(ends[key], ends[key] + rows)))
+            ends[key] += rows
+        return PooledPart(nothing, np.zeros(0), by_importance=True, steps=len(batches), plan=plan)
+
+    def _group(self, batches: list[Known], scores: FloatArray) -> Group:
+        """Draws as many rows as these batches of one shape have."""
+        data = joined([batch.data for batch in batches])
+        numbers = np.concatenate([batch.numbers for batch in batches])
+        probability = resampling.sampling_probability(scores[numbers], self._floor)
         positions = systematic_draw(len(probability) * probability, self._generator)
-        drawn = resampling.importance_weights(probability)[positions]
-        return PooledPart(
-            pool.numbers[positions],
-            drawn,
-            drawn,
-            by_importance=True,
-            steps=steps,
-            data=pool.data,
-            positions=positions,
-            places=pool.indices[positions],
-            ends=np.cumsum(pool.lengths),
+        return Group(
+            data,
+            numbers,
+            np.concatenate([batch.indices for batch in batches]),
+            positions,
+            resampling.importance_weights(probability)[positions],
+            _row_length(data),
         )
 
-    def _take(self, part: Part) -> tuple[Examples, IntArray, FloatArray, FloatArray | None]:
+    def _take(self, part: Part) -> Taken:
         pool = cast(PooledPart, part)
         pool.used += 1
-        if pool.positions is None or pool.places is None or pool.ends is None:
+        self._unmeasured += 1
+        if not pool.plan:
             return self._as_it_comes(pool.candidate)
-        start = pool.ends[pool.used - 2] if pool.used > 1 else 0
-        rows = slice(start, pool.ends[pool.used - 1])
-        x, y, sample_weight = select(pool.data, pool.positions[rows])
-        drawn = pool.weights[rows]
-        return Examples((x, y, sample_weight), pool.places[rows]), pool.indices[rows], drawn, drawn
+        group, rows = pool.plan[pool.used - 1]
+        positions, weights = group.positions[rows], group.weights[rows]
+        examples = Examples(select(group.data, positions), group.indices[positions])
+        drawn = Drawn(group.numbers[positions], weights, weights, group.length)
+        return Taken(examples, drawn, self._corrections_in(group, positions))
 
-    def _as_it_comes(
-        self, candidates: FloatArray | None
-    ) -> tuple[Examples, IntArray, FloatArray, FloatArray | None]:
-        batch = self._batches.batch()
+    def _as_it_comes(self, candidates: FloatArray | None) -> Taken:
+        batch = self._batches.batch(self._steps_left)
         numbers, candidate = batch.numbers, None
-        if candidates is not None and numbers[-1] < len(candidates):
+        if candidates is not None and numbers.max() < len(candidates):
             candidate = candidates[numbers]
-        return Examples(batch.data, batch.indices), numbers, np.ones(len(numbers)), candidate
+        examples = Examples(batch.data, batch.indices)
+        drawn = Drawn(numbers, np.ones(len(numbers)), candidate, _row_length(batch.data))
+        return Taken(examples, drawn)
+
+    def _corrections_in(self, group: Group, positions: IntArray) -> FloatArray | None:
+        """As `_corrections`, for a uniform batch of the group."""
+        if self._valid is None:
+            return None
+        valid = self._valid[group.numbers].astype(np.float64)
+        if not np.isfinite(valid).any():
+            return None
+        return mask_correction(np.nan_to_num(valid, nan=float(np.nanmean(valid))), positions)
 
     def _make_room(self) -> int:
         """Makes room for what is known of the examples read so far; returns their number."""
-        count = self._batches.places.count
-        if len(self.memory) < count:
-            self.memory.resize(count)
-        if self._valid is not None and len(self._valid) < count:
-            extra = count - len(self._valid)
-            self._valid = np.pad(self._valid, ((0, extra), (0, 0)), constant_values=np.nan)
+        count = max(self._batches.identity.count, len(self.memory))
+        self.memory.resize(count)
+        self.memory.ids = self._batches.identity.ids
+        if self._valid_rows is not None:
+            self._valid_rows.resize(count)
         return count
+
+
+def _by_shape(batches: list[Known]) -> dict[str, list[Known]]:
+    found: dict[str, list[Known]] = {}
+    for batch in batches:
+        found.setdefault(_shape_of(batch), []).append(batch)
+    return found
+
+
+def _shape_of(batch: Known) -> str:
+    """What batches must have in common to be joined."""
+    leaves = [(leaf.shape[1:], leaf.dtype.kind) for leaf in present_leaves(batch.data)]
+    return f"{structure_key(batch.data)} {leaves}"
+
+
+def _row_length(data: Data) -> int:
+    leaves = present_leaves(data[0])
+    return math.prod(leaves[0].shape[1:]) if leaves else 1

@@ -218,7 +218,7 @@ class ImportanceSampler:
             x=x,
             y=y,
             weights=self.scorer.loss_weights(
-                importance, sample_weight, mask_correction(valid, drawn.positions)
+                importance, sample_weight, mask_correction(valid, drawn.positions), y
             ),
             importance=importance.astype(np.float32),
             indices=None if indices is None else indices[drawn.positions],
@@ -267,7 +267,7 @@ def uniform_batch(scorer: Scorer, examples: Examples, scores: FloatArray | None 
     return Batch(
         x=x,
         y=y,
-        weights=scorer.loss_weights(ones, sample_weight),
+        weights=scorer.loss_weights(ones, sample_weight, None, y),
         importance=ones,
         indices=examples.indices,
         sample_weight=sample_weight,

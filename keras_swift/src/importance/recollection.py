@@ -7,15 +7,13 @@ from typing import Any
 from keras_swift.src import backends
 from keras_swift.src.data.reader import ArrayReader
 from keras_swift.src.data.stream_reader import StreamReader
-from keras_swift.src.records.identity import Places, places_of
+from keras_swift.src.records.identity import Identity
 from keras_swift.src.records.memory import ExampleMemory
 
 
 def are_known_again(reader: ArrayReader | StreamReader) -> bool:
-    """Whether examples are known again: by index, or in one process by batch and row."""
-    if isinstance(reader, ArrayReader):
-        return True
-    return reader.has_places and backends.active().process()[1] == 1
+    """Whether examples can be known again: those of arrays, and in one process those of streams."""
+    return isinstance(reader, ArrayReader) or backends.active().process()[1] == 1
 
 
 class Recollection:
@@ -23,21 +21,24 @@ class Recollection:
 
     Attributes:
         kept: `ExampleMemory` in the order in which scores are kept, or `None`.
-        places: `Places` of the examples of a `PyDataset`, which `kept` has in the order in which
+        identity: `Identity` of the examples of a stream, which `kept` has in the order in which
             they were first read; `None` for arrays.
     """
 
     def __init__(self) -> None:
         self.kept: ExampleMemory | None = None
-        self.places: Places | None = None
+        self.identity: Identity | None = None
         self._source: Any = None
 
     @property
     def memory(self) -> ExampleMemory | None:
         """The memory in the order of the data, or `None`."""
-        if self.kept is None or self.places is None:
+        if self.kept is None or self.identity is None:
             return self.kept
-        return self.kept.arranged(self.places.order()) if self.places.is_consistent else None
+        if not self.identity.is_consistent:
+            return None
+        order = self.identity.order()
+        return self.kept if order is None else self.kept.arranged(order)
 
     def forget(self) -> None:
         """Drops the memory."""
@@ -47,16 +48,17 @@ class Recollection:
         """The memory to go on with, empty for another source than the last one.
 
         Args:
-            reader: `ArrayReader`, or `StreamReader` of a source that `has_places`.
+            reader: `ArrayReader` or `StreamReader`.
 
         Returns:
-            `ExampleMemory`, or `None` if the places of this source turned out not to hold.
+            `ExampleMemory`, or `None` if the examples of this source turned out not to be known
+            again.
         """
         before, self._source = self._source, reader.identity()
         if self.kept is None or before != self._source:
             # Scores of other data would be wrong, which costs variance but no bias.
             if isinstance(reader, ArrayReader):
-                self.kept, self.places = ExampleMemory(reader.size, averages=True), None
+                self.kept, self.identity = ExampleMemory(reader.size, averages=True), None
             else:
-                self.kept, self.places = ExampleMemory(0), places_of(reader)
-        return self.kept if self.places is None or self.places.is_consistent else None
+                self.kept, self.identity = ExampleMemory(0), Identity(reader)
+        return self.kept if self.identity is None or self.identity.is_consistent else None

@@ -25,6 +25,7 @@ from keras_swift.src.importance.batch import Batch, mask_correction
 from keras_swift.src.importance.easing import Easing
 from keras_swift.src.importance.gain import RealisedGain
 from keras_swift.src.importance.presampling import uniform_batch
+from keras_swift.src.records.growing import GrowingRows
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.scoring.scorer import Scorer
 
@@ -44,6 +45,38 @@ PAYING_BACK = 0.5
 TOGETHER = 64
 # Rows that may stay on the device before they are read; a tap holds four times as many.
 UNREAD = 2**14
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """What the record of a batch's step is read by.
+
+    Attributes:
+        numbers: int array, shape `(b,)`, the rows of the memory that its examples have.
+        weights: float64 array, shape `(b,)`, their importance weights.
+        candidate: float64 array, shape `(b,)`, as in a `Part`; `None` while scores are not known.
+        length: int, how many numbers a row of its first input has.
+    """
+
+    numbers: IntArray
+    weights: FloatArray
+    candidate: FloatArray | None
+    length: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Taken:
+    """A batch of a part.
+
+    Attributes:
+        examples: `Examples`.
+        drawn: `Drawn`.
+        corrections: float64 array, one factor for each output, or `None`, by `mask_correction`.
+    """
+
+    examples: Examples
+    drawn: Drawn
+    corrections: FloatArray | None = None
 
 
 @dataclasses.dataclass
@@ -124,11 +157,10 @@ class RememberedSampler:
         self._part: Part | None = None
         self._by_index = False
         # Unmasked shares of the entries of each output, if outputs carry masks.
-        self._valid: FloatArray | None = None
+        self._valid_rows: GrowingRows | None = None
         self._journal: Journal | None = None
-        # `(indices, weights, candidate weights)` of the batches whose steps are not read back yet.
-        self._unread: collections.deque[tuple[IntArray, FloatArray, FloatArray | None]]
-        self._unread = collections.deque()
+        # The batches whose steps are not read back yet.
+        self._unread: collections.deque[Drawn] = collections.deque()
         self._unread_rows = 0
         # How many batches may be drawn ahead, and how many were drawn since the last record.
         self._in_flight = 1
@@ -137,6 +169,10 @@ class RememberedSampler:
         self.records_nothing = False
         # Not used: scores are those that the steps recorded.
         self.values: Any = None
+
+    @property
+    def _valid(self) -> FloatArray | None:
+        return None if self._valid_rows is None else self._valid_rows.values
 
     def listen(self, journal: Journal, in_flight: int) -> None:
         """Called before training.
@@ -150,17 +186,18 @@ class RememberedSampler:
         self._in_flight = in_flight
         self._forget_unread()
         if self.scorer.has_masks and self._valid is None:
-            outputs = len(self.scorer.outputs)
-            self._valid = np.full((len(self.memory), outputs), np.nan, np.float32)
+            shape = (len(self.scorer.outputs),)
+            self._valid_rows = GrowingRows(len(self.memory), shape, np.nan, np.float32)
 
     def next_batch(self, steps_left: int = 1) -> Batch:
         """The next batch of the part; draws the next part when this one is used up."""
         part = self._ready_part(steps_left)
-        examples, indices, weights, candidate = self._take(part)
-        self._unread.append((indices, weights, candidate))
-        self._unread_rows += len(indices)
+        taken = self._take(part)
+        self._unread.append(taken.drawn)
+        self._unread_rows += len(taken.drawn.numbers)
         self._unheard += 1
         self._ahead += part.rate_scale - 1.0
+        examples, weights = taken.examples, taken.drawn.weights
         x, y, sample_weight = examples.data
         if y is not None:
             self._check_labels(y)
@@ -170,25 +207,26 @@ class RememberedSampler:
         return Batch(
             x=x,
             y=y,
-            weights=self.scorer.loss_weights(weights, sample_weight, self._corrections(indices)),
+            weights=self.scorer.loss_weights(weights, sample_weight, taken.corrections, y),
             importance=weights.astype(np.float32),
             indices=examples.indices,
             sample_weight=sample_weight,
-            scores=self.memory.score[indices].astype(np.float64),
-            presample_size=len(indices),
+            scores=self.memory.score[taken.drawn.numbers].astype(np.float64),
+            presample_size=len(weights),
             by_importance=True,
             rate_scale=part.rate_scale,
             gain=part.gain,
         )
 
-    def _take(self, part: Part) -> tuple[Examples, IntArray, FloatArray, FloatArray | None]:
-        """The part's next batch: its examples, their indices, weights and candidate weights."""
+    def _take(self, part: Part) -> Taken:
+        """The part's next batch."""
         rows = slice(part.used, part.used + self.reader.batch_size)
         indices, weights = part.indices[rows], part.weights[rows]
         part.used += len(indices)
         candidate = None if part.candidate is None else part.candidate[rows]
         examples = self.reader.examples(indices, by_index=self._by_index)
-        return examples, indices, weights, candidate
+        corrections = self._corrections(indices) if part.by_importance else None
+        return Taken(examples, Drawn(indices, weights, candidate), corrections)
 
     def batches_ready(self, steps_left: int) -> int:
         """How many batches can be drawn before the model must be read again; 1 or more."""
@@ -209,7 +247,7 @@ class RememberedSampler:
             self._part.used -= sum(len(batch.importance) for batch in batches)
             self._ahead -= sum(batch.rate_scale - 1.0 for batch in batches)
         for _ in batches[: len(self._unread)]:
-            self._unread_rows -= len(self._unread.pop()[0])
+            self._unread_rows -= len(self._unread.pop().numbers)
             self._unheard -= 1
 
     def begin_epoch(self, restarts: bool) -> None:
@@ -229,7 +267,6 @@ class RememberedSampler:
 
     def state(self) -> State:
         """State for `restore`; the reader has its own."""
-        part = [] if self._part is None else list(vars(self._part).values())
         return {
             "generator": self._generator.bit_generator.state,
             "memory": self.memory.state(),
@@ -239,7 +276,7 @@ class RememberedSampler:
             "measured": self._gain.is_measured,
             "tau": self._tau,
             "ahead": self._ahead,
-            "part": part,
+            "part": None if self._part is None else dict(vars(self._part)),
         }
 
     def restore(self, state: State) -> None:
@@ -252,7 +289,7 @@ class RememberedSampler:
         self._gain.is_measured = state["measured"]
         self._tau = state["tau"]
         self._ahead = state["ahead"]
-        self._part = Part(*state["part"]) if state["part"] else None
+        self._part = None if state["part"] is None else Part(**state["part"])
         self._sums = list(state["sums"])
         self._unheard = 0
         self._forget_unread()
@@ -267,8 +304,7 @@ class RememberedSampler:
 
     def _next_part(self, steps_left: int) -> Part:
         self._read_back()
-        self._gain.update(*self._sums)
-        self._sums = [0.0, 0.0]
+        self._measure_gain()
         steps = min(self._part_steps, max(1, steps_left))
         scores = self._scores()
         if scores is None:
@@ -286,6 +322,11 @@ class RememberedSampler:
             part.gain = self._gain.value
             part.rate_scale = max(1.0, part.gain) ** self._step_power
         return part
+
+    def _measure_gain(self) -> None:
+        """Adds what the steps of the last part have shown to the realised gain."""
+        self._gain.update(*self._sums)
+        self._sums = [0.0, 0.0]
 
     def _uniform_part(self, steps: int, candidates: FloatArray | None = None) -> Part:
         """The next examples of the permutation; `candidates` are weights, shape `(n,)`."""
@@ -327,9 +368,9 @@ class RememberedSampler:
             return
         rows = self._journal.rows()
         batches, count = [], 0
-        while self._unread and count + len(self._unread[0][0]) <= len(rows):
+        while self._unread and count + len(self._unread[0].numbers) <= len(rows):
             batches.append(self._unread.popleft())
-            count += len(batches[-1][0])
+            count += len(batches[-1].numbers)
         self._unread_rows -= count
         if not batches:
             ahead = min(self._together, self._part_steps) + self._in_flight
@@ -337,15 +378,16 @@ class RememberedSampler:
             return
         self._unheard = len(self._unread)
         self._make_room()
-        indices = np.concatenate([batch[0] for batch in batches])
+        indices = np.concatenate([batch.numbers for batch in batches])
         outputs = 0 if self._valid is None else self._valid.shape[1]
         numbers = rows[:count, : rows.shape[1] - outputs]
         self.memory.record(indices, numbers)
         if self._valid is not None:
-            self._valid[indices] = rows[:count, rows.shape[1] - outputs :]
-        if all(batch[2] is not None for batch in batches):
-            weights = np.concatenate([batch[1] for batch in batches])
-            candidate = np.concatenate([batch[2] for batch in batches if batch[2] is not None])
+            self._valid[indices] = rows[:count, rows.shape[1] - outputs :] * _lengths(batches)
+        candidates = [batch.candidate for batch in batches if batch.candidate is not None]
+        if len(candidates) == len(batches):
+            weights = np.concatenate([batch.weights for batch in batches])
+            candidate = np.concatenate(candidates)
             squares = np.square(numbers[:, 0].astype(np.float64))
             squares[~np.isfinite(squares)] = 0.0
             self._sums[0] += float(np.sum(weights * squares))
@@ -365,3 +407,12 @@ class RememberedSampler:
             return None
         valid = np.nan_to_num(self._valid.astype(np.float64), nan=float(np.nanmean(self._valid)))
         return mask_correction(valid, indices)
+
+
+def _lengths(batches: list[Drawn]) -> FloatArray:
+    """The length of a row for each row of these batches, shape `(k, 1)`.
+
+    The unmasked share times this is the same however far an example was padded.
+    """
+    found = [batch.length for batch in batches]
+    return np.repeat(found, [len(batch.numbers) for batch in batches])[:, None].astype(np.float32)

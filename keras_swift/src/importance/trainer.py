@@ -16,8 +16,9 @@ from keras_swift.src._display import html_table
 from keras_swift.src._types import ArrayTree, Score, Seed
 from keras_swift.src.backends.base import Tap
 from keras_swift.src.data.arrays import ArraySource
+from keras_swift.src.data.read import UnevenBatch
 from keras_swift.src.data.reader import ArrayReader
-from keras_swift.src.data.streams import UnevenBatch
+from keras_swift.src.data.streams import is_dataset
 from keras_swift.src.fitting.arguments import resolve_fit_arguments
 from keras_swift.src.fitting.callbacks import HideFromProgressBar, StepBarrier
 from keras_swift.src.fitting.run import run_fit
@@ -70,15 +71,17 @@ class ImportanceTraining(Trainer):
     change. While there is no gain, batches are uniform, and so they are once
     the validation loss stops falling, see `ease_off`.
 
-    Scores are remembered by the index of an example, so `x` must be arrays
-    (in memory or on disk), or a finite `PyDataset`, whose examples are known
-    by batch and row: it is read once an epoch, as in `fit`, and drawn from a
-    pool of its next batches. For other streams, for a `PyDataset` that
-    reorders its examples between epochs, and for models whose training step
-    cannot be recorded, a uniform presample of `r` batches is scored in one
-    forward pass while the variance gain exceeds its cost, `k > 1 + f r`. A
-    number for `presample` selects the paper's rule, with fresh scores, for
-    any data.
+    An example is known again by its index in arrays (in memory or on disk); by
+    its batch and row in a `PyDataset`; in other streams (`tf.data`,
+    `DataLoader`, grain, generators) by its id, where they yield
+    `(x, y, sample_weight, ids)`, else by what it contains. A stream is read
+    once an epoch, as in `fit`, and drawn from pools of its next batches, which
+    a thread reads ahead. Where contents change from pass to pass
+    (augmentation without ids), with several processes, and for models whose
+    training step cannot be recorded, a uniform presample of `r` batches is
+    scored in one forward pass while the variance gain exceeds its cost,
+    `k > 1 + f r`. A number for `presample` selects the paper's rule, with
+    fresh scores, for any data.
 
     The reported `loss` and the compiled metrics are weighted so that they
     estimate what uniform training would report. What takes no weights (losses
@@ -134,8 +137,9 @@ class ImportanceTraining(Trainer):
             example: `score`, `loss`, `margin`, `probability` and `wrong`,
             arrays of shape `(n,)`, NaN for examples not seen; `None` if
             nothing was remembered. For a `PyDataset` a copy at that time, in
-            the order of batches and rows. Another `fit` on the same arrays,
-            or the same object, continues with it.
+            the order of batches and rows; for other streams in the order in
+            which examples were first read, with their `ids`. Another `fit` on
+            the same arrays, or the same object, continues with it.
 
     Raises:
         TypeError: if `model` is not a Keras model.
@@ -344,7 +348,7 @@ class ImportanceTraining(Trainer):
             )
             self._weighted_step.inspect(batches)
         except (NoExampleLoss, UnevenBatch) as error:
-            if not isinstance(x, Iterator):
+            if is_dataset(x) or not isinstance(x, Iterator):
                 return self._uniform_fit(str(error), given)
             # Its first batch has been read.
             raise
@@ -424,7 +428,7 @@ class ImportanceTraining(Trainer):
         self._weighted_step.record(StepScores(self._scorer), rows)
         floor = remembered.FLOOR if self.floor is None else self.floor
         tap = cast(Tap, self._weighted_step.tap)
-        batches.remember(memory, tap, floor, power, self._recollection.places)
+        batches.remember(memory, tap, floor, power, self._recollection.identity)
 
 
 def _keras_seed() -> int:

@@ -1,25 +1,42 @@
-"""Examples of a `PyDataset`, recognised by the batch and the row in which they come.
+"""Which example is this? How the examples of a stream are known again in another epoch.
 
-This file decides what is the same example in another epoch, and in which order examples are
-numbered. How many rows a batch has is known once it has been read.
+By the ids that the user gives; by the batch and the row in which they come, in a `PyDataset` that
+keeps its places; else by what they contain. This file decides which of these holds, and in which
+order examples are numbered: that in which they are first read.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 import zlib
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from keras_swift.src._types import Array, IntArray, State
 from keras_swift.src.data.arrays import Data
 from keras_swift.src.data.leaves import present_leaves
-from keras_swift.src.data.stream_reader import StreamReader, joined
+from keras_swift.src.data.read import Read
+from keras_swift.src.data.stream_reader import StreamReader
+from keras_swift.src.records.keys import KeyTable, content_keys, id_keys
 
-# A pool takes at most this many bytes, but may have as many batches as a queue of Keras' workers.
+# Batches in hand and read ahead take at most this many bytes together, but a pool may have as many
+# batches as a queue of Keras' workers.
 POOL_BYTES = 2**28
 LEAST_BATCHES = 10
+# An epoch has at least four pools. While the first is read nothing is trained, so it has a
+# twentieth of a long epoch.
+FEWEST_POOLS, POOLS = 4, 20
+# Contents are no identity if fewer than this share come back in a second pass.
+FEW = 0.1
+# Of a source without an end, so many examples may be new before they are given up.
+MOST_NEW = 2**24
+NOT_KNOWN_AGAIN = (
+    "The examples of `x` have other contents in each pass, so their scores cannot be remembered: "
+    "yield `(x, y, sample_weight, ids)` with ids that stay with an example through shuffling and "
+    "augmentation (`sample_weight` may be `None`), or augment in layers of the model."
+)
 
 
 class Places:
@@ -33,7 +50,7 @@ class Places:
 
     Attributes:
         count: int, how many examples have a number.
-        hold: bool, whether every position still holds the same example.
+        is_consistent: bool, whether every position still holds the same example.
 
     Example:
         >>> places = Places(2, usual=3, compares=False)
@@ -127,97 +144,247 @@ class Places:
         return np.arange(self.count - rows, self.count)
 
 
-@dataclasses.dataclass(frozen=True)
-class Placed:
-    """Examples of some batches, and which they are.
+class Identity:
+    """Numbers the examples of a stream, so that each has one number however often it comes.
+
+    Args:
+        reader: `StreamReader`.
 
     Attributes:
-        data: `(x, y, sample_weight)`, structures with first axis `m`.
-        numbers: int array, shape `(m,)`, by `Places.numbers`.
-        indices: int array, shape `(m,)`, in the order of batches and rows.
-        lengths: list of int, how many of them each batch has.
+        kind: `"ids"`, `"places"` or `"content"`, what an example is known by.
+        is_consistent: bool, whether examples have been known again so far.
+    """
+
+    def __init__(self, reader: StreamReader) -> None:
+        self.kind: Literal["ids", "places", "content"] = "content"
+        self._places: Places | None = None
+        self._table: KeyTable | None = None
+        # Each new id, in the order of the numbers.
+        self._ids: list[Array] = []
+        self.is_consistent = True
+        if reader.has_ids:
+            self.kind = "ids"
+        elif reader.has_places:
+            self.kind = "places"
+            self._places = places_of(reader)
+        if not reader.has_places or reader.has_hooks or reader.has_ids:
+            # A hook may reorder the examples: then they are known by their contents.
+            self._table = KeyTable()
+
+    @property
+    def count(self) -> int:
+        """int, how many examples have a number."""
+        if self.kind == "places" and self._places is not None:
+            return self._places.count
+        return 0 if self._table is None else len(self._table)
+
+    @property
+    def ids(self) -> Array | None:
+        """The ids of the examples, or hashes of their contents; `None` for places."""
+        if self.kind == "content" and self._table is not None:
+            return self._table.keys
+        if not self._ids:
+            return None
+        if len(self._ids) > 1:
+            self._ids = [np.concatenate(self._ids)]
+        return self._ids[0]
+
+    def order(self) -> IntArray | None:
+        """The numbers in the order of batches and rows of a `PyDataset`; `None` for others."""
+        return self._places.order() if self.kind == "places" and self._places else None
+
+    def key(self, read: Read) -> Array | None:
+        """What a batch's examples are known by, `None` for their places; may run in a thread.
+
+        Raises:
+            ValueError: if this batch has ids and others have not.
+        """
+        if (read.ids is not None) != (self.kind == "ids"):
+            raise ValueError(
+                "All batches must have ids, their fourth part, or none. Received: a batch "
+                f"{'without' if read.ids is None else 'with'} ids after others "
+                f"{'with' if read.ids is None else 'without'}. Yield "
+                "`(x, y, sample_weight, ids)` always; `sample_weight` may be `None`."
+            )
+        if read.ids is not None:
+            return id_keys(read.ids)
+        return None if self._table is None else content_keys(read)
+
+    def numbers(self, reads: list[Read]) -> list[IntArray]:
+        """The numbers of the examples of these batches, one array of shape `(b,)` for each."""
+        if self.kind == "places" and self._places is not None:
+            found = self._by_place(reads, self._places)
+            if self._places.is_consistent:
+                return found
+            self.is_consistent = self._table is not None
+            if not self.is_consistent:
+                return found
+            self.kind = "content"
+        if self._table is None:
+            raise RuntimeError("there is no table of keys")
+        before = len(self._table)
+        numbers = self._table.numbers(np.concatenate([read.keys for read in reads]))
+        if self.kind == "ids" and len(self._table) > before:
+            self._add_ids(reads, numbers, before)
+        return np.split(numbers, np.cumsum([len(read.keys) for read in reads])[:-1])
+
+    def forget(self, why: str) -> None:
+        """Gives up knowing examples again, and says so."""
+        self.is_consistent = False
+        self._table, self._ids = None, []
+        warnings.warn(why, stacklevel=2)
+
+    def state(self) -> State:
+        """State for `restore`."""
+        return {
+            "kind": self.kind,
+            "is_consistent": self.is_consistent,
+            "places": None if self._places is None else self._places.state(),
+            "table": None if self._table is None else self._table.state(),
+            "ids": self.ids if self.kind == "ids" else None,
+        }
+
+    def restore(self, state: State) -> None:
+        """Restores what `state` returned."""
+        self.kind, self.is_consistent = state["kind"], state["is_consistent"]
+        if self._places is not None and state["places"] is not None:
+            self._places.restore(state["places"])
+        if state["table"] is None:
+            self._table = None
+        elif self._table is not None:
+            self._table.restore(state["table"])
+        self._ids = [] if state["ids"] is None else [state["ids"].copy()]
+
+    def indices(self, read: Read, numbers: IntArray) -> IntArray:
+        """Where a batch's examples are in the memory that users see, shape `(b,)`."""
+        if self.kind == "places" and self._places is not None and read.index is not None:
+            return self._places.indices(read.index, len(numbers))
+        return numbers
+
+    def _by_place(self, reads: list[Read], places: Places) -> list[IntArray]:
+        found = []
+        for read in reads:
+            before = places.count
+            found.append(places.numbers(int(read.index or 0), read.data))
+            if self._table is not None and places.is_consistent and places.count > before:
+                self._table.place(read.keys, found[-1], places.count)
+        return found
+
+    def _add_ids(self, reads: list[Read], numbers: IntArray, before: int) -> None:
+        ids = np.concatenate([read.ids for read in reads if read.ids is not None])
+        added, first = np.unique(numbers, return_index=True)
+        self._ids.append(ids[first[added >= before]])
+        if len(self._ids) > 1024:
+            self._ids = [np.concatenate(self._ids)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """A batch, and which examples it has.
+
+    Attributes:
+        data: `(x, y, sample_weight)`, structures with first axis `b`.
+        numbers: int array, shape `(b,)`, by `Identity.numbers`.
+        indices: int array, shape `(b,)`, into the memory that users see.
     """
 
     data: Data
     numbers: IntArray
     indices: IntArray
-    lengths: list[int]
 
 
 class NotPooled(Exception):
-    """Batches that cannot be drawn from together; they are read again."""
+    """Batches that cannot be drawn from, because few of their examples are known."""
 
 
-class PlacedReader:
-    """Reads the batches of a `PyDataset`, and which examples they have.
+class KnownReader:
+    """Reads the batches of a stream, and which examples they have.
 
     Args:
-        reader: `StreamReader` of a finite `PyDataset`.
-        places: `Places` of its examples.
+        reader: `StreamReader`.
+        identity: `Identity` of its examples.
 
     Attributes:
         batch_size: int, the rows of its first batch.
         num_batches: int, the steps of an epoch.
+        pool_steps: int, how many batches a pool has.
         most_together: int, how many batches may be drawn ahead.
     """
 
     most_together = 1
 
-    def __init__(self, reader: StreamReader, places: Places) -> None:
+    def __init__(self, reader: StreamReader, identity: Identity) -> None:
         self._reader = reader
-        self.places = places
+        self.identity = identity
         self.batch_size, self.num_batches = reader.batch_size, reader.num_batches
+        self.size = self.batch_size * self.num_batches
+        reader.know_by(identity.key)
+        self.pool_steps = self._pool_steps()
+        self._steps = 0
+        self._new = 0
 
-    @property
-    def size(self) -> int:
-        """int, the number of examples, as far as is known."""
-        return self.places.size
-
-    @property
-    def is_within_pass(self) -> bool:
-        """Whether the first pass has not ended: some batches have never been read."""
-        return not self.places.are_complete
-
-    def most_pooled(self, wanted: int) -> int:
-        """How many batches a pool may have, up to `wanted`, given the memory they take.
-
-        While batches are drawn from it, workers read as many for the next one.
-        """
+    def _pool_steps(self) -> int:
+        wanted = max(LEAST_BATCHES, -(-self.num_batches // POOLS))
+        wanted = max(1, min(wanted, -(-self.num_batches // FEWEST_POOLS)))
         size: int = sum(leaf.nbytes for leaf in present_leaves(self._reader.first(self.batch_size)))
-        count = min(wanted, max(LEAST_BATCHES, POOL_BYTES // max(1, size)))
-        self._reader.read_ahead(count)
-        return count
+        # While batches are drawn from one pool, the next is read.
+        return min(wanted, max(LEAST_BATCHES, POOL_BYTES // 2 // max(1, size)))
 
-    def batch(self) -> Placed:
-        """The next batch."""
-        return self._placed(*self._reader.with_index())
+    def stop_reading_ahead(self) -> None:
+        """Called at the end of an epoch."""
+        self._reader.read_ahead(0)
 
-    def pool(self, count: int) -> Placed:
-        """The next batches, joined.
+    def _next(self, steps_left: int) -> Read:
+        # Not past the end of an epoch, after which the source may be another.
+        self._reader.read_ahead(min(steps_left - 1, self.pool_steps))
+        return self._reader.next_read()
+
+    def batch(self, steps_left: int = 1) -> Known:
+        """The next batch.
+
+        Args:
+            steps_left: int, how many batches of the epoch are unread, this one included; up to a
+                pool of them is read ahead.
+        """
+        read = self._next(steps_left)
+        before = self.identity.count
+        (numbers,) = self.identity.numbers([read])
+        self._steps += 1
+        self._new += self.identity.count - before
+        if self.identity.kind == "content" and self._new > MOST_NEW:
+            self.identity.forget(NOT_KNOWN_AGAIN)
+        return Known(read.data, numbers, self.identity.indices(read, numbers))
+
+    def pool(self, count: int, steps_left: int = 0) -> list[Known]:
+        """The next batches.
+
+        Args:
+            count: int, how many.
+            steps_left: int, as for `batch`.
 
         Raises:
-            NotPooled: if they differ in form, or hold other examples than before.
+            NotPooled: if most of their examples are new; they are read again then.
         """
+        identity = self.identity
         with self._reader.all_or_none():
-            found = [self.batch() for _ in range(count)]
-            if not self.places.is_consistent:
+            reads = [self._next(steps_left - done) for done in range(count)]
+            before = identity.count
+            numbers = identity.numbers(reads)
+            self._new += identity.count - before
+            if not identity.is_consistent:
                 raise NotPooled
-            try:
-                data = joined([placed.data for placed in found])
-            except ValueError as error:
-                self.places.is_consistent = False
-                raise NotPooled from error
-        return Placed(
-            data,
-            np.concatenate([placed.numbers for placed in found]),
-            np.concatenate([placed.indices for placed in found]),
-            [len(placed.numbers) for placed in found],
-        )
-
-    def _placed(self, index: int, data: Data) -> Placed:
-        numbers = self.places.numbers(index, data)
-        indices = self.places.indices(index, len(numbers))
-        return Placed(data, numbers, indices, [len(numbers)])
+            known = float(np.mean(np.concatenate(numbers) < before))
+            if known < FEW and self._steps >= self._reader.whole_pass:
+                if identity.kind == "content":
+                    identity.forget(NOT_KNOWN_AGAIN)
+            if known < 0.5:
+                raise NotPooled
+        self._steps += count
+        self._new = 0
+        return [
+            Known(read.data, found, identity.indices(read, found))
+            for read, found in zip(reads, numbers, strict=True)
+        ]
 
 
 def places_of(reader: StreamReader) -> Places:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from keras_swift.src._types import BoolArray, FloatArray, IntArray, State
+from keras_swift.src._types import Array, BoolArray, FloatArray, IntArray, State
+from keras_swift.src.records.growing import GrowingRows
 from keras_swift.src.rules import check, shown
 
 COLUMNS = ("score", "loss", "margin", "probability")
@@ -23,6 +24,11 @@ class ExampleMemory:
         size: int, `n`, the number of examples.
         averages: bool, whether means over all records are kept too. Defaults to `False`.
 
+    Attributes:
+        ids: array, shape `(n,)`, for a stream: the ids that it yielded, or uint64 hashes of the
+            examples if it yielded none; `None` for arrays, and for a `PyDataset` that keeps its
+            examples in their places, whose order is that of batches and rows.
+
     Example:
         >>> memory = ExampleMemory(3)
         >>> memory.record(np.array([2, 0]), np.array([[0.5, 1.0, -1.0, 0.3], [0.1, 0.2, 2.0, 0.9]]))
@@ -32,14 +38,27 @@ class ExampleMemory:
 
     def __init__(self, size: int, averages: bool = False) -> None:
         check(size=size, averages=averages)
-        self._latest = np.full((size, len(COLUMNS)), np.nan, np.float32)
+        self._rows = GrowingRows(size, (len(COLUMNS),), np.nan, np.float32)
         # Sums of loss, margin, probability and the number of wrong predictions.
-        self._sums = np.zeros((size if averages else 0, 4))
-        self._counts = np.zeros(size if averages else 0, np.int32)
+        self._sum_rows = GrowingRows(size if averages else 0, (4,), 0.0, np.float64)
+        self._count_rows = GrowingRows(size if averages else 0, (), 0, np.int32)
         self._averages = averages
+        self.ids: Array | None = None
 
     def __len__(self) -> int:
-        return len(self._latest)
+        return len(self._rows)
+
+    @property
+    def _latest(self) -> FloatArray:
+        return self._rows.values
+
+    @property
+    def _sums(self) -> FloatArray:
+        return self._sum_rows.values
+
+    @property
+    def _counts(self) -> IntArray:
+        return self._count_rows.values
 
     def __repr__(self) -> str:
         return f"<ExampleMemory of {len(self)} examples, {self.known_share:.0%} seen>"
@@ -155,11 +174,10 @@ class ExampleMemory:
     def resize(self, size: int) -> None:
         """Makes room for `size` examples; the first ones keep their numbers."""
         check(size=size)
-        kept, extra = slice(None, size), max(0, size - len(self))
-        self._latest = np.pad(self._latest[kept], ((0, extra), (0, 0)), constant_values=np.nan)
+        self._rows.resize(size)
         if self._averages:
-            self._sums = np.pad(self._sums[kept], ((0, extra), (0, 0)))
-            self._counts = np.pad(self._counts[kept], (0, extra))
+            self._sum_rows.resize(size)
+            self._count_rows.resize(size)
 
     def arranged(self, order: IntArray) -> ExampleMemory:
         """The latest numbers of the same examples in another order.
@@ -182,6 +200,8 @@ class ExampleMemory:
         }
 
     def restore(self, state: State) -> None:
+        """Restores what `state` returned."""
+        self.resize(len(state["latest"]))
         self._latest[:] = state["latest"]
         self._sums[:], self._counts[:] = state["sums"], state["counts"]
 

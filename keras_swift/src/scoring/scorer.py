@@ -80,6 +80,7 @@ class Scorer:
         # Known once the first batch has been scored.
         self.outputs: list[OutputLoss] = []
         self._weight_axes: list[tuple[int, ...]] = []
+        self._masked_losses: list[bool] = []
         self._masked = False
         self._structure: ArrayTree = None
         self._matching = Matching(None)
@@ -168,7 +169,7 @@ class Scorer:
         targets, outputs = self._matching.aligned(y, y_pred)
         self._structure = keras.tree.map_structure(lambda leaf: 0, outputs)
         weights = self._weights_of_losses(sample_weight)
-        self._weight_axes, self._masked = [], False
+        self._weight_axes, self._masked_losses, self._masked = [], [], False
         losses, square = 0.0, 0.0
         valid: list[Tensor] = []
         for output, weight in zip(self.outputs, weights, strict=True):
@@ -176,6 +177,7 @@ class Scorer:
             # Keras multiplies mask and weights in place on PyTorch, so there
             # the weights need all the axes; elsewhere they broadcast.
             self._weight_axes.append(found.axes if found.masked else (1,) * len(found.axes))
+            self._masked_losses.append(found.masked)
             self._masked |= found.masked
             losses = losses + found.losses * output.weight
             square = square + ops.square(row_norms(found.gradient))
@@ -228,6 +230,7 @@ class Scorer:
         importance: FloatArray,
         sample_weight: ArrayTree = None,
         corrections: FloatArray | None = None,
+        y: ArrayTree = None,
     ) -> ArrayTree:
         """Importance times user weights, in the shape each output's loss needs.
 
@@ -240,6 +243,8 @@ class Scorer:
                 examples. Defaults to `None`.
             corrections: float array, one factor for each compiled loss.
                 Defaults to `None`, 1 for all.
+            y: structure of the targets of these examples, whose steps may be more or fewer than
+                those of the first batch. Defaults to `None`, as many.
 
         Returns:
             A float32 array if one serves all outputs, else a structure like
@@ -250,7 +255,7 @@ class Scorer:
             return _weighted(importance, sample_weight)
         found = self._weights_of_losses(sample_weight)
         weights = []
-        for position, axes in enumerate(self._weight_axes):
+        for position, axes in enumerate(self._axes_for(y)):
             weight = np.reshape(importance, (-1,) + (1,) * len(axes))
             if corrections is not None:
                 weight = weight * corrections[position]
@@ -270,6 +275,18 @@ class Scorer:
         }
         leaves = [by_path.get(path, weights[0]) for path in paths(self._structure)]
         return keras.tree.pack_sequence_as(self._structure, leaves)
+
+    def _axes_for(self, y: ArrayTree) -> list[tuple[int, ...]]:
+        """The axes of each loss's weights after the first, with the sizes that its targets have."""
+        targets = present_leaves(y)
+        if len(targets) != len(self._weight_axes):
+            return self._weight_axes
+        found = []
+        every = zip(self._weight_axes, self._masked_losses, targets, strict=True)
+        for axes, is_masked, target in every:
+            sizes = tuple(target.shape[1 : 1 + len(axes)])
+            found.append(sizes if is_masked and len(sizes) == len(axes) else axes)
+        return found
 
     def _weights_differ(self, sample_weight: ArrayTree) -> bool:
         """Whether the outputs need weights of their own.

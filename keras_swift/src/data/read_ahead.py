@@ -1,0 +1,118 @@
+"""Reads a source in a thread, so that it is read while the model trains.
+
+This file decides who reads, and when: one thread at a time, and never more than was allowed.
+"""
+
+from __future__ import annotations
+
+import collections
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+# How long `close` waits for a read that is under way, in seconds. The thread is a daemon, so a
+# source that never answers keeps no program from ending.
+PATIENCE = 30.0
+
+
+class ReadAhead(Generic[T]):
+    """Calls `read` in a thread, in order, and hands over what it returned.
+
+    The thread begins when reading ahead is first allowed; without that, `next` calls `read` itself.
+    After a `None` (the end of a pass) or an exception nothing is read until `next` has handed that
+    over and is called again.
+
+    Args:
+        read: function without arguments; never called from two threads at once.
+
+    Example:
+        >>> ahead = ReadAhead(iter([1, 2, 3]).__next__)
+        >>> ahead.allow(2)
+        >>> ahead.next(), ahead.next()
+        (1, 2)
+        >>> ahead.close()
+    """
+
+    def __init__(self, read: Callable[[], T | None]) -> None:
+        self._read = read
+        self._found: collections.deque[tuple[T | None, BaseException | None]] = collections.deque()
+        self._allowed = 0
+        self._is_awaited = self._is_reading = self._is_closed = self._is_halted = False
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def allow(self, count: int) -> None:
+        """Lets so many results wait to be handed over; 0 stops reading ahead."""
+        with self._changed:
+            self._allowed = count
+            if count and self._thread is None and not self._is_closed:
+                self._thread = threading.Thread(
+                    target=self._run, name="keras_swift reads ahead", daemon=True
+                )
+                self._thread.start()
+            self._changed.notify_all()
+
+    def next(self) -> T | None:
+        """The next result of `read`; an exception arrives as it was raised there."""
+        with self._changed:
+            self._is_halted = False
+            if self._thread is not None:
+                self._is_awaited = True
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._found)
+                self._is_awaited = False
+            if self._found:
+                result, error = self._found.popleft()
+                self._is_halted = result is None
+                self._changed.notify_all()
+                if error is not None:
+                    raise error
+                return result
+        return self._read()
+
+    def take(self) -> list[T]:
+        """Stops reading ahead and returns what waits; an error or an end that waits is dropped."""
+        with self._changed:
+            self._allowed = 0
+            self._changed.wait_for(lambda: not self._is_reading)
+            found = [result for result, _ in self._found if result is not None]
+            self._found.clear()
+            self._is_halted = False
+        return found
+
+    def close(self) -> None:
+        """Ends the thread and drops what waits; waits for a read that is under way."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(PATIENCE)
+        self._thread = None
+        self._found.clear()
+        self._is_closed = False
+        self._allowed = 0
+
+    @property
+    def _may_read(self) -> bool:
+        if self._is_halted or (self._found and self._found[-1][0] is None):
+            return False
+        return len(self._found) < max(self._allowed, self._is_awaited)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._may_read or self._is_closed)
+                if self._is_closed:
+                    return
+                self._is_reading = True
+            result, error = None, None
+            try:
+                result = self._read()
+            except BaseException as raised:  # Handed over, whatever it is.
+                error = raised
+            with self._changed:
+                self._found.append((result, error))
+                self._is_reading = False
+                self._changed.notify_all()
