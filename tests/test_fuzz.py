@@ -23,6 +23,7 @@ EVERYWHERE_THE_SAME = {
 NAMED = (
     "`x`", "`y`", "`sample_weight`", "`class_weight`", "`batch_size`", "`presample`", "Scores",
     "`validation_split`", "`steps_per_epoch`", "`x`, `y` and", "A batch", "All parts of a batch",
+    "The ids of a batch",
     "The batches of a stream",
 )  # fmt: skip
 

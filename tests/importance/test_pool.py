@@ -142,7 +142,7 @@ def test_each_batch_is_read_once_an_epoch_and_importance_gains(digits, settings)
         def on_epoch_end(self, epoch, logs=None):
             counts.append(sorted(source.asked))
 
-    trainer = ks.ImportanceTraining(classifier(0.2), seed=0)
+    trainer = ks.ImportanceTraining(classifier(0.2), seed=0, ease_off=False)
     history = trainer.fit(source, epochs=6, callbacks=[Count()], verbose=0).history
     assert counts == [list(range(20))] * 6
     assert history["importance"][0] == 0.0 and history["importance"][-1] == 1.0
@@ -289,7 +289,8 @@ def test_a_source_that_reorders_and_augments_is_not_remembered(digits, monkeypat
     source, reading = Augmenting(digits[0][:320], digits[1][:320]), Reading()
     with pytest.warns(UserWarning, match="other contents in each pass.*with ids that stay") as w:
         history = trainer.fit(source, epochs=3, callbacks=[reading], verbose=0).history
-    assert len(w) == 1 and trainer.memory is None
+    said = [warning for warning in w if "other contents" in str(warning.message)]
+    assert len(said) == 1 and trainer.memory is None
     # By fresh scores of a presample from the second epoch on; nothing was lost.
     assert history["presample"][-1] > 1.0
     assert all(batch.indices is None for batch in reading.batches[11:])

@@ -530,14 +530,14 @@ def test_the_history_is_strict_json(digits, settings):
     assert again == history.history
 
 
-def test_streams_are_not_remembered(digits):
+def test_another_source_is_remembered_anew(digits):
     x, y = digits[0][:96], digits[1][:96]
     trainer = ks.ImportanceTraining(classifier(), seed=0)
     trainer.fit(x, y, verbose=0)
-    assert trainer.memory is not None
-    batches = [(x[i : i + 32], y[i : i + 32]) for i in (0, 32, 64)]
+    assert len(trainer.memory) == 96 and trainer.memory.ids is None
+    batches = [(x[i : i + 32], y[i : i + 32]) for i in (0, 32)]
     trainer.fit(iter(batches), verbose=0)
-    assert trainer.memory is None
+    assert len(trainer.memory) == 64 and len(trainer.memory.ids) == 64
 
 
 def test_a_fit_of_the_models_own_may_call_ours(digits):

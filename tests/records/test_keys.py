@@ -83,7 +83,7 @@ def test_the_table_numbers_keys_as_a_dict_does():
     assert len(table) == len(numbers)
     np.testing.assert_array_equal(table.keys, np.array(list(numbers), np.uint64))
     again = KeyTable()
-    again.restore(table.state())
+    again.restore(table.keys.copy())
     np.testing.assert_array_equal(again.find(pool), table.find(pool))
     assert again.numbers(np.array([1], np.uint64)).tolist() == [len(numbers)]
 

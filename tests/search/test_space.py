@@ -11,7 +11,7 @@ import keras_swift as ks
     [
         ({"transform": "rank"}, ValueError, "`transform` must be one of.*Received.*'rank'"),
         ({"segments": 0}, ValueError, "`segments` must be"),
-        ({"segments": 2.5}, ValueError, "`segments` must be.*Received: segments=2.5"),
+        ({"segments": 2.5}, TypeError, "`segments` must be.*Received: segments=2.5"),
         ({"features": ("lost",)}, ValueError, "among 'loss', 'renormed_entropy'"),
     ],
 )

@@ -110,8 +110,8 @@ def test_wrong_arguments_are_refused(digits, arguments, error, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("x", r"epoch 1\. `x` holds a NaN or an infinity, first at index 5"),
-        ("sample_weight", r"`sample_weight` holds a NaN or an infinity, first at index 5"),
+        ("x", r"`x` must be finite.*in 1 of 100 examples, the first at index 5"),
+        ("sample_weight", r"`sample_weight` must be finite.*the first at index 5"),
         (None, r"of epoch 1\. The data are finite: lower the learning rate"),
     ],
 )

@@ -233,6 +233,7 @@ class Batches:
             warnings.warn(NOT_RECORDED, stacklevel=2)
             lookahead.sampler = self._fresh
         if self._pooled is not None and self._pooled.is_over:
+            self._pooled.release()
             lookahead.sampler = self._fresh
         batch = lookahead.next(self._steps_left)
         if self._processes > 1 and len(batch.importance) != self.batch_size:

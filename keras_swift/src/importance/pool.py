@@ -114,6 +114,11 @@ class PooledSampler(RememberedSampler):
         """bool, whether the source turned out to give other examples in each pass."""
         return not self._batches.identity.is_consistent
 
+    def release(self) -> None:
+        """Called when others draw from here on: frees what examples were known by."""
+        self._batches.stop_reading_ahead()
+        self._batches.identity.release()
+
     def begin_epoch(self, restarts: bool) -> None:
         """Called when an epoch begins, always with an empty pool."""
         self._part = None
@@ -143,14 +148,14 @@ class PooledSampler(RememberedSampler):
         super().restore(state)
         self.memory.ids = self._batches.identity.ids
 
-    def _ready_part(self, steps_left: int) -> Part:
+    def ready_part(self, steps_left: int) -> Part:
         self._steps_left = steps_left
-        return super()._ready_part(steps_left)
+        return super().ready_part(steps_left)
 
-    def _measure_gain(self) -> None:
+    def measure_gain(self) -> None:
         if self._unmeasured >= self._measured_steps:
             self._unmeasured = 0
-            super()._measure_gain()
+            super().measure_gain()
 
     def _scores(self) -> FloatArray | None:
         seen = self.memory.seen

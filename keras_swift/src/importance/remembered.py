@@ -191,7 +191,7 @@ class RememberedSampler:
 
     def next_batch(self, steps_left: int = 1) -> Batch:
         """The next batch of the part; draws the next part when this one is used up."""
-        part = self._ready_part(steps_left)
+        part = self.ready_part(steps_left)
         taken = self._take(part)
         self._unread.append(taken.drawn)
         self._unread_rows += len(taken.drawn.numbers)
@@ -230,7 +230,7 @@ class RememberedSampler:
 
     def batches_ready(self, steps_left: int) -> int:
         """How many batches can be drawn before the model must be read again; 1 or more."""
-        left = math.ceil(self._ready_part(steps_left).left / self.reader.batch_size)
+        left = math.ceil(self.ready_part(steps_left).left / self.reader.batch_size)
         return max(1, min(self._together, left, steps_left))
 
     @property
@@ -276,7 +276,7 @@ class RememberedSampler:
             "measured": self._gain.is_measured,
             "tau": self._tau,
             "ahead": self._ahead,
-            "part": None if self._part is None else dict(vars(self._part)),
+            "part": [] if self._part is None else [dict(vars(self._part))],
         }
 
     def restore(self, state: State) -> None:
@@ -289,12 +289,12 @@ class RememberedSampler:
         self._gain.is_measured = state["measured"]
         self._tau = state["tau"]
         self._ahead = state["ahead"]
-        self._part = None if state["part"] is None else Part(**state["part"])
+        self._part = Part(**state["part"][0]) if state["part"] else None
         self._sums = list(state["sums"])
         self._unheard = 0
         self._forget_unread()
 
-    def _ready_part(self, steps_left: int) -> Part:
+    def ready_part(self, steps_left: int) -> Part:
         """The part, or the next one if it is used up."""
         if self._unread_rows >= UNREAD:
             self._read_back()
@@ -304,7 +304,7 @@ class RememberedSampler:
 
     def _next_part(self, steps_left: int) -> Part:
         self._read_back()
-        self._measure_gain()
+        self.measure_gain()
         steps = min(self._part_steps, max(1, steps_left))
         scores = self._scores()
         if scores is None:
@@ -323,7 +323,7 @@ class RememberedSampler:
             part.rate_scale = max(1.0, part.gain) ** self._step_power
         return part
 
-    def _measure_gain(self) -> None:
+    def measure_gain(self) -> None:
         """Adds what the steps of the last part have shown to the realised gain."""
         self._gain.update(*self._sums)
         self._sums = [0.0, 0.0]

@@ -211,8 +211,8 @@ class ImportanceTraining(Trainer):
     def suspects(self, class_names: ClassNames = None) -> Suspects:
         """The labels of the last `fit` that are probably wrong, by what it remembered.
 
-        Costs no training. Importance draws look at doubtful examples more often; measured, that
-        changes their order little (`docs/swift_sampler.md`).
+        Costs no training. Importance draws look at doubtful examples more often than uniform
+        draws do, which may change their order; `find_suspects` trains uniformly.
 
         Args:
             class_names: as for `find_suspects`.

@@ -231,8 +231,11 @@ class Identity:
     def forget(self, why: str) -> None:
         """Gives up knowing examples again, and says so."""
         self.is_consistent = False
-        self._table, self._ids = None, []
         warnings.warn(why, stacklevel=2)
+
+    def release(self) -> None:
+        """Frees the keys of examples that are not known again."""
+        self._table, self._ids = None, []
 
     def state(self) -> State:
         """State for `restore`."""
@@ -240,7 +243,7 @@ class Identity:
             "kind": self.kind,
             "is_consistent": self.is_consistent,
             "places": None if self._places is None else self._places.state(),
-            "table": None if self._table is None else self._table.state(),
+            "keys": None if self._table is None else self._table.keys.copy(),
             "ids": self.ids if self.kind == "ids" else None,
         }
 
@@ -249,10 +252,10 @@ class Identity:
         self.kind, self.is_consistent = state["kind"], state["is_consistent"]
         if self._places is not None and state["places"] is not None:
             self._places.restore(state["places"])
-        if state["table"] is None:
+        if state["keys"] is None:
             self._table = None
         elif self._table is not None:
-            self._table.restore(state["table"])
+            self._table.restore(state["keys"])
         self._ids = [] if state["ids"] is None else [state["ids"].copy()]
 
     def indices(self, read: Read, numbers: IntArray) -> IntArray:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from keras_swift.src._types import Array, IntArray, State
+from keras_swift.src._types import Array, IntArray
 from keras_swift.src.data.leaves import is_text, present_leaves
 from keras_swift.src.data.read import Read
 from keras_swift.src.records.growing import GrowingRows
@@ -141,13 +141,9 @@ class KeyTable:
         different, first = np.unique(keys[unknown], return_index=True)
         self._add(different, numbers[unknown][first], count)
 
-    def state(self) -> State:
-        """State for `restore`."""
-        return {"keys": self.keys.copy()}
-
-    def restore(self, state: State) -> None:
-        """Restores what `state` returned."""
-        self._rows, keys = GrowingRows(0, (), 0, np.uint64), state["keys"]
+    def restore(self, keys: Array) -> None:
+        """Makes it the table of these keys, in the order of their numbers."""
+        self._rows = GrowingRows(0, (), 0, np.uint64)
         self._slots = np.full(_slots_for(max(len(keys), 64)), -1, np.int32)
         self._add(keys, np.arange(len(keys)), len(keys))
 

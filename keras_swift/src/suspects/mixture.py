@@ -202,8 +202,7 @@ def _share_of_margins(margin: FloatArray, estimate: float) -> WrongShare:
 
     A hard example of clean data is contradicted too, but hardly with confidence; a wrong label that
     resembles its class, or that was memorised, is not contradicted at all. How many these are was
-    measured on generated cases (`benchmarks/wrong_share.py`): the constants hold the truth in nine
-    of ten of them.
+    fitted to generated cases: the constants hold the truth in nine of ten of those.
     """
     size = len(margin)
     contradicted = float(np.mean(margin < 0))
