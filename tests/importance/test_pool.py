@@ -12,7 +12,8 @@ import keras_swift as ks
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.importance import batches
 from keras_swift.src.importance.pool import PooledSampler
-from keras_swift.src.records.identity import Identity, KnownReader
+from keras_swift.src.records.identity import Identity
+from keras_swift.src.records.known_reader import KnownReader
 from keras_swift.src.records.memory import ExampleMemory
 
 

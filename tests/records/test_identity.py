@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from keras_swift.src.data.stream_reader import StreamReader
-from keras_swift.src.records.identity import Identity, KnownReader, NotPooled, Places, places_of
+from keras_swift.src.records.identity import Identity, Places, places_of
+from keras_swift.src.records.known_reader import KnownReader, NotPooled
 
 
 class Lengths(keras.utils.PyDataset):
@@ -224,7 +225,7 @@ def test_a_pool_takes_a_twentieth_of_a_long_epoch_and_little_memory(monkeypatch)
     assert reading(Lengths(*[8] * 100)).pool_steps == 10
     assert reading(Lengths(*[8] * 12)).pool_steps == 3
     # A batch has 32 bytes of inputs and 64 of targets, and twice as many are held.
-    monkeypatch.setattr("keras_swift.src.records.identity.POOL_BYTES", 2 * 96 * 15)
+    monkeypatch.setattr("keras_swift.src.records.known_reader.POOL_BYTES", 2 * 96 * 15)
     assert reading(Lengths(*[8] * 400)).pool_steps == 15
 
 

@@ -29,7 +29,8 @@ from keras_swift.src.importance.lookahead import Lookahead
 from keras_swift.src.importance.pool import PooledSampler
 from keras_swift.src.importance.presampling import ImportanceSampler, uniform_batch
 from keras_swift.src.importance.remembered import RememberedSampler
-from keras_swift.src.records.identity import Identity, KnownReader
+from keras_swift.src.records.identity import Identity
+from keras_swift.src.records.known_reader import KnownReader
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.scoring.compiled import build_for
 from keras_swift.src.scoring.scorer import Scorer

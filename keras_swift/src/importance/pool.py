@@ -25,7 +25,7 @@ from keras_swift.src.importance import resampling
 from keras_swift.src.importance.batch import mask_correction
 from keras_swift.src.importance.easing import Easing
 from keras_swift.src.importance.remembered import PARTS, Drawn, Part, RememberedSampler, Taken
-from keras_swift.src.records.identity import Known, KnownReader, NotPooled
+from keras_swift.src.records.known_reader import Known, KnownReader, NotPooled
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.scoring.scorer import Scorer
 
@@ -128,6 +128,7 @@ class PooledSampler(RememberedSampler):
         """Called when an epoch ends; drops what is left of a pool."""
         super().end_epoch()
         self._batches.stop_reading_ahead()
+        self.memory.ids = self._batches.identity.ids
         self._part = None
 
     def state(self) -> State:
@@ -236,7 +237,6 @@ class PooledSampler(RememberedSampler):
         """Makes room for what is known of the examples read so far; returns their number."""
         count = max(self._batches.identity.count, len(self.memory))
         self.memory.resize(count)
-        self.memory.ids = self._batches.identity.ids
         if self._valid_rows is not None:
             self._valid_rows.resize(count)
         return count

@@ -7,7 +7,6 @@ order examples are numbered: that in which they are first read.
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 import zlib
 from typing import Any, Literal
@@ -20,23 +19,6 @@ from keras_swift.src.data.leaves import present_leaves
 from keras_swift.src.data.read import Read
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.records.keys import KeyTable, content_keys, id_keys
-
-# Batches in hand and read ahead take at most this many bytes together, but a pool may have as many
-# batches as a queue of Keras' workers.
-POOL_BYTES = 2**28
-LEAST_BATCHES = 10
-# An epoch has at least four pools. While the first is read nothing is trained, so it has a
-# twentieth of a long epoch.
-FEWEST_POOLS, POOLS = 4, 20
-# Contents are no identity if fewer than this share come back in a second pass.
-FEW = 0.1
-# Of a source without an end, so many examples may be new before they are given up.
-MOST_NEW = 2**24
-NOT_KNOWN_AGAIN = (
-    "The examples of `x` have other contents in each pass, so their scores cannot be remembered: "
-    "yield `(x, y, sample_weight, ids)` with ids that stay with an example through shuffling and "
-    "augmentation (`sample_weight` may be `None`), or augment in layers of the model."
-)
 
 
 class Places:
@@ -279,115 +261,6 @@ class Identity:
         self._ids.append(ids[first[added >= before]])
         if len(self._ids) > 1024:
             self._ids = [np.concatenate(self._ids)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Known:
-    """A batch, and which examples it has.
-
-    Attributes:
-        data: `(x, y, sample_weight)`, structures with first axis `b`.
-        numbers: int array, shape `(b,)`, by `Identity.numbers`.
-        indices: int array, shape `(b,)`, into the memory that users see.
-    """
-
-    data: Data
-    numbers: IntArray
-    indices: IntArray
-
-
-class NotPooled(Exception):
-    """Batches that cannot be drawn from, because few of their examples are known."""
-
-
-class KnownReader:
-    """Reads the batches of a stream, and which examples they have.
-
-    Args:
-        reader: `StreamReader`.
-        identity: `Identity` of its examples.
-
-    Attributes:
-        batch_size: int, the rows of its first batch.
-        num_batches: int, the steps of an epoch.
-        pool_steps: int, how many batches a pool has.
-        most_together: int, how many batches may be drawn ahead.
-    """
-
-    most_together = 1
-
-    def __init__(self, reader: StreamReader, identity: Identity) -> None:
-        self._reader = reader
-        self.identity = identity
-        self.batch_size, self.num_batches = reader.batch_size, reader.num_batches
-        self.size = self.batch_size * self.num_batches
-        reader.know_by(identity.key)
-        self.pool_steps = self._pool_steps()
-        self._steps = 0
-        self._new = 0
-
-    def _pool_steps(self) -> int:
-        wanted = max(LEAST_BATCHES, -(-self.num_batches // POOLS))
-        wanted = max(1, min(wanted, -(-self.num_batches // FEWEST_POOLS)))
-        size: int = sum(leaf.nbytes for leaf in present_leaves(self._reader.first(self.batch_size)))
-        # While batches are drawn from one pool, the next is read.
-        return min(wanted, max(LEAST_BATCHES, POOL_BYTES // 2 // max(1, size)))
-
-    def stop_reading_ahead(self) -> None:
-        """Called at the end of an epoch."""
-        self._reader.read_ahead(0)
-
-    def _next(self, steps_left: int) -> Read:
-        # Not past the end of an epoch, after which the source may be another.
-        self._reader.read_ahead(min(steps_left - 1, self.pool_steps))
-        return self._reader.next_read()
-
-    def batch(self, steps_left: int = 1) -> Known:
-        """The next batch.
-
-        Args:
-            steps_left: int, how many batches of the epoch are unread, this one included; up to a
-                pool of them is read ahead.
-        """
-        read = self._next(steps_left)
-        before = self.identity.count
-        (numbers,) = self.identity.numbers([read])
-        self._steps += 1
-        self._new += self.identity.count - before
-        if self.identity.kind == "content" and self._new > MOST_NEW:
-            self.identity.forget(NOT_KNOWN_AGAIN)
-        return Known(read.data, numbers, self.identity.indices(read, numbers))
-
-    def pool(self, count: int, steps_left: int = 0) -> list[Known]:
-        """The next batches.
-
-        Args:
-            count: int, how many.
-            steps_left: int, as for `batch`.
-
-        Raises:
-            NotPooled: if most of their examples are new; they are read again then.
-        """
-        identity = self.identity
-        with self._reader.all_or_none():
-            reads = [self._next(steps_left - done) for done in range(count)]
-            before = identity.count
-            numbers = identity.numbers(reads)
-            self._new += identity.count - before
-            if not identity.is_consistent:
-                raise NotPooled
-            known = float(np.mean(np.concatenate(numbers) < before))
-            if known < FEW and self._steps >= self._reader.whole_pass:
-                if identity.kind == "content":
-                    identity.forget(NOT_KNOWN_AGAIN)
-            if known < 0.5:
-                raise NotPooled
-        self._steps += count
-        self._new = 0
-        return [
-            Known(read.data, found, identity.indices(read, found))
-            for read, found in zip(reads, numbers, strict=True)
-        ]
 
 
 def places_of(reader: StreamReader) -> Places:
