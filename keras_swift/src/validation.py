@@ -126,7 +126,8 @@ def explained(x: ArrayTree, y: ArrayTree) -> Iterator[None]:
     except UnfitData:
         raise
     except Exception as error:
-        if explains_loss(error) or _out_of_memory(error):
+        ours = type(error).__module__.startswith("keras_swift.")
+        if ours or explains_loss(error) or _out_of_memory(error):
             raise
         raise UnfitData(
             "`x` and `y` must fit the model, its loss and the score. Received: x of shape "

@@ -373,11 +373,15 @@ def _local_rows(values: Any) -> Any:
     return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
 
 
+class CallbackMissing(RuntimeError):
+    """Scoring within a `fit` whose callbacks lack the data set's."""
+
+
 def _value(variable: keras.Variable) -> Tensor:
     # `variable.value` would return freshly initialised numbers here.
     value = value_or_none(variable)
     if value is None:
-        raise RuntimeError(_MISSING)
+        raise CallbackMissing(_MISSING)
     return value
 
 

@@ -185,7 +185,22 @@ def _either(
             update()
         return [scope.get_current_value(variable) for variable in variables]
 
-    found = keras.ops.cond(condition, lambda: values_after(first), lambda: values_after(second))
+    def values_after_second() -> list[Tensor]:
+        try:
+            return values_after(second)
+        except (
+            Exception
+        ) as error:  # Each framework raises its own error for shapes that do not fit.
+            warnings.warn(
+                "A compiled weighted metric takes no weights for single examples: while batches "
+                "are drawn by importance, the metrics describe the harder examples that were "
+                f"drawn. It gave {type(error).__name__}: {str(error).strip()[:200]}",
+                stacklevel=2,
+            )
+            return values_after(first)
+
+    # A compiled step traces both, although a uniform batch needs only the first.
+    found = keras.ops.cond(condition, lambda: values_after(first), values_after_second)
     for variable, value in zip(variables, found, strict=True):
         variable.assign(value)
 
