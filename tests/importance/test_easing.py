@@ -173,12 +173,11 @@ def test_what_is_learned_by_heart_is_drawn_uniformly_without_validation_data(dig
     x, y = digits[0][:96], digits[1][:96]
     histories = [
         ks.ImportanceTraining(classifier(0.5), seed=0, ease_off=ease_off)
-        .fit(x, y, epochs=14, verbose=0)
+        .fit(x, y, epochs=30, verbose=0)
         .history["importance"]
         for ease_off in (None, False)
     ]
-    # A gate that shuts for want of a gain may be shut at any time, but not in all epochs.
-    assert max(histories[1][-5:]) > 0
+    assert histories[1][-1] == 1
     assert histories[0][-1] == 0 and max(histories[0]) > 0
 
 
