@@ -223,7 +223,12 @@ def _share(
             )
         share = share * weights
     if loss.reduction in ("sum_over_batch_size", "mean", "mean_with_sample_weight"):
-        share = share / math.prod(values.shape[1:])
+        sizes = values.shape[1:]
+        # In a traced step an axis may have any length.
+        known = None not in sizes
+        share = share / (
+            math.prod(sizes) if known else ops.cast(ops.size(values[:1]), values.dtype)
+        )
     return share
 
 
