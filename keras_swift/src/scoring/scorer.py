@@ -278,13 +278,12 @@ class Scorer:
 
     def _axes_for(self, y: ArrayTree) -> list[tuple[int, ...]]:
         """The axes of each loss's weights after the first, with the sizes that its targets have."""
-        targets = present_leaves(y)
-        if len(targets) != len(self._weight_axes):
-            return self._weight_axes
+        by_path: dict[Any, Any] = dict(zip(paths(y), keras.tree.flatten(y), strict=True))
+        alone = next(iter(by_path.values()), None) if len(self.outputs) == 1 else None
         found = []
-        every = zip(self._weight_axes, self._masked_losses, targets, strict=True)
-        for axes, is_masked, target in every:
-            sizes = tuple(target.shape[1 : 1 + len(axes)])
+        every = zip(self.outputs, self._weight_axes, self._masked_losses, strict=True)
+        for output, axes, is_masked in every:
+            sizes = tuple(np.shape(by_path.get(output.path, alone))[1 : 1 + len(axes)])
             found.append(sizes if is_masked and len(sizes) == len(axes) else axes)
         return found
 
