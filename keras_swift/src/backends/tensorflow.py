@@ -178,6 +178,12 @@ class TensorFlowBackend(Backend):
         leaves = [tf.convert_to_tensor(leaf) for leaf in present_leaves(example)]
         # Axes that differ between two batches have unknown length, as in Keras' own data sets.
         shapes = [np.shape(leaf) for leaf in present_leaves(others[-1] if others else example)]
+        if len(shapes) != len(leaves):
+            raise ValueError(
+                "The batches of a stream must all have weights, their third part, or none: "
+                "TensorFlow wants one structure. Received: some with and some without. Give all "
+                "of them weights, of 1 where an example has none."
+            )
         shapes = [
             [
                 # With a known length, the steps of recurrent layers take less time.

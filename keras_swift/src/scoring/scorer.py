@@ -283,7 +283,7 @@ class Scorer:
         found = []
         every = zip(self.outputs, self._weight_axes, self._masked_losses, strict=True)
         for output, axes, is_masked in every:
-            sizes = tuple(np.shape(by_path.get(output.path, alone))[1 : 1 + len(axes)])
+            sizes = tuple(getattr(by_path.get(output.path, alone), "shape", ())[1 : 1 + len(axes)])
             found.append(sizes if is_masked and len(sizes) == len(axes) else axes)
         return found
 
