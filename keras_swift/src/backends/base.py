@@ -61,6 +61,14 @@ class Fed(Protocol):
     def sparse(self) -> list[bool]:
         """Whether each leaf of the inputs and targets came as a sparse one; items are dense."""
 
+    @property
+    def has_one_shape(self) -> bool:
+        """Whether all items have one shape, but for their number of examples."""
+
+    @property
+    def element_spec(self) -> Any:
+        """What a `tf.data` source says of its items; `None` for other sources."""
+
     def __getitem__(self, index: int) -> tuple[ArrayTree, ArrayTree, ArrayTree]:
         """The next item."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ import tensorflow as tf
 
 from keras_swift.src._keras import are_metrics_built, symbolic_build
 from keras_swift.src._types import Array, ArrayTree, FloatArray, Tensor
+from keras_swift.src.backends import tensorflow_feed
 from keras_swift.src.backends.base import (
     Backend,
     Fed,
@@ -24,7 +24,6 @@ from keras_swift.src.backends.base import (
     padded,
     several_processes,
 )
-from keras_swift.src.data.leaves import present_leaves, with_leaves
 
 
 class TensorFlowBackend(Backend):
@@ -167,141 +166,7 @@ class TensorFlowBackend(Backend):
 
     def feed(self, dataset: Fed, model: keras.Model) -> Any:
         """A `tf.data` dataset without a prefetch, which would run steps ahead."""
-        # TensorFlow never frees the functions that a pipeline calls, nor what they refer to, so
-        # they hold a weak reference. The caller of `fit` holds the dataset meanwhile.
-        dataset = weakref.proxy(dataset)
-        strategy = model.distribute_strategy
-        several = strategy.num_replicas_in_sync > 1
-        # `tf.data` would stack a list into one tensor.
-        example, *others = [keras.tree.lists_to_tuples(item) for item in dataset.specimens(2)]
-        # A missing array is `None` in every item.
-        leaves = [tf.convert_to_tensor(leaf) for leaf in present_leaves(example)]
-        # Axes that differ between two batches have unknown length, as in Keras' own data sets.
-        shapes = [np.shape(leaf) for leaf in present_leaves(others[-1] if others else example)]
-        if len(shapes) != len(leaves):
-            raise ValueError(
-                "The batches of a stream must all have weights, their third part, or none: "
-                "TensorFlow wants one structure. Received: some with and some without. Give all "
-                "of them weights, of 1 where an example has none."
-            )
-        shapes = [
-            [
-                # With a known length, the steps of recurrent layers take less time.
-                dataset.fixed_size,
-                *(
-                    size if size == other else None
-                    for size, other in zip(leaf.shape[1:], shape[1:], strict=True)
-                ),
-            ]
-            for leaf, shape in zip(leaves, shapes, strict=True)
-        ]
-        dtypes = [leaf.dtype for leaf in leaves]
-        # Strategies of one device fetch ahead, and then it is not known which step a batch is for.
-        together = model.steps_per_execution == 1 and not (several or self.fetches_ahead(model))
-        arrays = dataset.arrays_to_gather_from() if together else None
-        if arrays is not None:
-            data = _gathered(dataset, keras.tree.lists_to_tuples(arrays), example, dtypes, shapes)
-        else:
-            data = _items(dataset, example, dtypes, shapes)
-        options = tf.data.Options()
-        options.autotune.enabled = False
-        options.experimental_optimization.inject_prefetch = False
-        # The pipeline cannot be serialised for another worker.
-        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-        data = data.with_options(options)
-        return strategy.experimental_distribute_dataset(data) if several else data
-
-
-def _items(
-    dataset: Fed, example: ArrayTree, dtypes: list[tf.DType], shapes: list[list[int | None]]
-) -> tf.data.Dataset:
-    """The items of a dataset, each made on request."""
-
-    def item(index: Array) -> list[Array]:
-        return _of_types(present_leaves(dataset[int(index)]), dtypes)
-
-    # As they came: for sparse inputs the gradient of a layer is sparse too.
-    sparse = [*dataset.sparse, *[False] * len(dtypes)]
-
-    def load(index: Tensor) -> ArrayTree:
-        tensors = _called(item, index, dtypes, shapes)
-        leaves = [
-            tf.sparse.from_dense(tensor) if as_sparse else tensor
-            for tensor, as_sparse in zip(tensors, sparse, strict=False)
-        ]
-        return with_leaves(example, leaves)
-
-    if not dataset.is_open_ended:
-        return tf.data.Dataset.range(dataset.num_batches).map(load)
-
-    def goes_on(index: Tensor) -> Tensor:
-        return tf.reshape(tf.numpy_function(lambda _: dataset.goes_on(), [index], tf.bool), ())
-
-    # Keras reads on in it from epoch to epoch, until it ends.
-    return tf.data.Dataset.range(2**62).take_while(goes_on).map(load)
-
-
-def _gathered(
-    dataset: Fed,
-    arrays: tuple[ArrayTree, ArrayTree],
-    example: ArrayTree,
-    dtypes: list[tf.DType],
-    shapes: list[list[int | None]],
-) -> tf.data.Dataset:
-    """The same, gathered by index from copies of the arrays.
-
-    TensorFlow calls Python once for all batches drawn together, and gathers
-    the rows itself, as in `model.fit`.
-    """
-    count = len(present_leaves(arrays))
-    with tf.device("CPU:0"):
-        # A data set of their own: if `gather` captured the arrays, its graph would keep them in
-        # memory until Python collects cycles.
-        whole = tf.data.Dataset.from_tensors(
-            tuple(
-                tf.convert_to_tensor(array, dtype)
-                for array, dtype in zip(present_leaves(arrays), dtypes, strict=False)
-            )
-        )
-    dtypes = [tf.int64, *dtypes[count:]]
-    shapes = [[None, shape[0], *shape[1:]] for shape in ([dataset.fixed_size], *shapes[count:])]
-
-    def batches(_: Array) -> list[Array]:
-        rows = [keras.tree.flatten(batch) for batch in dataset.next_batches()]
-        return _of_types([np.stack(parts) for parts in zip(*rows, strict=True)], dtypes)
-
-    def gather(told: tuple[Tensor, ...], arrays: tuple[Tensor, ...]) -> ArrayTree:
-        indices, *weights = told
-        rows = [tf.gather(array, indices) for array in arrays]
-        return with_leaves(example, [*rows, *weights])
-
-    number = dataset.num_batches
-    told = (
-        tf.data.Dataset.range(number)
-        .map(lambda index: tuple(_called(batches, index, dtypes, shapes)))
-        .unbatch()
-        .take(number)
-    )
-    data = tf.data.Dataset.zip((told, whole.repeat())).map(gather)
-    return data.apply(tf.data.experimental.assert_cardinality(number))
-
-
-def _of_types(arrays: list[Array], dtypes: list[tf.DType]) -> list[Array]:
-    return [
-        np.asarray(array, dtype.as_numpy_dtype) for array, dtype in zip(arrays, dtypes, strict=True)
-    ]
-
-
-def _called(
-    function: Callable[[Array], list[Array]],
-    index: Tensor,
-    dtypes: list[tf.DType],
-    shapes: list[list[int | None]],
-) -> list[Tensor]:
-    tensors: list[Tensor] = tf.numpy_function(function, [index], dtypes)
-    for tensor, shape in zip(tensors, shapes, strict=True):
-        tensor.set_shape(shape)
-    return tensors
+        return tensorflow_feed.pipeline(dataset, model, self.fetches_ahead(model))
 
 
 class _TensorFlowTap(Tap):

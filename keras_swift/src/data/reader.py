@@ -81,6 +81,7 @@ class ArrayReader:
         self.batch_size = min(batch_size, source.size)
         self.num_batches = self.pass_length = math.ceil(source.size / self.batch_size)
         self.is_open_ended = False
+        self.element_spec = None
         size: int = sum(leaf.nbytes for leaf in present_leaves(self.first(self.batch_size)))
         self._together = max(1, min(TOGETHER, TOGETHER_BYTES // max(1, size)))
         orders = [generator if shuffle else None for generator in generators]

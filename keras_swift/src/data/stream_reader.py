@@ -84,6 +84,11 @@ class StreamReader:
         self.fixed_size = None
 
     @property
+    def element_spec(self) -> Any:
+        """What a `tf.data` source says of its items; `None` for other sources."""
+        return getattr(self._source, "element_spec", None)
+
+    @property
     def pass_length(self) -> float:
         """How many batches a pass has, infinity while that is not known."""
         if self.is_open_ended:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_swift.src.data.reader import ArrayReader
 from keras_swift.src.fitting.callbacks import StepBarrier
 from keras_swift.src.importance.batch import Batch
 from keras_swift.src.importance.batches import Batches
@@ -41,6 +42,16 @@ class Feed(keras.utils.PyDataset):
     def sparse(self) -> list[bool]:
         """list of bool, whether each leaf of the inputs and targets came as a sparse one."""
         return self._batches.reader.sparse
+
+    @property
+    def has_one_shape(self) -> bool:
+        """bool, whether all items have one shape, but for their number of examples."""
+        return isinstance(self._batches.reader, ArrayReader)
+
+    @property
+    def element_spec(self) -> Any:
+        """What a `tf.data` source says of its items; `None` for other sources."""
+        return self._batches.reader.element_spec
 
     def goes_on(self) -> bool:
         """Whether the epoch has another item."""
