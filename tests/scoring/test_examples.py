@@ -119,7 +119,8 @@ def test_features_do_not_depend_on_how_many_examples_fit_into_a_batch():
         # Not padded to: no machine has the memory.
         for size in (5, 24, 10**9)
     ]
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
+    # Matrices of other sizes are multiplied in another order.
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
     np.testing.assert_array_equal(found[1], found[2])
 
 

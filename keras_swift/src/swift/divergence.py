@@ -1,4 +1,4 @@
-"""Ends a training whose loss is no longer finite, and says what may have caused it.
+"""Ends a training whose loss or weights are no longer finite, and says what may have caused it.
 
 A record of such a training would be that of the steps before, without a word.
 """
@@ -15,7 +15,9 @@ from keras_swift.src.swift.recording import RecordingCallback
 
 
 class RefuseDivergence(keras.callbacks.Callback):
-    """Raises at the end of the epoch in which a loss was not finite; placed after the recorder.
+    """Raises at the end of the epoch in which a loss or a weight was not finite.
+
+    It is placed after the recorder.
 
     Args:
         recorder: `RecordingCallback` of the training.
@@ -31,8 +33,12 @@ class RefuseDivergence(keras.callbacks.Callback):
         found = self._recorder.diverged
         loss = (logs or {}).get("loss", 0.0)
         if found is None and np.isfinite(loss):
-            return
-        when = f"a loss of {loss} in epoch {epoch + 1}"
+            if self._are_weights_finite():
+                return
+            # Some processors' ReLU makes 0 of a NaN, and then no loss shows it.
+            when = f"weights that are not finite after epoch {epoch + 1}"
+        else:
+            when = f"a loss of {loss} in epoch {epoch + 1}"
         if found is not None:
             step = "" if found.step is None else f"step {found.step} of "
             when = (
@@ -42,6 +48,12 @@ class RefuseDivergence(keras.callbacks.Callback):
         raise ValueError(
             "The training must converge, because wrong labels are found by its losses. Received: "
             f"{when}. {self._cause()}"
+        )
+
+    def _are_weights_finite(self) -> bool:
+        return all(
+            np.isfinite(keras.ops.convert_to_numpy(keras.ops.sum(weight)))
+            for weight in self.model.trainable_variables
         )
 
     def _cause(self) -> str:
