@@ -16,39 +16,17 @@ from typing import Any, cast
 import numpy as np
 
 from keras_swift.src._types import FloatArray, IntArray, State
-from keras_swift.src.data.arrays import Data, select
+from keras_swift.src.data.arrays import select
 from keras_swift.src.data.draws import systematic_draw
-from keras_swift.src.data.leaves import present_leaves, structure_key
 from keras_swift.src.data.reader import ArrayReader, Examples
-from keras_swift.src.data.stream_reader import joined
 from keras_swift.src.importance import resampling
 from keras_swift.src.importance.batch import mask_correction
 from keras_swift.src.importance.easing import Easing
 from keras_swift.src.importance.remembered import PARTS, Drawn, Part, RememberedSampler, Taken
-from keras_swift.src.records.known_reader import Known, KnownReader, NotPooled
+from keras_swift.src.records.known_reader import KnownReader, NotPooled
 from keras_swift.src.records.memory import ExampleMemory
+from keras_swift.src.records.pooled import Group, drawn_batches, row_length
 from keras_swift.src.scoring.scorer import Scorer
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """The rows of a pool that have one shape, which are drawn together.
-
-    Attributes:
-        data: the rows, `(x, y, sample_weight)`, first axis `m`.
-        numbers: int array, shape `(m,)`, which examples they are.
-        indices: int array, shape `(m,)`, where these are in the memory that users see.
-        positions: int array, shape `(m,)`, the drawn rows.
-        weights: float64 array, shape `(m,)`, their importance weights.
-        length: int, how many numbers a row of the first input has.
-    """
-
-    data: Data
-    numbers: IntArray
-    indices: IntArray
-    positions: IntArray
-    weights: FloatArray
-    length: int
 
 
 @dataclasses.dataclass
@@ -178,30 +156,16 @@ class PooledSampler(RememberedSampler):
         # Rows that were never read before get the mean, as others without a score do.
         known = np.full(self._make_room(), scores.mean())
         known[: len(scores)] = scores
-        plan: list[tuple[Group, slice]] = []
         nothing = np.zeros(0, np.int64)
-        groups = {key: self._group(found, known) for key, found in _by_shape(batches).items()}
-        ends = dict.fromkeys(groups, 0)
-        for batch in batches:
-            key, rows = _shape_of(batch), len(batch.numbers)
-            plan.append((groups[key], slice(ends[key], ends[key] + rows)))
-            ends[key] += rows
-        return PooledPart(nothing, np.zeros(0), by_importance=True, steps=len(batches), plan=plan)
 
-    def _group(self, batches: list[Known], scores: FloatArray) -> Group:
-        """Draws as many rows as these batches of one shape have."""
-        data = joined([batch.data for batch in batches])
-        numbers = np.concatenate([batch.numbers for batch in batches])
-        probability = resampling.sampling_probability(scores[numbers], self._floor)
-        positions = systematic_draw(len(probability) * probability, self._generator)
-        return Group(
-            data,
-            numbers,
-            np.concatenate([batch.indices for batch in batches]),
-            positions,
-            resampling.importance_weights(probability)[positions],
-            _row_length(data),
-        )
+        def draw(places: list[int]) -> tuple[IntArray, FloatArray]:
+            numbers = np.concatenate([batches[place].numbers for place in places])
+            chances = resampling.sampling_probability(known[numbers], self._floor)
+            positions = systematic_draw(len(chances) * chances, self._generator)
+            return positions, resampling.importance_weights(chances)[positions]
+
+        plan = drawn_batches(batches, draw)
+        return PooledPart(nothing, np.zeros(0), by_importance=True, steps=len(batches), plan=plan)
 
     def _take(self, part: Part) -> Taken:
         pool = cast(PooledPart, part)
@@ -221,7 +185,7 @@ class PooledSampler(RememberedSampler):
         if candidates is not None and numbers.max() < len(candidates):
             candidate = candidates[numbers]
         examples = Examples(batch.data, batch.indices)
-        drawn = Drawn(numbers, np.ones(len(numbers)), candidate, _row_length(batch.data))
+        drawn = Drawn(numbers, np.ones(len(numbers)), candidate, row_length(batch.data))
         return Taken(examples, drawn)
 
     def _corrections_in(self, group: Group, positions: IntArray) -> FloatArray | None:
@@ -240,21 +204,3 @@ class PooledSampler(RememberedSampler):
         if self._valid_rows is not None:
             self._valid_rows.resize(count)
         return count
-
-
-def _by_shape(batches: list[Known]) -> dict[str, list[Known]]:
-    found: dict[str, list[Known]] = {}
-    for batch in batches:
-        found.setdefault(_shape_of(batch), []).append(batch)
-    return found
-
-
-def _shape_of(batch: Known) -> str:
-    """What batches must have in common to be joined."""
-    leaves = [(leaf.shape[1:], leaf.dtype.kind) for leaf in present_leaves(batch.data)]
-    return f"{structure_key(batch.data)} {leaves}"
-
-
-def _row_length(data: Data) -> int:
-    leaves = present_leaves(data[0])
-    return math.prod(leaves[0].shape[1:]) if leaves else 1
