@@ -74,14 +74,14 @@ def check_seed(seed: Any) -> None:
         check_if_given(seed=seed)
 
 
-def check_fit(arguments: Mapping[str, Any]) -> None:
+def check_fit(arguments: Any) -> None:
     """Raises for arguments of `fit`, without the data, that are not what Keras takes.
 
     Args:
-        arguments: mapping from the names to the values.
+        arguments: an object with their names as attributes.
     """
     for names, check_them in ((_IN_FIT, check), (_OPTIONAL_IN_FIT, check_if_given)):
-        check_them(**{name: arguments[name] for name in names})
+        check_them(**{name: getattr(arguments, name) for name in names})
 
 
 def numbers(name: str, value: Any, shape: Sequence[int | None]) -> FloatArray:

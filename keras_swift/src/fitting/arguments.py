@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
+from keras.callbacks import History
 
 from keras_swift.src._types import ArrayTree
 from keras_swift.src.data import arrays
@@ -96,55 +98,73 @@ class TrainingData:
         return ArrayReader(self.examples, self.batch_size, generators, self.shuffle)
 
 
-def resolve_fit_arguments(
-    *,
-    needs_targets: bool = True,
-    x: Any,
-    y: Any,
-    batch_size: int | None,
-    epochs: int,
-    verbose: Any,
-    validation_split: float,
-    validation_data: Any,
-    shuffle: Any,
-    class_weight: dict[int, float] | None,
-    sample_weight: Any,
-    initial_epoch: int,
-    steps_per_epoch: int | None,
-    validation_steps: int | None,
-    validation_batch_size: int | None,
-    validation_freq: Any,
-) -> tuple[TrainingData, dict[str, Any]]:
-    """Splits the arguments of `keras.Model.fit`, except `callbacks`.
+@dataclasses.dataclass(frozen=True)
+class FitArguments:
+    """The arguments of a call of `fit`, with the names and the meaning of `keras.Model.fit`."""
 
-    Args:
-        needs_targets: bool, whether there has to be a `y`. Defaults to `True`.
+    x: Any
+    y: Any
+    batch_size: int | None
+    epochs: int
+    verbose: int | Literal["auto"]
+    callbacks: Any
+    validation_split: float
+    validation_data: Any
+    shuffle: bool | Literal["batch"]
+    class_weight: dict[int, float] | None
+    sample_weight: Any
+    initial_epoch: int
+    steps_per_epoch: int | None
+    validation_steps: int | None
+    validation_batch_size: int | None
+    validation_freq: int | Sequence[int]
 
-    Returns:
-        A tuple `(data, rest)`: the training data, and the arguments passed
-        on to `model.fit`, with the data that `validation_split` holds out.
+    def passed_to(self, fit: Callable[..., History]) -> History:
+        """Calls a `fit` of Keras with all of them."""
+        named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fit(**named)
 
-    Raises:
-        TypeError: if `x` is neither arrays nor a source of batches.
-        ValueError: for arguments that do not fit each other.
-    """
-    if is_stream(x):
-        check_stream_arguments(x, y, sample_weight, None, validation_split)
-    else:
-        if validation_split and validation_data is None:
-            (x, y, sample_weight), validation_data = arrays.split(
-                x, y, sample_weight, validation_split
-            )
-        validation_batch_size = validation_batch_size or batch_size
-    data = TrainingData.of(
-        x, y, sample_weight, batch_size, class_weight, shuffle, steps_per_epoch, needs_targets
-    )
-    return data, {
-        "epochs": epochs,
-        "verbose": verbose,
-        "initial_epoch": initial_epoch,
-        "validation_data": validation_data,
-        "validation_steps": validation_steps,
-        "validation_batch_size": validation_batch_size,
-        "validation_freq": validation_freq,
-    }
+    def resolved(self, needs_targets: bool = True) -> tuple[TrainingData, dict[str, Any]]:
+        """Splits them, except `callbacks`, into data and the rest.
+
+        Args:
+            needs_targets: bool, whether there has to be a `y`. Defaults to `True`.
+
+        Returns:
+            A tuple `(data, rest)`: the training data, and the arguments passed
+            on to `model.fit`, with the data that `validation_split` holds out.
+
+        Raises:
+            TypeError: if `x` is neither arrays nor a source of batches.
+            ValueError: for arguments that do not fit each other.
+        """
+        x, y, sample_weight = self.x, self.y, self.sample_weight
+        validation_data = self.validation_data
+        validation_batch_size = self.validation_batch_size
+        if is_stream(x):
+            check_stream_arguments(x, y, sample_weight, None, self.validation_split)
+        else:
+            if self.validation_split and validation_data is None:
+                (x, y, sample_weight), validation_data = arrays.split(
+                    x, y, sample_weight, self.validation_split
+                )
+            validation_batch_size = validation_batch_size or self.batch_size
+        data = TrainingData.of(
+            x,
+            y,
+            sample_weight,
+            self.batch_size,
+            self.class_weight,
+            self.shuffle,
+            self.steps_per_epoch,
+            needs_targets,
+        )
+        return data, {
+            "epochs": self.epochs,
+            "verbose": self.verbose,
+            "initial_epoch": self.initial_epoch,
+            "validation_data": validation_data,
+            "validation_steps": self.validation_steps,
+            "validation_batch_size": validation_batch_size,
+            "validation_freq": self.validation_freq,
+        }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from keras_swift.src.data.arrays import ArraySource
 from keras_swift.src.data.read import UnevenBatch
 from keras_swift.src.data.reader import ArrayReader
 from keras_swift.src.data.streams import is_dataset
-from keras_swift.src.fitting.arguments import resolve_fit_arguments
+from keras_swift.src.fitting.arguments import FitArguments
 from keras_swift.src.fitting.callbacks import HideFromProgressBar, StepBarrier
 from keras_swift.src.fitting.run import run_fit
 from keras_swift.src.fitting.trainer import Trainer
@@ -300,10 +301,27 @@ class ImportanceTraining(Trainer):
                 model.
         """
         check_model(self.model, any_batches=False, trains=True)
-        given = {name: value for name, value in locals().items() if name != "self"}
+        given = FitArguments(
+            x=x,
+            y=y,
+            batch_size=batch_size,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_split=validation_split,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            validation_batch_size=validation_batch_size,
+            validation_freq=validation_freq,
+        )
         if self.model in _IN_TRAINING:
             # We called the model's own `fit`, and it calls us: `x` already holds our batches.
-            return keras.Model.fit(self.model, **given)
+            return given.passed_to(functools.partial(keras.Model.fit, self.model))
         check_fit(given)
         reason = why_uniform(self.model, self.score, x, y)
         if reason is not None:
@@ -315,10 +333,7 @@ class ImportanceTraining(Trainer):
                 f"Received: scale_learning_rate={self.scale_learning_rate!r} on a model of several "
                 "replicas. Leave it out, or False."
             )
-        data, rest = resolve_fit_arguments(
-            needs_targets=needs_targets(self.model, self.score),
-            **{name: value for name, value in given.items() if name != "callbacks"},
-        )
+        data, rest = given.resolved(needs_targets(self.model, self.score))
         presample = chosen_presample(self.presample, self.tau_threshold)
         eases = presample == "auto" if self.ease_off is None else self.ease_off
         self._easing.begin(eases, validates=rest["validation_data"] is not None)
@@ -392,11 +407,11 @@ class ImportanceTraining(Trainer):
                 batches.on_epoch_end()
                 batches.close()
 
-    def _uniform_fit(self, reason: str, given: dict[str, Any]) -> keras.callbacks.History:
+    def _uniform_fit(self, reason: str, given: FitArguments) -> keras.callbacks.History:
         """Calls `model.fit` itself, and adds the history of uniform batches."""
         warnings.warn(uniform_warning(reason), stacklevel=3)
         with _in_training(self.model):
-            history = self.model.fit(**given)
+            history = given.passed_to(self.model.fit)
         epochs = len(history.epoch)
         for name, value in {"tau": 0.0, "importance": 0.0, "presample": 1.0, "gain": 1.0}.items():
             history.history[name] = [value] * epochs

@@ -6,6 +6,7 @@ the batches of an epoch.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -21,7 +22,7 @@ from keras_swift.src.data.fingerprint import of_arrays
 from keras_swift.src.data.held import held_examples
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.data.streams import is_stream
-from keras_swift.src.fitting.arguments import TrainingData, resolve_fit_arguments
+from keras_swift.src.fitting.arguments import FitArguments, TrainingData
 from keras_swift.src.fitting.resumable import Resumable
 from keras_swift.src.fitting.run import run_fit
 from keras_swift.src.fitting.trainer import Trainer
@@ -194,14 +195,30 @@ class SwiftTraining(Trainer):
             ValueError: for arguments that do not fit each other or the model,
                 and for features that do not match the data.
         """
-        given = {name: value for name, value in locals().items() if name != "self"}
+        given = FitArguments(
+            x=x,
+            y=y,
+            batch_size=batch_size,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_split=validation_split,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            validation_batch_size=validation_batch_size,
+            validation_freq=validation_freq,
+        )
         check_model(self.model, trains=True)
         check_fit(given)
-        del given["callbacks"]
         if is_stream(x) and self._search is not None:
-            examples = held_examples(x, y, sample_weight)
-            given |= dict(zip(("x", "y", "sample_weight"), examples, strict=True))
-        data, rest = resolve_fit_arguments(**given)
+            x, y, sample_weight = held_examples(x, y, sample_weight)
+            given = dataclasses.replace(given, x=x, y=y, sample_weight=sample_weight)
+        data, rest = given.resolved()
         if data.batch_size is not None:
             check_examples(self.model, data.examples, data.batch_size, self._records_itself())
         seed = int(self._generator.integers(2**63))
