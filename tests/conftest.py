@@ -29,6 +29,15 @@ from sklearn.datasets import load_digits
 collect_ignore_glob = ["*_process.py", "keras_own_tests.py"]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """`any_backend` tests are quick on PyTorch, which traces and compiles nothing."""
+    if os.environ.get("KERAS_BACKEND") != "torch":
+        for item in items:
+            if item.get_closest_marker("any_backend"):
+                item.add_marker(pytest.mark.slow)
+
+
 def pytest_collection_finish():
     """The frameworks hold millions of objects, which the garbage collector need not visit again."""
     gc.collect()

@@ -639,9 +639,46 @@ SLOW = {
 }
 
 
+# Cases whose code of ours is NumPy's alone, or that is Keras' own: no backend makes a difference.
+ANY_BACKEND = {
+    "tensors",
+    "PyDataset",
+    "PyDataset without end",
+    "generator",
+    "h5py",
+    "memory-mapped",
+    "pandas, mixed types",
+    "grain",
+    "gradient accumulation",
+    "sample_weight, outputs",
+    "class_weight",
+    "class_weight of batches",
+    "validation_data",
+    "validation_data, batches",
+    "validation_split",
+    "shuffle batch",
+    "verbose",
+    "EarlyStopping",
+    "ReduceLROnPlateau",
+    "CSVLogger",
+    "TensorBoard",
+    "ModelCheckpoint",
+    "BackupAndRestore",
+    "averaged weights",
+    "AUC",
+}
+
+
 def marked(names):
-    """The names as parameters of a test, those in `SLOW` marked."""
-    return [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in names]
+    """The names as parameters of a test, with their marks."""
+    return [
+        pytest.param(
+            name,
+            marks=[pytest.mark.slow] * (name in SLOW)
+            + [pytest.mark.any_backend] * (name in ANY_BACKEND),
+        )
+        for name in names
+    ]
 
 
 if keras.backend.backend() != "torch":

@@ -129,6 +129,7 @@ def test_arrays_train_or_are_named(x, y, weight, batch):
     ),
     steps=st.sampled_from([1, 3, None]),
 )
+@pytest.mark.any_backend
 def test_streams_train_or_are_named(batches, steps):
     def stream():
         for size, width, parts in batches:

@@ -76,6 +76,7 @@ import keras_swift
     assert "pip install 'keras-swift[" in result.stderr
 
 
+@pytest.mark.any_backend
 def test_plot_training_draws_the_history(digits, tmp_path):
     x, y = digits[0][:200], digits[1][:200]
     history = ks.ImportanceTraining(classifier(), presample=3.0, seed=0).fit(

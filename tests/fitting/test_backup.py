@@ -323,6 +323,7 @@ def test_arguments_are_checked(arguments, message):
         ks.BackupAndRestore(**{"backup_dir": "backup", **arguments})
 
 
+@pytest.mark.any_backend
 def test_of_a_resumed_run_keras_own_parts_belong_together(tmp_path, monkeypatch):
     def keras_own(folder, *others, **backup):
         backup = keras.callbacks.BackupAndRestore(folder, **backup)

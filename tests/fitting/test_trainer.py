@@ -57,6 +57,7 @@ def test_keras_wrapper_trains_with_a_trainer(name, digits):
     np.testing.assert_array_equal(copy.predict(x), expected)
 
 
+@pytest.mark.any_backend
 def test_a_grid_search_in_a_pipeline_chooses_the_network_that_can_learn(digits):
     x, y = digits[0][:200], digits[1][:200]
     estimator = make_pipeline(MinMaxScaler(), keras.wrappers.SKLearnClassifier(network))

@@ -109,7 +109,7 @@ SETTINGS = [
     for weights in (None, "example", "step")
     if (shape, weights) != ("flat", "step")
 ]
-QUICK = [(False, "flat", None), (False, "masked", None), (True, "masked", "step")]
+QUICK = [(False, "masked", None), (True, "masked", "step")]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -154,6 +154,7 @@ def test_each_batch_is_read_once_an_epoch_and_importance_gains(digits, settings)
 @pytest.mark.parametrize(
     "lengths", [None, [7, 50, 1, 42], pytest.param([1, 99], marks=pytest.mark.slow)]
 )
+@pytest.mark.any_backend
 def test_memory_and_draws_are_in_the_order_of_batches_and_rows(digits, lengths):
     x, y = digits[0][:100], digits[1][:100]
     model, reading = known(digits, 0.0), Reading()
@@ -244,6 +245,7 @@ def test_dicts_several_outputs_and_masks_are_scored_as_from_arrays():
     assert abs(drawn.mean() - expected[0]) < 3 * drawn.std(ddof=1) / np.sqrt(len(drawn)) + 0.01
 
 
+@pytest.mark.any_backend
 def test_a_further_fit_on_the_same_object_goes_on(digits):
     x, y = digits[0][:200], digits[1][:200]
     trainer, source = ks.ImportanceTraining(known(digits), seed=0), Rows(x, y)
@@ -254,6 +256,7 @@ def test_a_further_fit_on_the_same_object_goes_on(digits):
     assert trainer.fit(x, y, verbose=0).history["importance"] == [1.0]
 
 
+@pytest.mark.any_backend
 def test_a_source_that_reorders_its_examples_is_known_by_content(digits):
     x, y = digits[0][:320], digits[1][:320]
 

@@ -332,6 +332,7 @@ def test_expected_step_of_a_part_is_the_mean_step(digits):
     assert np.mean(total) == pytest.approx(values.mean(), abs=2e-3)
 
 
+@pytest.mark.any_backend
 def test_reported_numbers_are_those_of_the_whole_data(digits):
     x, y = digits[0][:1000], digits[1][:1000]
     model = classifier(0.3)
@@ -345,6 +346,7 @@ def test_reported_numbers_are_those_of_the_whole_data(digits):
         assert abs(measured.mean() - value) < 3 * error, (name, measured.mean(), value, error)
 
 
+@pytest.mark.any_backend
 def test_gain_is_that_of_the_scores_while_they_are_not_stale(digits):
     x, y = digits[0][:1000], digits[1][:1000]
     model = classifier(0.3)

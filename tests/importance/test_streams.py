@@ -191,6 +191,7 @@ class Bucketed:
         yield from batches
 
 
+@pytest.mark.any_backend
 def test_batches_of_several_lengths_are_drawn_in_groups_of_one_shape():
     source = Bucketed()
     model = tagger(source)
@@ -312,6 +313,7 @@ def test_a_resumed_run_knows_the_examples_again(digits, tmp_path):
     np.testing.assert_array_equal(second.memory.ids, first.memory.ids)
 
 
+@pytest.mark.any_backend
 def test_a_seed_repeats_a_run_to_the_last_bit(digits):
     def run():
         source = Shuffled(digits[0][:320], digits[1][:320])
@@ -320,6 +322,7 @@ def test_a_seed_repeats_a_run_to_the_last_bit(digits):
     assert run() == run()
 
 
+@pytest.mark.any_backend
 def test_image_data_generators_are_data_sets_with_an_end(digits):
     """They have `__next__` too, which is not how they are read."""
     x, y = digits[0][:320], digits[1][:320]

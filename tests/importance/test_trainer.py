@@ -144,6 +144,7 @@ class TestReportedNumbersAreUniform:
             error = measured.std(ddof=1) / np.sqrt(len(measured))
             assert abs(measured.mean() - value) < 3 * error, (name, measured.mean(), value, error)
 
+    @pytest.mark.any_backend
     def test_loss_and_plain_metrics(self, digits):
         x, y = digits[0][:1000], digits[1][:1000]
         metrics = ["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(2, name="top")]
@@ -163,6 +164,7 @@ class TestReportedNumbersAreUniform:
         assert drawn < expected["accuracy"] - 0.05
 
     @pytest.mark.parametrize("lengths", [(1, 9, 9, 9), (2, 1) * 3])
+    @pytest.mark.any_backend
     def test_batches_of_any_lengths(self, lengths):
         """Also on average over many epochs: what is rounded in one batch is made up for."""
         model = network_of_one()
@@ -189,6 +191,7 @@ class TestReportedNumbersAreUniform:
         np.testing.assert_allclose(history["loss"], 1.0, rtol=1e-5)
         np.testing.assert_allclose(sums, np.mean(lengths), rtol=1e-5)
 
+    @pytest.mark.any_backend
     def test_user_weights_go_to_weighted_metrics_alone(self, digits):
         x, y = digits[0][:1000], digits[1][:1000]
         weights = np.where(y % 2 == 0, 3.0, 0.2).astype("float32")
@@ -229,6 +232,7 @@ class TestReportedNumbersAreUniform:
             error = measured.std(ddof=1) / np.sqrt(len(measured))
             assert abs(measured.mean() - value) < 3 * error + 0.01, (name, measured.mean(), value)
 
+    @pytest.mark.any_backend
     def test_validation_is_left_to_keras(self, digits):
         x, y = digits[0][:1000], digits[1][:1000]
         weights = np.where(y == 3, 5.0, 1.0).astype("float32")
@@ -238,6 +242,7 @@ class TestReportedNumbersAreUniform:
         for name, value in expected.items():
             assert history[f"val_{name}"][-1] == pytest.approx(value, rel=1e-5)
 
+    @pytest.mark.any_backend
     def test_class_weight_weights_the_objective(self, digits):
         x, y = digits[0][:1000], digits[1][:1000]
         class_weight = {3: 6.0, 4: 0.0}

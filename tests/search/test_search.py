@@ -209,6 +209,7 @@ def test_gain_is_how_much_lower_a_loss_is(digits):
     assert result.gain == result.uniform.objective - result.best.objective
 
 
+@pytest.mark.any_backend
 def test_suspects_are_ranked_by_the_record_of_the_pretraining(digits):
     from sklearn.metrics import roc_auc_score
 
@@ -263,6 +264,7 @@ def test_model_leaves_as_it_came(digits):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+@pytest.mark.any_backend
 def test_model_leaves_as_it_came_when_interrupted(digits, error, monkeypatch):
     model = trained_model(digits)
     before = variables(model)
@@ -361,6 +363,7 @@ def test_trials_are_judged_by_the_mean_of_their_second_half(digits, monkeypatch)
         assert trial.metrics["val_loss"] == pytest.approx(logs["loss"], rel=1e-5)
 
 
+@pytest.mark.any_backend
 def test_pretraining_of_zero_epochs_takes_the_model_as_it_is(digits):
     model = trained_model(digits)
     x, y, _, _ = noisy_digits(digits, 200)
@@ -370,6 +373,7 @@ def test_pretraining_of_zero_epochs_takes_the_model_as_it_is(digits):
     assert np.isnan(result.price) and result.epochs == 3 + 1 / 3
 
 
+@pytest.mark.any_backend
 def test_one_seed_gives_one_search_and_leaves_global_generators_alone(digits):
     models = [classifier() for _ in range(3)]
     random.seed(0)
@@ -465,6 +469,7 @@ def test_result_trains_and_recognises_its_data(digits):
         (["val_loss", "val_accuracy"], "multi_objective", "min"),
     ],
 )
+@pytest.mark.any_backend
 def test_objectives(digits, objective, name, direction):
     result = small_search(digits, objective=objective)
     assert (result.objective, result.direction) == (name, direction)
@@ -550,6 +555,7 @@ def test_binary_and_several_labels_have_defaults_that_work(digits, units):
     assert result.objective == PROBABILITY and "in place of" not in str(result)
 
 
+@pytest.mark.any_backend
 def test_data_sets_serve_as_validation_data(digits):
     x, y, _, (xv, yv) = noisy_digits(digits, 200)
 

@@ -245,6 +245,7 @@ def test_streams_keep_no_example_twice():
     assert counts(model).max() <= 2
 
 
+@pytest.mark.any_backend
 def test_generators_need_a_length_and_must_last():
     def endless():
         while True:
