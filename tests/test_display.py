@@ -9,6 +9,8 @@ from made_up_record import made_up_record
 from small_models import classifier
 
 import keras_swift as ks
+from keras_swift.src.data.arrays import ArraySource
+from keras_swift.src.records.examples import ArrayExamples
 from keras_swift.src.records.targets import TargetOutput
 from keras_swift.src.suspects.doubts import OutputDoubts
 from keras_swift.src.suspects.mixture import Doubts, WrongShare
@@ -113,7 +115,7 @@ def test_suspects_show_the_first_of_them():
         [OutputDoubts(output, labels, doubts)],
         lambda place, examples, entries, labels: (labels[examples, entries] + 1) % 4,
         record,
-        np.zeros((80, 2)),
+        ArrayExamples(ArraySource(np.zeros((80, 2)), labels)),
         None,
     )
     title, rows = shown(found)

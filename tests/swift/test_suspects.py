@@ -9,6 +9,7 @@ from small_models import classifier
 
 import keras_swift as ks
 from keras_swift.src.data.arrays import ArraySource
+from keras_swift.src.records.examples import ArrayExamples
 from keras_swift.src.swift.divergence import RefuseDivergence
 
 
@@ -140,7 +141,7 @@ def test_weights_that_are_not_finite_are_named_though_the_losses_are(digits):
     model = classifier()
     model.layers[0].bias.assign(np.full(model.layers[0].bias.shape, np.nan))
     source = ArraySource(digits[0][:20], digits[1][:20])
-    callback = RefuseDivergence(SimpleNamespace(diverged=None), source)
+    callback = RefuseDivergence(SimpleNamespace(diverged=None), ArrayExamples(source))
     callback.set_model(model)
     with pytest.raises(ValueError, match="weights that are not finite after epoch 1. The data are"):
         callback.on_epoch_end(0, {"loss": 1.0})

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_swift.src._types import Array, ArrayTree
 from keras_swift.src.data.leaves import present_leaves
-from keras_swift.src.data.streams import is_stream
+from keras_swift.src.data.streams import is_dataset, is_stream
 
 # A data set is held in memory up to this many bytes.
 HELD_BYTES = 2 * 2**30
@@ -115,7 +115,23 @@ def _parts(batch: Any) -> tuple[ArrayTree, ArrayTree, ArrayTree]:
 
 def _batches(data: Any, argument: str) -> Iterable[Any]:
     """The batches of one pass over a data set."""
-    if isinstance(data, types.GeneratorType) or hasattr(data, "__next__"):
+    check_ends(data, argument)
+    if isinstance(data, keras.utils.PyDataset):
+        return (data[index] for index in range(data.num_batches or 0))
+    batches: Iterable[Any] = iter(data)
+    return batches
+
+
+def check_ends(data: Any, argument: str) -> None:
+    """Raises unless a data set has an end and can be read again.
+
+    Raises:
+        TypeError: for a generator, and anything else that is not a data set.
+        ValueError: for a data set without an end.
+    """
+    is_generator = isinstance(data, types.GeneratorType) or hasattr(data, "__next__")
+    # Some `PyDataset`s are generators too, such as those of Keras' `ImageDataGenerator`.
+    if is_generator and not is_dataset(data):
         raise TypeError(
             f"`{argument}` must be data that has an end and can be read again. "
             f"Received: {type(data).__name__}, which may never end and can be read only "
@@ -137,10 +153,6 @@ def _batches(data: Any, argument: str) -> Iterable[Any]:
             f"`{argument}` must have an end. Received: "
             f"{type(data).__name__} without one. Take a finite number of its batches."
         )
-    if isinstance(data, keras.utils.PyDataset):
-        return (data[index] for index in range(data.num_batches or 0))
-    batches: Iterable[Any] = iter(data)
-    return batches
 
 
 def _as_numpy(leaf: Any) -> Array | None:

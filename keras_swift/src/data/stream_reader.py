@@ -76,7 +76,7 @@ class StreamReader:
         self.batch_size = len(Examples(self._first, None))
         self.num_batches = steps_per_epoch or self._uniform.length or self._counted(source)
         # Whether a pass may end before the steps of an epoch, nobody knows when.
-        ends = self._uniform.length is None and not self._shared and not _is_endless(source)
+        ends = self._uniform.length is None and not self._shared and not is_endless(source)
         self.is_open_ended = steps_per_epoch is not None and ends
         # Batches are drawn one by one: a model may have changed the source between them.
         self.together = 1
@@ -87,6 +87,11 @@ class StreamReader:
     def element_spec(self) -> Any:
         """What a `tf.data` source says of its items; `None` for other sources."""
         return getattr(self._source, "element_spec", None)
+
+    @property
+    def is_shared(self) -> bool:
+        """bool, whether the source can be read only once."""
+        return self._shared
 
     @property
     def pass_length(self) -> float:
@@ -107,7 +112,7 @@ class StreamReader:
         return steps < self.pass_length
 
     def _counted(self, source: Any) -> int:
-        if self._shared or _is_endless(source):
+        if self._shared or is_endless(source):
             raise ValueError(
                 "`steps_per_epoch` must be given for a source without an end. Received: "
                 f"steps_per_epoch=None with x of type {type(source).__name__}."
@@ -199,7 +204,7 @@ class StreamReader:
     @property
     def whole_pass(self) -> float:
         """How many batches give every example once; infinity if nobody knows."""
-        if self._shared or _is_endless(self._source):
+        if self._shared or is_endless(self._source):
             return math.inf
         counted = self._uniform.length or self._uniform.counted
         return counted or (math.inf if self.is_open_ended else self.num_batches)
@@ -280,7 +285,7 @@ def joined(batches: Sequence[StreamBatch]) -> Data:
         ) from error
 
 
-def _is_endless(source: Any) -> bool:
+def is_endless(source: Any) -> bool:
     """Whether a source says that it has no end."""
     cardinality = getattr(source, "cardinality", None)
     if callable(cardinality):

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from keras_swift.src._types import FloatArray
+from keras_swift.src._types import FloatArray, IntArray
 
 
 class TrainingRecord(Protocol):
@@ -62,6 +62,25 @@ class FinishedRecord:
     def of(cls, record: TrainingRecord) -> FinishedRecord:
         """The arrays of any record, copied."""
         return cls(**{name: np.array(getattr(record, name), np.float64) for name in _NAMES})
+
+    def arranged(self, order: IntArray | None, entries: int = 1) -> FinishedRecord:
+        """The record of the same examples in another order.
+
+        Args:
+            order: int array, shape `(n,)`, the present index of each example, or -1 for one that
+                was not seen; `None` for the present order.
+            entries: int, how many numbers an example has. Defaults to 1.
+        """
+        if order is None:
+            return self
+        arranged = {}
+        for name, column in self.columns().items():
+            rows = column.reshape(-1, entries)
+            there = (order >= 0) & (order < len(rows))
+            found = np.full((len(order), entries), np.nan)
+            found[there] = rows[order[there]]
+            arranged[name] = found.reshape(-1)
+        return FinishedRecord(**arranged)
 
     def columns(self) -> dict[str, FloatArray]:
         """The arrays by name."""

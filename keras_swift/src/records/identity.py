@@ -86,6 +86,12 @@ class Places:
         self._targets[batch] = targets
         return np.arange(rows) + int(self._firsts[batch])
 
+    def find(self, batch: int, rows: int) -> IntArray:
+        """The numbers of a batch's examples, shape `(rows,)`; -1 if it has not been read."""
+        if batch >= len(self._sizes) or self._sizes[batch] != rows:
+            return np.full(rows, -1)
+        return np.arange(rows) + int(self._firsts[batch])
+
     def indices(self, batch: int, rows: int) -> IntArray:
         """The places of a batch's examples in the order of batches and rows, shape `(rows,)`."""
         return np.arange(rows) + int(self._assumed_sizes[:batch].sum())
@@ -209,6 +215,13 @@ class Identity:
         if self.kind == "ids" and len(self._table) > before:
             self._add_ids(reads, numbers, before)
         return np.split(numbers, np.cumsum([len(read.keys) for read in reads])[:-1])
+
+    def find(self, read: Read) -> IntArray:
+        """The numbers of a batch's examples, shape `(b,)`; -1 for those that have none."""
+        rows = len(present_leaves(read.batch)[0])
+        if self.kind == "places" and self._places is not None:
+            return self._places.find(int(read.index or 0), rows)
+        return np.full(rows, -1) if self._table is None else self._table.find(read.keys)
 
     def forget(self, why: str) -> None:
         """Gives up knowing examples again, and says so."""

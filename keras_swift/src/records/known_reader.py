@@ -25,6 +25,9 @@ LEAST_BATCHES = 10
 FEWEST_POOLS, POOLS = 4, 20
 # Contents are no identity if fewer than this share come back in a second pass.
 FEW = 0.1
+# What has to be known of every example needs this share of a second pass: less come back where each
+# has two forms, as images that are turned at random.
+MOST = 0.6
 # Of a source without an end, so many examples may be new before they are given up.
 MOST_NEW = 2**24
 NOT_KNOWN_AGAIN = (
@@ -49,6 +52,10 @@ class Known:
     indices: IntArray
 
 
+class NotKnownAgain(ValueError):
+    """Examples of a stream that do not come back in another pass; says the cure."""
+
+
 class NotPooled(Exception):
     """Batches that cannot be drawn from, because few of their examples are known."""
 
@@ -65,6 +72,8 @@ class KnownReader:
         num_batches: int, the steps of an epoch.
         pool_steps: int, how many batches a pool has.
         most_together: int, how many batches may be drawn ahead.
+        known_share: float, the share of the examples of the last batches that were known before;
+            `None` in the first pass.
     """
 
     most_together = 1
@@ -78,6 +87,9 @@ class KnownReader:
         self.pool_steps = self._pool_steps()
         self._steps = 0
         self._new = 0
+        self.known_share: float | None = None
+        # Examples and new ones of the batches in question, and how many batches these are.
+        self._asked = np.zeros(3, np.int64)
 
     def _pool_steps(self) -> int:
         wanted = max(LEAST_BATCHES, -(-self.num_batches // POOLS))
@@ -110,6 +122,50 @@ class KnownReader:
         if self.identity.kind == "content" and self._new > MOST_NEW:
             self.identity.forget(NOT_KNOWN_AGAIN)
         return Known(read.data, numbers, self.identity.indices(read, numbers))
+
+    def several(self, count: int, steps_left: int) -> list[Known]:
+        """The next batches, whether their examples are known or not.
+
+        Args:
+            count: int, how many.
+            steps_left: int, as for `batch`.
+        """
+        identity = self.identity
+        with self._reader.all_or_none():
+            reads = [self._next(steps_left - done) for done in range(count)]
+        before = identity.count
+        numbers = identity.numbers(reads)
+        if self._steps >= self._reader.whole_pass:
+            rows = sum(map(len, numbers))
+            self._asked += rows, identity.count - before, count
+            if self._asked[2] >= self.pool_steps:
+                self.known_share = 1.0 - float(self._asked[1]) / float(self._asked[0])
+                self._asked[:] = 0
+        self._steps += count
+        return [
+            Known(read.data, found, identity.indices(read, found))
+            for read, found in zip(reads, numbers, strict=True)
+        ]
+
+    def check_come_back(self) -> None:
+        """Raises if a second pass through the data does not give the examples of the first.
+
+        Raises:
+            NotKnownAgain: says the cure.
+        """
+        identity, share = self.identity, self.known_share
+        if identity.is_consistent and (share is None or share >= MOST):
+            return
+        found = "batches of other sizes in another pass"
+        if identity.is_consistent:
+            by = "ids" if identity.kind == "ids" else "contents"
+            found = f"a second pass, {share or 0:.0%} of whose examples were known by their {by}"
+        raise NotKnownAgain(
+            "The examples of `x` must be known again in each pass, because each is judged by a "
+            f"whole training. Received: {found}. Yield `(x, y, sample_weight, ids)` with ids that "
+            "stay with an example through shuffling and augmentation (`sample_weight` may be "
+            "`None`), or augment in layers of the model."
+        )
 
     def pool(self, count: int, steps_left: int = 0) -> list[Known]:
         """The next batches.

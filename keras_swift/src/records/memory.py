@@ -1,7 +1,7 @@
 """A store of what training computed for each example: score, loss, margin and label probability.
 
 A training step computes the outputs from which all of these follow, so remembering them costs no
-forward pass. `importance.remembered` and `swift.recording` fill it.
+forward pass. `importance.remembered` and `records.recorder` fill it.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_swift.src._types import FloatArray, IntArray
 from keras_swift.src.records.columns import FinishedRecord
+from keras_swift.src.records.growing import GrowingRows
 from keras_swift.src.records.targets import TargetOutput
 
 # A record takes at most as much memory as a data set that is held.
@@ -30,7 +31,21 @@ class TargetRecord:
 
     def __init__(self, outputs: Sequence[TargetOutput], size: int) -> None:
         self._outputs = tuple(outputs)
-        need = TARGET_BYTES * size * sum(output.size for output in outputs)
+        self._size = 0
+        self._check(size)
+        self._size = size
+        self._sums = [
+            {name: GrowingRows(size, (o.size,), 0.0, np.float64) for name in _summed(o)}
+            for o in self._outputs
+        ]
+        self._last = [
+            {name: GrowingRows(size, (o.size,), np.nan, np.float32) for name in ("loss", "margin")}
+            for o in self._outputs
+        ]
+        self._counts = [GrowingRows(size, (o.size,), 0, np.int32) for o in self._outputs]
+
+    def _check(self, size: int) -> None:
+        need = TARGET_BYTES * size * sum(output.size for output in self._outputs)
         if need > RECORD_BYTES:
             raise ValueError(
                 f"`y` must have at most {RECORD_BYTES // TARGET_BYTES:,} targets, because the "
@@ -38,15 +53,18 @@ class TargetRecord:
                 f"{need // TARGET_BYTES:,} targets of {size:,} examples. Pass a part of the "
                 "examples at a time, or coarser targets."
             )
-        self._sums = [
-            {name: np.zeros((size, output.size)) for name in _summed(output)}
-            for output in self._outputs
-        ]
-        self._last = [
-            {name: np.full((size, output.size), np.nan, np.float32) for name in ("loss", "margin")}
-            for output in self._outputs
-        ]
-        self._counts = [np.zeros((size, output.size), np.int32) for output in self._outputs]
+
+    def resize(self, size: int) -> None:
+        """Makes room for `size` examples; the first ones keep their numbers."""
+        if size == self._size:
+            return
+        self._check(size)
+        self._size = size
+        for columns in (*self._sums, *self._last):
+            for rows in columns.values():
+                rows.resize(size)
+        for rows in self._counts:
+            rows.resize(size)
 
     def add(self, indices: IntArray, numbers: FloatArray) -> None:
         """Adds what a step computed.
@@ -62,12 +80,12 @@ class TargetRecord:
             columns = _columns(output, part)
             first = next(iter(columns.values()))
             counted = np.isfinite(first)
-            np.add.at(self._counts[place], indices, counted.astype(np.int32))
+            np.add.at(self._counts[place].values, indices, counted.astype(np.int32))
             for name, sums in self._sums[place].items():
-                np.add.at(sums, indices, np.where(counted, columns[name], 0.0))
+                np.add.at(sums.values, indices, np.where(counted, columns[name], 0.0))
             for name, last in self._last[place].items():
                 if name in columns:
-                    last[indices] = columns[name]
+                    last.values[indices] = columns[name]
 
     def finished(self, place: int) -> FinishedRecord:
         """The record of one output: arrays of shape `(n * targets,)`, NaN where none counts.
@@ -79,12 +97,12 @@ class TargetRecord:
         """
         with np.errstate(invalid="ignore", divide="ignore"):
             means = {
-                name: (sums / self._counts[place]).reshape(-1)
+                name: (sums.values / self._counts[place].values).reshape(-1)
                 for name, sums in self._sums[place].items()
             }
-        nothing = np.full(self._counts[place].size, np.nan)
+        nothing = np.full(self._counts[place].values.size, np.nan)
         last = {
-            name: column.reshape(-1).astype(np.float64)
+            name: column.values.reshape(-1).astype(np.float64)
             for name, column in self._last[place].items()
         }
         return FinishedRecord(

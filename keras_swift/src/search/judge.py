@@ -17,7 +17,7 @@ from keras_swift.src._types import ArrayTree, FloatArray
 from keras_swift.src.data.arrays import ArraySource
 from keras_swift.src.data.leaves import as_fed
 from keras_swift.src.records.outputs import LabelScorer, classes_of, is_one_class, label_outputs
-from keras_swift.src.swift.recording import LARGER_BATCH
+from keras_swift.src.records.recorder import LARGER_BATCH
 
 if TYPE_CHECKING:
     import keras_tuner

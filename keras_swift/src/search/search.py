@@ -17,6 +17,7 @@ import numpy as np
 from keras_swift.src.data import arrays
 from keras_swift.src.data.held import held, held_examples
 from keras_swift.src.fitting.model_state import Unchanged
+from keras_swift.src.records.recorder import record_cost
 from keras_swift.src.rules import check, check_if_given, in_argument
 from keras_swift.src.scoring.examples import check_examples
 from keras_swift.src.search.judge import Judge, check_classes, find_objective
@@ -33,7 +34,6 @@ from keras_swift.src.swift.features import (
     default_features,
     named_features,
 )
-from keras_swift.src.swift.recording import record_cost
 from keras_swift.src.validation import check_model, check_targets
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from keras_swift.src.fitting.model_state import read_variables, write_variables
 from keras_swift.src.fitting.random_states import seeded
 from keras_swift.src.fitting.weight_average import WeightAverage
 from keras_swift.src.records.columns import FinishedRecord
+from keras_swift.src.records.recorder import RecordingCallback, recording
 from keras_swift.src.search.choice import candidates
 from keras_swift.src.search.cube import SamplerCube
 from keras_swift.src.search.judge import Judge
@@ -35,7 +36,6 @@ from keras_swift.src.search.store import CONFIRMED, Store, UnreadableFile
 from keras_swift.src.search.trial import SearchTrial
 from keras_swift.src.swift.datasets import DrawnDataset
 from keras_swift.src.swift.features import Feature, compute_features
-from keras_swift.src.swift.recording import RecordingCallback, recording
 from keras_swift.src.swift.sampler import GRADIENT_NORM, SwiftSampler
 
 if TYPE_CHECKING:

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_swift.src._types import Array, ArrayTree
+from keras_swift.src._types import ArrayTree
 from keras_swift.src.data.arrays import ArraySource
 from keras_swift.src.records.columns import FinishedRecord
+from keras_swift.src.records.examples import ArrayExamples, Examples
+from keras_swift.src.records.given_targets import GivenTargets
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.records.target_record import TargetRecord
 from keras_swift.src.records.targets import TargetOutput, target_outputs
@@ -71,7 +73,11 @@ def suspects_of_memory(
             share_wrong=np.array(memory.wrong, np.float64),
             mean_probability=np.array(memory.probability, np.float64),
         )
-    return suspects_of_record(model, source, losses, outputs, record, class_names=class_names)
+    given = GivenTargets.of(outputs, losses, source.y, source.sample_weight, source.size)
+    examples = ArrayExamples(source)
+    return suspects_of_record(
+        model, examples, losses, outputs, given, record, class_names=class_names
+    )
 
 
 def has_one_label(outputs: Sequence[TargetOutput]) -> bool:
@@ -81,51 +87,41 @@ def has_one_label(outputs: Sequence[TargetOutput]) -> bool:
 
 def suspects_of_record(
     model: keras.Model,
-    source: ArraySource,
+    examples: Examples,
     losses: CompiledLosses,
     outputs: Sequence[TargetOutput],
+    given: GivenTargets,
     record: FinishedRecord,
     targets: TargetRecord | None = None,
     class_names: ClassNames = None,
     batch_size: int = 32,
 ) -> Suspects:
-    """The suspects among the targets of a source.
+    """The suspects among the targets of some examples.
 
     Args:
         model: the trained `keras.Model`, which is asked for proposals.
-        source: `ArraySource` of the data.
+        examples: `Examples`.
         losses: `CompiledLosses` of the model.
         outputs: sequence of `TargetOutput`.
-        record: the record of the examples, in the order of the source.
-        targets: the record of their targets; `None` if each example has one label.
+        given: their targets, in the order of the examples.
+        record: the record of the examples, in the order of their numbers.
+        targets: the record of their targets likewise; `None` if each example has one label.
         class_names: as for `find_suspects`.
         batch_size: int, of the proposals.
     """
-    given, _ = losses.matching.aligned(source.y, losses.y_pred)
+    record = record.arranged(examples.order)
     found = []
     for place, output in enumerate(outputs):
-        own = record if targets is None else targets.finished(place)
-        counted = _counted(output, source, losses)
+        own = record
+        if targets is not None:
+            own = targets.finished(place).arranged(examples.order, output.size)
+        counted, labels = given.counted[place], given.labels[place]
         if not counted.all():
             columns = {name: np.where(counted, c, np.nan) for name, c in own.columns().items()}
             own = FinishedRecord(**columns)
-        labels = output.labels(given)
         found.append(OutputDoubts(output, labels, doubts_of(output, labels, own)))
-    proposals = Proposals(model, outputs, losses, source, batch_size)
-    return put_together(found, proposals.of, record, source.x, class_names)
-
-
-def _counted(output: TargetOutput, source: ArraySource, losses: CompiledLosses) -> Array:
-    """Which targets have a weight, a bool array of shape `(n * targets,)`."""
-    everywhere = np.ones((source.size, *output.entries), bool)
-    (weight,) = losses.matching.weights(source.sample_weight, losses.y_pred, [output.output.path])
-    if weight is not None:
-        positive = np.asarray(weight[:]) != 0
-        while positive.ndim > everywhere.ndim and positive.shape[-1] == 1:
-            positive = positive[..., 0]
-        positive = positive.reshape(positive.shape + (1,) * (everywhere.ndim - positive.ndim))
-        everywhere = everywhere & positive
-    return everywhere.reshape(-1)
+    proposals = Proposals(model, outputs, losses, examples, batch_size)
+    return put_together(found, proposals.of, record, examples, class_names)
 
 
 # What the names of types of text and objects begin with, in NumPy, pandas and TensorFlow.

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 
 from keras_swift.src._plotting import BLUE, import_figure, save
-from keras_swift.src._types import Array, ArrayTree
-from keras_swift.src.data import arrays
+from keras_swift.src._types import Array
+from keras_swift.src.records.examples import Examples
 from keras_swift.src.rules import check, check_if_given
 
 if TYPE_CHECKING:
@@ -23,20 +22,21 @@ COLUMNS = 12
 
 
 def plot_suspects(
-    suspects: Suspects, x: ArrayTree, file: str | os.PathLike[str] | None, count: int
+    suspects: Suspects, examples: Examples, file: str | os.PathLike[str] | None, count: int
 ) -> Figure:
     """The figure of `Suspects.plot`.
 
     Args:
         suspects: `Suspects`.
-        x: the inputs, of which the first array is drawn.
+        examples: `Examples`, of which the first input is drawn; a stream is read once.
         file, count: as for `Suspects.plot`.
     """
     check(count=count)
     check_if_given(file=file)
     captions = suspects.captions(count)
-    first = keras.tree.flatten(x)[0]
-    rows = np.asarray(arrays.select((first,), np.array([i for i, _ in captions], int))[0])
+    # An example with several suspects is read once.
+    shown, back = np.unique([index for index, _ in captions], return_inverse=True)
+    rows = examples.first_input(shown)[back.reshape(-1)]
     image = _is_image(rows)
     across = min(6 if image else 4, len(captions))
     down = -(-len(captions) // across)

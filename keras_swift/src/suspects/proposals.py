@@ -11,7 +11,7 @@ from keras import ops
 from keras_swift.src import backends
 from keras_swift.src._types import Array, ArrayTree, FloatArray, IntArray, Tensor
 from keras_swift.src.backends.base import Values
-from keras_swift.src.data.arrays import ArraySource
+from keras_swift.src.records.examples import Examples
 from keras_swift.src.records.targets import TargetOutput
 from keras_swift.src.scoring.compiled import CompiledLosses
 from keras_swift.src.scoring.forward import accepts_training
@@ -25,7 +25,7 @@ class Proposals:
         model: the trained `keras.Model`.
         outputs: sequence of `TargetOutput`.
         losses: `CompiledLosses` of the model.
-        source: `ArraySource` of the data.
+        examples: `Examples` of the data.
         batch_size: int.
     """
 
@@ -34,13 +34,13 @@ class Proposals:
         model: keras.Model,
         outputs: Sequence[TargetOutput],
         losses: CompiledLosses,
-        source: ArraySource,
+        examples: Examples,
         batch_size: int,
     ) -> None:
         self._model = model
         self._outputs = outputs
         self._matching = losses.matching
-        self._source = source
+        self._examples = examples
         self._batch_size = batch_size
         self._training_argument = accepts_training(model)
         self._compiled = backends.active().compile_scoring(self._predicted, model)
@@ -55,8 +55,8 @@ class Proposals:
             labels: the given targets of the output, shape `(n, targets)`.
 
         Returns:
-            An int array of classes or float array of values, shape `(m,)`; `None` if there is
-            nothing to propose.
+            An int array of classes or float array of values, shape `(m,)`, with -1 or NaN for
+            examples that a stream did not give again; `None` if there is nothing to propose.
         """
         output = self._outputs[place]
         if output.kind == "losses":
@@ -66,14 +66,11 @@ class Proposals:
             return opposite
         # Several targets of an example need one forward pass.
         rows, back = np.unique(examples, return_inverse=True)
-        found = [np.empty((0, output.size), np.float32)]
-        for start in range(0, len(rows), self._batch_size):
-            some = rows[start : start + self._batch_size]
-            # The last batch is padded, so that all batches have one compiled shape.
-            x, y, _ = self._source.take(np.resize(some, self._batch_size))
+        found = np.full((len(rows), output.size), np.nan if output.kind == "values" else -1.0)
+        for places, x, y in self._examples.chunks(self._batch_size, rows):
             values = backends.active().capture_values(self._model)
-            found.append(self._compiled(values, x, y)[str(place)][: len(some)])
-        chosen: FloatArray = np.concatenate(found)[back.reshape(-1), entries]
+            found[places] = self._compiled(values, x, y)[str(place)][: len(places)]
+        chosen: FloatArray = found[back.reshape(-1), entries]
         return chosen.astype(np.float64 if output.kind == "values" else np.int64)
 
     def _predicted(self, values: Values, x: ArrayTree, y: ArrayTree) -> dict[str, Tensor]:

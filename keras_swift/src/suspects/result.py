@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from keras_swift.src._display import html_table
-from keras_swift.src._types import Array, ArrayTree, BoolArray, FloatArray, IntArray
+from keras_swift.src._types import Array, BoolArray, FloatArray, IntArray
 from keras_swift.src.records.columns import FinishedRecord
+from keras_swift.src.records.examples import Examples
 from keras_swift.src.records.targets import TargetOutput
 from keras_swift.src.suspects.doubts import OutputDoubts
 from keras_swift.src.suspects.mixture import MEMORISED, NOT_LEARNED, WrongShare
@@ -55,8 +56,9 @@ class Suspects:
         outputs: array of str, shape `(m,)`: the output; `None` if there is
             one.
         instead: array, shape `(m,)`: the most probable class other than the
-            label, or the predicted value, by the trained model. `None` if
-            there is nothing to propose.
+            label, or the predicted value, by the trained model; -1 or NaN for
+            examples that a stream did not give again. `None` if there is
+            nothing to propose.
         scores: float64 array: how doubtful each target is; shape `(n,)`, or
             `(n, *entries)`; NaN where one does not count. Only the order
             matters. With several outputs a dict from their names.
@@ -68,6 +70,10 @@ class Suspects:
             against the doubts.
         record: the record of the training, for
             `compute_features(..., record=...)`.
+        ids: array, shape `(n,)`, of a stream: the ids that it yielded, or
+            uint64 hashes of the examples if it yielded none. `None` for arrays
+            and for a `PyDataset` without ids, whose examples count in the
+            order of batches and rows.
     """
 
     indices: IntArray
@@ -79,9 +85,10 @@ class Suspects:
     labels: Array | dict[str, Array]
     wrong_share: WrongShare
     record: FinishedRecord
+    ids: Array | None
     _found: tuple[OutputDoubts, ...] = dataclasses.field(repr=False, compare=False)
     _places: tuple[tuple[int, int, int], ...] = dataclasses.field(repr=False, compare=False)
-    _x: ArrayTree = dataclasses.field(repr=False, compare=False)
+    _examples: Examples = dataclasses.field(repr=False, compare=False)
     _names: ClassNames = dataclasses.field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -102,12 +109,13 @@ class Suspects:
     def to_frame(self, ids: Any = None) -> pandas.DataFrame:
         """A table of the suspects, most suspicious first, for review.
 
-        The columns are `index`; `id`, if `ids` are given; `output` and `entry`, where an example
+        The columns are `index`; `id`, if there are ids; `output` and `entry`, where an example
         has several; `label` and `proposal`, with names if `class_names` were given; `score` and
         `probability`.
 
         Args:
-            ids: sequence of length `n`, such as file names. Defaults to `None`.
+            ids: sequence of length `n`, such as file names. Defaults to `None`, the ids that a
+                stream yielded, if it did.
 
         Returns:
             A `pandas.DataFrame`.
@@ -139,13 +147,15 @@ class Suspects:
 
     def _columns(self, ids: Any) -> dict[str, list[Any]]:
         columns: dict[str, list[Any]] = {"index": self.indices.tolist()}
+        if ids is None and self._examples.has_ids:
+            ids = self.ids
         if ids is not None:
             if len(ids) != len(self._found[0].labels):
                 raise ValueError(
                     f"`ids` must have one id for each of the {len(self._found[0].labels)} "
                     f"examples. Received: {len(ids)}."
                 )
-            columns["id"] = [np.asarray(ids)[index] for index in self.indices]
+            columns["id"] = np.asarray(ids)[self.indices].tolist()
         if self.outputs is not None:
             columns["output"] = self.outputs.tolist()
         if self.entries is not None:
@@ -201,7 +211,10 @@ class Suspects:
         if value is None or output.kind == "losses":
             return None
         if output.kind == "values":
-            return float(value)
+            return None if np.isnan(value) else float(value)
+        if value < 0:
+            # A stream did not give the example again.
+            return None
         names = self._names_of(output)
         if names is None or output.is_multi_label:
             return int(value)
@@ -225,7 +238,7 @@ class Suspects:
         """
         from keras_swift.src.suspects.plot import plot_suspects
 
-        return plot_suspects(self, self._x, file, count)
+        return plot_suspects(self, self._examples, file, count)
 
     def captions(self, count: int) -> list[tuple[int, str]]:
         """Index and caption of the most suspicious targets; of any if none is suspect."""
@@ -235,10 +248,14 @@ class Suspects:
         scores = found.doubts.scores
         order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")[:count]
         indices = order // found.output.size
-        return [(int(index), f"example {index}") for index in indices]
+        return [(int(index), f"example {self._name(int(index))}") for index in indices]
+
+    def _name(self, index: int) -> Any:
+        """What the user calls an example: its id, or its index."""
+        return self.ids[index] if self._examples.has_ids and self.ids is not None else index
 
     def _caption(self, k: int) -> str:
-        text = f"example {self.indices[k]}"
+        text = f"example {self._name(int(self.indices[k]))}"
         if self.outputs is not None:
             text += f", {self.outputs[k]}"
         entry = self._entry(k) if self.entries is not None else None
@@ -248,7 +265,7 @@ class Suspects:
         if label is None:
             return text
         text += f": labelled {_short(label)}"
-        if self.instead is None:
+        if self.instead is None or self._said(k, self.instead[k]) is None:
             return text
         return f"{text}, predicted {_short(self._said(k, self.instead[k]))}"
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_swift.src._types import Array, ArrayTree, FloatArray, IntArray
+from keras_swift.src._types import Array, FloatArray, IntArray
 from keras_swift.src.records.columns import FinishedRecord
+from keras_swift.src.records.examples import Examples
 from keras_swift.src.suspects.doubts import OutputDoubts
 from keras_swift.src.suspects.mixture import WrongShare
 from keras_swift.src.suspects.result import ClassNames, Suspects
@@ -18,7 +19,7 @@ def put_together(
     found: Sequence[OutputDoubts],
     propose: Callable[[int, IntArray, IntArray, Array], Array | None],
     record: FinishedRecord,
-    x: ArrayTree,
+    examples: Examples,
     class_names: ClassNames,
 ) -> Suspects:
     """The suspects of all outputs in one order.
@@ -27,7 +28,7 @@ def put_together(
         found: sequence of `OutputDoubts`.
         propose: `Proposals.of`.
         record: the record of the examples.
-        x: the inputs.
+        examples: `Examples`, which know what they are called, and show themselves.
         class_names: as for `find_suspects`.
     """
     places: list[tuple[int, int, int]] = []
@@ -69,7 +70,8 @@ def put_together(
         record=record,
         _found=tuple(found),
         _places=tuple(places),
-        _x=x,
+        ids=examples.ids,
+        _examples=examples,
         _names=class_names,
     )
 

@@ -65,6 +65,8 @@ class DrawnDataset(keras.utils.PyDataset):
         self.journal = Journal()
         self._epoch = first_epoch
         self._indices = self._draw()
+        # Those of the epoch before.
+        self._past = self._indices
 
     @property
     def num_batches(self) -> int:
@@ -76,9 +78,19 @@ class DrawnDataset(keras.utils.PyDataset):
         return len(self._indices)
 
     @property
-    def drawn(self) -> IntArray:
-        """The indices of the examples of this epoch, in order."""
-        return self._indices
+    def most_unread(self) -> int:
+        """int, how many examples there may be between two readings of the steps."""
+        return self.num_examples
+
+    @property
+    def reads_after(self) -> None:
+        """`None`: the steps are read at the end of an epoch."""
+
+    def drawn(self, epoch: int) -> list[IntArray]:
+        """The indices of the examples in each batch of this epoch or the one before."""
+        drawn = self._indices if epoch == self._epoch else self._past
+        starts = range(0, len(drawn), self._batch_size)
+        return [drawn[start : start + self._batch_size] for start in starts]
 
     def indices(self, index: int) -> IntArray:
         """The indices of the examples in batch `index` of this epoch."""
@@ -91,7 +103,7 @@ class DrawnDataset(keras.utils.PyDataset):
     def start_epoch(self, epoch: int) -> None:
         """Sets the draws to those of this epoch."""
         if epoch != self._epoch:
-            self._epoch = epoch
+            self._past, self._epoch = self._indices, epoch
             self._indices = self._draw()
 
     def draw_by(self, probability: FloatArray) -> None:
@@ -230,9 +242,7 @@ class EpochCallback(keras.callbacks.Callback):
         journal: `Journal` of the run. Defaults to `None`, that of the dataset.
     """
 
-    def __init__(
-        self, dataset: DrawnDataset | PresampledDataset, journal: Journal | None = None
-    ) -> None:
+    def __init__(self, dataset: Any, journal: Journal | None = None) -> None:
         super().__init__()
         self._dataset = dataset
         self._journal = dataset.journal if journal is None else journal

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 
 from keras_swift.src._types import ArrayTree, Logs
-from keras_swift.src.data.arrays import ArraySource
 from keras_swift.src.data.leaves import present_leaves
-from keras_swift.src.swift.recording import RecordingCallback
+from keras_swift.src.records.examples import Examples
+from keras_swift.src.records.recorder import RecordingCallback
 
 
 class RefuseDivergence(keras.callbacks.Callback):
@@ -21,13 +21,13 @@ class RefuseDivergence(keras.callbacks.Callback):
 
     Args:
         recorder: `RecordingCallback` of the training.
-        source: `ArraySource` of the data.
+        examples: `Examples` that it is trained on; a stream is read once more.
     """
 
-    def __init__(self, recorder: RecordingCallback, source: ArraySource) -> None:
+    def __init__(self, recorder: RecordingCallback, examples: Examples) -> None:
         super().__init__()
         self._recorder = recorder
-        self._source = source
+        self._examples = examples
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         found = self._recorder.diverged
@@ -40,10 +40,10 @@ class RefuseDivergence(keras.callbacks.Callback):
         else:
             when = f"a loss of {loss} in epoch {epoch + 1}"
         if found is not None:
+            of = self._at(found.index)
             step = "" if found.step is None else f"step {found.step} of "
             when = (
-                f"a loss that is not finite, first of example {found.index} in {step}"
-                f"epoch {found.epoch}"
+                f"a loss that is not finite, first of the example {of} in {step}epoch {found.epoch}"
             )
         raise ValueError(
             "The training must converge, because wrong labels are found by its losses. Received: "
@@ -58,22 +58,24 @@ class RefuseDivergence(keras.callbacks.Callback):
 
     def _cause(self) -> str:
         """The first number of the data that is not finite, or other advice."""
-        data = {
-            "x": self._source.x,
-            "y": self._source.y,
-            "sample_weight": self._source.sample_weight,
-        }
-        for name, structure in data.items():
-            index = _first_not_finite(structure)
-            if index is not None:
-                return (
-                    f"`{name}` holds a NaN or an infinity, first at index {index}: replace it, or "
-                    "leave the example out."
-                )
+        for numbers, (x, y, sample_weight) in self._examples.data():
+            for name, structure in {"x": x, "y": y, "sample_weight": sample_weight}.items():
+                index = _first_not_finite(structure)
+                if index is not None:
+                    return (
+                        f"`{name}` holds a NaN or an infinity, first in the example "
+                        f"{self._at(numbers[index])}: replace it, or leave the example out."
+                    )
         return (
             "The data are finite: lower the learning rate, scale the inputs, or set `clipnorm` "
             "in the optimizer."
         )
+
+    def _at(self, number: int) -> str:
+        if number < 0:
+            return "that was not trained on"
+        ids = self._examples.ids if self._examples.has_ids else None
+        return f"at index {number}" if ids is None else f"with id {ids[number]}"
 
 
 def _first_not_finite(structure: ArrayTree, rows: int = 4096) -> int | None:

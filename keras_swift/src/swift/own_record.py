@@ -18,6 +18,7 @@ from keras_swift.src.data.arrays import ArraySource
 from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.records.columns import FinishedRecord
 from keras_swift.src.records.outputs import classes_of
+from keras_swift.src.records.recorder import recording
 from keras_swift.src.swift.datasets import DrawnDataset
 from keras_swift.src.swift.features import (
     IN_CLASS,
@@ -27,7 +28,6 @@ from keras_swift.src.swift.features import (
     rank_in_class,
     recorded_column,
 )
-from keras_swift.src.swift.recording import recording
 from keras_swift.src.swift.sampler import GRADIENT_NORM
 
 # The share of the epochs of the first `fit` that is uniform.

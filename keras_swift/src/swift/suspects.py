@@ -5,28 +5,39 @@ This file decides what a training records to find them; `keras_swift.src.suspect
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
 import numpy as np
 
 from keras_swift.src import backends
-from keras_swift.src.data import arrays
-from keras_swift.src.data.held import held_examples
+from keras_swift.src.data.arrays import ArraySource
+from keras_swift.src.data.held import check_ends
+from keras_swift.src.data.stream_reader import StreamReader
+from keras_swift.src.data.streams import check_stream_arguments, is_stream
 from keras_swift.src.fitting.model_state import Unchanged
 from keras_swift.src.records.columns import FinishedRecord
-from keras_swift.src.records.targets import target_outputs
+from keras_swift.src.records.examples import ArrayExamples, Examples, StreamExamples
+from keras_swift.src.records.given_targets import GivenTargets, StoredTargets
+from keras_swift.src.records.identity import Identity
+from keras_swift.src.records.known_reader import Known
+from keras_swift.src.records.recorder import RecordingCallback, recording
+from keras_swift.src.records.targets import TargetOutput, target_outputs
 from keras_swift.src.rules import COUNT, check, check_if_given
 from keras_swift.src.scoring.examples import check_examples
+from keras_swift.src.scoring.labels import label_check
 from keras_swift.src.suspects.of_record import (
     check_are_numbers,
     has_one_label,
     suspects_of_record,
 )
 from keras_swift.src.suspects.result import ClassNames, Suspects
-from keras_swift.src.swift.datasets import DrawnDataset
+from keras_swift.src.swift.datasets import DrawnDataset, EpochCallback
 from keras_swift.src.swift.divergence import RefuseDivergence
-from keras_swift.src.swift.recording import recording
+from keras_swift.src.swift.pooled import PooledDataset
 from keras_swift.src.validation import check_model, check_targets
 
 
@@ -64,10 +75,16 @@ def find_suspects(
     Args:
         model: a compiled `keras.Model`, not yet trained.
         x, y: arrays, or lists or dicts of arrays, first axis `n`; or `x` alone a
-            data set, as for `search`.
+            stream that ends and can be read again: a `PyDataset`,
+            `tf.data.Dataset`, `DataLoader` or other iterable of batches, of any
+            size, shuffled or not. It is read once an epoch and never held. An
+            example is known by its id, where batches are
+            `(x, y, sample_weight, ids)`, as they have to be if the pipeline
+            augments; else by batch and row in a `PyDataset`, and by its
+            contents in others.
         epochs: int. Enough to learn what most examples have in common, but
             too few to memorise all labels. Defaults to 15.
-        batch_size: int. Defaults to 32.
+        batch_size: int. Defaults to 32. Streams have their own batches.
         sample_weight: array, weights of the loss, as for `model.fit`.
         class_names: names for text, tables and figures: a list, of the
             classes, or of the entries if each is a label of its own; with
@@ -80,13 +97,17 @@ def find_suspects(
     Returns:
         `Suspects`: `indices`, with `entries` and `outputs` where an example
         has several targets; `instead`, `scores`, `wrong_share`, `keep`, and
-        `to_frame()`, `to_csv()` and `plot()`.
+        `to_frame()`, `to_csv()` and `plot()`. Of a stream, `indices` count the
+        examples in the order in which they were first read (in a `PyDataset`
+        without ids, of batches and rows), and `ids` names them; `plot()` reads
+        it once more.
 
     Raises:
-        TypeError: if `x` is neither arrays nor a data set that can be held.
+        TypeError: if `x` is neither arrays nor a stream that can be read again.
         ValueError: if the model is not compiled, for values outside the
             ranges above, for targets that are not numbers or that the outputs
-            have no place for, if processes have parts of different sizes, and
+            have no place for, if processes have parts of different sizes, if
+            the examples of a stream do not come back in its second pass, and
             if the training diverges.
 
     Example:
@@ -105,35 +126,118 @@ def find_suspects(
     COUNT.check("epochs", epochs)
     check(batch_size=batch_size, verbose=verbose)
     check_if_given(seed=seed)
-    x, y, sample_weight = held_examples(x, y, sample_weight)
+    backend = backends.active()
+    process, count = backend.process()
+    own_seed = seed if seed is None or count == 1 else [seed, process]
+    run = _Run(model, epochs, int(np.random.default_rng(own_seed).integers(2**31)), verbose)
+    if is_stream(x):
+        check_stream_arguments(x, y, sample_weight, None, 0.0)
+        check_ends(x, "x")
+        return _of_stream(run, x, class_names)
     check_targets(y)
     check_are_numbers(y)
-    backend = backends.active()
     backend.check_devices(model)
-    source = arrays.ArraySource(x, y, sample_weight)
+    source = ArraySource(x, y, sample_weight)
     losses = check_examples(model, source, batch_size)
     backend.check_agreement(
         {"`epochs`": epochs, "`batch_size`": batch_size, "The number of examples": source.size}
     )
     outputs = target_outputs(model, losses)
-    process, count = backend.process()
-    own_seed = seed if seed is None or count == 1 else [seed, process]
-    seed = int(np.random.default_rng(own_seed).integers(2**31))
-    plain = has_one_label(outputs)
+    examples = ArrayExamples(source)
+    given = GivenTargets.of(outputs, losses, source.y, source.sample_weight, source.size)
+    probability = np.full(source.size, 1.0 / source.size)
+    dataset = DrawnDataset(source, probability, batch_size, seed=run.seed)
     with Unchanged(model):
-        recorder = recording(model, source, batch_size, epochs, targets=() if plain else outputs)
-        probability = np.full(source.size, 1.0 / source.size)
-        dataset = DrawnDataset(source, probability, batch_size, seed=seed)
-        with recorder.listening(dataset):
-            callbacks = [recorder, RefuseDivergence(recorder, source)]
-            model.fit(dataset, epochs=epochs, shuffle=False, callbacks=callbacks, verbose=verbose)
+        recorder = run.recorder(examples, outputs, batch_size)
+        run.train(dataset, recorder, [RefuseDivergence(recorder, examples)])
+        record = FinishedRecord.of(recorder.record)
         return suspects_of_record(
             model,
-            source,
+            examples,
             losses,
             outputs,
-            FinishedRecord.of(recorder.record),
+            given,
+            record,
             recorder.targets,
             class_names,
             batch_size,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """The training that is recorded."""
+
+    model: keras.Model
+    epochs: int
+    seed: int
+    verbose: int | Literal["auto"]
+
+    def recorder(
+        self, examples: Examples, outputs: Sequence[TargetOutput], batch_size: int
+    ) -> RecordingCallback:
+        targets = () if has_one_label(outputs) else outputs
+        return recording(self.model, examples, batch_size, self.epochs, targets=targets)
+
+    def train(
+        self,
+        dataset: DrawnDataset | PooledDataset,
+        recorder: RecordingCallback,
+        behind: list[keras.callbacks.Callback],
+    ) -> None:
+        """Trains the model; an exception of the data set arrives as it was raised."""
+        with recorder.listening(dataset):
+            try:
+                self.model.fit(
+                    dataset,
+                    epochs=self.epochs,
+                    shuffle=False,
+                    callbacks=[recorder, *behind],
+                    verbose=self.verbose,
+                )
+            except Exception:
+                # TensorFlow wraps it in one of its own.
+                if dataset.error is not None:
+                    raise dataset.error from None
+                raise
+
+
+def _of_stream(run: _Run, x: Any, class_names: ClassNames) -> Suspects:
+    """`find_suspects` of a stream, whose examples are known by ids, places or contents."""
+    model = run.model
+    backends.active().check_devices(model)
+    generators = np.random.default_rng([run.seed, 1]).spawn(2)
+    with contextlib.closing(StreamReader(x, None, generators, True, None)) as stream:
+        first, batch_size = stream.first(stream.batch_size), stream.batch_size
+        check_are_numbers(first[1])
+        losses = check_examples(model, ArraySource(*first), batch_size)
+        outputs = target_outputs(model, losses)
+        identity = Identity(stream)
+        examples = StreamExamples(x, first, identity)
+        stored = StoredTargets(outputs, losses)
+        check_labels = label_check(losses.y_pred, losses.outputs, losses.matching)
+
+        def on_read(batch: Known) -> None:
+            dataset.known.check_come_back()
+            check_labels(batch.data[1])
+            stored.add(batch.numbers, batch.data)
+
+        dataset = PooledDataset(stream, identity, run.seed, on_read=on_read)
+        with Unchanged(model):
+            recorder = run.recorder(examples, outputs, batch_size)
+            behind = [EpochCallback(dataset), RefuseDivergence(recorder, examples)]
+            run.train(dataset, recorder, behind)
+            # Another pass is to come, for what the model proposes.
+            dataset.close()
+            given, record = stored.given(identity.order()), FinishedRecord.of(recorder.record)
+            return suspects_of_record(
+                model,
+                examples,
+                losses,
+                outputs,
+                given,
+                record,
+                recorder.targets,
+                class_names,
+                batch_size,
+            )

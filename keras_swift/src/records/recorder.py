@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import keras
 import numpy as np
@@ -18,12 +19,12 @@ from keras_swift.src._keras import own_methods
 from keras_swift.src._types import FloatArray, IntArray, Logs
 from keras_swift.src.data.arrays import ArraySource
 from keras_swift.src.fitting.journal import Journal
+from keras_swift.src.records.examples import ArrayExamples, Examples
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.records.outputs import LabelScorer, combined
 from keras_swift.src.records.step import RecordedStep
 from keras_swift.src.records.target_record import TargetRecord
 from keras_swift.src.records.targets import TargetOutput
-from keras_swift.src.swift.datasets import DrawnDataset
 
 # The cost of a forward pass over the data in epochs of training, which have a backward pass too.
 FORWARD_COST = 1.0 / 3.0
@@ -48,11 +49,33 @@ class Divergence:
     index: int
 
 
+class Drawn(Protocol):
+    """A data set that knows which examples it handed out, in order.
+
+    Attributes:
+        most_unread: int, how many examples there may be between two readings of the steps.
+        reads_after: int, after how many examples steps are read within an epoch; `None` for the end
+            of the epoch.
+    """
+
+    @property
+    def most_unread(self) -> int: ...
+
+    @property
+    def reads_after(self) -> int | None: ...
+
+    def start_epoch(self, epoch: int) -> None:
+        """Sets the data set to this epoch, if it is not there yet."""
+
+    def drawn(self, epoch: int) -> list[IntArray]:
+        """The examples of each batch handed out in this epoch, the present one or the last."""
+
+
 class RecordingCallback(keras.callbacks.Callback):
     """Records the examples as they are trained on; else all, by forward passes at epochs' ends.
 
     Args:
-        source: `ArraySource`.
+        examples: `Examples` that are trained on.
         scorer: `LabelScorer` of the model in training.
         batch_size: int, of training.
         every: int, epochs from one forward pass to the next; the first epoch has one.
@@ -68,7 +91,7 @@ class RecordingCallback(keras.callbacks.Callback):
 
     def __init__(
         self,
-        source: ArraySource,
+        examples: Examples,
         scorer: LabelScorer,
         batch_size: int,
         every: int,
@@ -76,19 +99,19 @@ class RecordingCallback(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self._every = every
-        self.record = ExampleMemory(source.size, averages=True)
-        self.targets = TargetRecord(scorer.targets, source.size) if scorer.targets else None
+        self.record = ExampleMemory(examples.size, averages=True)
+        self.targets = TargetRecord(scorer.targets, examples.size) if scorer.targets else None
         self.cost = 0.0
         self.journal = Journal()
         self.diverged: Divergence | None = None
         self._epoch = 0
-        self._source = source
+        self._examples = examples
         self._scorer = scorer
-        self._batch = batch_size
-        self._batch_size = min(source.size, LARGER_BATCH * batch_size)
+        self._batch_size = LARGER_BATCH * batch_size
         self._step = step
-        self._dataset: DrawnDataset | None = None
-        self._drawn: IntArray | None = None
+        self._dataset: Drawn | None = None
+        # How many steps of the epoch have been read.
+        self._read_steps = 0
 
     @property
     def has_labels(self) -> bool:
@@ -107,36 +130,39 @@ class RecordingCallback(keras.callbacks.Callback):
         return self._scorer.columns - targets - (3 if self.has_labels else 1)
 
     @contextlib.contextmanager
-    def listening(self, dataset: DrawnDataset) -> Iterator[None]:
+    def listening(self, dataset: Drawn) -> Iterator[None]:
         """A context for `model.fit(dataset, callbacks=[self])`; restores the model at its end."""
         self._dataset = dataset
         with contextlib.ExitStack() as stack:
             if self._step is not None:
-                stack.enter_context(self._step.entered(dataset.num_examples))
+                stack.enter_context(self._step.entered(dataset.most_unread))
                 self.journal = Journal()
                 self.journal.tap = self._step.tap
             yield
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        self._epoch = epoch
+        self._epoch, self._read_steps = epoch, 0
         if self._dataset is not None:
-            # Read now: by its end the data set has gone on to the next epoch.
             self._dataset.start_epoch(epoch)
-            self._drawn = self._dataset.drawn
+
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        dataset = self._dataset
+        if self._step is None or dataset is None or dataset.reads_after is None:
+            return
+        taken = dataset.drawn(self._epoch)[self._read_steps : batch + 1]
+        if sum(map(len, taken)) >= dataset.reads_after:
+            self._read(taken)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        if self._step is not None:
-            self._read()
+        if self._step is not None and self._dataset is not None:
+            self._read(self._dataset.drawn(epoch)[self._read_steps :], ends=True)
         if self._step is None and epoch % self._every == 0:
             self.record_all()
 
     def record_all(self) -> None:
         """Records every example with the model's current weights."""
-        size, batch_size = self._source.size, self._batch_size
-        for start in range(0, size, batch_size):
-            indices = np.arange(start, min(start + batch_size, size))
-            # The last batch is padded, so that all batches have one compiled shape.
-            x, y, _ = self._source.take(np.minimum(np.arange(start, start + batch_size), size - 1))
+        size = min(max(self._examples.size, 1), self._batch_size)
+        for indices, x, y in self._examples.chunks(size):
             scores = {k: v[: len(indices)] for k, v in self._scorer(x, y).items()}
             loss = np.asarray(scores["loss"], np.float64)
             labels = self._scorer.labels
@@ -144,17 +170,21 @@ class RecordingCallback(keras.callbacks.Callback):
             if labels is not None:
                 weights = [label.output.weight for label in labels]
                 numbers += [combined(scores, name, weights) for name in ("margin", "probability")]
-            self._add(indices, np.stack(numbers, axis=1))
+            self._add([indices], np.stack(numbers, axis=1))
             if self.targets is not None:
                 self.targets.add(indices, scores["targets"])
         self.cost += FORWARD_COST
 
-    def _read(self) -> None:
-        """Reads what the steps of the epoch have left, or goes over to forward passes."""
-        rows, drawn = self.journal.rows(), self._drawn
-        size = 0 if drawn is None else len(drawn)
-        # A callback may have ended the epoch early.
-        if drawn is None or len(rows) != size and not (self.model.stop_training and len(rows)):
+    def _read(self, drawn: list[IntArray], ends: bool = False) -> None:
+        """Reads what the steps on these batches have left, or goes over to forward passes.
+
+        Args:
+            drawn: list of int arrays, the examples of each batch.
+            ends: bool, whether a callback may have ended the epoch before the last of them.
+        """
+        rows, size = self.journal.rows(), sum(map(len, drawn))
+        stopped = ends and self.model.stop_training and len(rows) + self._read_steps > 0
+        if len(rows) != size and not stopped:
             self._step = self.journal.tap = None
             warnings.warn(
                 "The model's `train_step` must call `compute_loss` once for each batch, with its "
@@ -164,18 +194,35 @@ class RecordingCallback(keras.callbacks.Callback):
             )
             return
         base = self._norms + (3 if self.has_labels else 1)
-        self._add(drawn[: len(rows)], rows[:, :base])
-        if self.targets is not None:
-            self.targets.add(drawn[: len(rows)], rows[:, base:])
+        self._add(drawn, rows[:, :base])
+        if self.targets is not None and len(rows):
+            self.targets.add(np.concatenate(drawn)[: len(rows)], rows[:, base:])
+        self._read_steps += len(drawn)
 
-    def _add(self, indices: IntArray, numbers: FloatArray) -> None:
-        """Adds rows of the gradient norm, if there is one, the loss and what classifiers have."""
+    def _add(self, batches: list[IntArray], numbers: FloatArray) -> None:
+        """Adds rows of the gradient norm, if there is one, the loss and what classifiers have.
+
+        Args:
+            batches: list of int arrays, the examples of each batch.
+            numbers: float array, a row for each of them, or for the first of them.
+        """
+        if not len(numbers):
+            return
+        indices = np.concatenate(batches)[: len(numbers)]
         has_score = numbers.shape[1] in (2, 4)
         finite = np.isfinite(numbers[:, int(has_score)])
         if self.diverged is None and not finite.all():
             place = int(np.argmin(finite))
-            step = None if self._step is None else place // self._batch + 1
-            self.diverged = Divergence(self._epoch + 1, step, int(indices[place]))
+            ends = np.cumsum([len(batch) for batch in batches])
+            step = int(np.searchsorted(ends, place, side="right")) + self._read_steps + 1
+            self.diverged = Divergence(
+                self._epoch + 1, None if self._step is None else step, int(indices[place])
+            )
+        # A stream may have shown more examples since.
+        size = max(len(self.record), self._examples.size)
+        self.record.resize(size)
+        if self.targets is not None:
+            self.targets.resize(size)
         self.record.record(
             indices, numbers if has_score else np.concatenate([numbers[:, :1], numbers], axis=1)
         )
@@ -186,7 +233,7 @@ _UNTIL_THEN = "Until then the record is made by forward passes over the data."
 
 def recording(
     model: keras.Model,
-    source: ArraySource,
+    source: ArraySource | Examples,
     batch_size: int,
     epochs: int,
     gradient_norms: bool = False,
@@ -198,19 +245,20 @@ def recording(
 
     Args:
         model: a built, compiled `keras.Model`.
-        source: `ArraySource` of the data it is trained on.
+        source: `ArraySource` of the data it is trained on, or `Examples`.
         batch_size: int.
         epochs: int, of the training; 0 for a trained model, which can only be looked at.
         gradient_norms: bool, whether the steps record them too. Defaults to `False`.
         targets: sequence of `TargetOutput`, each of whose targets is recorded too. Defaults to
             none.
     """
-    scorer = LabelScorer(model, *source.specimen(), gradient_norms, targets=targets)
+    examples = ArrayExamples(source) if isinstance(source, ArraySource) else source
+    scorer = LabelScorer(model, *examples.specimen(), gradient_norms, targets=targets)
     obstacle = backends.active().tap_obstacle(model)
     if obstacle and epochs:
         warnings.warn(f"{obstacle} {_UNTIL_THEN}", stacklevel=3)
     step = RecordedStep(model, scorer) if epochs and obstacle is None else None
-    return RecordingCallback(source, scorer, batch_size, _looks_every(epochs), step)
+    return RecordingCallback(examples, scorer, batch_size, _looks_every(epochs), step)
 
 
 def record_cost(model: keras.Model, epochs: int) -> float:

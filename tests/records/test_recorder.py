@@ -11,10 +11,11 @@ from small_models import classifier
 from keras_swift.src import backends
 from keras_swift.src.data.arrays import ArraySource
 from keras_swift.src.records.columns import FinishedRecord
+from keras_swift.src.records.examples import ArrayExamples
 from keras_swift.src.records.outputs import LabelScorer
+from keras_swift.src.records.recorder import FORWARD_COST, RecordingCallback, record_cost, recording
 from keras_swift.src.scoring.compiled import build
 from keras_swift.src.swift.datasets import DrawnDataset, EpochCallback
-from keras_swift.src.swift.recording import FORWARD_COST, RecordingCallback, record_cost, recording
 
 
 class Looks(keras.callbacks.Callback):
@@ -23,7 +24,7 @@ class Looks(keras.callbacks.Callback):
     def __init__(self, model, source):
         super().__init__()
         scorer = LabelScorer(model, *source.take(np.zeros(1, np.int64))[:2])
-        self.recorder = RecordingCallback(source, scorer, 16, 1)
+        self.recorder = RecordingCallback(ArrayExamples(source), scorer, 16, 1)
         self.record = self.recorder.record
 
     def on_epoch_end(self, epoch, logs=None):

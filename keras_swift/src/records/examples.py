@@ -1,0 +1,245 @@
+"""The examples that a record is of: those of arrays, by index, or of a stream, read again.
+
+This file decides how the few examples that are asked for later (those that are shown, and those
+that a model is to say more of) are found. Nothing of a stream is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from keras_swift.src._types import Array, ArrayTree, IntArray
+from keras_swift.src.data import arrays
+from keras_swift.src.data.arrays import SPECIMEN, ArraySource, Data
+from keras_swift.src.data.leaves import present_leaves, structure_key
+from keras_swift.src.data.stream_reader import is_endless, joined
+from keras_swift.src.data.streams import Stream
+from keras_swift.src.records.identity import Identity
+from keras_swift.src.records.known_reader import Known
+
+# Places among the indices that were asked for, and `(x, y)` of as many rows as were asked for: the
+# last chunk is padded, so that all have one compiled shape.
+Chunk: TypeAlias = tuple[IntArray, ArrayTree, ArrayTree]
+
+
+class Examples(Protocol):
+    """Examples that have an index.
+
+    Attributes:
+        size: int, `n`; of a stream, how many are known so far.
+        ids: array, shape `(n,)`, what the user calls them, or hashes of them; or `None`.
+        has_ids: bool, whether `ids` are the user's.
+        order: int array, shape `(n,)`: under which number a record has them; -1 for examples that
+            were not read. `None` if the numbers are the indices.
+    """
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def ids(self) -> Array | None: ...
+
+    @property
+    def has_ids(self) -> bool: ...
+
+    @property
+    def order(self) -> IntArray | None: ...
+
+    def specimen(self) -> tuple[ArrayTree, ArrayTree]:
+        """`(x, y)` of the first few examples."""
+
+    def chunks(self, size: int, indices: IntArray | None = None) -> Iterator[Chunk]:
+        """The examples at these indices, or all by their numbers, `size` at a time."""
+
+    def data(self) -> Iterator[tuple[IntArray, Data]]:
+        """All examples in parts, with their numbers."""
+
+    def first_input(self, indices: IntArray) -> Array:
+        """The first array of the inputs at these indices."""
+
+
+class ArrayExamples:
+    """The examples of arrays.
+
+    Args:
+        source: `ArraySource`.
+    """
+
+    has_ids = False
+
+    def __init__(self, source: ArraySource) -> None:
+        self._source = source
+
+    @property
+    def size(self) -> int:
+        return self._source.size
+
+    @property
+    def ids(self) -> None:
+        """`None`: an index says all."""
+
+    @property
+    def order(self) -> None:
+        """`None`: the numbers are the indices."""
+
+    def specimen(self) -> tuple[ArrayTree, ArrayTree]:
+        return self._source.specimen()
+
+    def chunks(self, size: int, indices: IntArray | None = None) -> Iterator[Chunk]:
+        indices = np.arange(self.size) if indices is None else indices
+        for start in range(0, len(indices), size):
+            some = indices[start : start + size]
+            x, y, _ = self._source.take(np.resize(some, size))
+            yield np.arange(start, start + len(some)), x, y
+
+    def data(self) -> Iterator[tuple[IntArray, Data]]:
+        source = self._source
+        yield np.arange(source.size), (source.x, source.y, source.sample_weight)
+
+    def first_input(self, indices: IntArray) -> Array:
+        first = present_leaves(self._source.x)[0]
+        return np.asarray(arrays.select((first,), indices)[0])
+
+
+class StreamExamples:
+    """The examples of a stream that have been read, found again in another pass.
+
+    Args:
+        source: the stream, as for `Stream`.
+        first: `(x, y, sample_weight)`, its first batch.
+        identity: `Identity` of its examples.
+        class_weight: as for `Stream`. Defaults to `None`.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        first: Data,
+        identity: Identity,
+        class_weight: dict[int, float] | None = None,
+    ) -> None:
+        self._source = source
+        self._specimen = arrays.select(first, np.arange(len(present_leaves(first)[0]))[:SPECIMEN])
+        self._identity = identity
+        self._class_weight = class_weight
+
+    @property
+    def size(self) -> int:
+        return self._identity.count
+
+    @property
+    def ids(self) -> Array | None:
+        return self._identity.ids
+
+    @property
+    def has_ids(self) -> bool:
+        """bool, whether `ids` are the user's, rather than hashes of contents."""
+        return self._identity.kind == "ids"
+
+    @property
+    def order(self) -> IntArray | None:
+        return self._identity.order()
+
+    def specimen(self) -> tuple[ArrayTree, ArrayTree]:
+        return self._specimen[:2]
+
+    def read_again(self) -> Generator[Known]:
+        """One pass; the numbers of examples that were never read before are -1.
+
+        Nothing comes of a source that can be read only once, or has no end.
+        """
+        stream = Stream(self._source, None, self._class_weight)
+        if stream.is_shared or is_endless(self._source):
+            return
+        stream.know_by(self._identity.key)
+        stream.begin_epoch()
+        try:
+            done = 0
+            while stream.length is None or done < stream.length:
+                if not stream.has_more():
+                    break
+                read = stream.next_read()
+                done += 1
+                numbers = self._identity.find(read)
+                yield Known(read.data, numbers, numbers)
+            stream.end_epoch()
+        finally:
+            stream.close()
+
+    def chunks(self, size: int, indices: IntArray | None = None) -> Iterator[Chunk]:
+        groups: dict[str, list[tuple[IntArray, Data]]] = {}
+        for places, data in self._wanted(indices):
+            group = groups.setdefault(_form(data), [])
+            group.append((places, data))
+            while sum(len(some) for some, _ in group) >= size:
+                places, data = _together(group)
+                yield _chunk(places[:size], _rows(data, slice(size)), size)
+                group[:] = [(places[size:], _rows(data, slice(size, None)))]
+        for group in groups.values():
+            places, data = _together(group)
+            if len(places):
+                yield _chunk(places, data, size)
+
+    def data(self) -> Iterator[tuple[IntArray, Data]]:
+        for known in self.read_again():
+            yield known.numbers, known.data
+
+    def first_input(self, indices: IntArray) -> Array:
+        found: dict[int, Array] = {}
+        for places, data in self._wanted(indices):
+            rows = present_leaves(data[0])[0]
+            found |= {int(place): row for place, row in zip(places, rows, strict=True)}
+        if len(found) < len(indices):
+            raise ValueError(
+                "`x` must be a stream that can be read again to show its examples. Received: "
+                f"{type(self._source).__name__}, which gave {len(found)} of {len(indices)} again."
+            )
+        shape = np.max([row.shape for row in found.values()], axis=0)
+        # Sequences of several lengths are shown with zeros behind them.
+        shown: Array = np.zeros((len(indices), *shape.tolist()), found[0].dtype)
+        for place, row in found.items():
+            shown[place][tuple(slice(length) for length in row.shape)] = row
+        return shown
+
+    def _wanted(self, indices: IntArray | None) -> Iterator[tuple[IntArray, Data]]:
+        """The rows of a pass that are asked for, each once, with their places in `indices`."""
+        order = self.order
+        numbers: IntArray = np.arange(self.size) if indices is None else indices
+        if indices is not None and order is not None:
+            numbers = order[indices]
+        # The last is for rows without a number.
+        place_of = np.full(self.size + 1, -1)
+        place_of[numbers] = np.arange(len(numbers))
+        place_of[-1] = -1
+        left = int((place_of >= 0).sum())
+        passing = self.read_again()
+        while left and (known := next(passing, None)) is not None:
+            # Of an example that comes twice the first row will do.
+            seen, first = np.unique(known.numbers, return_index=True)
+            rows = np.sort(first[place_of[seen] >= 0])
+            if len(rows):
+                places = place_of[known.numbers[rows]]
+                place_of[known.numbers[rows]] = -1
+                left -= len(rows)
+                yield places, arrays.select(known.data, rows)
+        passing.close()
+
+
+def _form(data: Data) -> str:
+    return f"{structure_key(data)} {[leaf.shape[1:] for leaf in present_leaves(data)]}"
+
+
+def _together(group: list[tuple[IntArray, Data]]) -> tuple[IntArray, Data]:
+    return np.concatenate([places for places, _ in group]), joined([data for _, data in group])
+
+
+def _rows(data: Data, rows: slice) -> Data:
+    return arrays.select(data, np.arange(len(present_leaves(data)[0]))[rows])
+
+
+def _chunk(places: IntArray, data: Data, size: int) -> Chunk:
+    x, y, _ = arrays.select(data, np.resize(np.arange(len(places)), size))
+    return places, x, y

@@ -1,0 +1,157 @@
+"""The targets that examples were given, and which of them count, by example.
+
+Of arrays they are made of all targets at once; of a stream they are stored as its batches are read,
+as compactly as classes and values allow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_swift.src._types import Array, ArrayTree, BoolArray, IntArray
+from keras_swift.src.data.arrays import Data
+from keras_swift.src.records.growing import GrowingRows
+from keras_swift.src.records.targets import TargetOutput
+from keras_swift.src.scoring.compiled import CompiledLosses
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenTargets:
+    """What examples have for targets.
+
+    Attributes:
+        labels: of each output the given classes or values, shape `(n, *entries)`.
+        counted: of each output which targets have a weight, bool, shape `(n * targets,)`.
+    """
+
+    labels: tuple[Array, ...]
+    counted: tuple[BoolArray, ...]
+
+    @classmethod
+    def of(
+        cls,
+        outputs: Sequence[TargetOutput],
+        losses: CompiledLosses,
+        y: ArrayTree,
+        sample_weight: ArrayTree,
+        size: int,
+    ) -> GivenTargets:
+        """Those of some examples.
+
+        Args:
+            outputs: sequence of `TargetOutput`.
+            losses: `CompiledLosses` of the model.
+            y, sample_weight: structures with first axis `n`; the weights may be `None`.
+            size: int, `n`.
+        """
+        given, _ = losses.matching.aligned(y, losses.y_pred)
+        labels = tuple(output.labels(given) for output in outputs)
+        counted = tuple(_counted(output, losses, sample_weight, size) for output in outputs)
+        return cls(labels, counted)
+
+
+class StoredTargets:
+    """The targets of the examples of a stream, by their numbers.
+
+    Takes 4 bytes for each class or value, and one more where batches have weights.
+
+    Args:
+        outputs: sequence of `TargetOutput`.
+        losses: `CompiledLosses` of the model.
+    """
+
+    def __init__(self, outputs: Sequence[TargetOutput], losses: CompiledLosses) -> None:
+        self._outputs = tuple(outputs)
+        self._losses = losses
+        self._labels = [
+            GrowingRows(0, _stored_shape(output), 0, _stored_type(output))
+            for output in self._outputs
+        ]
+        self._counted: list[GrowingRows] = []
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, numbers: IntArray, data: Data) -> None:
+        """Stores the targets of the examples that are new.
+
+        Args:
+            numbers: int array, shape `(b,)`.
+            data: `(x, y, sample_weight)` of the batch.
+
+        Raises:
+            ValueError: if there are more or fewer targets for an example than in other batches.
+        """
+        new = numbers >= self._size
+        if not new.any():
+            return
+        _, y, sample_weight = data
+        found = GivenTargets.of(self._outputs, self._losses, y, sample_weight, len(numbers))
+        self._size = int(numbers.max()) + 1
+        if sample_weight is not None and not self._counted:
+            self._counted = [GrowingRows(0, (o.size,), True, bool) for o in self._outputs]
+        for place, output in enumerate(self._outputs):
+            labels = found.labels[place]
+            if output.kind != "losses" and labels.shape[1:] != output.entries:
+                raise ValueError(
+                    "All batches must have as many targets for an example, to be recorded. "
+                    f"Received: targets of shape {labels.shape} after shape "
+                    f"{('n', *output.entries)}. Pad them to one length."
+                )
+            self._labels[place].resize(self._size)
+            if output.kind != "losses":
+                self._labels[place].values[numbers[new]] = labels[new]
+        for place, rows in enumerate(self._counted):
+            rows.resize(self._size)
+            counted = found.counted[place].reshape(len(numbers), -1)
+            rows.values[numbers[new]] = counted[new]
+
+    def given(self, order: IntArray | None = None) -> GivenTargets:
+        """What is stored.
+
+        Args:
+            order: int array, shape `(n,)`, the number of each example, or -1 for one that was not
+                read, whose targets do not count. Defaults to `None`, the order of the numbers.
+        """
+        order = np.arange(self._size) if order is None else order
+        there = (order >= 0) & (order < self._size)
+        labels, counted = [], []
+        for place, output in enumerate(self._outputs):
+            stored = self._labels[place].values
+            dtype = np.int64 if stored.dtype == np.int32 else np.float64
+            found = np.zeros((len(order), *stored.shape[1:]), dtype)
+            found[there] = stored[order[there]]
+            labels.append(found)
+            counts = np.repeat(there[:, None], output.size, axis=1)
+            if self._counted:
+                counts[there] = self._counted[place].values[order[there]]
+            counted.append(counts.reshape(-1))
+        return GivenTargets(tuple(labels), tuple(counted))
+
+
+def _stored_shape(output: TargetOutput) -> tuple[int, ...]:
+    # Nothing is said of the targets of other losses.
+    return () if output.kind == "losses" else output.entries
+
+
+def _stored_type(output: TargetOutput) -> type[np.generic]:
+    return np.int32 if output.kind in ("categorical", "binary") else np.float32
+
+
+def _counted(
+    output: TargetOutput, losses: CompiledLosses, sample_weight: ArrayTree, size: int
+) -> BoolArray:
+    """Which targets have a weight, a bool array of shape `(n * targets,)`."""
+    everywhere = np.ones((size, *output.entries), bool)
+    (weight,) = losses.matching.weights(sample_weight, losses.y_pred, [output.output.path])
+    if weight is not None:
+        positive = np.asarray(weight[:]) != 0
+        while positive.ndim > everywhere.ndim and positive.shape[-1] == 1:
+            positive = positive[..., 0]
+        positive = positive.reshape(positive.shape + (1,) * (everywhere.ndim - positive.ndim))
+        everywhere = everywhere & positive
+    return everywhere.reshape(-1)

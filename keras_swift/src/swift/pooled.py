@@ -1,0 +1,211 @@
+"""Batches of a stream: as they come, or drawn from pools of the next ones by given chances.
+
+As many rows are drawn as are read, and each batch of the stream is read once an epoch.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import keras
+import numpy as np
+
+from keras_swift.src._types import FloatArray, IntArray, State
+from keras_swift.src.data.arrays import Data, select
+from keras_swift.src.data.draws import systematic_draw
+from keras_swift.src.data.leaves import as_fed
+from keras_swift.src.data.stream_reader import StreamReader
+from keras_swift.src.fitting.journal import Journal
+from keras_swift.src.records.identity import Identity
+from keras_swift.src.records.known_reader import Known, KnownReader
+from keras_swift.src.records.pooled import Group, drawn_batches
+from keras_swift.src.swift.datasets import Item
+
+# From the batches of a pool to the chances of their rows, non-negative float64 arrays of shape
+# `(b,)`, of which only the ratios matter.
+Chances: TypeAlias = Callable[[Sequence[Known]], list[FloatArray]]
+# How many rows steps may leave before they are read; a tap holds four times as many.
+UNREAD = 2**14
+
+
+class PooledDataset(keras.utils.PyDataset):
+    """Batches of a stream, in the order in which they are read.
+
+    From the `m` rows of one shape in a pool `m` are drawn, row `i` on average
+    `m c_i / sum(c)` times, rounded up or down at random, in random order. If
+    no row has a chance, each is drawn once.
+
+    Args:
+        stream: `StreamReader`.
+        identity: `Identity` of its examples.
+        seed: int, of the draws; those of an epoch are a function of it, the epoch and the chances.
+        on_read: function of each batch that was read, which may raise. Defaults to `None`.
+        restarts: bool, whether each epoch is a pass of its own; else an epoch goes on where the
+            last one ended.
+        first_epoch: int, the epoch to start with.
+
+    Attributes:
+        chances: `Chances`, or `None` for batches as they come.
+        known: `KnownReader` of the stream.
+        error: the last exception, or `None`.
+    """
+
+    def __init__(
+        self,
+        stream: StreamReader,
+        identity: Identity,
+        seed: int,
+        *,
+        on_read: Callable[[Known], None] | None = None,
+        restarts: bool = True,
+        first_epoch: int = 0,
+    ) -> None:
+        super().__init__()
+        self.error: Exception | None = None
+        self.journal = Journal()
+        self.chances: Chances | None = None
+        self.known = KnownReader(stream, identity)
+        self._stream = stream
+        self._identity = identity
+        self._seed = seed
+        self._on_read = on_read
+        self._restarts = restarts
+        self._epoch = first_epoch
+        self._generator = np.random.default_rng([seed, first_epoch])
+        # Batches that were drawn and are not handed out yet.
+        self._plan: collections.deque[tuple[Group, slice]] = collections.deque()
+        # How many batches of the epoch were read, and the examples of those handed out.
+        self._read = 0
+        self._drawn: list[IntArray] = []
+        # Items that Keras inspects before training, which are trained on first.
+        self._peeked: dict[int, tuple[Item, IntArray]] = {}
+        self._is_training = self._is_within_epoch = self._has_ended = False
+
+    @property
+    def num_batches(self) -> int:
+        return self._stream.num_batches
+
+    @property
+    def num_examples(self) -> int:
+        """int, how many are drawn in an epoch of whole batches."""
+        return self.known.size
+
+    @property
+    def most_unread(self) -> int:
+        """int, how many examples there may be between two readings of the steps."""
+        return 4 * UNREAD + 16 * self._stream.batch_size
+
+    @property
+    def reads_after(self) -> int:
+        """int, after how many examples steps are read."""
+        return UNREAD
+
+    def drawn(self, epoch: int) -> list[IntArray]:
+        """The numbers of the examples in each batch of this epoch, as far as handed out."""
+        return self._drawn
+
+    def start_epoch(self, epoch: int) -> None:
+        """Called once or more before the items of an epoch; before it Keras only inspects items."""
+        if self._is_training and epoch == self._epoch:
+            return
+        if epoch != self._epoch:
+            self._generator = np.random.default_rng([self._seed, epoch])
+        self._is_training, self._epoch, self._drawn = True, epoch, []
+
+    def on_epoch_begin(self) -> None:
+        if self._is_training and not self._is_within_epoch:
+            self._is_within_epoch = True
+            self._stream.begin_epoch()
+            if self._restarts and self._has_ended:
+                self._stream.restart()
+
+    def on_epoch_end(self) -> None:
+        if self._is_within_epoch:
+            self._is_within_epoch, self._has_ended = False, True
+            self._read = 0
+            self._plan.clear()
+            self.known.stop_reading_ahead()
+            self._stream.end_epoch()
+
+    def __getitem__(self, index: int) -> Item:
+        try:
+            if not self._is_training:
+                if index not in self._peeked:
+                    self._peeked[index] = self._next()
+                return self._peeked[index][0]
+            item, numbers = self._peeked.pop(min(self._peeked)) if self._peeked else self._next()
+            self._drawn.append(numbers)
+            return item
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _next(self) -> tuple[Item, IntArray]:
+        if self._plan:
+            group, rows = self._plan.popleft()
+            positions = group.positions[rows]
+            return _item(select(group.data, positions)), group.numbers[positions]
+        left = max(1, self.num_batches - self._read)
+        if self.chances is None:
+            (batch,) = self._several(1, left)
+            return _item(batch.data), batch.numbers
+        batches = self._several(min(self.known.pool_steps, left), left)
+        self._plan.extend(self._pool(batches, self.chances(batches)))
+        return self._next()
+
+    def _several(self, count: int, left: int) -> list[Known]:
+        batches = self.known.several(count, left)
+        self._read += count
+        if self._on_read is not None:
+            for batch in batches:
+                self._on_read(batch)
+        return batches
+
+    def _pool(self, batches: list[Known], chances: list[FloatArray]) -> list[tuple[Group, slice]]:
+        def draw(places: list[int]) -> tuple[IntArray, FloatArray]:
+            chance = np.concatenate([chances[place] for place in places])
+            total = float(chance.sum())
+            if total == 0.0:
+                chance, total = np.ones(len(chance)), float(len(chance))
+            positions = systematic_draw(len(chance) * chance / total, self._generator)
+            return positions, np.ones(len(positions))
+
+        return drawn_batches(batches, draw)
+
+    def state(self) -> State:
+        """State for `restore`; with the position in the stream only if it is known."""
+        return {
+            "seed": self._seed,
+            "identity": self._identity.state(),
+            "reader": self._stream.state(),
+        }
+
+    def restore(self, state: State) -> None:
+        self._seed = state["seed"]
+        self._identity.restore(state["identity"])
+        self._generator = np.random.default_rng([self._seed, self._epoch])
+        if not self._stream.is_shared:
+            # What Keras has inspected was drawn before.
+            self._peeked.clear()
+            self._plan.clear()
+            self._read = 0
+            self._stream.restart()
+        self._stream.restore(state["reader"])
+
+    def identity(self) -> State:
+        """What cannot differ between two starts of one run."""
+        return {"batch_size": self._stream.batch_size, "steps": self.num_batches}
+
+    def close(self) -> None:
+        """Ends an epoch that an error has ended, and stops reading."""
+        try:
+            self.on_epoch_end()
+        finally:
+            self._stream.close()
+
+
+def _item(data: Data) -> Item:
+    x, y, sample_weight = as_fed(data)
+    return (x, y) if sample_weight is None else (x, y, sample_weight)
