@@ -137,8 +137,10 @@ def explained(x: ArrayTree, y: ArrayTree) -> Iterator[None]:
 
 
 def _out_of_memory(error: Exception) -> bool:
+    # TensorFlow's and PyTorch's class; JAX has one for all errors, with a code.
     named = type(error).__name__ in ("ResourceExhaustedError", "OutOfMemoryError")
-    return named or isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    coded = getattr(error, "error_code_string", None) == "RESOURCE_EXHAUSTED"
+    return named or coded or isinstance(error, MemoryError)
 
 
 def _shapes(structure: ArrayTree) -> Any:

@@ -6,7 +6,7 @@ import pytest
 
 import keras_swift as ks
 from keras_swift.src.scoring.structures import follow
-from keras_swift.src.validation import explained
+from keras_swift.src.validation import UnfitData, explained
 
 LOSS = "sparse_categorical_crossentropy"
 X = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")
@@ -149,7 +149,26 @@ def test_an_error_of_python_on_a_line_of_ours_is_explained():
         follow((3,), [])
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: 3 GiB")])
-def test_a_lack_of_memory_is_no_fault_of_the_data(error):
-    with pytest.raises(type(error)), explained(X, A):
-        raise error
+class OutOfMemoryError(RuntimeError):
+    """As PyTorch's."""
+
+
+class Coded(RuntimeError):
+    """As JAX's."""
+
+    error_code_string = "RESOURCE_EXHAUSTED"
+
+
+@pytest.mark.parametrize("kind", [MemoryError, OutOfMemoryError, Coded])
+def test_a_lack_of_memory_is_no_fault_of_the_data(kind):
+    with pytest.raises(kind), explained(X, A):
+        raise kind
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="on the CPU it has no error of its own for this"
+)
+def test_what_the_framework_raises_is_known_as_a_lack_of_memory():
+    with pytest.raises(Exception) as raised, explained(X, A):
+        keras.ops.convert_to_numpy(keras.ops.zeros((2**50,)))
+    assert not isinstance(raised.value, UnfitData)

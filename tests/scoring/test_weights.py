@@ -38,6 +38,17 @@ class TakesTwo(keras.Model):
         return super().train_step(*state, (x, y))
 
 
+class TakesTwoOfItsArguments(keras.Model):
+    def train_step(self, *arguments):
+        *state, (x, y) = arguments
+        return super().train_step(*state, (x, y))
+
+
+class Raises(keras.Model):
+    def train_step(self, *arguments):
+        raise ValueError("too many values to unpack (expected 2)")
+
+
 class PassesInStep(keras.Model):
     def train_step(self, *arguments):
         return super().train_step(*arguments)
@@ -78,6 +89,9 @@ def fit(model, score="gradient_norm", x=X, y=Y, **arguments):
         (DropsInLoss, r"`DropsInLoss.compute_loss`, with a loss that is the same whatever the wei"),
         (DropsInStep, r"`DropsInStep.train_step`, with a loss that is the same whatever the weig"),
         (TakesTwo, r"`train_step` must take batches `\(x, y, sample_weight\)`.*Unpack a batch"),
+        (TakesTwoOfItsArguments, r"`train_step` must take batches.*Unpack a batch"),
+        # Any other error is the model's own.
+        (Raises, r"^too many values to unpack \(expected 2\)"),
     ],
 )
 def test_a_step_without_weights_stops_before_training(kind, message):

@@ -32,6 +32,7 @@ from keras_swift.src.scoring.compiled import build
 from keras_swift.src.scoring.forward import predicted, tensors
 from keras_swift.src.scoring.own_call import check_comparisons
 from keras_swift.src.scoring.step_scores import StepScores
+from keras_swift.src.scoring.weights import takes_no_weights, unpacks_pairs
 
 
 class Observer:
@@ -147,14 +148,9 @@ class WeightedStep:
             with scaling:
                 return self._step(*state, (x, y, weights["weights"]))
         except ValueError as error:
-            if "too many values to unpack (expected 2)" not in str(error):
+            if not unpacks_pairs(error):
                 raise
-            raise ValueError(
-                "The model's `train_step` must take batches `(x, y, sample_weight)` and pass "
-                "the weights on to its loss. Received: one that takes `(x, y)`. Use "
-                "`x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)` and "
-                "`self.compute_loss(x, y, y_pred, sample_weight)`."
-            ) from error
+            raise takes_no_weights() from error
         finally:
             self._current.weights = None
 

@@ -9,6 +9,7 @@ weights are NaN: a result that is still a number has not used them.
 from __future__ import annotations
 
 import contextlib
+import dis
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -54,13 +55,10 @@ def check_weights_arrive(
         nans = keras.tree.map_structure(lambda leaf: np.full_like(leaf, np.nan), weights)
         found = _Effect.of(model, own, x, y, nans)
     except Exception as error:
-        if "too many values to unpack" not in str(error):
+        if not unpacks_pairs(error):
             # A step that cannot run outside `fit`. `fit` will give the reason.
             return
-        raise ValueError(
-            "The model's `train_step` must take batches `(x, y, sample_weight)` and pass the "
-            f"weights on to its loss. Received: one that takes `(x, y)`. {_CURE}"
-        ) from error
+        raise takes_no_weights() from error
     if plain.loss_is_a_number and found.loss_is_a_number:
         names = " and ".join(f"`{type(model).__name__}.{name}`" for name in own)
         raise ValueError(
@@ -76,6 +74,35 @@ def check_weights_arrive(
             "`sample_weight` to their `update_state`.",
             stacklevel=3,
         )
+
+
+def unpacks_pairs(error: Exception) -> bool:
+    """Whether an error is that of a step that takes a batch of three parts for a pair.
+
+    Python raises a plain ValueError there, so the instruction is looked at that raised it.
+    """
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if not isinstance(error, ValueError) or last is None:
+        return False
+    frame = last.tb_frame
+    instructions = {found.offset: found for found in dis.get_instructions(frame.f_code)}
+    failed = instructions.get(last.tb_lasti)
+    if failed is None or (failed.opname, failed.argval) != ("UNPACK_SEQUENCE", 2):
+        return False
+    # The batch, or the step's arguments, of which it is the last.
+    found = [value for value in frame.f_locals.values() if isinstance(value, tuple)]
+    found += [value[-1] for value in found if value and isinstance(value[-1], tuple)]
+    return any(len(value) == 3 for value in found)
+
+
+def takes_no_weights() -> ValueError:
+    """The error for a `train_step` that takes its batches for pairs."""
+    return ValueError(
+        "The model's `train_step` must take batches `(x, y, sample_weight)` and pass the "
+        f"weights on to its loss. Received: one that takes `(x, y)`. {_CURE}"
+    )
 
 
 class _Effect:
