@@ -1,13 +1,14 @@
-"""Trainings that are killed, each in a process of its own, forked from one that has imported all.
+"""Runs that are killed, each in a process of its own, forked from one that has imported all.
 
 python kills_process.py, with a JSON object in each line of its input:
-    {"folder": str, "output": str, "settings": dict, "after": seconds,
-     "call": [name, number, moment]}
-It starts `backup_cases.train(folder, **settings)`, kills it after so many seconds, or before or
-after a call of a function, and answers in a line. A run that ends writes its weights and history.
+    {"what": "training" or "search", "folder": str, "output": str, "settings": dict,
+     "after": seconds, "call": [name, number, moment], "beside": str}
+It starts `backup_cases.train(folder, **settings)` or `search_process.run_search`, kills it after so
+many seconds, or before or after a call of a function, and answers in a line. A run that ends writes
+its weights and history, or its result, to `output`. With `beside`, a second one runs in the same
+folder at the same time, is not killed, and writes there.
 """
 
-import builtins
 import functools
 import hashlib
 import json
@@ -24,17 +25,18 @@ import h5py
 import keras
 import numpy as np
 from backup_cases import train
+from search_process import describe, run_search
 
-# What a backup is written, made current and deleted with.
+# What a backup and a search are written, made current and deleted with.
 CALLS = {
     "weights": (keras.Model, "save_weights"),
     "state": (h5py.Group, "create_dataset"),
     "checksum": (hashlib, "file_digest"),
     "flush": (os, "fsync"),
     "rename": (os, "replace"),
+    "link": (os, "link"),
     "delete": (os, "unlink"),
     "delete folder": (os, "rmdir"),
-    "open": (builtins, "open"),
 }
 
 
@@ -56,36 +58,53 @@ def kill_at(name, number, moment):
     setattr(owner, attribute, called)
 
 
-def child(request):
-    """Trains; returns only the exit status."""
-    try:
-        if request.get("call"):
-            kill_at(*request["call"])
-        weights, history = train(request["folder"], **request["settings"])
-        history = {name: np.asarray(values) for name, values in history.items()}
-        with open(request["output"], "wb") as file:
-            np.savez(file, *weights, **{f"history {k}": v for k, v in history.items()})
-        return 0
-    except BaseException:
-        traceback.print_exc()
-        return 1
+def find(request):
+    """Trains or searches, and writes what it found."""
+    if request["what"] == "search":
+        found = describe(run_search(request["folder"], **request["settings"]))
+        with open(request["output"], "w") as file:
+            json.dump(found, file)
+        return
+    weights, history = train(request["folder"], **request["settings"])
+    history = {name: np.asarray(values) for name, values in history.items()}
+    with open(request["output"], "wb") as file:
+        np.savez(file, *weights, **{f"history {k}": v for k, v in history.items()})
+
+
+def forked(request):
+    """The number of a process that trains or searches."""
+    process = os.fork()
+    if not process:
+        status = 1
+        try:
+            if request.get("call"):
+                kill_at(*request["call"])
+            find(request)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return process
 
 
 def run(request):
-    """Starts a training and kills it; what happened."""
+    """Starts a run, and another one beside it, and kills the first; what happened."""
     begun = time.monotonic()
-    process = os.fork()
-    if not process:
-        os._exit(child(request))
+    process, other = forked(request), None
+    if request.get("beside"):
+        other = forked({**request, "call": None, "output": request["beside"]})
     if request.get("after"):
         time.sleep(request["after"])
         # Until it has been waited for, the number is its own.
         os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
+    seconds = time.monotonic() - begun
+    statuses = [status] if other is None else [status, os.waitpid(other, 0)[1]]
     return {
         "killed": os.WIFSIGNALED(status),
-        "failed": os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0,
-        "seconds": time.monotonic() - begun,
+        "failed": any(os.WIFEXITED(one) and os.WEXITSTATUS(one) != 0 for one in statuses),
+        "seconds": seconds,
     }
 
 

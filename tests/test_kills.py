@@ -1,23 +1,22 @@
 """Forty kills of trainings, and every damage to a backup's files; prints what it counted.
 
 pytest -m product -n0 -s tests/test_kills.py
+
+`tests/killed_runs.py` says how to count in pieces.
 """
 
 import collections
 import contextlib
 import errno
-import json
 import os
-import pathlib
 import shutil
-import subprocess
-import sys
 import warnings
 
 import keras
 import numpy as np
 import pytest
 from backup_cases import EndAt, Ended, assert_goes_on, build, ended, fit, train
+from killed_runs import KILLS, Runs, count_kills
 
 import keras_swift as ks
 from keras_swift.src.fitting import backup_file
@@ -26,8 +25,6 @@ from keras_swift.src.fitting.backup_file import CURRENT, PREVIOUS
 pytestmark = pytest.mark.product
 
 BACKEND = keras.backend.backend()
-SCRIPT = pathlib.Path(__file__).with_name("kills_process.py")
-KILLS = 40
 # PyTorch runs one step at a time.
 EXECUTIONS = (1,) if BACKEND == "torch" else (1, 2)
 CASES = [
@@ -59,86 +56,25 @@ WRITES = [
 ]
 
 
-class Runs:
-    """Trainings in processes of their own."""
-
-    def __init__(self, folder):
-        self.folder, self.count = folder, 0
-        self.whole = {}
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["tests", *sys.path])}
-        self.process = subprocess.Popen(
-            [sys.executable, SCRIPT],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-
-    def start(self, folder, settings, **kill):
-        """One start: what happened, and the run's weights and history if it ended."""
-        self.count += 1
-        output = self.folder / f"{self.count}.npz"
-        request = {"folder": str(folder), "output": str(output), "settings": settings, **kill}
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        happened = json.loads(self.process.stdout.readline())
-        if not output.exists():
-            return happened, None
-        with np.load(output) as content:
-            parts = dict(content)
-        history = {k[8:]: parts.pop(k).tolist() for k in list(parts) if k.startswith("history ")}
-        return happened, (list(parts.values()), history)
-
-    def unbroken(self, settings):
-        """The seconds that a run takes that is not killed, and its result."""
-        key = json.dumps(settings)
-        if key not in self.whole:
-            happened, found = self.start(self.folder / f"whole {self.count}", settings)
-            assert found is not None, happened
-            self.whole[key] = happened["seconds"], found
-        return self.whole[key]
+def load(path):
+    """What a training has found: its weights and its history."""
+    with np.load(path) as content:
+        parts = dict(content)
+    history = {k[8:]: parts.pop(k).tolist() for k in list(parts) if k.startswith("history ")}
+    return list(parts.values()), history
 
 
-@pytest.fixture
-def runs(tmp_path):
-    found = Runs(tmp_path)
-    yield found
-    found.process.stdin.close()
-    assert found.process.wait(60) == 0
-    found.process.stdout.close()
+def same(found, whole):
+    assert found is not None
+    assert_goes_on(found, whole)
 
 
-def test_forty_kills_leave_the_same_bits(runs, tmp_path, capsys):
-    generator = np.random.default_rng(0)
-    counted, moments = collections.Counter(), collections.Counter()
-    number = 0
-    while counted["kills"] < KILLS:
-        settings = CASES[number % len(CASES)]
-        seconds, whole = runs.unbroken(settings)
-        folder = tmp_path / f"killed {number}"
-        # Every third one at a chosen write, the others at a random moment.
-        kill = {"after": seconds * generator.uniform(0.05, 0.95)}
-        if number % 3 == 2:
-            kill = {"call": WRITES[number // 3 % len(WRITES)]}
-        number += 1
-        happened, found = runs.start(folder, settings, **kill)
-        assert not happened["failed"]
-        if not happened["killed"]:
-            # It was quicker than the one before, or never called the function.
-            continue
-        counted["kills"] += 1
-        moments["at a write" if "call" in kill else "at a random moment"] += 1
-        counted["with a backup"] += (folder / CURRENT).exists()
-        happened, found = runs.start(folder, settings)
-        try:
-            assert found is not None
-            assert_goes_on(found, whole)
-            counted["same bits"] += 1
-        except AssertionError:
-            counted[f"other bits: {settings}, {kill}"] += 1
+def test_forty_kills_leave_the_same_bits(tmp_path, capsys):
+    with contextlib.closing(Runs(tmp_path, load)) as runs:
+        counted = count_kills(runs, tmp_path, "training", CASES, WRITES, same)
     with capsys.disabled():
-        print(f"\n{BACKEND}, kills (seed 0, {len(CASES)} cases): {dict(counted)}, {dict(moments)}")
-    assert counted["same bits"] == KILLS
+        print(f"\n{BACKEND}, kills of trainings ({len(CASES)} cases): {dict(counted)}")
+    assert counted["same"] == counted["kills"] == KILLS
 
 
 def damages(content, generator):

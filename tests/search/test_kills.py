@@ -1,72 +1,61 @@
-"""Searches killed at random moments, and every file of a search damaged in every way.
+"""Searches killed at random moments and at writes, and every file damaged in every way.
 
     pytest -m product -n0 -s tests/search/test_kills.py
 
-prints the figures of docs/guides/resuming.md.
+prints the figures of docs/guides/resuming.md; `tests/killed_runs.py` says how to count in pieces.
 """
 
+import contextlib
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 import warnings
 
+import keras
 import numpy as np
 import pytest
-from search_process import SCRIPT, describe, environment, run_search
+from killed_runs import KILLS, Runs, count_kills
+from search_process import describe, run_search
 
 from keras_swift.src.search.store import CONFIRMED, START, TRIAL, VALUES
 
-KILLS = 10
+BACKEND = keras.backend.backend()
 TRIALS = 3
 FILES = [
     START,
     *(name.format(number) for name in (TRIAL, VALUES) for number in range(TRIALS)),
 ]
+# The start is linked; then trials, twice each, and values are written, at last what confirms.
+WRITES = [
+    ["link", 1, "before"],
+    ["link", 1, "after"],
+    *[
+        [name, number, moment]
+        for number in (2, 4, 6, 9)
+        for name in ("flush", "rename")
+        for moment in ("before", "after")
+    ],
+]
 pytestmark = pytest.mark.product
 
 
-def start(directory, output):
-    return subprocess.Popen(
-        [sys.executable, SCRIPT, directory, output, "-5"],
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def load(path):
+    return json.loads(path.read_text())
 
 
-def finished(process, output):
-    errors = process.communicate(timeout=300)[1]
-    assert process.returncode == 0, errors
-    return json.loads(output.read_text())
+def same(found, whole):
+    assert found == whole
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_searches_killed_at_random_moments_end_alike(tmp_path, count):
+def test_forty_kills_of_searches_leave_the_same_result(tmp_path, capsys, count):
     """With two processes in one folder, one is killed while the other waits for it."""
-    generator = np.random.default_rng(0)
-    begin = time.perf_counter()
-    unbroken = finished(start(tmp_path / "whole", tmp_path / "w.json"), tmp_path / "w.json")
-    duration = time.perf_counter() - begin
-    alike = killed = 0
-    for number in range(KILLS // 2):
-        folder, output = tmp_path / f"{count}_{number}", tmp_path / f"{count}_{number}.json"
-        # Most of the time goes into imports, in which nothing can be lost.
-        for moment in generator.uniform(0.3 * duration, duration, size=2):
-            processes = [start(folder, output) for _ in range(count)]
-            time.sleep(moment)
-            processes[0].send_signal(signal.SIGKILL)
-            killed += processes[0].wait() == -signal.SIGKILL
-            for process in processes[1:]:
-                assert finished(process, output) == unbroken
-            processes[0].communicate()
-        alike += finished(start(folder, output), output) == unbroken
-    print(f"\nprocesses {count}: {killed} kills, {alike} of {KILLS // 2} searches end alike")
-    assert alike == KILLS // 2
+    settings = {"max_trials": TRIALS}
+    with contextlib.closing(Runs(tmp_path, load)) as runs:
+        counted = count_kills(runs, tmp_path, "search", [settings], WRITES, same, beside=count == 2)
+    with capsys.disabled():
+        print(f"\n{BACKEND}, kills of searches, processes {count}: {dict(counted)}")
+    assert counted["same"] == counted["kills"] == KILLS
 
 
 def damages(whole, other):
