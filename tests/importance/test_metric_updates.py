@@ -38,8 +38,8 @@ ARGUMENTS = {
 OF_VALUES = {"Mean", "Metric", "Sum"}
 # Outputs of two axes, `(n, classes)`, are all that these take.
 FLAT = {"F1Score", "FBetaScore", "R2Score"}
-# A confusion matrix counts entries: its weights cannot be broadcast, so it takes none for each
-# example of a sequence. That of `BinaryIoU` counts the classes apart and takes none per step either.
+# The weights of a confusion matrix must have the shape of the labels, so sequences have none for
+# each example. `BinaryIoU` takes one label for each output and none for each row of them.
 CONFUSIONS = {"IoU", "MeanIoU", "OneHotIoU", "OneHotMeanIoU"}
 
 
