@@ -25,10 +25,11 @@ class Batches(keras.utils.PyDataset):
 
     @property
     def num_batches(self):
-        return 15
+        # So many that pools have earlier batches too.
+        return 60
 
     def __getitem__(self, index):
-        rows = slice(20 * index, 20 * index + 20)
+        rows = slice(5 * index, 5 * index + 5)
         return self.x[rows], self.y[rows]
 
 

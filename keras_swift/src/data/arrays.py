@@ -171,7 +171,7 @@ class ArraySource:
         return x, y, sample_weight
 
 
-def select(data: tuple[ArrayTree, ...], indices: IntArray) -> tuple[ArrayTree, ...]:
+def select(data: tuple[ArrayTree, ...], indices: IntArray | slice) -> tuple[ArrayTree, ...]:
     """Rows of every array in a structure; `None` stays `None`."""
 
     def rows(array: Any) -> Any:

@@ -230,6 +230,10 @@ class StreamReader:
         """The next uniform batch and what is known of it."""
         return self._uniform.next_read()
 
+    def read_item(self, index: int) -> Read:
+        """A batch of a `PyDataset` by its index; moves nothing in the stream."""
+        return self._uniform.read_item(index)
+
     def all_or_none(self) -> contextlib.AbstractContextManager[None]:
         """A context that, if it fails, has read no uniform batch: they are read again."""
         return self._uniform.all_or_none()

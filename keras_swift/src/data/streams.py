@@ -198,6 +198,13 @@ class Stream:
             item = next(self._iterator, _END)
             if item is _END:
                 return None
+        return self._checked(item, index, position)
+
+    def read_item(self, index: int) -> Read:
+        """A batch of a `PyDataset` by its index; moves nothing."""
+        return self._checked(self._source[index], index)
+
+    def _checked(self, item: Any, index: int | None, position: Any = None) -> Read:
         read = checked_item(item, self._needs_targets, self._class_weight)
         read = dataclasses.replace(read, index=index, position=position)
         return read if self._key is None else dataclasses.replace(read, keys=self._key(read))

@@ -1,9 +1,11 @@
 """Importance sampling by remembered scores from pools: the next batches of a stream.
 
 A stream gives whole batches, so an example cannot be read alone. This file decides what is drawn
-from batches that are read anyway: each once an epoch, as in `model.fit`. A row is in one pool of an
-epoch, and drawn with exact weights there, so the gradient summed over an epoch stays unbiased. The
-next pool is read while one is trained on.
+from batches that are read anyway: each once an epoch, as in `model.fit`. A pool is the batches just
+read and some before them. As many rows are drawn as were just read, with weights that are exact in
+the pool, so a step's expected gradient is that of the pool's mean. A row is in five pools of a long
+epoch, and drawn once in all of them if scores are equal. The next batches are read while a pool is
+trained on.
 """
 
 from __future__ import annotations
@@ -52,8 +54,8 @@ class PooledPart(Part):
 class PooledSampler(RememberedSampler):
     """Draws from pools of the batches of a stream by remembered scores.
 
-    From the `m` rows of one shape in a pool `m` are drawn, row `i` with the probability
-    `p_i = floor / m + (1 - floor) s_i / sum(s)` and the weight `1 / (m p_i)`,
+    From the `k` rows of one shape in a pool as many are drawn as were just read, row `i` with the
+    probability `p_i = floor / k + (1 - floor) s_i / sum(s)` and the weight `1 / (k p_i)`,
     and cut into batches as long as those that were read. Until most examples
     of a pool are known, and while scores gain nothing, batches are handed over as
     they are read.
@@ -95,6 +97,7 @@ class PooledSampler(RememberedSampler):
     def release(self) -> None:
         """Called when others draw from here on: frees what examples were known by."""
         self._batches.stop_reading_ahead()
+        self._batches.forget_earlier()
         self._batches.identity.release()
 
     def begin_epoch(self, restarts: bool) -> None:
@@ -115,6 +118,7 @@ class PooledSampler(RememberedSampler):
             **super().state(),
             "identity": self._batches.identity.state(),
             "unmeasured": self._unmeasured,
+            "read": self._batches.state(),
         }
 
     def restore(self, state: State) -> None:
@@ -126,9 +130,11 @@ class PooledSampler(RememberedSampler):
             self._valid_rows.resize(len(self.memory))
         super().restore(state)
         self.memory.ids = self._batches.identity.ids
+        self._batches.restore(state["read"])
 
     def ready_part(self, steps_left: int) -> Part:
         self._steps_left = steps_left
+        self._part_steps = self._batches.new_steps(steps_left)
         return super().ready_part(steps_left)
 
     def measure_gain(self) -> None:
@@ -145,6 +151,8 @@ class PooledSampler(RememberedSampler):
         return scores
 
     def _uniform_part(self, steps: int, candidates: FloatArray | None = None) -> Part:
+        if self._easing.is_on:
+            self._batches.forget_earlier()
         nothing = np.zeros(0, np.int64)
         return PooledPart(nothing, np.zeros(0), candidates, steps=steps)
 
@@ -158,13 +166,12 @@ class PooledSampler(RememberedSampler):
         known[: len(scores)] = scores
         nothing = np.zeros(0, np.int64)
 
-        def draw(places: list[int]) -> tuple[IntArray, FloatArray]:
-            numbers = np.concatenate([batches[place].numbers for place in places])
+        def draw(numbers: IntArray, count: int) -> tuple[IntArray, FloatArray]:
             chances = resampling.sampling_probability(known[numbers], self._floor)
-            positions = systematic_draw(len(chances) * chances, self._generator)
+            positions = systematic_draw(count * chances, self._generator)
             return positions, resampling.importance_weights(chances)[positions]
 
-        plan = drawn_batches(batches, draw)
+        plan = drawn_batches(batches, draw, self._batches.earlier)
         return PooledPart(nothing, np.zeros(0), by_importance=True, steps=len(batches), plan=plan)
 
     def _take(self, part: Part) -> Taken:
@@ -175,8 +182,8 @@ class PooledSampler(RememberedSampler):
             return self._as_it_comes(pool.candidate)
         group, rows = pool.plan[pool.used - 1]
         positions, weights = group.positions[rows], group.weights[rows]
-        examples = Examples(select(group.data, positions), group.indices[positions])
-        drawn = Drawn(group.numbers[positions], weights, weights, group.length)
+        examples = Examples(select(group.data, rows), group.indices[rows])
+        drawn = Drawn(group.pool[positions], weights, weights, group.length)
         return Taken(examples, drawn, self._corrections_in(group, positions))
 
     def _as_it_comes(self, candidates: FloatArray | None) -> Taken:
@@ -192,7 +199,7 @@ class PooledSampler(RememberedSampler):
         """As `_corrections`, for a uniform batch of the group."""
         if self._valid is None:
             return None
-        valid = self._valid[group.numbers].astype(np.float64)
+        valid = self._valid[group.pool].astype(np.float64)
         if not np.isfinite(valid).any():
             return None
         return mask_correction(np.nan_to_num(valid, nan=float(np.nanmean(valid))), positions)

@@ -1,11 +1,17 @@
 """Reads the batches of a stream together with which examples they have.
 
 This file decides how many batches make a pool, and when examples are no longer taken for known.
+
+A pool is what has just been read, a twentieth of an epoch, and what was read before that, a quarter
+of an epoch together. An example that is to be drawn eight times in an epoch is then drawn in five
+pools, by new scores in each, and training waits for a twentieth of an epoch at most.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import math
 
 import numpy as np
 
@@ -16,13 +22,13 @@ from keras_swift.src.data.read import Read
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.records.identity import Identity
 
-# Batches in hand and read ahead take at most this many bytes together, but a pool may have as many
-# batches as a queue of Keras' workers.
+# Batches in hand and read ahead take at most this many bytes together, but as many batches may be
+# read for a pool as a queue of Keras' workers holds.
 POOL_BYTES = 2**28
 LEAST_BATCHES = 10
-# An epoch has at least four pools. While the first is read nothing is trained, so it has a
-# twentieth of a long epoch.
-FEWEST_POOLS, POOLS = 4, 20
+# A pool has a quarter of an epoch, of which a twentieth is new: while the first is read nothing is
+# trained.
+POOL_SHARE, NEW_SHARE = 1 / 4, 1 / 20
 # Contents are no identity if fewer than this share come back in a second pass.
 FEW = 0.1
 # What has to be known of every example needs this share of a second pass: less come back where each
@@ -45,11 +51,13 @@ class Known:
         data: `(x, y, sample_weight)`, structures with first axis `b`.
         numbers: int array, shape `(b,)`, by `Identity.numbers`.
         indices: int array, shape `(b,)`, into the memory that users see.
+        item: int, the batch's index in a `PyDataset`; `None` for other sources.
     """
 
     data: Data
     numbers: IntArray
     indices: IntArray
+    item: int | None = None
 
 
 class NotKnownAgain(ValueError):
@@ -70,7 +78,7 @@ class KnownReader:
     Attributes:
         batch_size: int, the rows of its first batch.
         num_batches: int, the steps of an epoch.
-        pool_steps: int, how many batches a pool has.
+        pool_steps: int, how many new batches a pool has at most.
         most_together: int, how many batches may be drawn ahead.
         known_share: float, the share of the examples of the last batches that were known before;
             `None` in the first pass.
@@ -84,19 +92,68 @@ class KnownReader:
         self.batch_size, self.num_batches = reader.batch_size, reader.num_batches
         self.size = self.batch_size * self.num_batches
         reader.know_by(identity.key)
-        self.pool_steps = self._pool_steps()
+        self.pool_steps, most = self._sizes()
+        # The last ones that were read, each as long as a pool's new batches.
+        self._parts: collections.deque[list[Known]] = collections.deque(maxlen=most)
+        self._coming: list[Known] = []
         self._steps = 0
         self._new = 0
         self.known_share: float | None = None
         # Examples and new ones of the batches in question, and how many batches these are.
         self._asked = np.zeros(3, np.int64)
 
-    def _pool_steps(self) -> int:
-        wanted = max(LEAST_BATCHES, -(-self.num_batches // POOLS))
-        wanted = max(1, min(wanted, -(-self.num_batches // FEWEST_POOLS)))
+    def _sizes(self) -> tuple[int, int]:
+        """How many new batches a pool has at most, and how many times as many in all."""
+        steps = math.ceil(self.num_batches * POOL_SHARE)
+        new = max(LEAST_BATCHES, math.ceil(self.num_batches * NEW_SHARE))
         size: int = sum(leaf.nbytes for leaf in present_leaves(self._reader.first(self.batch_size)))
-        # While batches are drawn from one pool, the next is read.
-        return min(wanted, max(LEAST_BATCHES, POOL_BYTES // 2 // max(1, size)))
+        fit = POOL_BYTES // max(1, size)
+        # One part is copied as it is drawn, and the next one is read meanwhile.
+        new = max(1, min(new, steps, max(LEAST_BATCHES, fit // 3)))
+        return new, max(1, min(round(steps / new), fit // new - 2))
+
+    def new_steps(self, steps_left: int) -> int:
+        """How many batches are read for the next pool.
+
+        The pools of an epoch have equal numbers, or one more or less: a part that was smaller than
+        the others would be drawn from more often for each of its rows.
+
+        Args:
+            steps_left: int, how many batches of the epoch are unread.
+        """
+        left = max(1, steps_left)
+        return math.ceil(left / math.ceil(left / self.pool_steps))
+
+    @property
+    def earlier(self) -> list[Known]:
+        """The batches that the last pool had besides its new ones."""
+        return [batch for part in list(self._parts)[:-1] for batch in part]
+
+    def forget_earlier(self) -> None:
+        """Frees what was read, while nothing is drawn from it."""
+        self._parts.clear()
+        self._coming = []
+
+    def state(self) -> list[list[int]] | None:
+        """Which items of a `PyDataset` that keeps its places were read last, for `restore`."""
+        if self.identity.kind != "places" or self._reader.has_hooks:
+            return None
+        parts = (*self._parts, self._coming)
+        return [[batch.item for batch in part if batch.item is not None] for part in parts]
+
+    def restore(self, state: list[list[int]] | None) -> None:
+        """Reads what `state` returned again."""
+        self.forget_earlier()
+        if state is not None:
+            *parts, self._coming = [[self._again(item) for item in part] for part in state]
+            self._parts.extend(parts)
+
+    def _again(self, item: int) -> Known:
+        read = self._reader.read_item(item)
+        return self._known(read, self.identity.numbers([read])[0])
+
+    def _known(self, read: Read, numbers: IntArray) -> Known:
+        return Known(read.data, numbers, self.identity.indices(read, numbers), read.index)
 
     def stop_reading_ahead(self) -> None:
         """Called at the end of an epoch."""
@@ -121,7 +178,12 @@ class KnownReader:
         self._new += self.identity.count - before
         if self.identity.kind == "content" and self._new > MOST_NEW:
             self.identity.forget(NOT_KNOWN_AGAIN)
-        return Known(read.data, numbers, self.identity.indices(read, numbers))
+        known = self._known(read, numbers)
+        self._coming.append(known)
+        if len(self._coming) == self.pool_steps:
+            self._parts.append(self._coming)
+            self._coming = []
+        return known
 
     def several(self, count: int, steps_left: int) -> list[Known]:
         """The next batches, whether their examples are known or not.
@@ -168,7 +230,7 @@ class KnownReader:
         )
 
     def pool(self, count: int, steps_left: int = 0) -> list[Known]:
-        """The next batches.
+        """The next batches; with `earlier` they are a pool.
 
         Args:
             count: int, how many.
@@ -193,7 +255,10 @@ class KnownReader:
                 raise NotPooled
         self._steps += count
         self._new = 0
-        return [
-            Known(read.data, found, identity.indices(read, found))
-            for read, found in zip(reads, numbers, strict=True)
-        ]
+        if self._coming:
+            self._parts.append(self._coming)
+            self._coming = []
+        self._parts.append(
+            [self._known(read, found) for read, found in zip(reads, numbers, strict=True)]
+        )
+        return self._parts[-1]

@@ -1,4 +1,4 @@
-"""Draws from a pool: the rows of the next batches of a stream, within groups of one shape.
+"""Draws from a pool: rows of the next batches of a stream and earlier ones, in groups of one shape.
 
 As many rows are drawn as were read, and cut into batches as long as those that were read.
 """
@@ -10,65 +10,97 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+import keras
 import numpy as np
 
-from keras_swift.src._types import FloatArray, IntArray
+from keras_swift.src._types import Array, FloatArray, IntArray
 from keras_swift.src.data.arrays import Data
 from keras_swift.src.data.leaves import present_leaves, structure_key
-from keras_swift.src.data.stream_reader import joined
 from keras_swift.src.records.known_reader import Known
 
-# From the places of some batches in the pool: which of their rows are drawn, one after another, and
-# with what weights; int and float64 arrays of shape `(m,)`.
-DrawRows: TypeAlias = Callable[[list[int]], tuple[IntArray, FloatArray]]
+# From the examples of a pool, by number, shape `(k,)`, and how many are drawn, `m`: which of them,
+# one after another, and with what weights; int and float64 arrays of shape `(m,)`.
+DrawRows: TypeAlias = Callable[[IntArray, int], tuple[IntArray, FloatArray]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """The rows of a pool that have one shape, which are drawn together.
+    """Rows of one shape that were drawn from a pool.
 
     Attributes:
-        data: the rows, `(x, y, sample_weight)`, first axis `m`.
-        numbers: int array, shape `(m,)`, which examples they are.
+        data: the drawn rows, `(x, y, sample_weight)`, first axis `m`.
+        pool: int array, shape `(k,)`, which examples the pool has of this shape.
+        positions: int array, shape `(m,)`, the drawn rows, into `pool`.
         indices: int array, shape `(m,)`, where these are in the memory that users see.
-        positions: int array, shape `(m,)`, the drawn rows.
         weights: float64 array, shape `(m,)`, their importance weights.
         length: int, how many numbers a row of the first input has.
     """
 
     data: Data
-    numbers: IntArray
-    indices: IntArray
+    pool: IntArray
     positions: IntArray
+    indices: IntArray
     weights: FloatArray
     length: int
 
 
-def drawn_batches(batches: Sequence[Known], draw: DrawRows) -> list[tuple[Group, slice]]:
+def drawn_batches(
+    batches: Sequence[Known], draw: DrawRows, earlier: Sequence[Known] = ()
+) -> list[tuple[Group, slice]]:
     """The batches that are trained on in place of those that were read.
 
     Args:
-        batches: sequence of `Known`, the pool.
+        batches: sequence of `Known` that were read; as many rows of each shape are drawn.
         draw: called once for each group of one shape.
+        earlier: sequence of `Known` that may be drawn as well. Defaults to none.
 
     Returns:
-        A list with a group and a slice of its draws for each batch.
+        A list with a group and a slice of its draws for each of `batches`.
     """
     by_shape: dict[str, list[int]] = {}
     for place, batch in enumerate(batches):
         by_shape.setdefault(_shape_of(batch), []).append(place)
+    before: dict[str, list[Known]] = {shape: [] for shape in by_shape}
+    for batch in earlier:
+        before.get(_shape_of(batch), []).append(batch)
     found: dict[int, tuple[Group, slice]] = {}
-    for places in by_shape.values():
-        some = [batches[place] for place in places]
-        data = joined([batch.data for batch in some])
-        numbers = np.concatenate([batch.numbers for batch in some])
-        indices = np.concatenate([batch.indices for batch in some])
-        group = Group(data, numbers, indices, *draw(places), row_length(data))
+    for shape, places in by_shape.items():
+        new = [batches[place] for place in places]
+        group = _drawn_group([*before[shape], *new], sum(len(one.numbers) for one in new), draw)
         end = 0
-        for place, batch in zip(places, some, strict=True):
+        for place, batch in zip(places, new, strict=True):
             found[place] = group, slice(end, end + len(batch.numbers))
             end += len(batch.numbers)
     return [found[place] for place in range(len(batches))]
+
+
+def _drawn_group(batches: list[Known], count: int, draw: DrawRows) -> Group:
+    pool = np.concatenate([batch.numbers for batch in batches])
+    positions, weights = draw(pool, count)
+    indices = np.concatenate([batch.indices for batch in batches])[positions]
+    data = _rows_of(batches, positions)
+    return Group(data, pool, positions, indices, weights, row_length(data))
+
+
+def _rows_of(batches: list[Known], positions: IntArray) -> Data:
+    """The rows at these positions of the batches, as if they were joined; only these are copied."""
+    ends = np.cumsum([len(batch.numbers) for batch in batches])
+    order = np.argsort(positions, kind="stable")
+    begins = np.searchsorted(positions[order], [0, *ends])
+
+    def gathered(*leaves: Array | None) -> Array | None:
+        present = [leaf for leaf in leaves if leaf is not None]
+        if not present:
+            return None
+        dtype = np.result_type(*{leaf.dtype for leaf in present})
+        rows = np.empty((len(positions), *present[0].shape[1:]), dtype)
+        for number, leaf in enumerate(present):
+            places = order[begins[number] : begins[number + 1]]
+            rows[places] = leaf[positions[places] - (ends[number] - len(leaf))]
+        return rows
+
+    data: Data = keras.tree.map_structure(gathered, *[batch.data for batch in batches])
+    return data
 
 
 def row_length(data: Data) -> int:

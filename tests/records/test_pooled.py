@@ -1,0 +1,124 @@
+"""Pools of the batches of a stream: what was just read, and some of what was read before."""
+
+import numpy as np
+import pytest
+
+from keras_swift.src.data.stream_reader import StreamReader
+from keras_swift.src.records import known_reader
+from keras_swift.src.records.identity import Identity
+from keras_swift.src.records.known_reader import Known, KnownReader
+from keras_swift.src.records.pooled import drawn_batches
+
+
+class Numbered:
+    """Batches of two rows that hold their numbers, always in one order."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __len__(self):
+        return self.batches
+
+    def __iter__(self):
+        for batch in range(self.batches):
+            rows = 2 * batch + np.arange(2)
+            yield rows[:, None].astype("float32"), rows
+
+
+def known(batches):
+    reader = StreamReader(Numbered(batches), None, np.random.default_rng(0).spawn(2), True, None)
+    return KnownReader(reader, Identity(reader))
+
+
+def epoch_of(reader, batches):
+    """`(numbers of the new rows, numbers of all)` for each pool of an epoch."""
+    left, found = batches, []
+    while left:
+        new = reader.pool(reader.new_steps(left), left)
+        left -= len(new)
+        pool = np.concatenate([batch.numbers for batch in (*reader.earlier, *new)])
+        found.append((np.concatenate([batch.numbers for batch in new]), pool))
+    return found
+
+
+@pytest.mark.parametrize("batches", [7, 40, 105, 240, 1000])
+def test_a_row_is_drawn_once_in_all_of_its_pools_if_scores_are_equal(batches):
+    reader = known(batches)
+    for left in range(batches, 0, -1):
+        reader.batch(left)
+    drawn = np.zeros(2 * batches)
+    pools = [pool for _ in range(3) for pool in epoch_of(reader, batches)]
+    for new, pool in pools:
+        drawn[pool] += len(new) / len(pool)
+        # A quarter of an epoch, as the parts of one are whole batches of equal numbers.
+        assert len(pool) <= max(2 * batches / 4 + 12, 2)
+    # Parts have equal numbers of batches, or one more or less.
+    part = batches / max(1, len(pools) / 3)
+    np.testing.assert_allclose(drawn, 3, atol=3 / part)
+    assert drawn.sum() == pytest.approx(6 * batches)
+    new = np.concatenate([new for new, _ in pools])
+    np.testing.assert_array_equal(np.bincount(new), np.full(2 * batches, 3))
+
+
+def test_long_epochs_have_pools_of_a_quarter_of_which_a_fifth_is_new():
+    reader = known(1000)
+    for left in range(1000, 0, -1):
+        reader.batch(left)
+    assert {(len(new), len(pool)) for new, pool in epoch_of(reader, 1000)} == {(100, 500)}
+
+
+def test_pools_take_as_many_bytes_as_they_may(monkeypatch):
+    # A row has 12 bytes: 4 of `x`, 8 of `y`.
+    monkeypatch.setattr(known_reader, "POOL_BYTES", 24 * 100)
+    reader = known(1000)
+    for left in range(1000, 0, -1):
+        reader.batch(left)
+    # The new batches, a copy of as many, and the next ones, which are read meanwhile.
+    sizes = {len(pool) // 2 + 2 * reader.pool_steps for _, pool in epoch_of(reader, 1000)}
+    assert max(sizes) <= 100 and reader.pool_steps == 33
+
+
+def test_nothing_is_kept_once_it_is_forgotten():
+    reader = known(240)
+    for left in range(240, 0, -1):
+        reader.batch(left)
+    reader.forget_earlier()
+    reader.pool(12, 240)
+    assert reader.earlier == []
+
+
+def test_drawn_rows_are_those_of_the_joined_batches():
+    generator = np.random.default_rng(0)
+
+    def batch(first, rows, width, dtype="float32"):
+        x = {"a": generator.normal(size=(rows, width)).astype(dtype)}
+        numbers = first + np.arange(rows)
+        weights = generator.random(rows)
+        return Known((x, numbers.astype("U3"), weights), numbers, numbers + 100)
+
+    earlier = [batch(0, 3, 2), batch(3, 2, 5), batch(5, 4, 2, "float64")]
+    new = [batch(9, 2, 2), batch(11, 3, 5), batch(14, 1, 2)]
+    asked = []
+
+    def draw(pool, count):
+        asked.append((pool.tolist(), count))
+        positions = generator.integers(0, len(pool), count)
+        return positions, 1.0 / (1 + pool[positions])
+
+    plan = drawn_batches(new, draw, earlier)
+    assert asked == [([0, 1, 2, 5, 6, 7, 8, 9, 10, 14], 3), ([3, 4, 11, 12, 13], 3)]
+    rows = {
+        number: {"x": one.data[0]["a"][row], "weight": one.data[2][row]}
+        for one in (*earlier, *new)
+        for row, number in enumerate(one.numbers)
+    }
+    for one, (group, part) in zip(new, plan, strict=True):
+        numbers = group.pool[group.positions[part]]
+        assert len(numbers) == len(one.numbers)
+        x, y, weights = group.data
+        assert y[part].tolist() == [str(number) for number in numbers]
+        assert group.indices[part].tolist() == (numbers + 100).tolist()
+        np.testing.assert_allclose(group.weights[part], 1 / (1 + numbers))
+        for place, number in zip(range(part.start, part.stop), numbers, strict=True):
+            np.testing.assert_array_equal(x["a"][place], rows[number]["x"])
+            assert weights[place] == rows[number]["weight"]
