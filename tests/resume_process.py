@@ -19,17 +19,16 @@ import keras_swift as ks
 class Batches(keras.utils.PyDataset):
     """Digits by the batch, for which a place can be told."""
 
-    def __init__(self, x, y):
+    def __init__(self, x, y, rows):
         super().__init__()
-        self.x, self.y = x, y
+        self.x, self.y, self.rows = x, y, rows
 
     @property
     def num_batches(self):
-        # So many that pools have earlier batches too.
-        return 60
+        return 300 // self.rows
 
     def __getitem__(self, index):
-        rows = slice(5 * index, 5 * index + 5)
+        rows = slice(self.rows * index, self.rows * (index + 1))
         return self.x[rows], self.y[rows]
 
 
@@ -71,11 +70,14 @@ def train(kind, directory, kill_in=None):
         sampler = ks.SwiftSampler([0.5, 0.5], [1, 1, 0.2, 0.2], [1.0], ["order"], "cdf")
         training = ks.SwiftTraining(model, sampler, features={"order": np.arange(300.0)}, seed=0)
     elif kind.startswith("remembered"):
-        training = ks.ImportanceTraining(model, seed=0)
+        # Draws by importance to the end from batches, so what was read last has to come back.
+        training = ks.ImportanceTraining(model, seed=0, ease_off=kind == "remembered")
     else:
         training = ks.ImportanceTraining(model, tau_threshold=0.8, seed=0)
     if kind.endswith("batches"):
-        history = training.fit(Batches(x, y), **settings)
+        # Pools of so many batches have earlier ones besides what was just read.
+        rows = 5 if kind == "remembered batches" else 20
+        history = training.fit(Batches(x, y, rows), **settings)
     else:
         history = training.fit(x[:300], y[:300], batch_size=20, **settings)
     return model.get_weights(), history.history

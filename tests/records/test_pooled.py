@@ -100,7 +100,8 @@ def test_drawn_rows_are_those_of_the_joined_batches():
     new = [batch(9, 2, 2), batch(11, 3, 5), batch(14, 1, 2)]
     asked = []
 
-    def draw(pool, count):
+    def draw(places, count):
+        pool = np.concatenate([(earlier + new)[place].numbers for place in places])
         asked.append((pool.tolist(), count))
         positions = generator.integers(0, len(pool), count)
         return positions, 1.0 / (1 + pool[positions])

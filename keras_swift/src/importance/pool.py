@@ -166,12 +166,16 @@ class PooledSampler(RememberedSampler):
         known[: len(scores)] = scores
         nothing = np.zeros(0, np.int64)
 
-        def draw(numbers: IntArray, count: int) -> tuple[IntArray, FloatArray]:
+        earlier = self._batches.earlier
+        pool = [*earlier, *batches]
+
+        def draw(places: list[int], count: int) -> tuple[IntArray, FloatArray]:
+            numbers = np.concatenate([pool[place].numbers for place in places])
             chances = resampling.sampling_probability(known[numbers], self._floor)
             positions = systematic_draw(count * chances, self._generator)
             return positions, resampling.importance_weights(chances)[positions]
 
-        plan = drawn_batches(batches, draw, self._batches.earlier)
+        plan = drawn_batches(batches, draw, earlier)
         return PooledPart(nothing, np.zeros(0), by_importance=True, steps=len(batches), plan=plan)
 
     def _take(self, part: Part) -> Taken:

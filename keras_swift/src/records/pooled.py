@@ -18,9 +18,9 @@ from keras_swift.src.data.arrays import Data
 from keras_swift.src.data.leaves import present_leaves, structure_key
 from keras_swift.src.records.known_reader import Known
 
-# From the examples of a pool, by number, shape `(k,)`, and how many are drawn, `m`: which of them,
+# From the places of some batches in the pool and how many of their rows are drawn, `m`: which rows,
 # one after another, and with what weights; int and float64 arrays of shape `(m,)`.
-DrawRows: TypeAlias = Callable[[IntArray, int], tuple[IntArray, FloatArray]]
+DrawRows: TypeAlias = Callable[[list[int], int], tuple[IntArray, FloatArray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,35 +51,35 @@ def drawn_batches(
 
     Args:
         batches: sequence of `Known` that were read; as many rows of each shape are drawn.
-        draw: called once for each group of one shape.
+        draw: called once for each group of one shape. Places count `earlier` first.
         earlier: sequence of `Known` that may be drawn as well. Defaults to none.
 
     Returns:
         A list with a group and a slice of its draws for each of `batches`.
     """
+    pool = [*earlier, *batches]
     by_shape: dict[str, list[int]] = {}
-    for place, batch in enumerate(batches):
+    for place, batch in enumerate(pool):
         by_shape.setdefault(_shape_of(batch), []).append(place)
-    before: dict[str, list[Known]] = {shape: [] for shape in by_shape}
-    for batch in earlier:
-        before.get(_shape_of(batch), []).append(batch)
     found: dict[int, tuple[Group, slice]] = {}
-    for shape, places in by_shape.items():
-        new = [batches[place] for place in places]
-        group = _drawn_group([*before[shape], *new], sum(len(one.numbers) for one in new), draw)
-        end = 0
-        for place, batch in zip(places, new, strict=True):
-            found[place] = group, slice(end, end + len(batch.numbers))
-            end += len(batch.numbers)
-    return [found[place] for place in range(len(batches))]
+    for places in by_shape.values():
+        new = [place for place in places if place >= len(earlier)]
+        ends = np.cumsum([0, *(len(pool[place].numbers) for place in new)])
+        if new:
+            group = _drawn_group([pool[place] for place in places], draw(places, int(ends[-1])))
+            found |= {
+                place: (group, slice(begin, end))
+                for place, begin, end in zip(new, ends[:-1], ends[1:], strict=True)
+            }
+    return [found[place] for place in range(len(earlier), len(pool))]
 
 
-def _drawn_group(batches: list[Known], count: int, draw: DrawRows) -> Group:
-    pool = np.concatenate([batch.numbers for batch in batches])
-    positions, weights = draw(pool, count)
+def _drawn_group(batches: list[Known], drawn: tuple[IntArray, FloatArray]) -> Group:
+    positions, weights = drawn
+    numbers = np.concatenate([batch.numbers for batch in batches])
     indices = np.concatenate([batch.indices for batch in batches])[positions]
     data = _rows_of(batches, positions)
-    return Group(data, pool, positions, indices, weights, row_length(data))
+    return Group(data, numbers, positions, indices, weights, row_length(data))
 
 
 def _rows_of(batches: list[Known], positions: IntArray) -> Data:

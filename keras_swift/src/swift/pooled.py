@@ -145,8 +145,7 @@ class PooledDataset(keras.utils.PyDataset):
     def _next(self) -> tuple[Item, IntArray]:
         if self._plan:
             group, rows = self._plan.popleft()
-            positions = group.positions[rows]
-            return _item(select(group.data, positions)), group.numbers[positions]
+            return _item(select(group.data, rows)), group.pool[group.positions[rows]]
         left = max(1, self.num_batches - self._read)
         if self.chances is None:
             (batch,) = self._several(1, left)
@@ -164,12 +163,12 @@ class PooledDataset(keras.utils.PyDataset):
         return batches
 
     def _pool(self, batches: list[Known], chances: list[FloatArray]) -> list[tuple[Group, slice]]:
-        def draw(places: list[int]) -> tuple[IntArray, FloatArray]:
+        def draw(places: list[int], count: int) -> tuple[IntArray, FloatArray]:
             chance = np.concatenate([chances[place] for place in places])
             total = float(chance.sum())
             if total == 0.0:
                 chance, total = np.ones(len(chance)), float(len(chance))
-            positions = systematic_draw(len(chance) * chance / total, self._generator)
+            positions = systematic_draw(count * chance / total, self._generator)
             return positions, np.ones(len(positions))
 
         return drawn_batches(batches, draw)
