@@ -54,7 +54,7 @@ import time_to_loss_figure
 from tasks import TASKS, set_seed
 
 import keras_swift as ks
-from keras_swift.src.importance import batches, remembered
+from keras_swift.src.importance import prepare, remembered
 
 SCHEDULES = ("cosine", "linear", "constant")
 METHODS = {
@@ -150,24 +150,22 @@ class InfoBatch(remembered.RememberedSampler):
 
     def _next_part(self, steps_left):
         self._read_back()
-        loss = self.memory.loss
-        late = self.drawn >= 7 / 8 * self.steps * self.reader.batch_size
-        if late or not np.isfinite(loss).all() or self.reader.is_within_pass:
-            indices = self.reader.uniform_indices(max(1, steps_left) * self.reader.batch_size)
-            part = remembered.Part(indices, np.ones(len(indices)))
-        else:
-            low = loss < loss.mean()
-            kept = np.flatnonzero(~low | (self._generator.random(len(loss)) < 0.5))
-            indices = self._generator.permutation(kept)
-            weights = np.where(low[indices], 2.0, 1.0)
-            part = remembered.Part(indices, weights, by_importance=True)
-        return part
+        loss, reader, generator = self.memory.loss, self.parts.reader, self.parts.generator
+        late = self.drawn >= 7 / 8 * self.steps * reader.batch_size
+        if late or not np.isfinite(loss).all() or reader.is_within_pass:
+            self.parts.take_uniform(max(1, steps_left), None, rests=False)
+            return remembered.Plan()
+        low = loss < loss.mean()
+        kept = np.flatnonzero(~low | (generator.random(len(loss)) < 0.5))
+        indices = generator.permutation(kept)
+        self.parts.begin(indices, np.where(low[indices], 2.0, 1.0))
+        return remembered.Plan(by_importance=True)
 
     def _read_back(self):
-        before = self._unread_rows
+        before = self.records.unread_rows
         super()._read_back()
         # Of those trained on: batches are also drawn to be looked at.
-        type(self).drawn += before - self._unread_rows
+        type(self).drawn += before - self.records.unread_rows
 
     def begin_epoch(self, restarts):
         """A pass over the kept examples is shorter than an epoch, so parts go on across epochs."""
@@ -187,14 +185,14 @@ SAMPLERS = {"infobatch": InfoBatch, "random": Random}
 @contextlib.contextmanager
 def drawing(method, steps):
     """A context in which `ImportanceTraining` draws as `method` does."""
-    before = batches.RememberedSampler
+    before = prepare.RememberedSampler
     if method in SAMPLERS:
-        batches.RememberedSampler = SAMPLERS[method]
+        prepare.RememberedSampler = SAMPLERS[method]
         SAMPLERS[method].steps, SAMPLERS[method].drawn = steps, 0
     try:
         yield
     finally:
-        batches.RememberedSampler = before
+        prepare.RememberedSampler = before
 
 
 def schedule(name, rate, steps):

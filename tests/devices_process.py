@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import keras_swift as ks
-from keras_swift.src.importance import batches
+from keras_swift.src.importance import prepare
 
 rows, drawn, devices = set(), [], set()
 place = keras.distribution.distribute_tensor
@@ -87,7 +87,7 @@ def train(model):
         histories.append(history.history)
     weights = [float(np.abs(weight).sum()) for weight in model.get_weights()]
     # By default, with a gate that opens at once.
-    batches.COST_RATIO = 0.01
+    prepare.COST_RATIO = 0.01
     trainer = ks.ImportanceTraining(model, score=of_threes, seed=0)
     default = trainer.fit(x, y[:320], epochs=3, verbose=0).history
     return {"histories": histories, "weights": weights, "default": default}

@@ -46,11 +46,11 @@ class Routed:
     def pytest_sessionstart(self, session):
         import keras
 
-        from keras_swift.src.importance import batches, dataset
+        from keras_swift.src.importance import dataset, prepare
         from keras_swift.src.importance import trainer as training
 
         # Many of them train layers that are trainers, and no `keras.Model`.
-        for module in (training, dataset, batches):
+        for module in (training, dataset, prepare):
             module.check_model = lambda *args, **kwargs: None
         trainer = next(base for base in keras.Model.__mro__ if "fit" in vars(base))
         plain, plugin, inside = trainer.fit, self, []

@@ -8,6 +8,7 @@ in the quick suite, the others with `-m "not product"`. The full product of mode
 minutes more: `pytest -m product`.
 """
 
+import dataclasses
 import inspect
 
 import contract_cases as cases
@@ -86,7 +87,7 @@ def check(setting, source, folder, tuples=False, by_default=False):
         trainer = ks.ImportanceTraining(model, seed=0)
     first = int(model.optimizer.iterations)
     weights = model.get_weights()
-    trainer.tau_threshold = 0
+    trainer.settings = dataclasses.replace(trainer.settings, tau_threshold=0)
     opened = trainer.fit(**arguments).history
     assert set(opened) == set(expected.history) | OURS
     assert set(opened["importance"]) == {1.0}

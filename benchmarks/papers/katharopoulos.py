@@ -701,12 +701,13 @@ def warm_up(model, trainer, x, y, batch_size, steps=WARM_STEPS):
         model.fit(x, y, callbacks=[stop], **settings)
     else:
         trainer.fit(x, y, callbacks=[stop], **settings)
-        if trainer.presample is not None:
-            before, trainer.tau_threshold = trainer.tau_threshold, 0.0
+        if trainer.settings.presample is not None:
+            before = trainer.settings
+            trainer.settings = dataclasses.replace(before, tau_threshold=0.0)
             trainer.fit(x, y, callbacks=[StopAfter(steps)], **settings)
-            trainer.tau_threshold = before
+            trainer.settings = before
         # What it remembers of these steps would be a head start.
-        trainer.memory = None
+        trainer.forget()
     model.set_weights(weights)
     for variable, value in zip(model.optimizer.variables, slots, strict=True):
         variable.assign(value)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import keras
 
 from keras_swift.src._keras import check_release, explains_loss, flatten_layers, own_methods
 from keras_swift.src._types import ArrayTree
-
-# The presample ratio of the paper's gate if only its threshold is given.
-PRESAMPLE = 3.0
 
 
 class UnfitData(ValueError):
@@ -93,25 +90,6 @@ def _takes_one_more(model: keras.Model) -> bool:
     return len(sizes) == 1 and sizes <= {tensor.shape[0] for tensor in inputs}
 
 
-def chosen_presample(
-    presample: float | Literal["auto"] | None, tau_threshold: float | None
-) -> float | Literal["auto"]:
-    """Resolves `presample=None`: `"auto"`, or the paper's ratio if a threshold is given."""
-    if presample is not None:
-        return presample
-    return "auto" if tau_threshold is None else PRESAMPLE
-
-
-def check_settings(presample: Any, tau_threshold: Any) -> None:
-    """Raises for settings that do not go together."""
-    if chosen_presample(presample, tau_threshold) == "auto" and tau_threshold is not None:
-        raise ValueError(
-            '`tau_threshold` is for a presample of a given size; `presample="auto"` uses what '
-            f"it measures. Received: tau_threshold={tau_threshold!r}. Give "
-            "`presample=3.0` with it, or leave it out."
-        )
-
-
 @contextlib.contextmanager
 def explained(x: ArrayTree, y: ArrayTree) -> Iterator[None]:
     """Names the data in the error if the user's model, loss or score cannot process it.
@@ -147,15 +125,6 @@ def _shapes(structure: ArrayTree) -> Any:
     return keras.tree.map_structure(
         lambda leaf: None if leaf is None else ("n", *leaf.shape[1:]), structure
     )
-
-
-def check_rate_scaling(scale_learning_rate: Any, model: keras.Model) -> None:
-    """Raises if the learning rate is to be scaled of a model that has none."""
-    if scale_learning_rate and getattr(model, "optimizer", None) is None:
-        raise ValueError(
-            "`scale_learning_rate` needs a model that was compiled with an optimizer. Received: "
-            "one without. Leave it False."
-        )
 
 
 def check_targets(y: ArrayTree) -> None:

@@ -11,17 +11,15 @@ import keras_swift as ks
 from keras_swift.src import backends
 from keras_swift.src.data import reader
 from keras_swift.src.data.arrays import ArraySource
-from keras_swift.src.importance import batches as batches_module
-from keras_swift.src.importance import remembered
-from keras_swift.src.importance import trainer as importance_training
+from keras_swift.src.importance import feed, parts, prepare
 
 
 @pytest.fixture
 def made(monkeypatch):
-    """The `Batches` that `fit` makes, which note whether batches are asked for by index."""
+    """The feeds that `fit` makes, which note whether batches are asked for by index."""
     found = []
 
-    class Kept(batches_module.Batches):
+    class Kept(feed.Feed):
         by_index = False
 
         def __init__(self, *arguments, **settings):
@@ -33,7 +31,7 @@ def made(monkeypatch):
             self.by_index = arrays is not None
             return arrays
 
-    monkeypatch.setattr(importance_training, "Batches", Kept)
+    monkeypatch.setattr(prepare, "Feed", Kept)
     return found
 
 
@@ -273,23 +271,24 @@ def test_what_an_epoch_that_ends_early_leaves_comes_next(
     def run():
         trainer = ks.ImportanceTraining(classifier(), seed=0, **settings)
         history = trainer.fit(x, y, callbacks=[StopAfter(steps)], verbose=0).history
-        batches = made.pop()
-        assert batches.epoch_summary()["presample"] == 1
-        state = batches.state()
-        batches.on_epoch_begin()
-        return history, state, batches.next_batch().indices
+        feed = made.pop()
+        assert feed.epoch_summary()["presample"] == 1
+        state = feed.state()
+        feed.begin_epoch()
+        return history, state, feed.next_batch().indices
 
     history, state, indices = run()
     monkeypatch.setattr(reader, "TOGETHER", 1)
-    monkeypatch.setattr(remembered, "TOGETHER", 1)
+    monkeypatch.setattr(parts, "TOGETHER", 1)
     its_history, its_state, its_indices = run()
     np.testing.assert_equal(history, its_history)
     if settings:
-        assert state["step"] == its_state["step"] == steps
-        assert state["unprobed"] == its_state["unprobed"]
+        assert state["fresh"]["step"] == its_state["fresh"]["step"] == steps
+        assert state["fresh"]["unprobed"] == its_state["fresh"]["unprobed"]
     else:
-        np.testing.assert_equal(state["memory"], its_state["memory"])
-        np.testing.assert_equal(state["part"], its_state["part"])
+        found, expected = state["remembered"], its_state["remembered"]
+        np.testing.assert_equal(found["records"]["memory"], expected["records"]["memory"])
+        np.testing.assert_equal(found["parts"], expected["parts"])
     np.testing.assert_array_equal(indices, its_indices)
 
 

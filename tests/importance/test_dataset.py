@@ -20,17 +20,17 @@ def test_shut_gate_trains_on_every_example_once(digits):
     data = dataset(classifier(), digits, tau_threshold=1e9)
     # An epoch that was left early does not shift the next ones.
     data.on_epoch_begin()
-    data.batches.next_batch()
+    data.feed.next_batch()
     data.on_epoch_end()
     for _ in range(3):
         data.on_epoch_begin()
-        batches = [data.batches.next_batch() for _ in range(data.num_batches)]
+        batches = [data.feed.next_batch() for _ in range(data.num_batches)]
         data.on_epoch_end()
         indices = np.concatenate([batch.indices for batch in batches])
         assert sorted(indices) == list(range(200))
         assert [len(batch.indices) for batch in batches] == [32] * 6 + [8]
         assert all((batch.weights == 1).all() for batch in batches)
-    summary = data.batches.epoch_summary()
+    summary = data.feed.epoch_summary()
     # One batch in 16 is scored: of 7, 7 and 7 batches after the first the 1st and the 17th.
     assert 0.1 < summary.pop("tau") < 2.5
     assert summary == {"importance": 0.0, "presample": 1.0, "gain": 1.0}
@@ -39,11 +39,11 @@ def test_shut_gate_trains_on_every_example_once(digits):
 def test_every_example_is_presampled_before_any_is_a_second_time(digits, monkeypatch):
     data = dataset(classifier(), digits, tau_threshold=0)
     seen = []
-    reader = data.batches.reader
+    reader = data.feed.reader
     take = reader.presample
     monkeypatch.setattr(reader, "presample", lambda size: seen.append(take(size)) or seen[-1])
     for _ in range(25):
-        data.batches.next_batch()
+        data.feed.next_batch()
     seen = np.concatenate([presample.indices for presample in seen])
     for start in range(0, len(seen) - 200, 200):
         assert sorted(seen[start : start + 200]) == list(range(200))
@@ -61,7 +61,7 @@ def test_batches_are_drawn_from_the_presample_with_its_weights(digits):
     weight_of = dict(
         zip(presample, importance_weights(sampling_probability(loss, 0.2)), strict=True)
     )
-    batch = data.batches.next_batch()
+    batch = data.feed.next_batch()
     np.testing.assert_allclose(batch.importance, [weight_of[i] for i in batch.indices], rtol=1e-4)
     np.testing.assert_array_equal(batch.x, x[batch.indices])
     np.testing.assert_array_equal(batch.y, y[batch.indices])
@@ -98,7 +98,7 @@ def test_probes_while_shut_and_scores_every_step_while_open(digits):
     model = classifier()
     for threshold, expected in ((1e9, 1 + 31 // 16), (0, 32)):
         data = dataset(model, digits, tau_threshold=threshold)
-        batches = [data.batches.next_batch() for _ in range(32)]
+        batches = [data.feed.next_batch() for _ in range(32)]
         assert sum(batch.scores is not None for batch in batches) == expected
 
 
@@ -109,7 +109,7 @@ def test_the_papers_gate_opens_when_the_scores_spread(digits):
         presample=3.0,
         score=lambda y, p: keras.ops.one_hot(0, p.shape[0], dtype="float32"),
     )
-    opened = [data.batches.next_batch().by_importance for _ in range(40)]
+    opened = [data.feed.next_batch().by_importance for _ in range(40)]
     assert not opened[0]
     assert opened[-1]
 
@@ -119,18 +119,18 @@ def test_the_default_gate_opens_when_the_scores_are_worth_it(digits):
         return keras.ops.one_hot(0, p.shape[0], dtype="float32")
 
     data = dataset(classifier(), digits, score=spread)
-    batches = [data.batches.next_batch() for _ in range(60)]
+    batches = [data.feed.next_batch() for _ in range(60)]
     assert not batches[0].by_importance
     assert (batches[-1].by_importance, batches[-1].presample_size) == (True, 160)
     # Even scores are not worth their price.
     data = dataset(classifier(), digits, score=lambda y, p: keras.ops.ones(p.shape[0]))
-    assert not any(data.batches.next_batch().by_importance for _ in range(60))
+    assert not any(data.feed.next_batch().by_importance for _ in range(60))
 
 
 def test_an_item_outside_an_epoch_shows_the_form_and_draws_nothing(digits):
     untouched, data = (dataset(classifier(), digits, tau_threshold=0) for _ in range(2))
     shown = [data[index] for index in (0, 5)]
-    before, after = untouched.batches.next_batch(), data.batches.next_batch()
+    before, after = untouched.feed.next_batch(), data.feed.next_batch()
     np.testing.assert_array_equal(before.x, after.x)
     for item in shown:
         assert [part.shape for part in item] == [(32, 64), (32,), (32,)]
@@ -214,10 +214,10 @@ def test_weights_fit_losses_with_a_time_axis():
     model.compile("sgd", "mse")
     x = np.random.default_rng(0).normal(size=(30, 5, 2)).astype("float32")
     data = ks.ImportanceDataset(model, x, x[:, :, :1], batch_size=5, tau_threshold=0, seed=0)
-    assert data.batches.next_batch().weights.shape == (5, 1)
+    assert data.feed.next_batch().weights.shape == (5, 1)
     temporal = np.arange(150, dtype="float32").reshape(30, 5)
     data = ks.ImportanceDataset(model, x, x[:, :, :1], temporal, 5, tau_threshold=0, seed=0)
-    batch = data.batches.next_batch()
+    batch = data.feed.next_batch()
     np.testing.assert_allclose(
         batch.weights, batch.importance[:, None] * temporal[batch.indices], rtol=1e-5
     )
@@ -237,7 +237,7 @@ def test_masked_batches_are_corrected_for_their_unmasked_share():
     )
     losses = [
         model.test_on_batch(batch.x, batch.y, sample_weight=batch.weights)
-        for batch in (data.batches.next_batch() for _ in range(200))
+        for batch in (data.feed.next_batch() for _ in range(200))
     ]
     expected = model.evaluate(x, y, batch_size=60, verbose=0)
     error = np.std(losses) / np.sqrt(len(losses))
@@ -268,13 +268,13 @@ def test_dict_inputs_and_several_outputs():
 def test_presample_larger_than_the_data_is_capped(digits):
     with pytest.warns(UserWarning, match="asks for 96 examples a step, the data have 50"):
         data = dataset(classifier(), digits, size=50, tau_threshold=0)
-    assert data.batches.next_batch().presample_size == 50
+    assert data.feed.next_batch().presample_size == 50
 
 
 def test_one_example(digits):
     with pytest.warns(UserWarning, match="the data have 1"):
         data = dataset(classifier(), digits, size=1, tau_threshold=0)
-    batch = data.batches.next_batch()
+    batch = data.feed.next_batch()
     assert batch.importance.tolist() == [1.0]
 
 
@@ -336,7 +336,7 @@ def test_cheaper_inputs_are_scored_and_the_whole_ones_trained_on(digits):
     data = ks.ImportanceDataset(
         model, x, y, tau_threshold=0, floor=0.0, seed=0, score_inputs=lambda x: x[:, ::2, ::2]
     )
-    batch = data.batches.next_batch()
+    batch = data.feed.next_batch()
     expected = Scorer(model)(x[:, ::2, ::2], y)["gradient_norm"]
     np.testing.assert_allclose(batch.scores, expected[batch.indices], rtol=1e-4)
     np.testing.assert_array_equal(batch.x, x[batch.indices])

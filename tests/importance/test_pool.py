@@ -10,8 +10,9 @@ from small_models import assert_same_weights, classifier
 
 import keras_swift as ks
 from keras_swift.src.data.stream_reader import StreamReader
-from keras_swift.src.importance import batches
-from keras_swift.src.importance.pool import PooledSampler
+from keras_swift.src.importance import prepare
+from keras_swift.src.importance.pool import PooledParts
+from keras_swift.src.importance.remembered import RememberedSampler
 from keras_swift.src.records.identity import Identity
 from keras_swift.src.records.known_reader import KnownReader
 from keras_swift.src.records.memory import ExampleMemory
@@ -99,14 +100,16 @@ def test_the_steps_of_an_epoch_add_up_to_those_of_all_examples(shuffle):
         has_masks=False, loss_weights=lambda weights, *rest, **y: weights
     )
     generator = Enumerated()
-    sampler = PooledSampler(known, scorer, ExampleMemory(0), 0.5, generator, lambda y: None)
+    memory = ExampleMemory(0)
+    parts = PooledParts(known, memory, 0.5, generator)
+    sampler = RememberedSampler(parts, scorer, memory, 0.5, lambda y: None)
     for step in range(8):
         assert not sampler.next_batch(8 - step).by_importance
-    sampler._make_room()
+    memory.resize(known.identity.count)
     first = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 0.0])
     scores = np.append(np.stack([first, 2.0 - first], axis=1), 1.0).astype("float32")
-    sampler.memory.record(known.identity.order(), np.stack([scores, scores], axis=1))
-    sampler._gain.value, sampler._gain.is_measured = 2.0, True
+    memory.record(known.identity.order(), np.stack([scores, scores], axis=1))
+    sampler.gain.value, sampler.gain.is_measured = 2.0, True
     sums, largest = [], 0.0
     reader.restart()
     order = reader.state()
@@ -281,7 +284,7 @@ def test_a_source_that_reorders_its_examples_is_known_by_content(digits):
 
 
 def test_a_source_that_reorders_and_augments_is_not_remembered(digits, monkeypatch):
-    monkeypatch.setattr(batches, "COST_RATIO", 0.01)
+    monkeypatch.setattr(prepare, "COST_RATIO", 0.01)
 
     class Augmenting(Reordering):
         def __getitem__(self, index):
@@ -304,7 +307,7 @@ def test_a_source_that_reorders_and_augments_is_not_remembered(digits, monkeypat
 
 
 def test_batches_that_change_their_length_are_not_remembered(digits, monkeypatch):
-    monkeypatch.setattr(batches, "COST_RATIO", 0.01)
+    monkeypatch.setattr(prepare, "COST_RATIO", 0.01)
     x, y = digits[0][:320], digits[1][:320]
     source, trainer = Rows(x, y), ks.ImportanceTraining(known(digits), seed=0)
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import keras_swift as ks
-from keras_swift.src.importance import batches
 from keras_swift.src.importance.resampling import importance_weights, sampling_probability
+from keras_swift.src.importance.settings import FRESH_FLOOR
 from keras_swift.src.records.columns import FinishedRecord
 from keras_swift.src.suspects.mixture import find_doubts
 
@@ -110,7 +110,7 @@ def test_a_step_is_the_mean_of_estimates_without_bias(trained):
     for process, found in enumerate(trained):
         step = found["step"]
         gradients = last_kernel_gradients(step, process)
-        probability = sampling_probability(np.array(step["scores"]), batches.FLOOR)
+        probability = sampling_probability(np.array(step["scores"]), FRESH_FLOOR)
         # Those drawn weigh what the probabilities of this process' own part say.
         weights = importance_weights(probability)
         indices = step["indices"]

@@ -12,7 +12,7 @@ from small_models import assert_same_weights, classifier
 import keras_swift as ks
 from keras_swift.src import backends
 from keras_swift.src.data.draws import systematic_draw
-from keras_swift.src.importance import batches
+from keras_swift.src.importance import prepare
 from keras_swift.src.importance.resampling import importance_weights, sampling_probability
 from keras_swift.src.scoring.scorer import Scorer
 
@@ -468,7 +468,7 @@ def test_scores_that_prove_stale_shut_the_gate_and_true_ones_open_it_again(digit
 
 
 def test_a_train_step_that_hides_its_outputs_is_trained_by_fresh_scores(digits, monkeypatch):
-    monkeypatch.setattr(batches, "COST_RATIO", 0.01)
+    monkeypatch.setattr(prepare, "COST_RATIO", 0.01)
     x, y = digits[0][:320], digits[1][:320]
 
     class Own(keras.Sequential):

@@ -12,8 +12,7 @@ from small_models import assert_same_weights, classifier
 
 import keras_swift as ks
 from keras_swift.src import backends
-from keras_swift.src.importance import batches as batches_module
-from keras_swift.src.importance import trainer as importance_training
+from keras_swift.src.importance import feed, prepare
 from keras_swift.src.importance.gates import PublishedGate
 
 
@@ -950,7 +949,7 @@ def test_a_shut_gate_looks_more_seldom_as_the_run_gets_longer(digits, monkeypatc
 def test_nothing_of_a_fit_stays_in_memory(digits, monkeypatch, hook):
     kept = []
 
-    class Kept(batches_module.Batches):
+    class Kept(feed.Feed):
         def __init__(self, *arguments, **settings):
             super().__init__(*arguments, **settings)
             kept.append(weakref.ref(self))
@@ -959,12 +958,12 @@ def test_nothing_of_a_fit_stays_in_memory(digits, monkeypatch, hook):
         def on_batch_drawn(self, batch):
             pass
 
-    monkeypatch.setattr(importance_training, "Batches", Kept)
+    monkeypatch.setattr(prepare, "Feed", Kept)
     model = classifier()
     trainer = ks.ImportanceTraining(model, seed=0)
     trainer.fit(*(part[:96] for part in digits), callbacks=[Hook()] if hook else [], verbose=0)
     gc.collect()
-    assert [dataset() for dataset in kept] == [None]
+    assert [kept_feed() for kept_feed in kept] == [None]
     kept.append(weakref.ref(model))
     del model, trainer
     keras.utils.clear_session()

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_swift.src._types import Array, ArrayTree, FloatArray, IntArray, Tensor
+from keras_swift.src.data.reader import ItemForm
 
 # A model's `(trainable, non_trainable)` values.
 Values: TypeAlias = tuple[list[Tensor], list[Tensor]]
@@ -40,15 +41,17 @@ class Gathered:
 
 
 class Fed(Protocol):
-    """The interface of a training run's batches for `Backend.feed`."""
+    """The interface of a training run's batches for `Backend.feed`.
+
+    Attributes:
+        form: `ItemForm` of the items, which are dense where they came as sparse ones.
+    """
+
+    form: ItemForm
 
     @property
     def num_batches(self) -> int:
         """How many batches an epoch has."""
-
-    @property
-    def fixed_size(self) -> int | None:
-        """How many examples every batch has, or `None` if they may differ."""
 
     @property
     def is_open_ended(self) -> bool:
@@ -56,18 +59,6 @@ class Fed(Protocol):
 
     def goes_on(self) -> bool:
         """Whether the epoch has another item."""
-
-    @property
-    def sparse(self) -> list[bool]:
-        """Whether each leaf of the inputs and targets came as a sparse one; items are dense."""
-
-    @property
-    def has_one_shape(self) -> bool:
-        """Whether all items have one shape, but for their number of examples."""
-
-    @property
-    def element_spec(self) -> Any:
-        """What a `tf.data` source says of its items; `None` for other sources."""
 
     def __getitem__(self, index: int) -> tuple[ArrayTree, ArrayTree, ArrayTree]:
         """The next item."""

@@ -67,11 +67,11 @@ def _shapes(dataset: Fed, model: keras.Model, specimens: list[ArrayTree]) -> lis
             "TensorFlow wants one structure. Received: some with and some without. Give all "
             "of them weights, of 1 where an example has none."
         )
-    lengths = set() if dataset.has_one_shape else _open_lengths(dataset, model, example)
+    lengths = set() if dataset.form.has_one_shape else _open_lengths(dataset, model, example)
     return [
         [
             # With a known length, the steps of recurrent layers take less time.
-            dataset.fixed_size,
+            dataset.form.fixed_size,
             *(
                 size if size == second and size not in lengths else None
                 for size, second in zip(shape[1:], another[1:], strict=True)
@@ -84,7 +84,7 @@ def _shapes(dataset: Fed, model: keras.Model, specimens: list[ArrayTree]) -> lis
 def _open_lengths(dataset: Fed, model: keras.Model, example: ArrayTree) -> set[int]:
     """The lengths, in this item, of the axes that its model or its source leaves open."""
     given = [tuple(tensor.shape) for tensor in getattr(model, "inputs", None) or []]
-    spec = [getattr(leaf, "shape", None) for leaf in keras.tree.flatten(dataset.element_spec)]
+    spec = [getattr(leaf, "shape", None) for leaf in keras.tree.flatten(dataset.form.element_spec)]
     found: set[int] = set()
     for shapes, leaves in ((given, present_leaves(example[0])), (spec, present_leaves(example))):
         for shape, leaf in zip(shapes, leaves, strict=False):
@@ -105,7 +105,7 @@ def _items(
         return _of_types(present_leaves(dataset[int(index)]), dtypes)
 
     # As they came: for sparse inputs the gradient of a layer is sparse too.
-    sparse = [*dataset.sparse, *[False] * len(dtypes)]
+    sparse = [*dataset.form.sparse, *[False] * len(dtypes)]
 
     def load(index: Tensor) -> ArrayTree:
         tensors = _called(item, index, dtypes, shapes)
@@ -148,7 +148,9 @@ def _gathered(
             )
         )
     dtypes = [tf.int64, *dtypes[count:]]
-    shapes = [[None, shape[0], *shape[1:]] for shape in ([dataset.fixed_size], *shapes[count:])]
+    shapes = [
+        [None, shape[0], *shape[1:]] for shape in ([dataset.form.fixed_size], *shapes[count:])
+    ]
 
     def batches(_: Array) -> list[Array]:
         rows = [keras.tree.flatten(batch) for batch in dataset.next_batches()]

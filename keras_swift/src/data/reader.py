@@ -1,19 +1,16 @@
-"""The reader of arrays: uniform batches and presamples from their rows.
-
-`ArrayReader` and `stream_reader.StreamReader` have one interface, so the samplers and datasets that
-ask for "the next batch" and "the next presample" need not know the source.
-"""
+"""How the data are read, and the reader of arrays: uniform batches and presamples of their rows."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import warnings
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse
 
-from keras_swift.src._types import ArrayTree, IntArray, State
+from keras_swift.src._types import IntArray, State
 from keras_swift.src.data.arrays import ArraySource, Data
 from keras_swift.src.data.leaves import present_leaves
 from keras_swift.src.data.permutations import Permutations
@@ -23,11 +20,6 @@ from keras_swift.src.data.permutations import Permutations
 # right after another. The batches themselves should not fill the caches.
 TOGETHER = 8
 TOGETHER_BYTES = 4_000_000
-# Arrays up to this size are copied for a backend that gathers rows itself, as `model.fit` does
-# with arrays of any size.
-COPIED_BYTES = 2**30
-# The largest share of an accelerator's free memory that copies may take.
-FREE_SHARE = 1 / 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +49,99 @@ class Examples:
         return len(self) / self.batches
 
 
+@dataclasses.dataclass(frozen=True)
+class ItemForm:
+    """What is known beforehand of all batches.
+
+    Attributes:
+        fixed_size: int, how many examples every batch has, or `None` if they may differ.
+        sparse: list of bool, whether each leaf of `(x, y)` came as a sparse one.
+        has_one_shape: bool, whether all have one shape, but for their number of examples.
+        element_spec: what a `tf.data` source says of its items; `None` for other sources.
+    """
+
+    fixed_size: int | None
+    sparse: list[bool]
+    has_one_shape: bool
+    element_spec: Any = None
+
+
+class Reader(Protocol):
+    """Uniform batches and presamples of the data, whatever its source.
+
+    Attributes:
+        form: `ItemForm`.
+        batch_size: int, `b`; of a stream, the rows of its first batch.
+        num_batches: int, how many batches an epoch has if `fit` is not told.
+        is_open_ended: bool, whether a pass may end before the steps of an epoch, and nobody knows
+            when.
+    """
+
+    form: ItemForm
+    batch_size: int
+    num_batches: int
+    is_open_ended: bool
+
+    @property
+    def source(self) -> ArraySource | None:
+        """The arrays; `None` for a stream."""
+
+    @property
+    def together(self) -> int:
+        """How many uniform batches may be drawn ahead."""
+
+    @property
+    def pass_length(self) -> float:
+        """How many batches a pass has, infinity while that is not known."""
+
+    def goes_on(self, steps: int, are_waiting: bool) -> bool:
+        """Whether a pass goes on.
+
+        Args:
+            steps: int, how many steps of it were taken.
+            are_waiting: bool, whether batches were read for steps to come.
+        """
+
+    def first(self, count: int) -> Data:
+        """The first `count` examples, repeated if there are fewer; changes no state."""
+
+    def specimens(self, count: int) -> list[Examples]:
+        """Up to `count` batches, of the shapes of all; changes no state."""
+
+    def uniform(self, by_index: bool = False) -> Examples:
+        """The next uniform batch; `by_index`, only its weights."""
+
+    def take_back(self, count: int) -> None:
+        """Makes `uniform` return the last `count` examples again; at most those drawn together."""
+
+    def presample_size(self, ratio: float) -> int:
+        """The presample size `B` for a presample ratio."""
+
+    def presample(self, size: int) -> Examples:
+        """The next presample."""
+
+    def begin_epoch(self) -> None:
+        """Called when an epoch begins."""
+
+    def end_epoch(self) -> None:
+        """Called when an epoch ends."""
+
+    def restart(self) -> None:
+        """Makes the next uniform batch begin a new pass."""
+
+    def identity(self) -> Any:
+        """Identifies the data: equal for the same ones."""
+
+    def state(self) -> State:
+        """State for `restore`."""
+
+    def restore(self, state: State) -> None:
+        """Restores what `state` returned."""
+
+    def close(self) -> None:
+        """Frees what reading took."""
+
+
 class ArrayReader:
     """Reads batches and presamples from permutations of arrays.
 
@@ -81,22 +166,19 @@ class ArrayReader:
         self.batch_size = min(batch_size, source.size)
         self.num_batches = self.pass_length = math.ceil(source.size / self.batch_size)
         self.is_open_ended = False
-        self.element_spec = None
+        self.form = ItemForm(
+            # The last batch of an epoch may be smaller.
+            fixed_size=None if source.size % self.batch_size else self.batch_size,
+            sparse=[scipy.sparse.issparse(leaf) for leaf in present_leaves((source.x, source.y))],
+            has_one_shape=True,
+        )
         size: int = sum(leaf.nbytes for leaf in present_leaves(self.first(self.batch_size)))
         self._together = max(1, min(TOGETHER, TOGETHER_BYTES // max(1, size)))
         orders = [generator if shuffle else None for generator in generators]
         self._uniform = Permutations(source.size, orders[0])
         self._presample = Permutations(source.size, orders[1])
 
-    @property
-    def sparse(self) -> list[bool]:
-        """list of bool, whether each leaf of `(x, y)` came as a sparse one."""
-        return [
-            scipy.sparse.issparse(leaf) for leaf in present_leaves((self.source.x, self.source.y))
-        ]
-
     def goes_on(self, steps: int, are_waiting: bool) -> bool:
-        """Whether a pass of which so many steps were taken goes on."""
         return steps < self.pass_length
 
     def presample_size(self, ratio: float) -> int:
@@ -111,16 +193,6 @@ class ArrayReader:
             )
         return min(wanted, self.source.size)
 
-    @property
-    def fixed_size(self) -> int | None:
-        """How many examples every batch has; `None` if the last of an epoch is smaller."""
-        return None if self.source.size % self.batch_size else self.batch_size
-
-    @property
-    def largest_ratio(self) -> float:
-        """The largest presample ratio that the data has examples for."""
-        return self.source.size / self.batch_size
-
     def first(self, count: int) -> Data:
         """The first `count` examples, repeated if there are fewer; changes no state."""
         return self.source.take(np.arange(count) % self.source.size)
@@ -128,22 +200,6 @@ class ArrayReader:
     def specimens(self, count: int) -> list[Examples]:
         """A batch of the first examples, whose shape is that of all batches. Changes no state."""
         return [self.examples(np.arange(self.batch_size))]
-
-    def targets(self) -> ArrayTree | None:
-        """All targets; `None` if they would have to be read from a disk."""
-        return self.source.y if self.source.is_in_memory else None
-
-    def arrays(self) -> tuple[ArrayTree, ArrayTree] | None:
-        """`(x, y)` if they may be copied, else `None`."""
-        return self.source.arrays(COPIED_BYTES)
-
-    def keep_on_device(self, free: int) -> None:
-        """Copies the arrays to the model's device, if they fit.
-
-        Args:
-            free: int, free bytes of memory there.
-        """
-        self.source.keep_on_device(min(COPIED_BYTES, int(FREE_SHARE * free)))
 
     def uniform(self, by_index: bool = False) -> Examples:
         """The next uniform batch, smaller at the end of an epoch; `by_index`, only its weights."""
@@ -154,8 +210,7 @@ class ArrayReader:
         """The number of examples."""
         return self.source.size
 
-    def identity(self) -> list[tuple[int, tuple[int, ...]]]:
-        """Identifies the arrays: equal for the same ones; for others, only by chance."""
+    def identity(self) -> Any:
         return self.source.identity()
 
     @property
@@ -208,7 +263,7 @@ class ArrayReader:
 
     def restore(self, state: State) -> None:
         self._uniform.restore(state["uniform"])
-        if self.fixed_size is not None and self._uniform.left % self.fixed_size:
+        if self.form.fixed_size is not None and self._uniform.left % self.form.fixed_size:
             # The saved position belongs to another batch size.
             self._uniform.restart()
         self._presample.restore(state["presample"])

@@ -15,7 +15,7 @@ import numpy as np
 from keras_swift.src._types import State
 from keras_swift.src.data.arrays import Data
 from keras_swift.src.data.read import Read, StreamBatch
-from keras_swift.src.data.reader import Examples
+from keras_swift.src.data.reader import Examples, ItemForm
 from keras_swift.src.data.streams import Stream, is_dataset
 
 # A generator of unknown epoch length is read to its end, up to this many bytes.
@@ -66,13 +66,21 @@ class StreamReader:
             else Stream(source, orders[1], class_weight, needs_targets)
         )
         self._source = source
+        self.source = None
         # A `PyDataset` may have no batches before its epoch begins, so it begins here.
         self._uniform.begin_epoch()
         self._has_begun = True
         self._uniform.begin_before_the_last()
         with self._uniform.unchanged():
             first = self._uniform.next_read()
-        self._first, self.sparse, self.has_ids = first.data, first.sparse, first.ids is not None
+        self._first, self.has_ids = first.data, first.ids is not None
+        # Some streams state their batch size, but a batch may still be smaller.
+        self.form = ItemForm(
+            fixed_size=None,
+            sparse=first.sparse,
+            has_one_shape=False,
+            element_spec=getattr(source, "element_spec", None),
+        )
         self.batch_size = len(Examples(self._first, None))
         self.num_batches = steps_per_epoch or self._uniform.length or self._counted(source)
         # Whether a pass may end before the steps of an epoch, nobody knows when.
@@ -80,13 +88,6 @@ class StreamReader:
         self.is_open_ended = steps_per_epoch is not None and ends
         # Batches are drawn one by one: a model may have changed the source between them.
         self.together = 1
-        # Some streams state their batch size, but a batch may still be smaller.
-        self.fixed_size = None
-
-    @property
-    def element_spec(self) -> Any:
-        """What a `tf.data` source says of its items; `None` for other sources."""
-        return getattr(self._source, "element_spec", None)
 
     @property
     def is_shared(self) -> bool:
@@ -128,11 +129,6 @@ class StreamReader:
         """The presample size `B`: a whole number of batches, at least two."""
         return max(2, round(ratio)) * self.batch_size
 
-    @property
-    def largest_ratio(self) -> float:
-        """No limit: a presample reads on in the stream."""
-        return math.inf
-
     def first(self, count: int) -> Data:
         """The first `count` examples of the first batch, repeated if fewer; changes no state."""
         indices = np.arange(count) % self.batch_size
@@ -159,15 +155,6 @@ class StreamReader:
                     break
         return found
 
-    def targets(self) -> None:
-        """`None`: targets arrive with the batches."""
-
-    def arrays(self) -> None:
-        """`None`: a stream has only batches."""
-
-    def keep_on_device(self, free: int) -> None:
-        """Does nothing: a stream has no arrays to copy."""
-
     def uniform(self, by_index: bool = False) -> Examples:
         """The next batch."""
         return Examples(self._uniform.next_read().data, None)
@@ -189,7 +176,7 @@ class StreamReader:
         batches = [self._presample.next_batch() for _ in range(count)]
         return Examples(joined(batches), None, count)
 
-    def identity(self) -> list[Any]:
+    def identity(self) -> Any:
         """Identifies the source: equal for the same one with as many batches."""
         try:
             return [weakref.ref(self._source), self._uniform.length]

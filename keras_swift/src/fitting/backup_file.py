@@ -24,7 +24,7 @@ from keras_swift.src.fitting.atomic import sync_folder
 from keras_swift.src.fitting.states import from_bytes, to_bytes
 
 # The version of the content.
-VERSION = 1
+VERSION = 2
 # Keras reads no other ending.
 ENDING = ".weights.h5"
 CURRENT = f"backup{ENDING}"

@@ -8,7 +8,7 @@ import keras
 
 from keras_swift.src import backends
 from keras_swift.src._types import Logs
-from keras_swift.src.importance.batches import Batches
+from keras_swift.src.importance.feed import Feed
 
 # What the history has and the progress bar does not show.
 NOT_SHOWN = ("tau", "importance", "presample")
@@ -21,9 +21,9 @@ class SamplingCallback(keras.callbacks.Callback):
     every step.
     """
 
-    def __init__(self, dataset: Batches) -> None:
+    def __init__(self, feed: Feed) -> None:
         super().__init__()
-        self._dataset = dataset
+        self._feed = feed
         self._snapshot: list[tuple[Any, Any]] = []
         self._checked = False
 
@@ -34,20 +34,20 @@ class SamplingCallback(keras.callbacks.Callback):
         if not self._checked:
             # Not before: `BackupAndRestore` may begin with a later epoch.
             self._checked = True
-            self._dataset.check_processes(epoch)
-        self._dataset.on_epoch_end()
-        self._dataset.on_epoch_begin()
+            self._check_processes(epoch)
+        self._feed.end_epoch()
+        self._feed.begin_epoch()
         # Not at the end of the epoch before, where it would break the progress bar's line.
-        news = self._dataset.easing.news()
+        news = self._feed.easing.news()
         if news and (self.params or {}).get("verbose") and backends.active().process()[0] == 0:
             print(f"From epoch {epoch + 1} on: {news}")
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
-        self._dataset.on_step_begin()
+        self._feed.steps.begin_step()
         # Not `self.model`: accessing it makes Keras put JAX's state back into
         # the model before every step.
-        backend, model = backends.active(), self._dataset.model
-        self._dataset.score_by(backend.capture_values(model))
+        backend, model = backends.active(), self._feed.model
+        self._feed.sampler.values = backend.capture_values(model)
         snapshot = backend.snapshot(model)
         self._snapshot = self._snapshot if snapshot is None else snapshot
 
@@ -57,15 +57,38 @@ class SamplingCallback(keras.callbacks.Callback):
         self._snapshot = []
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        self._dataset.on_epoch_end()
-        self._dataset.score_by(None)
-        self._dataset.judge(logs or {})
+        self._feed.end_epoch()
+        self._feed.sampler.values = None
+        self._judge(logs or {})
         if logs is not None:
-            logs.update(self._dataset.epoch_summary())
+            logs.update(self._feed.epoch_summary())
 
     def on_train_end(self, logs: Logs = None) -> None:
         if logs is not None:
-            logs.update(self._dataset.epoch_summary())
+            logs.update(self._feed.epoch_summary())
+
+    def _check_processes(self, epoch: int) -> None:
+        """Raises if the processes of a training would wait for one another."""
+        feed = self._feed
+        numbers = {
+            "The first epoch": epoch,
+            "The step to go on from": feed.journal.steps,
+            "The number of steps in an epoch": feed.steps.in_epoch,
+            "`batch_size`": feed.reader.batch_size,
+        }
+        backends.active().check_agreement(numbers)
+
+    def _judge(self, logs: dict[str, float]) -> None:
+        """Decides after an epoch and its validation whether the next one is uniform."""
+        easing = self._feed.easing
+        losses = {"loss": float(logs["val_loss"])} if "val_loss" in logs else {}
+        if not losses and any(name.startswith("val_") for name in logs):
+            # The `test_step` reports no loss.
+            easing.validates = False
+        # The same decision on each process.
+        own = {"score": self._feed.sampler.mean_score, **losses}
+        found = backends.active().mean_over_processes(own)
+        easing.hear(found.get("loss"), found["score"])
 
 
 class OwnFitCallback(SamplingCallback):
@@ -73,7 +96,7 @@ class OwnFitCallback(SamplingCallback):
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         super().on_epoch_end(epoch, logs)
-        history = getattr(self._dataset.model, "history", None)
+        history = getattr(self._feed.model, "history", None)
         if logs is not None and history is not None:
             # The bar shows all logs, and one number of ours is enough.
             for name in NOT_SHOWN:

@@ -11,17 +11,14 @@ from keras_swift.src import backends
 from keras_swift.src._types import ArrayTree, Score, Seed
 from keras_swift.src.fitting.arguments import TrainingData
 from keras_swift.src.importance.batch import Batch, LazyItem
-from keras_swift.src.importance.batches import FLOOR, Batches
 from keras_swift.src.importance.callback import OwnFitCallback
 from keras_swift.src.importance.easing import Easing
+from keras_swift.src.importance.prepare import make_feed
+from keras_swift.src.importance.settings import FRESH_FLOOR, ImportanceSettings
 from keras_swift.src.rules import check, check_if_given, check_seed
 from keras_swift.src.scoring.compiled import needs_targets
 from keras_swift.src.scoring.scorer import Scorer
-from keras_swift.src.validation import (
-    check_model,
-    check_settings,
-    chosen_presample,
-)
+from keras_swift.src.validation import check_model
 
 # A batch `(x, y, weights)`.
 Item = tuple[ArrayTree, ArrayTree, ArrayTree]
@@ -130,7 +127,7 @@ class ImportanceDataset(keras.utils.PyDataset):
         tau_threshold: float | None = None,
         *,
         score: Score = "gradient_norm",
-        floor: float = FLOOR,
+        floor: float = FRESH_FLOOR,
         seed: Seed = None,
         shuffle: bool = True,
         class_weight: dict[int, float] | None = None,
@@ -144,48 +141,39 @@ class ImportanceDataset(keras.utils.PyDataset):
         # `__getitem__` then returns a lazy item that is drawn in step.
         super().__init__(workers=2 if backends.active().PULLS_AHEAD else 1)
         check_model(model)
-        check(score=score, floor=floor)
-        check_if_given(
-            presample=presample,
-            tau_threshold=tau_threshold,
-            score_inputs=score_inputs,
-            on_draw=on_draw,
-        )
+        check(floor=floor)
+        check_if_given(on_draw=on_draw)
         check_seed(seed)
-        check_settings(presample, tau_threshold)
-        check_if_given(ease_off=ease_off)
-        presample = chosen_presample(presample, tau_threshold)
-        self.batches = Batches(
-            model,
-            TrainingData.of(
-                x,
-                y,
-                sample_weight,
-                batch_size,
-                class_weight,
-                shuffle,
-                steps_per_epoch,
-                needs_targets(model, score),
-            ),
+        settings = ImportanceSettings(
             presample=presample,
             tau_threshold=tau_threshold,
-            scorer=Scorer(model, (score,)),
+            score=score,
             floor=floor,
-            seed=seed,
-            on_draw=on_draw,
             score_inputs=score_inputs,
-            easing=Easing(presample == "auto" if ease_off is None else ease_off),
+            ease_off=ease_off,
         )
+        data = TrainingData.of(
+            x,
+            y,
+            sample_weight,
+            batch_size,
+            class_weight,
+            shuffle,
+            steps_per_epoch,
+            needs_targets(model, score),
+        )
+        easing = Easing(settings.eases_off)
+        self.feed = make_feed(model, data, settings, Scorer(model, (score,)), seed, easing, on_draw)
 
     @property
     def num_batches(self) -> int:
         """int, the number of items in an epoch."""
-        return self.batches.num_batches
+        return self.feed.num_batches
 
     @property
     def batch_size(self) -> int:
         """int, `b`."""
-        return self.batches.batch_size
+        return self.feed.reader.batch_size
 
     def __len__(self) -> int:
         return self.num_batches
@@ -209,15 +197,16 @@ class ImportanceDataset(keras.utils.PyDataset):
             every epoch, this, `tau`, `importance` and `presample` into the
             history and, on JAX, keeps the model's values for the scores.
         """
-        return OwnFitCallback(self.batches)
+        return OwnFitCallback(self.feed)
 
     def on_epoch_begin(self) -> None:
-        self.batches.on_epoch_begin()
+        self.feed.begin_epoch()
 
     def on_epoch_end(self) -> None:
-        self.batches.on_epoch_end()
+        self.feed.end_epoch()
 
     def _item(self) -> Item:
-        within = self.batches.within_epoch
-        batch = self.batches.next_batch() if within else self.batches.specimens()[0]
+        feed = self.feed
+        within = feed.steps.within_epoch
+        batch = feed.next_batch() if within else feed.uniform_specimens(1)[0]
         return batch.x, batch.y, batch.weights

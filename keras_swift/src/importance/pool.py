@@ -1,4 +1,4 @@
-"""Importance sampling by remembered scores from pools: the next batches of a stream.
+"""The parts of a stream for draws by remembered scores: pools of its next batches.
 
 A stream gives whole batches, so an example cannot be read alone. This file decides what is drawn
 from batches that are read anyway: each once an epoch, as in `model.fit`. A pool is the batches just
@@ -10,163 +10,95 @@ trained on.
 
 from __future__ import annotations
 
-import dataclasses
+import collections
 import math
-from collections.abc import Callable
-from typing import Any, cast
 
 import numpy as np
 
 from keras_swift.src._types import FloatArray, IntArray, State
 from keras_swift.src.data.arrays import select
 from keras_swift.src.data.draws import systematic_draw
-from keras_swift.src.data.reader import ArrayReader, Examples
+from keras_swift.src.data.reader import Examples
 from keras_swift.src.importance import resampling
-from keras_swift.src.importance.batch import mask_correction
-from keras_swift.src.importance.easing import Easing
-from keras_swift.src.importance.remembered import PARTS, Drawn, Part, RememberedSampler, Taken
+from keras_swift.src.importance.parts import PARTS, Drawn, Taken
 from keras_swift.src.records.known_reader import KnownReader, NotPooled
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.records.pooled import Group, drawn_batches, row_length
-from keras_swift.src.scoring.scorer import Scorer
 
 
-@dataclasses.dataclass
-class PooledPart(Part):
-    """The next batches of a stream: as they come, or drawn from all their rows.
-
-    As they come, `indices` and `weights` are empty, because nothing has been read yet, and
-    `candidate` has the weights of all examples.
-
-    Attributes:
-        steps: int, how many batches there are; `used` counts these.
-        plan: list of the group and the slice of its draws that make each batch.
-    """
-
-    steps: int = 0
-    plan: list[tuple[Group, slice]] = dataclasses.field(default_factory=list)
-
-    @property
-    def left(self) -> int:
-        return self.steps - self.used
-
-
-class PooledSampler(RememberedSampler):
-    """Draws from pools of the batches of a stream by remembered scores.
+class PooledParts:
+    """Parts of a stream: its next batches, as they come or drawn from all their rows.
 
     From the `k` rows of one shape in a pool as many are drawn as were just read, row `i` with the
     probability `p_i = floor / k + (1 - floor) s_i / sum(s)` and the weight `1 / (k p_i)`,
-    and cut into batches as long as those that were read. Until most examples
-    of a pool are known, and while scores gain nothing, batches are handed over as
-    they are read.
+    and cut into batches as long as those that were read. Batches that are not drawn by importance
+    are handed over as they are read.
 
     Args:
         reader: `KnownReader`.
-        scorer, memory, floor, generator, check_labels, step_power, easing: as for
-            `RememberedSampler`; the memory has the examples by their numbers in `reader.identity`.
+        memory: `ExampleMemory` of its examples, by their numbers in `reader.identity`.
+        floor: float in [0, 1), the uniform share of the probabilities.
+        generator: `np.random.Generator`, for the draws.
     """
+
+    together = 1
 
     def __init__(
         self,
         reader: KnownReader,
-        scorer: Scorer,
         memory: ExampleMemory,
         floor: float,
         generator: np.random.Generator,
-        check_labels: Callable[[Any], None],
-        step_power: float = 1.0,
-        easing: Easing | None = None,
     ) -> None:
-        # What else is asked of an `ArrayReader` is overridden here.
-        arrays = cast(ArrayReader, reader)
-        super().__init__(arrays, scorer, memory, floor, generator, check_labels, step_power, easing)
-        self._batches = reader
-        self._part_steps = reader.pool_steps
+        self._reader = reader
+        self._memory = memory
+        self._floor = floor
+        self._generator = generator
         # The gain is measured over as long a part of an epoch as with arrays.
-        self._measured_steps = math.ceil(reader.num_batches / PARTS)
-        self._unmeasured = 0
-        self._steps_left = 0
+        self.measured_steps = math.ceil(reader.num_batches / PARTS)
+        self.left = 0
+        # The group and the slice of its draws that make each batch; empty for batches as they come.
+        self._drawn: collections.deque[tuple[Group, slice]] = collections.deque()
+        # Of batches as they come: the weights of all examples, if they were drawn by importance.
+        self._candidates: FloatArray | None = None
         # Whether an epoch has begun in which examples may come that were read before.
         self._may_know = False
 
     @property
-    def is_over(self) -> bool:
-        """bool, whether the source turned out to give other examples in each pass."""
-        return not self._batches.identity.is_consistent
+    def count(self) -> int:
+        return max(self._reader.identity.count, len(self._memory))
 
-    def release(self) -> None:
-        """Called when others draw from here on: frees what examples were known by."""
-        self._batches.stop_reading_ahead()
-        self._batches.forget_earlier()
-        self._batches.identity.release()
+    @property
+    def are_known_again(self) -> bool:
+        return self._reader.identity.is_consistent
 
-    def begin_epoch(self, restarts: bool) -> None:
-        """Called when an epoch begins, always with an empty pool."""
-        self._part = None
-        self._may_know = len(self.memory) > 0
+    def draw_by_index(self) -> None:
+        """Does nothing: a stream has no arrays to gather rows from."""
 
-    def end_epoch(self) -> None:
-        """Called when an epoch ends; drops what is left of a pool."""
-        super().end_epoch()
-        self._batches.stop_reading_ahead()
-        self.memory.ids = self._batches.identity.ids
-        self._part = None
+    def may_draw(self, is_measured: bool) -> bool:
+        return self._may_know and bool(self._memory.seen.any())
 
-    def state(self) -> State:
-        """State for `restore`, between two epochs."""
-        return {
-            **super().state(),
-            "identity": self._batches.identity.state(),
-            "unmeasured": self._unmeasured,
-            "read": self._batches.state(),
-        }
+    def next_steps(self, steps_left: int) -> int:
+        return self._reader.new_steps(steps_left)
 
-    def restore(self, state: State) -> None:
-        """Restores what `state` returned."""
-        self._batches.identity.restore(state["identity"])
-        self._unmeasured = state["unmeasured"]
-        self.memory.resize(len(state["memory"]["latest"]))
-        if self._valid_rows is not None:
-            self._valid_rows.resize(len(self.memory))
-        super().restore(state)
-        self.memory.ids = self._batches.identity.ids
-        self._batches.restore(state["read"])
+    def take_uniform(self, steps: int, candidates: FloatArray | None, rests: bool) -> None:
+        if rests:
+            self._reader.forget_earlier()
+        self.left, self._candidates = steps, candidates
 
-    def ready_part(self, steps_left: int) -> Part:
-        self._steps_left = steps_left
-        self._part_steps = self._batches.new_steps(steps_left)
-        return super().ready_part(steps_left)
-
-    def measure_gain(self) -> None:
-        if self._unmeasured >= self._measured_steps:
-            self._unmeasured = 0
-            super().measure_gain()
-
-    def _scores(self) -> FloatArray | None:
-        seen = self.memory.seen
-        if not self._may_know or not seen.any():
-            return None
-        scores: FloatArray = self.memory.score.astype(np.float64)
-        scores[~seen] = scores[seen].mean()
-        return scores
-
-    def _uniform_part(self, steps: int, candidates: FloatArray | None = None) -> Part:
-        if self._easing.is_on:
-            self._batches.forget_earlier()
-        nothing = np.zeros(0, np.int64)
-        return PooledPart(nothing, np.zeros(0), candidates, steps=steps)
-
-    def _drawn_part(self, steps: int, scores: FloatArray, probability: FloatArray) -> Part:
+    def draw(
+        self, steps: int, scores: FloatArray, probability: FloatArray, steps_left: int
+    ) -> bool:
         try:
-            batches = self._batches.pool(steps, self._steps_left)
+            batches = self._reader.pool(steps, steps_left)
         except NotPooled:
-            return self._uniform_part(steps)
+            self.take_uniform(steps, None, rests=False)
+            return False
         # Rows that were never read before get the mean, as others without a score do.
-        known = np.full(self._make_room(), scores.mean())
+        known = np.full(self.count, scores.mean())
         known[: len(scores)] = scores
-        nothing = np.zeros(0, np.int64)
 
-        earlier = self._batches.earlier
+        earlier = self._reader.earlier
         pool = [*earlier, *batches]
 
         def draw(places: list[int], count: int) -> tuple[IntArray, FloatArray]:
@@ -175,43 +107,56 @@ class PooledSampler(RememberedSampler):
             positions = systematic_draw(count * chances, self._generator)
             return positions, resampling.importance_weights(chances)[positions]
 
-        plan = drawn_batches(batches, draw, earlier)
-        return PooledPart(nothing, np.zeros(0), by_importance=True, steps=len(batches), plan=plan)
+        self._drawn.extend(drawn_batches(batches, draw, earlier))
+        self.left = len(batches)
+        return True
 
-    def _take(self, part: Part) -> Taken:
-        pool = cast(PooledPart, part)
-        pool.used += 1
-        self._unmeasured += 1
-        if not pool.plan:
-            return self._as_it_comes(pool.candidate)
-        group, rows = pool.plan[pool.used - 1]
+    def take(self, steps_left: int) -> Taken:
+        self.left -= 1
+        if not self._drawn:
+            return self._as_it_comes(steps_left)
+        group, rows = self._drawn.popleft()
         positions, weights = group.positions[rows], group.weights[rows]
         examples = Examples(select(group.data, rows), group.indices[rows])
         drawn = Drawn(group.pool[positions], weights, weights, group.length)
-        return Taken(examples, drawn, self._corrections_in(group, positions))
+        return Taken(examples, drawn, group.pool, positions)
 
-    def _as_it_comes(self, candidates: FloatArray | None) -> Taken:
-        batch = self._batches.batch(self._steps_left)
-        numbers, candidate = batch.numbers, None
+    def _as_it_comes(self, steps_left: int) -> Taken:
+        batch = self._reader.batch(steps_left)
+        numbers, candidates, candidate = batch.numbers, self._candidates, None
         if candidates is not None and numbers.max() < len(candidates):
             candidate = candidates[numbers]
         examples = Examples(batch.data, batch.indices)
         drawn = Drawn(numbers, np.ones(len(numbers)), candidate, row_length(batch.data))
-        return Taken(examples, drawn)
+        return Taken(examples, drawn, None, numbers)
 
-    def _corrections_in(self, group: Group, positions: IntArray) -> FloatArray | None:
-        """As `_corrections`, for a uniform batch of the group."""
-        if self._valid is None:
-            return None
-        valid = self._valid[group.pool].astype(np.float64)
-        if not np.isfinite(valid).any():
-            return None
-        return mask_correction(np.nan_to_num(valid, nan=float(np.nanmean(valid))), positions)
+    def take_back(self, count: int) -> None:
+        """Does nothing: batches of a stream are never taken ahead."""
 
-    def _make_room(self) -> int:
-        """Makes room for what is known of the examples read so far; returns their number."""
-        count = max(self._batches.identity.count, len(self.memory))
-        self.memory.resize(count)
-        if self._valid_rows is not None:
-            self._valid_rows.resize(count)
-        return count
+    def begin_epoch(self, restarts: bool) -> None:
+        """Called when an epoch begins, always with an empty pool."""
+        self._drop()
+        self._may_know = len(self._memory) > 0
+
+    def end_epoch(self) -> None:
+        """Called when an epoch ends; drops what is left of a pool."""
+        self._drop()
+        self._reader.stop_reading_ahead()
+        self._memory.ids = self._reader.identity.ids
+
+    def _drop(self) -> None:
+        self.left = 0
+        self._drawn.clear()
+
+    def release(self) -> None:
+        self._reader.stop_reading_ahead()
+        self._reader.forget_earlier()
+        self._reader.identity.release()
+
+    def state(self) -> State:
+        return {"identity": self._reader.identity.state(), "read": self._reader.state()}
+
+    def restore(self, state: State) -> None:
+        self._reader.identity.restore(state["identity"])
+        self._memory.ids = self._reader.identity.ids
+        self._reader.restore(state["read"])

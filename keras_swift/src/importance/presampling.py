@@ -6,21 +6,22 @@ This file decides which examples the next batch holds and their weights, from fr
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from keras_swift.src._types import ArrayTree, FloatArray, State
+from keras_swift.src._types import FloatArray, State
 from keras_swift.src.data.arrays import select
-from keras_swift.src.data.reader import ArrayReader, Examples
-from keras_swift.src.data.stream_reader import StreamReader
+from keras_swift.src.data.reader import Examples, Reader
 from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.importance import resampling
 from keras_swift.src.importance.batch import Batch, mask_correction
 from keras_swift.src.importance.easing import Easing
 from keras_swift.src.importance.gates import CostGate, Gate
+from keras_swift.src.importance.settings import ImportanceSettings
 from keras_swift.src.scoring.finite import not_finite, warn_not_finite
 from keras_swift.src.scoring.scorer import Scorer
 from keras_swift.src.validation import explained
@@ -38,17 +39,15 @@ class ImportanceSampler:
     """Draws batches by the scores of a presample; uniformly while the gate is shut.
 
     Args:
-        reader: `ArrayReader` or `StreamReader`, for uniform batches and presamples.
+        reader: `Reader`, for uniform batches and presamples.
         scorer: `Scorer`, whose first quantity is the score.
         gate: `Gate`, which has the presample ratio.
-        floor: float in [0, 1), the uniform share of the probabilities.
+        settings: `ImportanceSettings`.
         generator: `np.random.Generator`, for the draws.
         check_labels: function that raises for targets that do not fit.
+        journal: `Journal` that notes the scores.
+        easing: `Easing`, while which is on batches are uniform.
         step_power: float, the learning rate is multiplied by this power of the variance gain.
-            Defaults to 0.0, not at all.
-        score_inputs: function of `x` that returns what is scored instead. Defaults to `None`, `x`.
-        journal: `Journal` that notes the scores. Defaults to one of its own.
-        easing: `Easing`, while which is on batches are uniform. Defaults to `None`, never.
 
     Attributes:
         values: the model's values as `backends` captured them, to score by;
@@ -61,24 +60,23 @@ class ImportanceSampler:
 
     def __init__(
         self,
-        reader: ArrayReader | StreamReader,
+        reader: Reader,
         scorer: Scorer,
         gate: Gate,
-        floor: float,
+        settings: ImportanceSettings,
         generator: np.random.Generator,
         check_labels: Callable[[Any], None],
-        step_power: float = 0.0,
-        score_inputs: Callable[[ArrayTree], ArrayTree] | None = None,
-        journal: Journal | None = None,
-        easing: Easing | None = None,
+        journal: Journal,
+        easing: Easing,
+        step_power: float,
     ) -> None:
-        self._score_inputs = score_inputs
-        self._journal = Journal() if journal is None else journal
-        self._easing = Easing(enabled=False) if easing is None else easing
+        self._score_inputs = settings.score_inputs
+        self._floor = settings.floor_of(remembered=False)
+        self._journal = journal
+        self._easing = easing
         self.reader = reader
         self.scorer = scorer
         self.gate = gate
-        self.floor = floor
         self.generator = generator
         self.check_labels = check_labels
         self._step_power = step_power
@@ -100,7 +98,7 @@ class ImportanceSampler:
         scores, valid = self.score(presample)
         if not self._are_finite(scores, presample):
             return self._uniform_batch(probes=False)
-        drawn = resampling.draw(scores, self._draws(presample), self.generator, self.floor)
+        drawn = resampling.draw(scores, self._draws(presample), self.generator, self._floor)
         self.gate.update(drawn.tau)
         return self._drawn_batch(presample, scores, valid, drawn)
 
@@ -140,10 +138,18 @@ class ImportanceSampler:
         self._unprobed = (self._unprobed or 0) - len(batches)
 
     def begin_epoch(self, restarts: bool) -> None:
-        """Called when an epoch begins; `restarts` if it must be a whole permutation."""
+        """Does nothing: the reader begins again by itself."""
 
     def end_epoch(self) -> None:
-        """Called when an epoch ends."""
+        """Does nothing: no batch is scored after its step."""
+
+    is_over = False
+
+    def retire(self) -> None:
+        """Does nothing: this sampler can draw from any data."""
+
+    # Nothing is remembered.
+    mean_score = math.nan
 
     @property
     def tau(self) -> float:
@@ -166,7 +172,7 @@ class ImportanceSampler:
         self.gate.restore(state["gate"])
         self._step = state["step"]
         self._unprobed = state["unprobed"]
-        self._owed = state.get("owed", 0.0)
+        self._owed = state["owed"]
 
     @property
     def _is_open(self) -> bool:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import warnings
-import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -15,43 +11,32 @@ import numpy as np
 from keras_swift.src import backends
 from keras_swift.src._display import html_table
 from keras_swift.src._types import ArrayTree, Score, Seed
-from keras_swift.src.backends.base import Tap
 from keras_swift.src.data.arrays import ArraySource
 from keras_swift.src.data.read import UnevenBatch
-from keras_swift.src.data.reader import ArrayReader
+from keras_swift.src.data.reader import Reader
 from keras_swift.src.data.streams import is_dataset
 from keras_swift.src.fitting.arguments import FitArguments
-from keras_swift.src.fitting.callbacks import HideFromProgressBar, StepBarrier
-from keras_swift.src.fitting.run import run_fit
 from keras_swift.src.fitting.trainer import Trainer
-from keras_swift.src.importance import batches as batches_module
-from keras_swift.src.importance import remembered
-from keras_swift.src.importance.batch import Batch
-from keras_swift.src.importance.batches import Batches
-from keras_swift.src.importance.callback import NOT_SHOWN, SamplingCallback
+from keras_swift.src.importance import running
 from keras_swift.src.importance.easing import Easing
 from keras_swift.src.importance.feed import Feed
 from keras_swift.src.importance.gain import step_power
-from keras_swift.src.importance.recollection import Recollection, are_known_again
+from keras_swift.src.importance.parts import TOGETHER
+from keras_swift.src.importance.prepare import make_feed, remember
+from keras_swift.src.importance.recollection import Recollection
+from keras_swift.src.importance.settings import ImportanceSettings
+from keras_swift.src.importance.step_records import UNREAD
 from keras_swift.src.importance.weighted_step import WeightedStep
 from keras_swift.src.records.memory import ExampleMemory
-from keras_swift.src.rules import check, check_fit, check_if_given, check_seed
-from keras_swift.src.scoring.compiled import needs_targets, uniform_warning, why_uniform
+from keras_swift.src.rules import check_fit, check_seed
+from keras_swift.src.scoring.compiled import needs_targets, why_uniform
 from keras_swift.src.scoring.output_loss import NoExampleLoss
 from keras_swift.src.scoring.scorer import Scorer
 from keras_swift.src.scoring.step_scores import StepScores
 from keras_swift.src.scoring.weights import check_weights_arrive
 from keras_swift.src.suspects.of_record import suspects_of_memory
 from keras_swift.src.suspects.result import ClassNames, Suspects
-from keras_swift.src.validation import (
-    check_model,
-    check_rate_scaling,
-    check_settings,
-    chosen_presample,
-)
-
-# The models in training: a model's own `fit` may call ours.
-_IN_TRAINING: weakref.WeakSet[keras.Model] = weakref.WeakSet()
+from keras_swift.src.validation import check_model
 
 
 class ImportanceTraining(Trainer):
@@ -171,41 +156,33 @@ class ImportanceTraining(Trainer):
         ease_off: bool | None = None,
     ) -> None:
         check_model(model, any_batches=False, trains=True)
-        check(score=score)
-        check_if_given(
+        check_seed(seed)
+        super().__init__(model)
+        self.settings = ImportanceSettings(
             presample=presample,
             tau_threshold=tau_threshold,
+            score=score,
             floor=floor,
             score_inputs=score_inputs,
             scale_learning_rate=scale_learning_rate,
+            ease_off=ease_off,
         )
-        check_seed(seed)
-        check_settings(presample, tau_threshold)
-        check_rate_scaling(scale_learning_rate, model)
-        check_if_given(ease_off=ease_off)
-        super().__init__(model)
-        self.presample = presample
-        self.tau_threshold = tau_threshold
-        self.score = score
-        self.floor = floor
-        self.score_inputs = score_inputs
-        self.scale_learning_rate = scale_learning_rate
-        self.ease_off = ease_off
+        self.settings.check_for(model)
         self._easing = Easing()
         self._recollection = Recollection()
         self._seed = seed if isinstance(seed, int) else None
         self._trained_on: ArraySource | None = None
-        self._generator = np.random.default_rng(_keras_seed() if seed is None else seed)
+        self._generator = np.random.default_rng(running.keras_seed() if seed is None else seed)
         self._weighted_step = WeightedStep(model)
         self._scorer = Scorer(model, (score,))
 
     @property
     def memory(self) -> ExampleMemory | None:
-        """`ExampleMemory` of the last `fit`; `None` if nothing was remembered, or to forget it."""
+        """`ExampleMemory` of the last `fit`; `None` if nothing was remembered."""
         return self._recollection.memory
 
-    @memory.setter
-    def memory(self, nothing: None) -> None:
+    def forget(self) -> None:
+        """Forgets what earlier calls of `fit` remembered; the next one begins without scores."""
         self._recollection.forget()
         self._easing.forget()
 
@@ -228,7 +205,7 @@ class ImportanceTraining(Trainer):
         return suspects_of_memory(self.model, self._trained_on, self.memory, class_names)
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{name}={value}" for name, value in self._settings())
+        settings = ", ".join(f"{name}={value}" for name, value in self.settings.described())
         return f"ImportanceTraining(model={self.model.name!r}, {settings})"
 
     def _repr_html_(self) -> str:
@@ -237,24 +214,8 @@ class ImportanceTraining(Trainer):
         rows = [("model", f"{self.model.name}, {size}")]
         memory = self.memory
         remembered = "nothing yet" if memory is None else repr(memory).strip("<>")
-        return html_table(
-            "ImportanceTraining", [*rows, *self._settings(), ("remembers", remembered)]
-        )
-
-    def _settings(self) -> list[tuple[str, str]]:
-        """`presample`, and the arguments that differ from their defaults."""
-        settings = [("presample", repr(chosen_presample(self.presample, self.tau_threshold)))]
-        score = getattr(self.score, "__name__", None) or repr(self.score)
-        if score != repr("gradient_norm"):
-            settings.append(("score", score))
-        for name in ("tau_threshold", "floor", "scale_learning_rate", "ease_off"):
-            if getattr(self, name) is not None:
-                settings.append((name, repr(getattr(self, name))))
-        if self.score_inputs is not None:
-            settings.append(
-                ("score_inputs", getattr(self.score_inputs, "__name__", repr(self.score_inputs)))
-            )
-        return settings
+        rows += [*self.settings.described(), ("remembers", remembered)]
+        return html_table("ImportanceTraining", rows)
 
     def fit(
         self,
@@ -319,159 +280,70 @@ class ImportanceTraining(Trainer):
             validation_batch_size=validation_batch_size,
             validation_freq=validation_freq,
         )
-        if self.model in _IN_TRAINING:
+        if running.is_in_training(self.model):
             # We called the model's own `fit`, and it calls us: `x` already holds our batches.
-            return given.passed_to(functools.partial(keras.Model.fit, self.model))
+            return running.plain_fit(self.model, given)
         check_fit(given)
-        reason = why_uniform(self.model, self.score, x, y)
+        reason = why_uniform(self.model, self.settings.score, x, y)
         if reason is not None:
-            return self._uniform_fit(reason, given)
-        replicas = backends.active().has_replicas(self.model)
-        if replicas and self.scale_learning_rate:
-            raise ValueError(
-                "`scale_learning_rate` is for one device: replicas trace their steps in parallel. "
-                f"Received: scale_learning_rate={self.scale_learning_rate!r} on a model of several "
-                "replicas. Leave it out, or False."
-            )
-        data, rest = given.resolved(needs_targets(self.model, self.score))
-        presample = chosen_presample(self.presample, self.tau_threshold)
-        eases = presample == "auto" if self.ease_off is None else self.ease_off
-        self._easing.begin(eases, validates=rest["validation_data"] is not None)
-        known = self._recollection.kept
-        scales = presample == "auto" and not replicas
-        if self.scale_learning_rate is not None:
-            scales = self.scale_learning_rate
+            return running.uniform_fit(self.model, reason, given)
+        return self._fit(given)
+
+    def _fit(self, given: FitArguments) -> keras.callbacks.History:
+        """Trains on batches that are drawn, unless the loss or the data forbid it."""
+        settings, backend = self.settings, backends.active()
+        scales = settings.scales_rate(backend.has_replicas(self.model))
         power = step_power(self.model.optimizer) if scales else 0.0
+        data, rest = given.resolved(needs_targets(self.model, settings.score))
+        self._easing.begin(settings.eases_off, validates=rest["validation_data"] is not None)
         # An item fetched ahead must not be of the next epoch, of which nothing is known yet, and
         # processes with parts of different sizes must not wait for one another.
-        alone = backends.active().process()[1] == 1
-        ends_with_a_pass = alone and not backends.active().fetches_ahead(self.model)
+        ends_with_a_pass = backend.process()[1] == 1 and not backend.fetches_ahead(self.model)
         try:
-            batches = Batches(
+            feed = make_feed(
                 self.model,
                 data,
-                presample=presample,
-                tau_threshold=self.tau_threshold,
-                scorer=self._scorer,
-                floor=batches_module.FLOOR if self.floor is None else self.floor,
-                seed=self._generator,
-                on_draw=_hook(callbacks),
+                settings,
+                self._scorer,
+                self._generator,
+                self._easing,
+                running.hook_of(given.callbacks),
                 step_power=power,
-                score_inputs=self.score_inputs,
                 ends_with_a_pass=ends_with_a_pass,
-                easing=self._easing,
             )
-            self._weighted_step.inspect(batches)
+            self._weighted_step.inspect(feed.reader)
         except (NoExampleLoss, UnevenBatch) as error:
-            if is_dataset(x) or not isinstance(x, Iterator):
-                return self._uniform_fit(str(error), given)
+            if is_dataset(given.x) or not isinstance(given.x, Iterator):
+                return running.uniform_fit(self.model, str(error), given)
             # Its first batch has been read.
             raise
-        some_x, some_y, some_weights = batches.first(batches.batch_size)
-        weights = self._scorer.loss_weights(np.ones(batches.batch_size), some_weights)
-        check_weights_arrive(self.model, some_x, some_y, weights)
-        if presample == "auto":
-            self._remember(batches, power)
-        else:
-            self.memory = None
-            self._weighted_step.record(None)
-        if known is None or known is not self._recollection.kept:
-            # What was heard of other data says nothing of these.
-            self._easing.forget()
-        barrier = StepBarrier() if replicas else None
-        feed = Feed(batches, barrier, scales)
-        sampling = SamplingCallback(batches)
-        ours = [sampling, *([barrier] if barrier else [])]
-        hidden = HideFromProgressBar(NOT_SHOWN, shortened=("gain",))
-        with _in_training(self.model), self._weighted_step.entered():
-            try:
-                fed = backends.active().feed(feed, self.model)
-                if ends_with_a_pass:
-                    rest["steps_per_epoch"] = steps_per_epoch
-                return run_fit(
-                    self.model,
-                    fed,
-                    feed,
-                    batches,
-                    ours,
-                    callbacks,
-                    rest,
-                    [hidden],
-                    trainer="ImportanceTraining",
-                    seed=self._seed,
-                )
-            finally:
-                if barrier is not None:
-                    barrier.end()
-                sampling.restore_lost()
-                batches.on_epoch_end()
-                batches.close()
+        self._check_weights(feed.reader)
+        self._remember(feed, power)
+        if ends_with_a_pass:
+            rest["steps_per_epoch"] = given.steps_per_epoch
+        return running.fit_on(feed, self._weighted_step, given.callbacks, rest, self._seed)
 
-    def _uniform_fit(self, reason: str, given: FitArguments) -> keras.callbacks.History:
-        """Calls `model.fit` itself, and adds the history of uniform batches."""
-        warnings.warn(uniform_warning(reason), stacklevel=3)
-        with _in_training(self.model):
-            history = given.passed_to(self.model.fit)
-        epochs = len(history.epoch)
-        for name, value in {"tau": 0.0, "importance": 0.0, "presample": 1.0, "gain": 1.0}.items():
-            history.history[name] = [value] * epochs
-        return history
+    def _check_weights(self, reader: Reader) -> None:
+        x, y, sample_weight = reader.first(reader.batch_size)
+        weights = self._scorer.loss_weights(np.ones(reader.batch_size), sample_weight)
+        check_weights_arrive(self.model, x, y, weights)
 
-    def _remember(self, batches: Batches, power: float) -> None:
+    def _remember(self, feed: Feed, power: float) -> None:
         """Records the steps and draws batches by the recorded scores, if possible."""
-        obstacle = backends.active().tap_obstacle(self.model)
-        has_index = are_known_again(batches.reader)
-        self._trained_on = None
-        memory = None
-        if has_index and obstacle is None:
-            memory = self._recollection.of(batches.reader)
-            if isinstance(batches.reader, ArrayReader):
-                self._trained_on = batches.reader.source
+        kept, memory = self._recollection.kept, None
+        if self.settings.is_auto:
+            memory = self._recollection.of(feed.reader, self.model)
         else:
             self._recollection.forget()
-            if has_index and obstacle:
-                warnings.warn(
-                    f"{obstacle} Until then examples are drawn by fresh scores of a presample, "
-                    "while those pay.",
-                    stacklevel=3,
-                )
         if memory is None:
-            self._weighted_step.record(None)
-            return
-        # The batches of a `PyDataset` may be much larger than its first.
-        rows = 2 * remembered.UNREAD + (remembered.TOGETHER + 2) * batches.batch_size
-        self._weighted_step.record(StepScores(self._scorer), rows)
-        floor = remembered.FLOOR if self.floor is None else self.floor
-        tap = cast(Tap, self._weighted_step.tap)
-        batches.remember(memory, tap, floor, power, self._recollection.identity)
-
-
-def _keras_seed() -> int:
-    """A seed from where Keras' random layers get theirs: `keras.utils.set_random_seed`."""
-    state = keras.ops.convert_to_numpy(keras.random.SeedGenerator().state)
-    return int(np.asarray(state).flat[0])
-
-
-@contextlib.contextmanager
-def _in_training(model: keras.Model) -> Iterator[None]:
-    _IN_TRAINING.add(model)
-    try:
-        yield
-    finally:
-        _IN_TRAINING.discard(model)
-
-
-def _hook(callbacks: Any) -> Callable[[Batch], None] | None:
-    """A function that hands a batch to the callbacks that ask for it, or `None`."""
-    listed = getattr(callbacks, "callbacks", callbacks)
-    hooks = [
-        callback.on_batch_drawn
-        for callback in keras.tree.flatten(listed or [])
-        if hasattr(callback, "on_batch_drawn")
-    ]
-
-    def on_draw(batch: Batch) -> None:
-        for hook in hooks:
-            hook(batch)
-
-    return on_draw if hooks else None
+            self._trained_on = None
+            self._weighted_step.record_nothing()
+        else:
+            self._trained_on = feed.reader.source
+            # The batches of a `PyDataset` may be much larger than its first.
+            rows = 2 * UNREAD + (TOGETHER + 2) * feed.reader.batch_size
+            tap = self._weighted_step.record(StepScores(self._scorer), rows)
+            remember(feed, memory, tap, self.settings, power, self._recollection.identity)
+        if kept is None or kept is not self._recollection.kept:
+            # What was heard of other data says nothing of these.
+            self._easing.forget()

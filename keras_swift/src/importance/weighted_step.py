@@ -25,8 +25,8 @@ from keras_swift.src._keras import (
 from keras_swift.src._types import ArrayTree, Tensor
 from keras_swift.src.backends.base import Tap
 from keras_swift.src.data.leaves import present_leaves
+from keras_swift.src.data.reader import Reader
 from keras_swift.src.fitting.own_step import OwnStep
-from keras_swift.src.importance.batches import Batches
 from keras_swift.src.importance.metric_updates import MetricUpdates, StepWeights
 from keras_swift.src.scoring.compiled import build
 from keras_swift.src.scoring.forward import predicted, tensors
@@ -95,20 +95,30 @@ class WeightedStep:
         self._observer = Observer(self._current)
         self._metrics = MetricUpdates(model)
 
-    def record(self, step_scores: StepScores | None, rows: int = 0) -> None:
+    def record(self, step_scores: StepScores, rows: int) -> Tap:
         """Records the steps from now on.
 
         Args:
-            step_scores: `StepScores`, or `None` for no record.
-            rows: int, how many examples are recorded between two readings. Defaults to 0.
+            step_scores: `StepScores`.
+            rows: int, how many examples are recorded between two readings.
+
+        Returns:
+            The `Tap` that holds what was recorded.
         """
-        form = None if step_scores is None else (step_scores.columns, rows)
-        if form != self._recorded:
+        form = (step_scores.columns, rows)
+        if self.tap is None or form != self._recorded:
             # Not the step that was traced.
             self._own.forget()
-            self.tap = None if form is None else backends.active().make_tap(*form)
+            self.tap = backends.active().make_tap(*form)
         self._recorded = form
         self._observer.step_scores = step_scores
+        return self.tap
+
+    def record_nothing(self) -> None:
+        """Records no steps from now on."""
+        if self.tap is not None:
+            self._own.forget()
+        self.tap = self._recorded = self._observer.step_scores = None
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -160,20 +170,20 @@ class WeightedStep:
         current = getattr(self._current, "weights", None)
         self._metrics.update(current, y_true, y_pred, sample_weight)
 
-    def inspect(self, dataset: Batches) -> None:
+    def inspect(self, reader: Reader) -> None:
         """Finds out which plain metrics take weights, and warns of losses and metrics without.
 
         Args:
-            dataset: `Batches`, whose first examples are tried.
+            reader: `Reader`, whose first examples are tried.
 
         Raises:
             NoExampleLoss: for a loss that compares the examples of a batch.
         """
         model = self._model
-        axes = {size for leaf in present_leaves(dataset.first(1)[:2]) for size in leaf.shape[1:]}
+        axes = {size for leaf in present_leaves(reader.first(1)[:2]) for size in leaf.shape[1:]}
         # A number of examples that no other axis has, or weights could pair with that axis.
         count = next(number for number in itertools.count(8) if number not in axes)
-        x, y, _ = dataset.first(count)
+        x, y, _ = reader.first(count)
         losses = build(model, x, y)
         y_pred, added = predicted(model, x)
         if added:

@@ -79,12 +79,9 @@ class KnownReader:
         batch_size: int, the rows of its first batch.
         num_batches: int, the steps of an epoch.
         pool_steps: int, how many new batches a pool has at most.
-        most_together: int, how many batches may be drawn ahead.
         known_share: float, the share of the examples of the last batches that were known before;
             `None` in the first pass.
     """
-
-    most_together = 1
 
     def __init__(self, reader: StreamReader, identity: Identity) -> None:
         self._reader = reader

@@ -24,8 +24,7 @@ from keras_swift.src._keras import (
 )
 from keras_swift.src._types import ArrayTree, Score
 from keras_swift.src.data.leaves import is_ragged
-from keras_swift.src.data.reader import ArrayReader
-from keras_swift.src.data.stream_reader import StreamReader
+from keras_swift.src.data.reader import Reader
 from keras_swift.src.data.streams import is_stream
 from keras_swift.src.scoring.activations import output_activation
 from keras_swift.src.scoring.forward import specified, symbolic_outputs, without_list_of_one
@@ -212,14 +211,12 @@ def _matched(model: keras.Model, y: ArrayTree, y_pred: ArrayTree) -> tuple[Array
         raise wrong_targets(y, y_pred, getattr(model, "output_names", None)) from error
 
 
-def build_for(
-    model: keras.Model, reader: ArrayReader | StreamReader
-) -> Callable[[ArrayTree], None]:
+def build_for(model: keras.Model, reader: Reader) -> Callable[[ArrayTree], None]:
     """Builds a model and checks that the data fit its losses.
 
     Args:
         model: a compiled `keras.Model`.
-        reader: `ArrayReader` or `StreamReader`.
+        reader: `Reader`.
 
     Returns:
         A function that raises for targets that do not fit, to call with those
@@ -238,10 +235,13 @@ def build_for(
                 stacklevel=5,
             )
     check = label_check(losses.y_pred, losses.outputs, losses.matching)
-    targets = reader.targets()
-    # Targets that cannot all be read now are checked batch by batch.
-    check(y if targets is None else targets)
-    return check if targets is None else lambda y: None
+    source = reader.source
+    if source is None or not source.is_in_memory:
+        # Targets that cannot all be read now are checked batch by batch.
+        check(y)
+        return check
+    check(source.y)
+    return lambda y: None
 
 
 def check_weights(sample_weight: ArrayTree, losses: CompiledLosses) -> None:

@@ -1,0 +1,149 @@
+"""Makes the feed of a training run: reader, gate and samplers for a model and its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from keras_swift.src import backends
+from keras_swift.src._types import Seed
+from keras_swift.src.backends.base import Tap
+from keras_swift.src.data.reader import ArrayReader, Examples, Reader
+from keras_swift.src.data.stream_reader import StreamReader
+from keras_swift.src.fitting.arguments import TrainingData
+from keras_swift.src.fitting.journal import Journal
+from keras_swift.src.importance.batch import Batch
+from keras_swift.src.importance.easing import Easing
+from keras_swift.src.importance.epoch_steps import EpochSteps
+from keras_swift.src.importance.feed import Feed
+from keras_swift.src.importance.gates import COST_RATIO, RATIOS, CostGate, Gate, PublishedGate
+from keras_swift.src.importance.parts import ArrayParts, Parts
+from keras_swift.src.importance.pool import PooledParts
+from keras_swift.src.importance.presampling import ImportanceSampler
+from keras_swift.src.importance.remembered import RememberedSampler
+from keras_swift.src.importance.settings import ImportanceSettings
+from keras_swift.src.records.identity import Identity
+from keras_swift.src.records.known_reader import KnownReader
+from keras_swift.src.records.memory import ExampleMemory
+from keras_swift.src.scoring.compiled import build_for
+from keras_swift.src.scoring.scorer import Scorer
+from keras_swift.src.validation import check_model, explained
+
+
+def make_feed(
+    model: keras.Model,
+    data: TrainingData,
+    settings: ImportanceSettings,
+    scorer: Scorer,
+    seed: Seed,
+    easing: Easing,
+    on_draw: Callable[[Batch], None] | None = None,
+    *,
+    step_power: float = 0.0,
+    ends_with_a_pass: bool = False,
+) -> Feed:
+    """A feed that draws by fresh scores; scores a batch, to find a wrong `score` before training.
+
+    Args:
+        model: a compiled `keras.Model`; built here if necessary.
+        data: `TrainingData`.
+        settings: `ImportanceSettings`.
+        scorer: `Scorer`.
+        seed: int, `np.random.Generator` or `None`.
+        easing: `Easing`.
+        on_draw: callable that gets every `Batch` before it is trained on. Defaults to `None`.
+        step_power: float, batches drawn by importance multiply the learning rate by this power of
+            their variance gain. Defaults to 0.0, not at all.
+        ends_with_a_pass: bool, as for `EpochSteps`. Defaults to `False`.
+    """
+    check_model(model)
+    backends.active().check_devices(model)
+    generator = np.random.default_rng(seed)
+    process, processes = backends.active().process()
+    if processes > 1:
+        # Each process draws from its own part of the data.
+        generator = generator.spawn(processes)[process]
+    generators = generator.spawn(3)
+    reader = data.reader(generators[:2])
+    if processes > 1:
+        _check_one_size(reader)
+    first = reader.first(reader.batch_size)
+    with explained(*first[:2]):
+        check_labels = build_for(model, reader)
+    journal = Journal()
+    fresh = ImportanceSampler(
+        reader,
+        scorer,
+        _gate(reader, settings),
+        settings,
+        generators[2],
+        check_labels,
+        journal,
+        easing,
+        step_power,
+    )
+    fresh.score(Examples(first, None))
+    steps = EpochSteps(model, reader, data.steps_per_epoch, ends_with_a_pass)
+    return Feed(model, reader, fresh, steps, journal, easing, on_draw, step_power > 0)
+
+
+def remember(
+    feed: Feed,
+    memory: ExampleMemory,
+    tap: Tap,
+    settings: ImportanceSettings,
+    step_power: float,
+    identity: Identity | None = None,
+) -> None:
+    """Has a feed draw by remembered scores.
+
+    Args:
+        feed: `Feed`.
+        memory: `ExampleMemory` of as many examples as there are, or as have a number in
+            `identity`.
+        tap: `Tap` that will record the training steps.
+        settings: `ImportanceSettings`.
+        step_power: float, as for `make_feed`.
+        identity: `Identity` of the examples of a stream. Defaults to `None`, for arrays.
+    """
+    fresh, reader = feed.fresh, feed.reader
+    floor = settings.floor_of(remembered=True)
+    parts: Parts
+    if isinstance(reader, ArrayReader):
+        parts = ArrayParts(reader, memory, fresh.generator)
+    elif isinstance(reader, StreamReader) and identity is not None:
+        parts = PooledParts(KnownReader(reader, identity), memory, floor, fresh.generator)
+    else:
+        raise TypeError("A stream is remembered by an `Identity`. Received: identity=None.")
+    sampler = RememberedSampler(
+        parts, fresh.scorer, memory, floor, fresh.check_labels, step_power, feed.easing
+    )
+    feed.journal.tap = tap
+    # Keras requests so many batches before it trains on the first of them.
+    in_flight = feed.model.steps_per_execution + backends.active().prefetch_depth() + 1
+    sampler.listen(feed.journal, in_flight)
+    feed.draw_by(sampler)
+
+
+def _check_one_size(reader: Reader) -> None:
+    """Raises for arrays whose last batch is smaller, for which other processes would wait."""
+    if reader.source is not None and reader.form.fixed_size is None:
+        size = reader.source.size
+        raise ValueError(
+            "With several processes, each must have a multiple of `batch_size` examples: a "
+            "batch drawn by importance is never smaller, and all must be of one size. "
+            f"Received: {size} examples, batch_size={reader.batch_size}. "
+            f"Leave out {size % reader.batch_size} of them."
+        )
+
+
+def _gate(reader: Reader, settings: ImportanceSettings) -> Gate:
+    presample, source = settings.ratio, reader.source
+    if isinstance(presample, str):
+        # A stream has examples for any.
+        most = np.inf if source is None else source.size / reader.batch_size
+        return CostGate(tuple(ratio for ratio in RATIOS if ratio <= most), COST_RATIO)
+    size = reader.presample_size(presample)
+    return PublishedGate(size, reader.batch_size, settings.tau_threshold)

@@ -1,0 +1,176 @@
+"""Reads back what training steps recorded of their examples, into the memory.
+
+This file decides which recorded row belongs to which example, and when a model is taken to record
+nothing.
+"""
+
+from __future__ import annotations
+
+import collections
+
+import numpy as np
+
+from keras_swift.src._types import FloatArray, State
+from keras_swift.src.fitting.journal import Journal
+from keras_swift.src.importance.batch import Batch, mask_correction
+from keras_swift.src.importance.parts import Drawn, Taken
+from keras_swift.src.records.growing import GrowingRows
+from keras_swift.src.records.memory import ExampleMemory
+
+# Rows that may stay on the device before they are read; a tap holds four times as many.
+UNREAD = 2**14
+
+
+class StepRecords:
+    """The batches whose steps are not read back yet, and what the others recorded.
+
+    Args:
+        memory: `ExampleMemory` that gets the scores.
+        outputs: int, how many outputs with masks the model has: the unmasked shares of their
+            entries are recorded too.
+
+    Attributes:
+        memory: as above.
+        sums: list of two floats, the second moments since `take_sums`: uniform, and as drawn by
+            importance.
+        records_nothing: bool, whether steps run without leaving a record.
+        unread_rows: int, how many examples have been drawn and not been read back.
+    """
+
+    def __init__(self, memory: ExampleMemory, outputs: int) -> None:
+        self.memory = memory
+        self._outputs = outputs
+        # The unmasked shares times the length of a row, if outputs carry masks.
+        self._valid_rows: GrowingRows | None = None
+        if outputs:
+            self._valid_rows = GrowingRows(len(memory), (outputs,), np.nan, np.float32)
+        self._journal: Journal | None = None
+        self._unread: collections.deque[Drawn] = collections.deque()
+        self.unread_rows = 0
+        # How many batches may be drawn ahead, and how many were drawn since the last record.
+        self._in_flight = 1
+        self._unheard = 0
+        self.records_nothing = False
+        self.sums = [0.0, 0.0]
+
+    def listen(self, journal: Journal, in_flight: int) -> None:
+        """Called before training.
+
+        Args:
+            journal: `Journal` with the tap that will record the steps.
+            in_flight: int, the most batches drawn for later steps, besides those drawn together.
+        """
+        self._journal = journal
+        self._in_flight = in_flight
+        self.forget_unread()
+
+    @property
+    def are_due(self) -> bool:
+        """bool, whether so much is unread that it must be read now."""
+        return self.unread_rows >= UNREAD
+
+    def expect(self, drawn: Drawn) -> None:
+        """Called for each batch that is drawn; its step comes after those before."""
+        self._unread.append(drawn)
+        self.unread_rows += len(drawn.numbers)
+        self._unheard += 1
+
+    def take_back(self, batches: list[Batch]) -> None:
+        """Undoes `expect` for these batches, the last ones."""
+        for _ in batches[: len(self._unread)]:
+            self.unread_rows -= len(self._unread.pop().numbers)
+            self._unheard -= 1
+
+    def read_back(self, count: int, together: int) -> None:
+        """Reads what the steps have recorded since the last call.
+
+        Args:
+            count: int, how many examples are known.
+            together: int, how many batches are drawn ahead at most.
+        """
+        if self._journal is None:
+            return
+        rows = self._journal.rows()
+        batches, read = [], 0
+        while self._unread and read + len(self._unread[0].numbers) <= len(rows):
+            batches.append(self._unread.popleft())
+            read += len(batches[-1].numbers)
+        self.unread_rows -= read
+        if not batches:
+            quiet = self._unheard > together + self._in_flight
+            self.records_nothing = self.records_nothing or quiet
+            return
+        self._unheard = len(self._unread)
+        self.make_room(count)
+        self._store(batches, rows[:read])
+
+    def _store(self, batches: list[Drawn], rows: FloatArray) -> None:
+        indices = np.concatenate([batch.numbers for batch in batches])
+        scores = rows[:, : rows.shape[1] - self._outputs]
+        self.memory.record(indices, scores)
+        if self._valid_rows is not None:
+            valid = rows[:, rows.shape[1] - self._outputs :]
+            self._valid_rows.values[indices] = valid * _lengths(batches)
+        candidates = [batch.candidate for batch in batches if batch.candidate is not None]
+        if len(candidates) == len(batches):
+            weights = np.concatenate([batch.weights for batch in batches])
+            candidate = np.concatenate(candidates)
+            squares = np.square(scores[:, 0].astype(np.float64))
+            squares[~np.isfinite(squares)] = 0.0
+            self.sums[0] += float(np.sum(weights * squares))
+            self.sums[1] += float(np.sum(weights * candidate * squares))
+
+    def take_sums(self) -> tuple[float, float]:
+        """Returns `sums` and begins new ones."""
+        uniform, drawn = self.sums
+        self.sums = [0.0, 0.0]
+        return uniform, drawn
+
+    def make_room(self, count: int) -> None:
+        """Makes room for so many examples, if they are more than there are."""
+        count = max(count, len(self.memory))
+        self.memory.resize(count)
+        if self._valid_rows is not None:
+            self._valid_rows.resize(count)
+
+    def forget_unread(self) -> None:
+        """Called when no step will be recorded any more."""
+        self._unread.clear()
+        self.unread_rows = 0
+
+    def corrections(self, taken: Taken) -> FloatArray | None:
+        """Factors that undo the division by the batch's unmasked share; `None` without masks."""
+        if self._valid_rows is None:
+            return None
+        valid = self._valid_rows.values
+        valid = (valid if taken.among is None else valid[taken.among]).astype(np.float64)
+        if not np.isfinite(valid).any():
+            return None
+        return mask_correction(np.nan_to_num(valid, nan=float(np.nanmean(valid))), taken.positions)
+
+    def state(self) -> State:
+        """State for `restore`, between two epochs."""
+        return {
+            "memory": self.memory.state(),
+            "valid": None if self._valid_rows is None else self._valid_rows.values.copy(),
+            "sums": list(self.sums),
+        }
+
+    def restore(self, state: State) -> None:
+        """Restores what `state` returned."""
+        self.memory.restore(state["memory"])
+        if self._valid_rows is not None and state["valid"] is not None:
+            self._valid_rows.resize(len(state["valid"]))
+            self._valid_rows.values[:] = state["valid"]
+        self.sums = list(state["sums"])
+        self._unheard = 0
+        self.forget_unread()
+
+
+def _lengths(batches: list[Drawn]) -> FloatArray:
+    """The length of a row for each row of these batches, shape `(k, 1)`.
+
+    The unmasked share times this is the same however far an example was padded.
+    """
+    found = [batch.length for batch in batches]
+    return np.repeat(found, [len(batch.numbers) for batch in batches])[:, None].astype(np.float32)
