@@ -8,7 +8,8 @@ from typing import Any
 
 import keras
 
-from keras_swift.src._keras import check_release, explains_loss, flatten_layers, own_methods
+from keras_swift.src._keras import check_release, flatten_layers, own_methods
+from keras_swift.src._keras_losses import explains_loss
 from keras_swift.src._types import ArrayTree
 
 

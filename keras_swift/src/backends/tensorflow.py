@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_swift.src._keras import are_metrics_built, symbolic_build
+from keras_swift.src._keras import symbolic_build
+from keras_swift.src._keras_losses import are_metrics_built
 from keras_swift.src._types import Array, ArrayTree, FloatArray, Tensor
 from keras_swift.src.backends import tensorflow_feed
 from keras_swift.src.backends.base import (

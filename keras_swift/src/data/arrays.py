@@ -26,6 +26,7 @@ from keras_swift.src.data.leaves import (
     rows_by_rows,
     with_leaves,
 )
+from keras_swift.src.data.on_disk import RowsOnDisk, is_mapped
 
 # `(x, y, sample_weight)` of some examples.
 Data: TypeAlias = tuple[ArrayTree, ArrayTree, ArrayTree]
@@ -83,7 +84,7 @@ class ArraySource:
     def is_in_memory(self) -> bool:
         """bool, whether all targets can be read without a disk."""
         return not any(
-            isinstance(leaf, RowsOnDisk) or _is_mapped(leaf)
+            isinstance(leaf, RowsOnDisk) or is_mapped(leaf)
             for leaf in keras.tree.flatten(self.y)
             if leaf is not None
         )
@@ -127,7 +128,7 @@ class ArraySource:
         """
         leaves = present_leaves((self.x, self.y))
         if any(
-            not isinstance(leaf, np.ndarray) or _is_mapped(leaf) or is_text(leaf) for leaf in leaves
+            not isinstance(leaf, np.ndarray) or is_mapped(leaf) or is_text(leaf) for leaf in leaves
         ):
             return None
         return (self.x, self.y) if sum(leaf.nbytes for leaf in leaves) <= most_bytes else None
@@ -235,13 +236,6 @@ def _as_array(leaf: Any, argument: str) -> Any:
     return _by_rows(array)
 
 
-def _is_mapped(array: Any) -> bool:
-    """Whether an array is on disk, or a view of one that is."""
-    while array is not None and not isinstance(array, np.memmap):
-        array = getattr(array, "base", None)
-    return array is not None
-
-
 def _by_rows(array: Any) -> Any:
     """The array with contiguous rows; a copy if they are not contiguous.
 
@@ -249,53 +243,10 @@ def _by_rows(array: Any) -> Any:
     `pixels[:, order]`. Gathering a batch from those misses the cache at
     every number, at every step.
     """
-    if not isinstance(array, np.ndarray) or _is_mapped(array):
+    if not isinstance(array, np.ndarray) or is_mapped(array):
         return array
     rows, *others = map(abs, array.strides)
     return np.ascontiguousarray(array) if max(others, default=0) > rows > 0 else array
-
-
-class RowsOnDisk:
-    """Rows of an `h5py` data set, read on demand.
-
-    Args:
-        data: `h5py.Dataset`.
-        start, stop: ints, the range of rows. Default to all.
-    """
-
-    def __init__(self, data: Any, start: int = 0, stop: int | None = None) -> None:
-        self._data = data
-        self._start = start
-        self.shape: tuple[int, ...] = (
-            (data.shape[0] if stop is None else stop) - start,
-            *data.shape[1:],
-        )
-        self.dtype = data.dtype
-        self.ndim = len(self.shape)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice | IntArray) -> Array:
-        read: Array
-        if isinstance(rows, slice):
-            start, stop, step = rows.indices(len(self))
-            read = self._data[self._start + start : self._start + stop : step]
-            return read
-        # HDF5 reads rows in file order, each once.
-        found, inverse = np.unique(np.asarray(rows), return_inverse=True)
-        first, last = (int(found[0]), int(found[-1])) if len(found) else (0, -1)
-        if last - first + 1 == len(found):
-            # One slice is much faster than as many single rows.
-            read = self._data[self._start + first : self._start + last + 1]
-        else:
-            read = self._data[self._start + found]
-        return read[inverse]
-
-    def part(self, rows: slice) -> RowsOnDisk:
-        """The rows of a slice, still on disk."""
-        start, stop, _ = rows.indices(len(self))
-        return RowsOnDisk(self._data, self._start + start, self._start + stop)
 
 
 def split(

@@ -16,10 +16,10 @@ from collections.abc import Callable
 import keras
 
 from keras_swift.src import backends
-from keras_swift.src._keras import (
+from keras_swift.src._keras import mask_of
+from keras_swift.src._keras_losses import (
     compile_metrics,
     flatten_targets,
-    mask_of,
     plain_metrics,
     without_plain_metrics,
 )

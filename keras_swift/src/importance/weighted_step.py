@@ -17,11 +17,8 @@ from typing import Any
 import keras
 
 from keras_swift.src import backends
-from keras_swift.src._keras import (
-    already_built,
-    compile_metrics,
-    scaled_rate,
-)
+from keras_swift.src._keras import already_built, scaled_rate
+from keras_swift.src._keras_losses import compile_metrics
 from keras_swift.src._types import ArrayTree, Tensor
 from keras_swift.src.backends.base import Tap
 from keras_swift.src.data.leaves import present_leaves

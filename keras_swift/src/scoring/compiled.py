@@ -13,13 +13,12 @@ from typing import Any
 import keras
 
 from keras_swift.src import backends
-from keras_swift.src._keras import (
+from keras_swift.src._keras import own_methods, symbolic_build
+from keras_swift.src._keras_losses import (
     built_losses,
     compile_loss,
     explains_loss,
     flat_losses,
-    own_methods,
-    symbolic_build,
     user_loss,
 )
 from keras_swift.src._types import ArrayTree, Score

@@ -11,7 +11,8 @@ from typing import Any, Final, Literal
 
 from keras import ops
 
-from keras_swift.src._keras import loss_settings, mask_of
+from keras_swift.src._keras import mask_of
+from keras_swift.src._keras_losses import loss_settings
 from keras_swift.src._types import Tensor
 from keras_swift.src.scoring.output_loss import OutputLoss, has_own_call
 

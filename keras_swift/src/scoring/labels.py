@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_swift.src._keras import loss_settings
+from keras_swift.src._keras_losses import loss_settings
 from keras_swift.src._types import Array, ArrayTree
 from keras_swift.src.scoring.output_loss import OutputLoss, has_own_call
 from keras_swift.src.scoring.structures import Matching, follow

@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from keras_swift.src import backends
-from keras_swift.src._keras import compile_loss
+from keras_swift.src._keras_losses import compile_loss
 from keras_swift.src._types import ArrayTree, FloatArray, Score, Tensor
 from keras_swift.src.backends.base import Scoring, Values
 from keras_swift.src.data.leaves import present_leaves, structure_key, with_leaves

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from keras_swift.src._keras import as_compared
+from keras_swift.src._keras_losses import as_compared
 from keras_swift.src._types import ArrayTree, Path
 from keras_swift.src.data.leaves import structure_key
 from keras_swift.src.validation import UnfitData

@@ -18,7 +18,8 @@ import keras
 import numpy as np
 
 from keras_swift.src import backends
-from keras_swift.src._keras import loss_of, metrics_of_keras, own_methods
+from keras_swift.src._keras import own_methods
+from keras_swift.src._keras_losses import loss_of, metrics_of_keras
 from keras_swift.src._types import ArrayTree
 from keras_swift.src.data.leaves import present_leaves, with_leaves
 from keras_swift.src.scoring.forward import accepts_training

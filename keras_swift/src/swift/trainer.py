@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_swift.src import backends
 from keras_swift.src._display import html_table
-from keras_swift.src._keras import compile_loss
+from keras_swift.src._keras_losses import compile_loss
 from keras_swift.src._types import FloatArray
 from keras_swift.src.data import arrays
 from keras_swift.src.data.fingerprint import of_arrays
