@@ -13,8 +13,11 @@ from resume_process import train
 from small_models import classifier
 
 import keras_swift as ks
+from keras_swift.src._state import SavedState
+from keras_swift.src.data.permutations import PermutationState
 from keras_swift.src.fitting import resume
-from keras_swift.src.fitting.states import read_state, write_state
+from keras_swift.src.fitting.states import alike, read_state, write_state
+from keras_swift.src.importance.gates import CostGateState, PublishedGateState
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "resume_process.py"
 
@@ -121,16 +124,37 @@ def test_backups_elsewhere_keep_no_draws_and_say_so(digits, monkeypatch):
 def test_states_survive_the_round_trip(tmp_path):
     generator = np.random.default_rng(5)
     state = {
-        "order": (np.arange(5), 3, generator.bit_generator.state),
+        "order": PermutationState(np.arange(5), 3, generator.bit_generator.state),
         "none": None,
         "tau": np.float64(1.5),
         "nested": {"flags": [True, 2]},
     }
     write_state(tmp_path / "state.npz", state)
     found = read_state(tmp_path / "state.npz")
-    assert found["order"][0].tolist() == [0, 1, 2, 3, 4] and found["order"][1] == 3
+    order = found["order"]
+    assert isinstance(order, PermutationState)
+    assert order.order.tolist() == [0, 1, 2, 3, 4] and order.position == 3
     again = np.random.default_rng()
-    again.bit_generator.state = found["order"][2]
+    again.bit_generator.state = order.generator
     assert again.random() == generator.random()
     assert (found["none"], found["tau"], found["nested"]) == (None, 1.5, {"flags": [True, 2]})
     assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
+
+
+def test_a_state_that_this_release_does_not_know_is_read_as_a_dict(tmp_path, monkeypatch):
+    """So that its version can be told, and refused."""
+    write_state(tmp_path / "state.npz", {"version": 9, "gate": CostGateState(1.5, 0.25)})
+    monkeypatch.delitem(SavedState.KINDS, "CostGateState")
+    found = read_state(tmp_path / "state.npz")
+    assert found["version"] == 9 and found["gate"]["tau"] == 1.5
+    # One with other fields.
+    monkeypatch.setitem(SavedState.KINDS, "CostGateState", PermutationState)
+    assert read_state(tmp_path / "state.npz")["gate"]["weight"] == 0.25
+
+
+def test_states_are_alike_if_they_are_of_one_kind():
+    gate, other = CostGateState(1.0, 0.5), PublishedGateState(1.0)
+    assert alike({"gate": gate}, {"gate": CostGateState(2.0, 0.1)})
+    assert not alike({"gate": gate}, {"gate": other})
+    assert not alike({"gate": gate}, {"gate": {"tau": 1.0, "weight": 0.5}})
+    assert not alike(None, gate)

@@ -283,12 +283,12 @@ def test_what_an_epoch_that_ends_early_leaves_comes_next(
     its_history, its_state, its_indices = run()
     np.testing.assert_equal(history, its_history)
     if settings:
-        assert state["fresh"]["step"] == its_state["fresh"]["step"] == steps
-        assert state["fresh"]["unprobed"] == its_state["fresh"]["unprobed"]
+        assert state.fresh.step == its_state.fresh.step == steps
+        assert state.fresh.unprobed == its_state.fresh.unprobed
     else:
-        found, expected = state["remembered"], its_state["remembered"]
-        np.testing.assert_equal(found["records"]["memory"], expected["records"]["memory"])
-        np.testing.assert_equal(found["parts"], expected["parts"])
+        found, expected = state.remembered, its_state.remembered
+        np.testing.assert_equal(vars(found.records.memory), vars(expected.records.memory))
+        np.testing.assert_equal(vars(found.parts), vars(expected.parts))
     np.testing.assert_array_equal(indices, its_indices)
 
 

@@ -22,14 +22,14 @@ class Draws(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         own = self.training._own
-        self.before = own.recorder.record.state()["counts"]
+        self.before = own.recorder.record.state().counts
         probability = np.full(len(self.before), 1 / len(self.before))
         if not own.uniform_epochs():
             probability = self.training.sampler.probabilities(own.columns())
         self.expected.append(probability * len(self.before))
 
     def on_epoch_end(self, epoch, logs=None):
-        self.counts.append(self.training._own.recorder.record.state()["counts"] - self.before)
+        self.counts.append(self.training._own.recorder.record.state().counts - self.before)
 
 
 def trained(digits, training, epochs=5, **arguments):

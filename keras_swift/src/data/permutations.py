@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from keras_swift.src._state import SavedState
 from keras_swift.src._types import IntArray
 
-# The current order, the position in it and the generator's state.
-PermutationState: TypeAlias = tuple[IntArray | None, int, Any]
+
+@dataclasses.dataclass(frozen=True)
+class PermutationState(SavedState):
+    """The state of `Permutations`.
+
+    Attributes:
+        order: int array, the current order, or `None`.
+        position: int, how many of its indices were taken.
+        generator: dict, the generator's state, or `None`.
+    """
+
+    order: IntArray | None
+    position: int
+    generator: Mapping[str, Any] | None
 
 
 class Permutations:
@@ -77,10 +92,10 @@ class Permutations:
         self._order, self._next = None, 0
 
     def state(self) -> PermutationState:
-        state = None if self._generator is None else self._generator.bit_generator.state
-        return self._order, self._next, state
+        generator = None if self._generator is None else self._generator.bit_generator.state
+        return PermutationState(self._order, self._next, generator)
 
     def restore(self, state: PermutationState) -> None:
-        self._order, self._next, generator = state
-        if self._generator is not None:
-            self._generator.bit_generator.state = generator
+        self._order, self._next = state.order, state.position
+        if self._generator is not None and state.generator is not None:
+            self._generator.bit_generator.state = state.generator

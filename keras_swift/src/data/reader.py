@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import scipy.sparse
 
-from keras_swift.src._types import IntArray, State
+from keras_swift.src._state import SavedState
+from keras_swift.src._types import IntArray
 from keras_swift.src.data.arrays import ArraySource, Data
 from keras_swift.src.data.leaves import present_leaves
 from keras_swift.src.data.permutations import Permutations
@@ -64,6 +65,19 @@ class ItemForm:
     sparse: list[bool]
     has_one_shape: bool
     element_spec: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ReaderState(SavedState):
+    """Where a reader is.
+
+    Attributes:
+        uniform: the position among the uniform batches, `None` if it is not known.
+        presample: that among the presamples.
+    """
+
+    uniform: Any
+    presample: Any
 
 
 class Reader(Protocol):
@@ -132,10 +146,10 @@ class Reader(Protocol):
     def identity(self) -> Any:
         """Identifies the data: equal for the same ones."""
 
-    def state(self) -> State:
+    def state(self) -> ReaderState:
         """State for `restore`."""
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: ReaderState) -> None:
         """Restores what `state` returned."""
 
     def close(self) -> None:
@@ -258,15 +272,15 @@ class ArrayReader:
         """Makes the next uniform batch begin a new permutation."""
         self._uniform.restart()
 
-    def state(self) -> State:
-        return {"uniform": self._uniform.state(), "presample": self._presample.state()}
+    def state(self) -> ReaderState:
+        return ReaderState(self._uniform.state(), self._presample.state())
 
-    def restore(self, state: State) -> None:
-        self._uniform.restore(state["uniform"])
+    def restore(self, state: ReaderState) -> None:
+        self._uniform.restore(state.uniform)
         if self.form.fixed_size is not None and self._uniform.left % self.form.fixed_size:
             # The saved position belongs to another batch size.
             self._uniform.restart()
-        self._presample.restore(state["presample"])
+        self._presample.restore(state.presample)
 
     def close(self) -> None:
         """Frees copies of the arrays."""

@@ -12,10 +12,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_swift.src._types import State
 from keras_swift.src.data.arrays import Data
 from keras_swift.src.data.read import Read, StreamBatch
-from keras_swift.src.data.reader import Examples, ItemForm
+from keras_swift.src.data.reader import Examples, ItemForm, ReaderState
 from keras_swift.src.data.streams import Stream, is_dataset
 
 # A generator of unknown epoch length is read to its end, up to this many bytes.
@@ -241,12 +240,12 @@ class StreamReader:
         """Makes the next uniform batch the stream's first, if it can be read again."""
         self._uniform.restart()
 
-    def state(self) -> State:
-        return {"uniform": self._uniform.state(), "presample": self._presample.state()}
+    def state(self) -> ReaderState:
+        return ReaderState(self._uniform.state(), self._presample.state())
 
-    def restore(self, state: State) -> None:
-        self._uniform.restore(state["uniform"])
-        self._presample.restore(state["presample"])
+    def restore(self, state: ReaderState) -> None:
+        self._uniform.restore(state.uniform)
+        self._presample.restore(state.presample)
 
     def close(self) -> None:
         """Stops the stream's workers."""

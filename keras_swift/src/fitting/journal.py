@@ -8,13 +8,28 @@ drawn again in another process without training on them, and every batch after t
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from keras_swift.src._types import FloatArray, State
+from keras_swift.src._state import SavedState
+from keras_swift.src._types import FloatArray
 from keras_swift.src.backends.base import Tap
+
+
+@dataclasses.dataclass(frozen=True)
+class JournalState(SavedState):
+    """What a `Journal` holds in the middle of an epoch.
+
+    Attributes:
+        noted: list of arrays and dicts of them, what was told in the epoch.
+        unread: list of float32 arrays, rows that the sampler has not asked for.
+    """
+
+    noted: list[Any]
+    unread: list[FloatArray]
 
 
 class Journal:
@@ -64,18 +79,18 @@ class Journal:
         """What the tap has recorded since the last call: float32 array, shape `(k, columns)`."""
         return np.asarray(self.told(self._read))
 
-    def state(self) -> State:
+    def state(self) -> JournalState:
         """State for `restore`, in the middle of an epoch; changes nothing of what is told."""
         if self.tap is not None:
             # Read now, or it would be lost with the process; the sampler gets it in its turn.
             self._unread = [self._read()]
-        return {"noted": list(self._noted), "unread": list(self._unread)}
+        return JournalState(list(self._noted), list(self._unread))
 
-    def restore(self, state: State, steps: int) -> None:
+    def restore(self, state: JournalState, steps: int) -> None:
         """Tells again what `state` noted in so many steps."""
         self.steps = steps
-        self._retold = collections.deque(state["noted"])
-        self._unread = list(state["unread"])
+        self._retold = collections.deque(state.noted)
+        self._unread = list(state.unread)
         self._is_restored = True
 
     def _read(self) -> FloatArray:

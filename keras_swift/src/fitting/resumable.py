@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import keras
 
+from keras_swift.src._state import SavedState
 from keras_swift.src._types import Logs, State
 from keras_swift.src.fitting.journal import Journal
 
@@ -21,10 +22,10 @@ class Resumable(Protocol):
     @property
     def journal(self) -> Journal: ...
 
-    def state(self) -> State:
+    def state(self) -> SavedState | State:
         """State for `restore`, between two epochs."""
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: Any) -> None:
         """Restores what `state` returned."""
 
     def identity(self) -> State:
@@ -44,7 +45,7 @@ class Run:
 
     place: Resumable | None = None
     identity: State = dataclasses.field(default_factory=lambda: {"trainer": "model.fit"})
-    at_epoch_begin: State | None = None
+    at_epoch_begin: SavedState | State | None = None
     reads_on: bool = False
 
 

@@ -1,18 +1,20 @@
-"""Nested plain values and arrays as bytes, without pickling: the form of every saved state."""
+"""States, plain values and arrays as bytes, without pickling: the form of all that is saved."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from keras_swift.src._state import SavedState
 from keras_swift.src.fitting.atomic import write_atomically
 
 
 def to_bytes(state: Any) -> bytes:
-    """Nested dicts and lists of numbers, strings and arrays as bytes."""
+    """States, or nested dicts and lists of numbers, strings and arrays, as bytes."""
     buffer = io.BytesIO()
     _dump(buffer, state)
     return buffer.getvalue()
@@ -35,7 +37,9 @@ def read_state(path: str) -> Any:
 
 
 def alike(saved: Any, present: Any) -> bool:
-    """Whether two states have the same names, regardless of their values."""
+    """Whether two states are of one kind and have the same names, regardless of their values."""
+    if isinstance(saved, SavedState) or isinstance(present, SavedState):
+        return type(saved) is type(present) and alike(vars(saved), vars(present))
     if not (isinstance(saved, dict) and isinstance(present, dict)):
         return isinstance(saved, dict) == isinstance(present, dict)
     return saved.keys() == present.keys() and all(
@@ -50,6 +54,8 @@ def _dump(file: BinaryIO, state: Any) -> None:
         if isinstance(value, np.ndarray):
             arrays[f"array_{len(arrays)}"] = value
             return {"__array__": f"array_{len(arrays) - 1}"}
+        if isinstance(value, SavedState):
+            return {"__state__": type(value).__name__, **plain(vars(value))}
         if isinstance(value, dict):
             return {key: plain(part) for key, part in value.items()}
         if isinstance(value, list | tuple):
@@ -67,7 +73,19 @@ def _load(file: BinaryIO) -> Any:
             if isinstance(value, dict) and set(value) == {"__array__"}:
                 return content[value["__array__"]]
             if isinstance(value, dict):
-                return {key: full(part) for key, part in value.items()}
+                return _of_kind({key: full(part) for key, part in value.items()})
             return [full(part) for part in value] if isinstance(value, list) else value
 
         return full(json.loads(str(content["state"])))
+
+
+def _of_kind(found: dict[str, Any]) -> Any:
+    """A dict that was read, as the state it was; a dict if no such state is known.
+
+    Another release may have other states: its files are refused by their version.
+    """
+    kind: Any = SavedState.KINDS.get(found.get("__state__", ""))
+    if kind is None:
+        return found
+    names = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{name: found[name] for name in names}) if names < found.keys() else found

@@ -8,9 +8,10 @@ loss, or without one by what the memory knows of the training examples.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
-from keras_swift.src._types import State
+from keras_swift.src._state import SavedState
 
 # Validations in a row without a new lowest loss, after which batches are uniform. One is often
 # noise: under a decaying rate, easing off after one costs half of what importance training gains.
@@ -19,6 +20,17 @@ PATIENCE = 2
 # the first epoch. Scores are gradients at the outputs, so they fall to 0 where the targets are met,
 # whatever the loss: the share of wrong predictions serves as well, but only classifiers have it.
 SCORE_LEFT = 0.4
+
+
+@dataclasses.dataclass(frozen=True)
+class EasingState(SavedState):
+    """What an `Easing` has heard and decided."""
+
+    is_on: bool
+    was_on: bool
+    lowest: float
+    since: int
+    first_score: float
 
 
 class Easing:
@@ -105,18 +117,18 @@ class Easing:
             )
         return "most training examples are learned, so batches are uniform."
 
-    def state(self) -> State:
-        """State for `restore`; plain values."""
-        return {
-            "is_on": self.is_on,
-            "was_on": self._was_on,
-            "lowest": self._lowest,
-            "since": self._since,
-            "first_score": self._first_score,
-        }
+    def state(self) -> EasingState:
+        """State for `restore`."""
+        return EasingState(
+            is_on=self.is_on,
+            was_on=self._was_on,
+            lowest=self._lowest,
+            since=self._since,
+            first_score=self._first_score,
+        )
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: EasingState) -> None:
         """Restores what `state` returned."""
-        self.is_on, self._was_on = state["is_on"], state["was_on"]
-        self._lowest, self._since = state["lowest"], state["since"]
-        self._first_score = state["first_score"]
+        self.is_on, self._was_on = state.is_on, state.was_on
+        self._lowest, self._since = state.lowest, state.since
+        self._first_score = state.first_score

@@ -6,6 +6,7 @@ This file decides who draws the next batch, and what an item holds.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,15 +15,20 @@ import keras
 import numpy as np
 
 from keras_swift.src import backends
+from keras_swift.src._state import SavedState
 from keras_swift.src._types import ArrayTree, State
 from keras_swift.src.data.fingerprint import of_arrays
-from keras_swift.src.data.reader import Reader
+from keras_swift.src.data.reader import Reader, ReaderState
 from keras_swift.src.fitting.callbacks import StepBarrier
 from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.importance.batch import Batch
-from keras_swift.src.importance.easing import Easing
+from keras_swift.src.importance.easing import Easing, EasingState
 from keras_swift.src.importance.epoch_steps import EpochSteps
-from keras_swift.src.importance.presampling import ImportanceSampler, uniform_batch
+from keras_swift.src.importance.presampling import (
+    ImportanceSampler,
+    PresamplingState,
+    uniform_batch,
+)
 from keras_swift.src.importance.sampler import Sampler
 
 # Arrays up to this size are copied for a backend that gathers rows itself, as `model.fit` does
@@ -30,6 +36,27 @@ from keras_swift.src.importance.sampler import Sampler
 COPIED_BYTES = 2**30
 # The largest share of an accelerator's free memory that copies may take.
 FREE_SHARE = 1 / 8
+
+
+@dataclasses.dataclass(frozen=True)
+class FeedState(SavedState):
+    """The state of a `Feed`.
+
+    Attributes:
+        reader: `ReaderState`.
+        steps_in_pass: int, the steps of the pass that were made.
+        easing: `EasingState`.
+        fresh: `PresamplingState`.
+        remembered: the state of the sampler by remembered scores, or `None`.
+        remembers: bool, whether that draws.
+    """
+
+    reader: ReaderState
+    steps_in_pass: int
+    easing: EasingState
+    fresh: PresamplingState
+    remembered: Any
+    remembers: bool
 
 
 class Feed(keras.utils.PyDataset):
@@ -208,40 +235,37 @@ class Feed(keras.utils.PyDataset):
         summary = {"tau": float(self.sampler.tau), **self.steps.summary()}
         return backends.active().mean_over_processes(summary)
 
-    def state(self) -> State:
+    def state(self) -> FeedState:
         """State of the permutations, draws, memory and gate, between two epochs.
 
         Sources that cannot be indexed by batch begin again: their position is
         not known.
-
-        Returns:
-            A dict of plain values and arrays.
         """
-        return {
-            "reader": self.reader.state(),
-            "steps_in_pass": self.steps.in_pass,
-            "easing": self.easing.state(),
-            "fresh": self.fresh.state(),
-            "remembered": None if self._remembered is None else self._remembered.state(),
-            "remembers": self.sampler is self._remembered,
-        }
+        return FeedState(
+            reader=self.reader.state(),
+            steps_in_pass=self.steps.in_pass,
+            easing=self.easing.state(),
+            fresh=self.fresh.state(),
+            remembered=None if self._remembered is None else self._remembered.state(),
+            remembers=self.sampler is self._remembered,
+        )
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: FeedState) -> None:
         """Restores what `state` returned."""
-        if self.steps.ends_with_a_pass and state["steps_in_pass"]:
+        if self.steps.ends_with_a_pass and state.steps_in_pass:
             warnings.warn(
                 "A run with `steps_per_epoch` should go on from the end of a pass through the data "
                 "to end as one that was not ended: Keras begins a pass again here. Received: "
-                f"steps_per_epoch={self.steps.in_epoch}, of which {state['steps_in_pass']} steps "
+                f"steps_per_epoch={self.steps.in_epoch}, of which {state.steps_in_pass} steps "
                 f"of a pass of {self.steps.pass_length} batches are done.",
                 stacklevel=2,
             )
-        self.reader.restore(state["reader"])
-        self.easing.restore(state["easing"])
-        self.fresh.restore(state["fresh"])
+        self.reader.restore(state.reader)
+        self.easing.restore(state.easing)
+        self.fresh.restore(state.fresh)
         if self._remembered is not None:
-            self._remembered.restore(state["remembered"])
-            self.sampler = self._remembered if state["remembers"] else self.fresh
+            self._remembered.restore(state.remembered)
+            self.sampler = self._remembered if state.remembers else self.fresh
 
     def identity(self) -> State:
         """What cannot differ between two starts of one run."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import dataclasses
+from typing import Any, Protocol
 
-from keras_swift.src._types import State
+from keras_swift.src._state import SavedState
 
 # The decay of the running mean in Algorithm 1 of the paper.
 MOMENTUM = 0.9
@@ -12,6 +13,21 @@ MOMENTUM = 0.9
 RATIOS = (2, 3, 5)
 # The cost of scoring an example in float32 over that of training on it: one forward pass of three.
 COST_RATIO = 1 / 3
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedGateState(SavedState):
+    """The running mean of the paper's gate."""
+
+    tau: float
+
+
+@dataclasses.dataclass(frozen=True)
+class CostGateState(SavedState):
+    """The running mean of a `CostGate`, and the weight of the measurements in it."""
+
+    tau: float
+    weight: float
 
 
 class Gate(Protocol):
@@ -38,10 +54,10 @@ class Gate(Protocol):
     def update(self, tau: float, steps: int = 1) -> None:
         """Adds a measured variance reduction that stands for `steps` steps."""
 
-    def state(self) -> State:
-        """State for `restore`; plain values."""
+    def state(self) -> SavedState:
+        """State for `restore`."""
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: Any) -> None:
         """Restores what `state` returned."""
 
 
@@ -81,14 +97,6 @@ class _RunningTau:
         """Adds a measured `tau` that stands for `steps` steps."""
         kept = MOMENTUM**steps
         self.tau = kept * self.tau + (1.0 - kept) * tau
-
-    def state(self) -> State:
-        """State for `restore`; plain values."""
-        return {"tau": float(self.tau)}
-
-    def restore(self, state: State) -> None:
-        """Restores what `state` returned."""
-        self.tau = state["tau"]
 
 
 class PublishedGate(_RunningTau):
@@ -132,6 +140,14 @@ class PublishedGate(_RunningTau):
         """The variance gain of the running mean."""
         return variance_gain(self.tau, self.ratio)
 
+    def state(self) -> PublishedGateState:
+        """State for `restore`."""
+        return PublishedGateState(float(self.tau))
+
+    def restore(self, state: PublishedGateState) -> None:
+        """Restores what `state` returned."""
+        self.tau = state.tau
+
 
 class CostGate(_RunningTau):
     """Open while the variance gain exceeds the cost of a step, `k > 1 + f r`.
@@ -172,13 +188,13 @@ class CostGate(_RunningTau):
         self._weight = kept + new
         self.tau = (kept * self.tau + new * tau) / self._weight
 
-    def state(self) -> State:
-        """State for `restore`; plain values."""
-        return {"tau": float(self.tau), "weight": float(self._weight)}
+    def state(self) -> CostGateState:
+        """State for `restore`."""
+        return CostGateState(float(self.tau), float(self._weight))
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: CostGateState) -> None:
         """Restores what `state` returned."""
-        self.tau, self._weight = state["tau"], state["weight"]
+        self.tau, self._weight = state.tau, state.weight
 
     @property
     def ratio(self) -> float:

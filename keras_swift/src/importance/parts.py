@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from keras_swift.src._types import FloatArray, IntArray, State
+from keras_swift.src._state import SavedState
+from keras_swift.src._types import FloatArray, IntArray
 from keras_swift.src.data.draws import systematic_draw
 from keras_swift.src.data.reader import ArrayReader, Examples
 from keras_swift.src.importance import resampling
@@ -134,11 +135,21 @@ class Parts(Protocol):
     def release(self) -> None:
         """Called when others draw from here on."""
 
-    def state(self) -> State:
+    def state(self) -> SavedState:
         """State for `restore`, between two epochs."""
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: Any) -> None:
         """Restores what `state` returned."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayPartsState(SavedState):
+    """The examples of a part, as for `ArrayParts.begin`, and how many batches are used."""
+
+    indices: IntArray
+    weights: FloatArray
+    candidate: FloatArray | None
+    used: int
 
 
 class ArrayParts:
@@ -245,14 +256,9 @@ class ArrayParts:
     def release(self) -> None:
         """Does nothing: the memory stays."""
 
-    def state(self) -> State:
-        return {
-            "indices": self._indices,
-            "weights": self._weights,
-            "candidate": self._candidate,
-            "used": self._used,
-        }
+    def state(self) -> ArrayPartsState:
+        return ArrayPartsState(self._indices, self._weights, self._candidate, self._used)
 
-    def restore(self, state: State) -> None:
-        self.begin(state["indices"], state["weights"], state["candidate"])
-        self._used = state["used"]
+    def restore(self, state: ArrayPartsState) -> None:
+        self.begin(state.indices, state.weights, state.candidate)
+        self._used = state.used

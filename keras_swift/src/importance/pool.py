@@ -11,19 +11,35 @@ trained on.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import math
 
 import numpy as np
 
-from keras_swift.src._types import FloatArray, IntArray, State
+from keras_swift.src._state import SavedState
+from keras_swift.src._types import FloatArray, IntArray
 from keras_swift.src.data.arrays import select
 from keras_swift.src.data.draws import systematic_draw
 from keras_swift.src.data.reader import Examples
 from keras_swift.src.importance import resampling
 from keras_swift.src.importance.parts import PARTS, Drawn, Taken
+from keras_swift.src.records.identity import IdentityState
 from keras_swift.src.records.known_reader import KnownReader, NotPooled
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.records.pooled import Group, drawn_batches, row_length
+
+
+@dataclasses.dataclass(frozen=True)
+class PooledPartsState(SavedState):
+    """What is known of the examples of a stream; between two epochs there is no pool.
+
+    Attributes:
+        identity: `IdentityState`.
+        read: lists of int, which items of a `PyDataset` were read last, as `KnownReader.state`.
+    """
+
+    identity: IdentityState
+    read: list[list[int]] | None
 
 
 class PooledParts:
@@ -153,10 +169,10 @@ class PooledParts:
         self._reader.forget_earlier()
         self._reader.identity.release()
 
-    def state(self) -> State:
-        return {"identity": self._reader.identity.state(), "read": self._reader.state()}
+    def state(self) -> PooledPartsState:
+        return PooledPartsState(self._reader.identity.state(), self._reader.state())
 
-    def restore(self, state: State) -> None:
-        self._reader.identity.restore(state["identity"])
+    def restore(self, state: PooledPartsState) -> None:
+        self._reader.identity.restore(state.identity)
         self._memory.ids = self._reader.identity.ids
-        self._reader.restore(state["read"])
+        self._reader.restore(state.read)

@@ -6,14 +6,16 @@ This file decides which examples the next batch holds and their weights, from fr
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from keras_swift.src._types import FloatArray, State
+from keras_swift.src._state import SavedState
+from keras_swift.src._types import FloatArray
 from keras_swift.src.data.arrays import select
 from keras_swift.src.data.reader import Examples, Reader
 from keras_swift.src.fitting.journal import Journal
@@ -33,6 +35,25 @@ PROBE_INTERVALS = (16, 64)
 NO_PRESAMPLE = (
     "`presample='auto'` cannot draw by importance from `x`, so batches are uniform from here on. {}"
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class PresamplingState(SavedState):
+    """The state of an `ImportanceSampler`.
+
+    Attributes:
+        generator: dict, the state of the generator.
+        gate: the state of the gate.
+        step: int, how many batches were drawn.
+        unprobed: int, the steps since a batch was scored; `None` before the first was.
+        owed: float, the fraction of an example that is carried to the next batch.
+    """
+
+    generator: Mapping[str, Any]
+    gate: Any
+    step: int
+    unprobed: int | None
+    owed: float
 
 
 class ImportanceSampler:
@@ -156,23 +177,23 @@ class ImportanceSampler:
         """float, the gate's running mean of the variance reduction."""
         return self.gate.tau
 
-    def state(self) -> State:
+    def state(self) -> PresamplingState:
         """State for `restore`; the reader has its own."""
-        return {
-            "generator": self.generator.bit_generator.state,
-            "gate": self.gate.state(),
-            "step": self._step,
-            "unprobed": self._unprobed,
-            "owed": self._owed,
-        }
+        return PresamplingState(
+            generator=self.generator.bit_generator.state,
+            gate=self.gate.state(),
+            step=self._step,
+            unprobed=self._unprobed,
+            owed=self._owed,
+        )
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: PresamplingState) -> None:
         """Restores what `state` returned."""
-        self.generator.bit_generator.state = state["generator"]
-        self.gate.restore(state["gate"])
-        self._step = state["step"]
-        self._unprobed = state["unprobed"]
-        self._owed = state["owed"]
+        self.generator.bit_generator.state = state.generator
+        self.gate.restore(state.gate)
+        self._step = state.step
+        self._unprobed = state.unprobed
+        self._owed = state.owed
 
     @property
     def _is_open(self) -> bool:

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_swift.src._types import FloatArray, State
+from keras_swift.src._state import SavedState
+from keras_swift.src._types import FloatArray
 from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.importance import resampling
 from keras_swift.src.importance.batch import Batch
@@ -24,7 +25,7 @@ from keras_swift.src.importance.easing import Easing
 from keras_swift.src.importance.gain import RealisedGain
 from keras_swift.src.importance.parts import Parts
 from keras_swift.src.importance.presampling import uniform_batch
-from keras_swift.src.importance.step_records import StepRecords
+from keras_swift.src.importance.step_records import StepRecords, StepRecordsState
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.scoring.scorer import Scorer
 
@@ -43,7 +44,7 @@ NOT_RECORDED = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(SavedState):
     """How the batches of a part are trained on.
 
     Attributes:
@@ -55,6 +56,31 @@ class Plan:
     by_importance: bool = False
     rate_scale: float = 1.0
     gain: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RememberedState(SavedState):
+    """The state of a `RememberedSampler`.
+
+    Attributes:
+        records: `StepRecordsState`.
+        parts: the state of the parts.
+        plan: `Plan` of the present part.
+        gain: float, the realised gain so far.
+        is_measured: bool, whether there was a measurement of it.
+        unmeasured: int, the steps since.
+        tau: float, the variance reduction that the scores predict.
+        ahead: float, by how many steps of the optimizer's own rate the larger steps are ahead.
+    """
+
+    records: StepRecordsState
+    parts: Any
+    plan: Plan
+    gain: float
+    is_measured: bool
+    unmeasured: int
+    tau: float
+    ahead: float
 
 
 class RememberedSampler:
@@ -186,29 +212,27 @@ class RememberedSampler:
             return math.nan
         return float(np.nanmean(self.memory.score, dtype=np.float64))
 
-    def state(self) -> State:
+    def state(self) -> RememberedState:
         """State for `restore`; the reader and the generator have their own."""
-        return {
-            "records": self.records.state(),
-            "parts": self.parts.state(),
-            "plan": dataclasses.asdict(self._plan),
-            "gain": self.gain.value,
-            "measured": self.gain.is_measured,
-            "unmeasured": self._unmeasured,
-            "tau": self._tau,
-            "ahead": self._ahead,
-        }
+        return RememberedState(
+            records=self.records.state(),
+            parts=self.parts.state(),
+            plan=self._plan,
+            gain=self.gain.value,
+            is_measured=self.gain.is_measured,
+            unmeasured=self._unmeasured,
+            tau=self._tau,
+            ahead=self._ahead,
+        )
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: RememberedState) -> None:
         """Restores what `state` returned."""
-        self.records.restore(state["records"])
-        self.parts.restore(state["parts"])
-        self._plan = Plan(**state["plan"])
-        self.gain.value = state["gain"]
-        self.gain.is_measured = state["measured"]
-        self._unmeasured = state["unmeasured"]
-        self._tau = state["tau"]
-        self._ahead = state["ahead"]
+        self.records.restore(state.records)
+        self.parts.restore(state.parts)
+        self._plan = state.plan
+        self.gain.value, self.gain.is_measured = state.gain, state.is_measured
+        self._unmeasured = state.unmeasured
+        self._tau, self._ahead = state.tau, state.ahead
 
     def _read_back(self) -> None:
         self.records.read_back(self.parts.count, self.parts.together)
@@ -225,7 +249,8 @@ class RememberedSampler:
         self._read_back()
         if self._unmeasured >= self.parts.measured_steps:
             self._unmeasured = 0
-            self.gain.update(*self.records.take_sums())
+            moments = self.records.take_moments()
+            self.gain.update(moments.uniform, moments.drawn)
         steps = self.parts.next_steps(steps_left)
         rests = self._easing.is_on
         scores = self._scores()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
-from keras_swift.src._types import State
+from keras_swift.src._state import SavedState
 from keras_swift.src.backends.base import Values
 from keras_swift.src.importance.batch import Batch
 
@@ -55,8 +55,8 @@ class Sampler(Protocol):
     def end_epoch(self) -> None:
         """Called when an epoch ends."""
 
-    def state(self) -> State:
+    def state(self) -> SavedState:
         """State for `restore`; the reader has its own."""
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: Any) -> None:
         """Restores what `state` returned."""

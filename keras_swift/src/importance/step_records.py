@@ -7,18 +7,48 @@ nothing.
 from __future__ import annotations
 
 import collections
+import dataclasses
 
 import numpy as np
 
-from keras_swift.src._types import FloatArray, State
+from keras_swift.src._state import SavedState
+from keras_swift.src._types import FloatArray
 from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.importance.batch import Batch, mask_correction
 from keras_swift.src.importance.parts import Drawn, Taken
 from keras_swift.src.records.growing import GrowingRows
-from keras_swift.src.records.memory import ExampleMemory
+from keras_swift.src.records.memory import ExampleMemory, MemoryState
 
 # Rows that may stay on the device before they are read; a tap holds four times as many.
 UNREAD = 2**14
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments(SavedState):
+    """Sums of squared scores over the examples of some steps.
+
+    Attributes:
+        uniform: float, an estimate for uniform draws.
+        drawn: float, one for the draws by importance that were made, or would have been.
+    """
+
+    uniform: float = 0.0
+    drawn: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class StepRecordsState(SavedState):
+    """The state of `StepRecords`.
+
+    Attributes:
+        memory: `MemoryState`.
+        valid: float32 array, shape `(n, outputs)`, unmasked shares; `None` without masks.
+        moments: `Moments`.
+    """
+
+    memory: MemoryState
+    valid: FloatArray | None
+    moments: Moments
 
 
 class StepRecords:
@@ -31,8 +61,7 @@ class StepRecords:
 
     Attributes:
         memory: as above.
-        sums: list of two floats, the second moments since `take_sums`: uniform, and as drawn by
-            importance.
+        moments: `Moments` since they were last taken.
         records_nothing: bool, whether steps run without leaving a record.
         unread_rows: int, how many examples have been drawn and not been read back.
     """
@@ -51,7 +80,7 @@ class StepRecords:
         self._in_flight = 1
         self._unheard = 0
         self.records_nothing = False
-        self.sums = [0.0, 0.0]
+        self.moments = Moments()
 
     def listen(self, journal: Journal, in_flight: int) -> None:
         """Called before training.
@@ -117,14 +146,15 @@ class StepRecords:
             candidate = np.concatenate(candidates)
             squares = np.square(scores[:, 0].astype(np.float64))
             squares[~np.isfinite(squares)] = 0.0
-            self.sums[0] += float(np.sum(weights * squares))
-            self.sums[1] += float(np.sum(weights * candidate * squares))
+            self.moments = Moments(
+                uniform=self.moments.uniform + float(np.sum(weights * squares)),
+                drawn=self.moments.drawn + float(np.sum(weights * candidate * squares)),
+            )
 
-    def take_sums(self) -> tuple[float, float]:
-        """Returns `sums` and begins new ones."""
-        uniform, drawn = self.sums
-        self.sums = [0.0, 0.0]
-        return uniform, drawn
+    def take_moments(self) -> Moments:
+        """Returns `moments` and begins new ones."""
+        moments, self.moments = self.moments, Moments()
+        return moments
 
     def make_room(self, count: int) -> None:
         """Makes room for so many examples, if they are more than there are."""
@@ -148,21 +178,18 @@ class StepRecords:
             return None
         return mask_correction(np.nan_to_num(valid, nan=float(np.nanmean(valid))), taken.positions)
 
-    def state(self) -> State:
+    def state(self) -> StepRecordsState:
         """State for `restore`, between two epochs."""
-        return {
-            "memory": self.memory.state(),
-            "valid": None if self._valid_rows is None else self._valid_rows.values.copy(),
-            "sums": list(self.sums),
-        }
+        valid = None if self._valid_rows is None else self._valid_rows.values.copy()
+        return StepRecordsState(self.memory.state(), valid, self.moments)
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: StepRecordsState) -> None:
         """Restores what `state` returned."""
-        self.memory.restore(state["memory"])
-        if self._valid_rows is not None and state["valid"] is not None:
-            self._valid_rows.resize(len(state["valid"]))
-            self._valid_rows.values[:] = state["valid"]
-        self.sums = list(state["sums"])
+        self.memory.restore(state.memory)
+        if self._valid_rows is not None and state.valid is not None:
+            self._valid_rows.resize(len(state.valid))
+            self._valid_rows.values[:] = state.valid
+        self.moments = state.moments
         self._unheard = 0
         self.forget_unread()
 

@@ -7,18 +7,51 @@ order examples are numbered: that in which they are first read.
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 import zlib
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from keras_swift.src._types import Array, IntArray, State
+from keras_swift.src._state import SavedState
+from keras_swift.src._types import Array, IntArray
 from keras_swift.src.data.arrays import Data
 from keras_swift.src.data.leaves import present_leaves
 from keras_swift.src.data.read import Read
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.records.keys import KeyTable, content_keys, id_keys
+
+
+@dataclasses.dataclass(frozen=True)
+class PlacesState(SavedState):
+    """The state of `Places`: an entry of each array for each batch of the source."""
+
+    sizes: IntArray
+    firsts: IntArray
+    targets: npt.NDArray[np.int64]
+    usual: int
+    count: int
+    is_consistent: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class IdentityState(SavedState):
+    """The state of an `Identity`.
+
+    Attributes:
+        kind, is_consistent: as for `Identity`.
+        places: `PlacesState`, or `None`.
+        keys: uint64 array, shape `(n,)`, or `None`.
+        ids: array, shape `(n,)`, the user's, or `None`.
+    """
+
+    kind: Literal["ids", "places", "content"]
+    is_consistent: bool
+    places: PlacesState | None
+    keys: Array | None
+    ids: Array | None
 
 
 class Places:
@@ -102,26 +135,23 @@ class Places:
         firsts, begins = (np.repeat(part, sizes) for part in (self._firsts, _begins(sizes)))
         return np.where(firsts < 0, -1, firsts + np.arange(len(firsts)) - begins)
 
-    def state(self) -> State:
+    def state(self) -> PlacesState:
         """State for `restore`."""
-        return {
-            "sizes": self._sizes.copy(),
-            "firsts": self._firsts.copy(),
-            "targets": self._targets.copy(),
-            "usual": self._usual,
-            "count": self.count,
-            "is_consistent": self.is_consistent,
-        }
-
-    def restore(self, state: State) -> None:
-        """Restores what `state` returned."""
-        self._sizes, self._firsts = state["sizes"].copy(), state["firsts"].copy()
-        self._targets = state["targets"].copy()
-        self._usual, self.count, self.is_consistent = (
-            state["usual"],
-            state["count"],
-            state["is_consistent"],
+        return PlacesState(
+            sizes=self._sizes.copy(),
+            firsts=self._firsts.copy(),
+            targets=self._targets.copy(),
+            usual=self._usual,
+            count=self.count,
+            is_consistent=self.is_consistent,
         )
+
+    def restore(self, state: PlacesState) -> None:
+        """Restores what `state` returned."""
+        self._sizes, self._firsts = state.sizes.copy(), state.firsts.copy()
+        self._targets = state.targets.copy()
+        self._usual, self.count = state.usual, state.count
+        self.is_consistent = state.is_consistent
 
     @property
     def _assumed_sizes(self) -> IntArray:
@@ -232,26 +262,26 @@ class Identity:
         """Frees the keys of examples that are not known again."""
         self._table, self._ids = None, []
 
-    def state(self) -> State:
+    def state(self) -> IdentityState:
         """State for `restore`."""
-        return {
-            "kind": self.kind,
-            "is_consistent": self.is_consistent,
-            "places": None if self._places is None else self._places.state(),
-            "keys": None if self._table is None else self._table.keys.copy(),
-            "ids": self.ids if self.kind == "ids" else None,
-        }
+        return IdentityState(
+            kind=self.kind,
+            is_consistent=self.is_consistent,
+            places=None if self._places is None else self._places.state(),
+            keys=None if self._table is None else self._table.keys.copy(),
+            ids=self.ids if self.kind == "ids" else None,
+        )
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: IdentityState) -> None:
         """Restores what `state` returned."""
-        self.kind, self.is_consistent = state["kind"], state["is_consistent"]
-        if self._places is not None and state["places"] is not None:
-            self._places.restore(state["places"])
-        if state["keys"] is None:
+        self.kind, self.is_consistent = state.kind, state.is_consistent
+        if self._places is not None and state.places is not None:
+            self._places.restore(state.places)
+        if state.keys is None:
             self._table = None
         elif self._table is not None:
-            self._table.restore(state["keys"])
-        self._ids = [] if state["ids"] is None else [state["ids"].copy()]
+            self._table.restore(state.keys)
+        self._ids = [] if state.ids is None else [state.ids.copy()]
 
     def indices(self, read: Read, numbers: IntArray) -> IntArray:
         """Where a batch's examples are in the memory that users see, shape `(b,)`."""

@@ -6,13 +6,25 @@ forward pass. `importance.remembered` and `records.recorder` fill it.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
-from keras_swift.src._types import Array, BoolArray, FloatArray, IntArray, State
+from keras_swift.src._state import SavedState
+from keras_swift.src._types import Array, BoolArray, FloatArray, IntArray
 from keras_swift.src.records.growing import GrowingRows
 from keras_swift.src.rules import check, shown
 
 COLUMNS = ("score", "loss", "margin", "probability")
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryState(SavedState):
+    """The state of an `ExampleMemory`: its latest numbers, sums and counts, a row an example."""
+
+    latest: FloatArray
+    sums: FloatArray
+    counts: IntArray
 
 
 class ExampleMemory:
@@ -191,19 +203,15 @@ class ExampleMemory:
         found.record(np.flatnonzero(there), self._latest[order[there]])
         return found
 
-    def state(self) -> State:
+    def state(self) -> MemoryState:
         """State for `restore`, exact to the last bit."""
-        return {
-            "latest": self._latest.copy(),
-            "sums": self._sums.copy(),
-            "counts": self._counts.copy(),
-        }
+        return MemoryState(self._latest.copy(), self._sums.copy(), self._counts.copy())
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: MemoryState) -> None:
         """Restores what `state` returned."""
-        self.resize(len(state["latest"]))
-        self._latest[:] = state["latest"]
-        self._sums[:], self._counts[:] = state["sums"], state["counts"]
+        self.resize(len(state.latest))
+        self._latest[:] = state.latest
+        self._sums[:], self._counts[:] = state.sums, state.counts
 
     def _mean(self, column: int) -> FloatArray:
         if not self._averages:
