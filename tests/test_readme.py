@@ -1,23 +1,21 @@
-"""The code of the README, of every page in docs/ and of the notebooks runs as it stands.
+"""The code of the README and of every page in docs/ runs as it stands.
 
 The blocks of one page share their names, as a reader who copies them one after the other has it.
 `<!-- needs: torch -->` on the line before a block leaves it out where that is not installed.
 
-A ```text block that follows is what the block prints: the words are equal, and every number is
-within a tenth of the one shown, or within 0.005 of it. `<!-- within 30 % -->` on the line before
-allows more, for what hangs on few examples. Times and progress bars are not
-compared.
+A ```text block that follows is what the block prints (`printed.py`), numbers within a tenth.
+`<!-- within 30 % -->` on the line before allows more, for what hangs on few examples.
 """
 
 import contextlib
 import importlib.util
 import io
-import json
 import pathlib
 import re
 
 import keras
 import pytest
+from printed import differences
 
 import keras_swift as ks
 
@@ -31,9 +29,6 @@ BLOCK = re.compile(
     r"(?:\n(?:<!-- within (\d+) % -->\n)?```text\n(.*?)^```\n)?",
     re.DOTALL | re.MULTILINE,
 )
-NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
-PROGRESS = "━"  # Of which Keras' progress bars are made.
-TIME = re.compile(r"\d+(?:\.\d+)? (?:s|min)\b")
 
 
 def blocks(text):
@@ -45,28 +40,6 @@ def blocks(text):
         needed, code, percent, shown = match.groups()
         if needed is None or importlib.util.find_spec(needed) is not None:
             yield "\n" * text.count("\n", 0, match.start(2)) + code, shown, int(percent or 10)
-
-
-def differences(printed, shown, percent):
-    """What of a printed text is not as it is shown."""
-    lines = [line for line in printed.splitlines() if PROGRESS not in line]
-    printed, shown = (
-        TIME.sub("some time", " ".join(text.split())) for text in ("\n".join(lines), shown)
-    )
-    # Figures may be wider or narrower, and columns with them.
-    words = [" ".join(NUMBER.sub(" # ", text).split()) for text in (printed, shown)]
-    if words[0] != words[1]:
-        return [f"printed: {printed}", f"shown: {shown}"]
-    pairs = zip(NUMBER.findall(printed), NUMBER.findall(shown), strict=True)
-    return [
-        f"printed: {ours}, shown: {theirs}"
-        for ours, theirs in pairs
-        if abs(number(ours) - number(theirs)) > max(0.005, percent / 100 * abs(number(theirs)))
-    ]
-
-
-def number(text):
-    return float(text.replace(",", ""))
 
 
 # Each page on one backend, for they name none; a page that is not here runs on PyTorch. `.ci/run`
@@ -96,44 +69,6 @@ def test_code_blocks_run(page, tmp_path, monkeypatch):
     assert names
 
 
-NOTEBOOKS = sorted((ROOT / "docs" / "gallery").glob("*.ipynb"))
-# A notebook tells nothing new on a second backend, so each is run on one.
-RUN_ON = {
-    "backends": "torch",
-    "digits": "torch",
-    "lstm": "jax",
-    "noisy_labels": "jax",
-    "rare_class": "torch",
-    "tf_data": "tensorflow",
-    "transfer": "torch",
-}
-
-
-@pytest.mark.parametrize(
-    "notebook",
-    [path for path in NOTEBOOKS if RUN_ON[path.stem] == keras.backend.backend()],
-    ids=lambda path: path.stem,
-)
-def test_notebooks_run(notebook, tmp_path, monkeypatch):
-    from matplotlib import pyplot
-
-    if notebook.stem == "backends":
-        pytest.importorskip("jax")
-    assert sorted(RUN_ON) == [path.stem for path in NOTEBOOKS]
-    pyplot.switch_backend("agg")
-    monkeypatch.chdir(tmp_path)
-    cells = [
-        cell
-        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        if cell["cell_type"] == "code"
-    ]
-    names = {}
-    for number, cell in enumerate(cells, 1):
-        exec(compile("".join(cell["source"]), f"{notebook.name}, cell {number}", "exec"), names)
-    assert pyplot.get_fignums()
-    pyplot.close("all")
-
-
 def test_every_page_is_run_somewhere():
     run = [page for name in ("tensorflow", "jax", "torch") for page in pages_of(name)]
     with_code = {name for name in PAGES if "```python" in PAGES[name]}
@@ -157,50 +92,6 @@ def test_printed_texts_are_compared_by_words_and_numbers():
     assert differences("loss 0.44 1,200 rows in 3 s", shown, 10) == ["printed: 0.44, shown: 0.50"]
     assert differences("loss 0.50 1,400 rows in 3 s", shown, 10)
     assert not differences("loss 0.50 1,400 rows in 3 s", shown, 20)
-
-
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks_are_stored_as_run(notebook):
-    content = json.loads(notebook.read_text(encoding="utf-8"))
-    cells = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
-    # From top to bottom, without what frameworks log, and every figure as a picture.
-    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
-    outputs = [output for cell in cells for output in cell["outputs"]]
-    assert not [output for output in outputs if output.get("name") == "stderr"]
-    shown = [output["data"] for output in outputs if "data" in output]
-    assert any("image/png" in data for data in shown)
-    for data in shown:
-        assert "image/png" in data or "Figure size" not in "".join(data["text/plain"])
-
-
-def test_notebooks_become_pages():
-    pytest.importorskip("mkdocs")
-    spec = importlib.util.spec_from_file_location("notebooks", ROOT / "docs" / "notebooks.py")
-    notebooks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(notebooks)
-    html = '<div>\n<style scoped>\n  .a {}\n</style>\n<table border="1">\n\n<tr/></table></div>'
-    outputs = [
-        {"data": {"text/html": [html], "text/plain": ["a frame"]}},
-        {"name": "stdout", "text": ["\x1b[1m12", " lines\x1b[0m\n"]},
-        {"name": "stderr", "text": ["a log"]},
-        {"data": {"image/png": ["aGk="], "text/plain": ["<Figure>"]}},
-    ]
-    cells = [
-        {"cell_type": "markdown", "source": ["# A", "B"]},
-        {"cell_type": "code", "source": ["f();"], "outputs": outputs},
-    ]
-    text, figures = notebooks.as_markdown({"cells": cells})
-    ((name, content),) = figures.items()
-    assert content == b"hi"
-    assert text == "\n\n".join(
-        [
-            "# AB",
-            "```python\nf()\n```",
-            '<div class="output"><div> <table> <tr/></table></div></div>',
-            "```text\n12 lines\n```",
-            f"![What the code above draws]({name})\n",
-        ]
-    )
 
 
 def test_every_public_name_has_a_page():

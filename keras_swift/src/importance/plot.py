@@ -68,7 +68,7 @@ def plot_training(
     above.set_title(_verdict(values), fontsize=10)
     below.plot(epochs, values["gain"], marker=".", color=GREEN, label="realised variance gain")
     below.axhline(1.0, color=GREY, linewidth=0.8, linestyle="--", label="uniform draws")
-    below.set_ylabel("variance gain (1: uniform)")
+    below.set_ylabel("variance gain")
     below.set_xlabel("epoch")
     # Room above the curve for its markers.
     below.set_ylim(0, 1.1 * max(1.0, *values["gain"]))
