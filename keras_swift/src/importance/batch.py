@@ -16,9 +16,10 @@ class Batch:
     """One batch and how it was drawn.
 
     Attributes:
-        x, y: NumPy structures, first axis `b`. Without a callback that gets
-            the batch, they may be `None` (the backend gathers the rows) or
-            structures of tensors (the data is kept on a device).
+        x: inputs, NumPy arrays in the data's structure, first axis `b`. Without
+            a callback that gets the batch, `None` (the backend gathers the
+            rows) or tensors (the data is kept on a device).
+        y: targets, likewise.
         weights: the weights of the loss, importance weights times the
             user's; float32, shape `(b,)` or `(b, 1, ...)` to fit the loss
             values, or a structure of them, one for each output.

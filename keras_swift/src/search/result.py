@@ -42,13 +42,16 @@ class SearchResult:
             if nothing was confirmed.
         objective: name of the objective.
         direction: `"max"` or `"min"`.
-        record: the record of the pretraining: arrays `mean_loss`,
-            `mean_margin`, `share_wrong`, `mean_probability`, shape `(n,)`.
+        record: the record of the pretraining, for
+            `compute_features(..., record=...)`: float64 arrays `loss`, `margin`,
+            `mean_loss`, `mean_margin`, `share_wrong` and `mean_probability`,
+            shape `(n,)`.
         classes: int array, the class of each example, or `None` if targets
             are not one class per example.
         pretrained_weights: list of arrays, for `model.set_weights`: the model
             after the pretraining, averaged over the last epoch.
-        pretrain_epochs, finetune_epochs: ints, as given to `search`.
+        pretrain_epochs: int, as given to `search`.
+        finetune_epochs: int, as given to `search`.
         pretrain_seconds: float, pretraining and features.
         record_epochs: float, what the record cost, in epochs of training: 0
             unless forward passes made it.

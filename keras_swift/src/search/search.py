@@ -94,10 +94,11 @@ def search(
 
     Args:
         model: a compiled `keras.Model`; with `pretrain_epochs=0`, trained.
-        x, y: arrays, or lists or dicts of arrays, first axis `n`; or `x` alone a
-            `PyDataset`, `tf.data.Dataset` or `DataLoader` that gives the same
-            examples in the same order at each pass. It is read once and held
-            in memory, up to 2 GiB; an index counts its examples.
+        x: inputs, an array, or a list or dict of arrays, first axis `n`; or a
+            `PyDataset`, `tf.data.Dataset` or `DataLoader` with targets that gives
+            the same examples in the same order at each pass. It is read once
+            and held in memory, up to 2 GiB; an index counts its examples.
+        y: targets, likewise; `None` with a data set.
         validation_data: what trials are judged on, as for `model.fit`; data
             sets are read once and held in memory, up to 2 GiB. Its labels may
             be as wrong as those of `y`. Keep it apart from the test data: the

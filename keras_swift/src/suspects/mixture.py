@@ -42,13 +42,15 @@ class WrongShare(NamedTuple):
     """The share of examples whose label is wrong.
 
     Attributes:
-        estimate: float: how many are suspect where the losses fall into two
-            kinds.
-        low, high: floats, an interval meant to hold the truth in nine cases of
-            ten. `low` counts labels that were contradicted with confidence,
-            `high` all that were contradicted and an allowance for those that
-            were believed: wrong labels that look right, or were memorised.
-            `benchmarks/wrong_share.py` measures how often it holds the truth.
+        estimate: float from 0 to 1, the share of the labels that are suspects
+            where the losses fall into two kinds.
+        low: float, the lower end of an interval that is meant to hold the true
+            share in nine cases of ten. It counts the labels that the model
+            contradicted with confidence.
+        high: float, the upper end. It counts all labels that the model
+            contradicted, and adds an allowance for wrong labels that look right
+            or were memorised. `benchmarks/wrong_share.py` measures how often
+            the interval holds the truth.
     """
 
     estimate: float

@@ -69,7 +69,9 @@ class Suspects:
         verdict: `"not learned yet"`, `"memorised"` or `""`: what stands
             against the doubts.
         record: the record of the training, for
-            `compute_features(..., record=...)`.
+            `compute_features(..., record=...)`: float64 arrays `loss`, `margin`,
+            `mean_loss`, `mean_margin`, `share_wrong` and `mean_probability`,
+            shape `(n,)`.
         ids: array, shape `(n,)`, of a stream: the ids that it yielded, or
             uint64 hashes of the examples if it yielded none. `None` for arrays
             and for a `PyDataset` without ids, whose examples count in the

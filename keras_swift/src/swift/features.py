@@ -109,7 +109,8 @@ def compute_features(
 
     Args:
         model: a compiled `keras.Model`.
-        x, y: arrays, or lists or dicts of arrays, first axis `n`.
+        x: inputs, an array, or a list or dict of arrays, first axis `n`.
+        y: targets, likewise.
         features: names, callables and arrays, in a sequence, or in a mapping
             from the names to give them. Defaults to the first three.
         record: a record of the training, for the names that need one: any

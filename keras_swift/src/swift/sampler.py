@@ -136,7 +136,7 @@ class SwiftSampler:
     def from_parameters(
         cls, parameters: npt.ArrayLike, layout: Layout, transform: Transform = "cgf"
     ) -> SwiftSampler:
-        """The sampler with these numbers, in the order of `parameters`."""
+        """Builds a sampler from `parameters` and `layout` of another sampler."""
         Rule("the `layout` of a sampler", (Layout,)).check("layout", layout)
         numbers = _numbers("parameters", parameters, -1.0, 1.0)
         if len(numbers) != layout.size:
@@ -159,7 +159,11 @@ class SwiftSampler:
 
     @property
     def layout(self) -> Layout:
-        """The positions of the numbers in `parameters`."""
+        """The positions of the numbers in `parameters`, for `from_parameters`.
+
+        Its `knots`, `values` and `coefficients` are slices of `parameters`,
+        `names` has a name for each number, and `size` is their count.
+        """
         return Layout(self.features, self.segments)
 
     @property

@@ -74,14 +74,15 @@ def find_suspects(
 
     Args:
         model: a compiled `keras.Model`, not yet trained.
-        x, y: arrays, or lists or dicts of arrays, first axis `n`; or `x` alone a
-            stream that ends and can be read again: a `PyDataset`,
+        x: inputs, an array, or a list or dict of arrays, first axis `n`; or a
+            stream with targets that ends and can be read again: a `PyDataset`,
             `tf.data.Dataset`, `DataLoader` or other iterable of batches, of any
             size, shuffled or not. It is read once an epoch and never held. An
             example is known by its id, where batches are
             `(x, y, sample_weight, ids)`, as they have to be if the pipeline
             augments; else by batch and row in a `PyDataset`, and by its
             contents in others.
+        y: targets, likewise; `None` with a stream.
         epochs: int. Enough to learn what most examples have in common, but
             too few to memorise all labels. Defaults to 15.
         batch_size: int. Defaults to 32. Streams have their own batches.
