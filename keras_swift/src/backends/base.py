@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import keras
 import numpy as np
 
+from keras_swift.src._pages import read_on
 from keras_swift.src._types import Array, ArrayTree, FloatArray, IntArray, Tensor
 from keras_swift.src.data.reader import ItemForm
 
@@ -338,5 +339,5 @@ def several_processes(what: str, why: str) -> ValueError:
         "`keras.distribution.DataParallel(auto_shard_dataset=False)`, each process on its own part "
         f"of the data. Received: {what}. {why} Use that, or the devices of one machine "
         "(`tf.distribute.MirroredStrategy`, `keras.distribution.DataParallel`). "
-        "`keras_swift.search` shares its trials among machines."
+        "`keras_swift.search` runs on several. " + read_on("guides/devices.md#several-machines")
     )

@@ -18,6 +18,7 @@ from keras_swift.src._keras import (
     release,
     value_or_none,
 )
+from keras_swift.src._pages import read_on
 from keras_swift.src._types import Array, ArrayTree, FloatArray, Tensor
 from keras_swift.src.backends.base import (
     Backend,
@@ -96,7 +97,8 @@ class JaxBackend(Backend):
                 raise ValueError(
                     f"{name} must be the same in every process, or they would wait for one "
                     f"another. Received: {column.tolist()} in processes 0 to {len(column) - 1}. "
-                    "Give each process as many examples and the same batch size."
+                    "Give each process as many examples and the same batch size. "
+                    + read_on("guides/devices.md#several-machines")
                 )
 
     def mean_over_processes(self, numbers: dict[str, float]) -> dict[str, float]:

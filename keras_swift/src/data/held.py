@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_swift.src._pages import read_on
 from keras_swift.src._types import Array, ArrayTree
 from keras_swift.src.data.leaves import present_leaves
 from keras_swift.src.data.streams import is_dataset, is_stream
@@ -48,7 +49,8 @@ def held(data: Any, argument: str = "validation_data") -> tuple[ArrayTree, ...]:
         if size > HELD_BYTES:
             raise ValueError(
                 f"`{argument}` is held in memory, up to {HELD_BYTES / 2**30:g} GiB. Received: "
-                "more. Take a part of it (`dataset.take(...)`), or pass memory-mapped arrays."
+                "more. Take a part of it (`dataset.take(...)`), or pass memory-mapped arrays. "
+                + read_on("swift_sampler.md#limits")
             )
         batches.append(parts)
     if not batches:

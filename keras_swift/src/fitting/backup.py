@@ -18,6 +18,7 @@ import numpy as np
 
 from keras_swift.src import backends
 from keras_swift.src._keras import process_seed, resume_at, seed_variables
+from keras_swift.src._pages import read_on
 from keras_swift.src._types import Array, Logs, State
 from keras_swift.src.fitting.backup_file import VERSION, BackupFolder, Unit
 from keras_swift.src.fitting.random_states import random_states, restore_random_states
@@ -109,7 +110,8 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             warnings.warn(
                 f"`BackupAndRestore({self.backup_dir!r})` backs up weights and optimizer there, as "
                 "Keras does: only in local folders is a backup one unit, with the state of the "
-                "draws. A resumed run draws afresh.",
+                "draws. A resumed run draws afresh. "
+                + read_on("guides/resuming.md#a-training-run"),
                 stacklevel=6,
             )
         self._run = run

@@ -19,6 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_swift.src._pages import read_on
 from keras_swift.src._types import State
 from keras_swift.src.fitting.atomic import sync_folder
 from keras_swift.src.fitting.states import from_bytes, to_bytes
@@ -205,7 +206,7 @@ def _read(path: str) -> Unit:
         raise DamagedBackup(
             f"The backup must be readable. Received: {path}: {error}. Delete the file to train "
             "from the beginning, or put back a copy of it; `double_checkpoint=True` keeps the "
-            "backup before as well."
+            "backup before as well. " + read_on("guides/resuming.md#a-training-run")
         ) from error
     if state.get("version") != VERSION:
         raise ValueError(

@@ -19,6 +19,7 @@ import numpy as np
 
 from keras_swift.src import backends
 from keras_swift.src._keras import rate_and_iterations, resumed_epoch, seed_variables
+from keras_swift.src._pages import read_on
 from keras_swift.src._types import Array, Logs, State
 from keras_swift.src.fitting.backup import BackupAndRestore
 from keras_swift.src.fitting.backup_file import OF_KERAS, is_backup
@@ -30,7 +31,7 @@ VERSION = 3
 _NAME = "keras_swift_sampling_{}.npz"
 _CURE = (
     "Delete the folder and begin again, with `keras_swift.BackupAndRestore`, which never leaves "
-    "such a state."
+    "such a state. " + read_on("guides/resuming.md#a-training-run")
 )
 
 
@@ -213,7 +214,8 @@ def _directories(callbacks: Any) -> list[str]:
         if "://" in directory:
             warnings.warn(
                 f"`BackupAndRestore({directory!r})` backs up weights and optimizer there, but the "
-                "state of the draws is only kept in local folders: a resumed run draws afresh.",
+                "state of the draws is only kept in local folders: a resumed run draws afresh. "
+                + read_on("guides/resuming.md#a-training-run"),
                 stacklevel=5,
             )
         else:

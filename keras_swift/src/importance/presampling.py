@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_swift.src._pages import read_on
 from keras_swift.src._state import SavedState
 from keras_swift.src._types import FloatArray
 from keras_swift.src.data.arrays import select
@@ -33,7 +34,8 @@ from keras_swift.src.validation import explained
 # a step at first, and 0.5 % in the end.
 PROBE_INTERVALS = (16, 64)
 NO_PRESAMPLE = (
-    "`presample='auto'` cannot draw by importance from `x`, so batches are uniform from here on. {}"
+    "`presample='auto'` cannot draw by importance from `x`, so batches are uniform from here on. "
+    "{} " + read_on("compatibility.md#data")
 )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_swift.src._pages import read_on
 from keras_swift.src._state import SavedState
 from keras_swift.src._types import FloatArray
 from keras_swift.src.fitting.journal import Journal
@@ -39,7 +40,8 @@ PAYING_BACK = 0.5
 NOT_RECORDED = (
     "The model's `train_step` does not call `compute_loss`, so its scores cannot be taken from the "
     "training step: examples are drawn by fresh scores of a presample, while those pay. Call "
-    "`self.compute_loss(x, y, y_pred, sample_weight)` to remember scores."
+    "`self.compute_loss(x, y, y_pred, sample_weight)` to remember scores. "
+    + read_on("compatibility.md#models")
 )
 
 

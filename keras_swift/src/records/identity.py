@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from keras_swift.src._pages import read_on
 from keras_swift.src._state import SavedState
 from keras_swift.src._types import Array, IntArray
 from keras_swift.src.data.arrays import Data
@@ -222,7 +223,8 @@ class Identity:
                 "All batches must have ids, their fourth part, or none. Received: a batch "
                 f"{'without' if read.ids is None else 'with'} ids after others "
                 f"{'with' if read.ids is None else 'without'}. Yield "
-                "`(x, y, sample_weight, ids)` always; `sample_weight` may be `None`."
+                "`(x, y, sample_weight, ids)` always; `sample_weight` may be `None`. "
+                + read_on("guides/data_sources.md#ids")
             )
         if read.ids is not None:
             return id_keys(read.ids)

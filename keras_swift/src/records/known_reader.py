@@ -15,6 +15,7 @@ import math
 
 import numpy as np
 
+from keras_swift.src._pages import read_on
 from keras_swift.src._types import IntArray
 from keras_swift.src.data.arrays import Data
 from keras_swift.src.data.leaves import present_leaves
@@ -39,7 +40,8 @@ MOST_NEW = 2**24
 NOT_KNOWN_AGAIN = (
     "The examples of `x` have other contents in each pass, so their scores cannot be remembered: "
     "yield `(x, y, sample_weight, ids)` with ids that stay with an example through shuffling and "
-    "augmentation (`sample_weight` may be `None`), or augment in layers of the model."
+    "augmentation (`sample_weight` may be `None`), or augment in layers of the model. "
+    + read_on("guides/data_sources.md#ids")
 )
 
 

@@ -21,6 +21,7 @@ from keras_swift.src._keras_losses import (
     flat_losses,
     user_loss,
 )
+from keras_swift.src._pages import read_on
 from keras_swift.src._types import ArrayTree, Score
 from keras_swift.src.data.leaves import is_ragged
 from keras_swift.src.data.reader import Reader
@@ -180,7 +181,8 @@ def uniform_warning(reason: str) -> str:
     Args:
         reason: str, a sentence or more.
     """
-    return f"{reason} Until then it is trained by `model.fit`, on uniform batches."
+    page = read_on("compatibility.md#what-does-not-work")
+    return f"{reason} Until then it is trained by `model.fit`, on uniform batches. {page}"
 
 
 def _is_complete(output: OutputLoss, targets: ArrayTree) -> bool:
@@ -230,7 +232,8 @@ def build_for(model: keras.Model, reader: Reader) -> Callable[[ArrayTree], None]
                 f"The loss {output.loss.name!r} divides by the sum of the weights "
                 '(reduction="mean_with_sample_weight"): the estimate is then '
                 "self-normalised, with a bias of order 1/b. "
-                '`reduction="sum_over_batch_size"` has none.',
+                '`reduction="sum_over_batch_size"` has none. '
+                + read_on("compatibility.md#losses-weights-metrics"),
                 stacklevel=5,
             )
     check = label_check(losses.y_pred, losses.outputs, losses.matching)

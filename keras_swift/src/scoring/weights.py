@@ -20,6 +20,7 @@ import numpy as np
 from keras_swift.src import backends
 from keras_swift.src._keras import own_methods
 from keras_swift.src._keras_losses import loss_of, metrics_of_keras
+from keras_swift.src._pages import read_on
 from keras_swift.src._types import ArrayTree
 from keras_swift.src.data.leaves import present_leaves, with_leaves
 from keras_swift.src.scoring.forward import accepts_training
@@ -72,7 +73,8 @@ def check_weights_arrive(
         warnings.warn(
             f"The model updates the metrics {unweighted} by itself, without weights. While batches "
             "are drawn by importance they describe the harder examples that were drawn. Pass "
-            "`sample_weight` to their `update_state`.",
+            "`sample_weight` to their `update_state`. "
+            + read_on("compatibility.md#losses-weights-metrics"),
             stacklevel=3,
         )
 

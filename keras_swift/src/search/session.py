@@ -12,6 +12,7 @@ import time
 import keras
 import numpy as np
 
+from keras_swift.src._pages import read_on
 from keras_swift.src.data import fingerprint
 from keras_swift.src.records.columns import FinishedRecord
 from keras_swift.src.records.outputs import classes_of, is_one_class
@@ -140,7 +141,8 @@ def _start(task: Task, store: Store, described: dict[str, str]) -> Start:
             raise ValueError(
                 f"`directory` must be empty or hold this search. Received: {store.folder}, a "
                 "KerasTuner project of another kind. Choose another `directory` or "
-                "`project_name`, or pass overwrite=True to delete it."
+                "`project_name`, or pass overwrite=True to delete it. "
+                + read_on("guides/resuming.md#a-search")
             )
         write_start(store, pretrain(task, described))
     return read_start(store, described, task.settings.seed)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from keras_swift.src._pages import read_on
 from keras_swift.src._types import ArrayTree
 from keras_swift.src.data.arrays import ArraySource
 from keras_swift.src.records.columns import FinishedRecord
@@ -49,7 +50,8 @@ def suspects_of_memory(
     if source is None or memory is None:
         raise ValueError(
             "`suspects` needs what a `fit` on arrays remembered of each example. Received: "
-            "nothing remembered. Call `fit` with arrays first, or `find_suspects(model, x, y)`."
+            "nothing remembered. Call `fit` with arrays first, or `find_suspects(model, x, y)`. "
+            + read_on("guides/wrong_labels.md#which-labels-are-doubtful")
         )
     losses = build(model, *source.take(np.arange(min(2, source.size)))[:2])
     outputs = target_outputs(model, losses)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from keras_swift.src._display import html_table
+from keras_swift.src._pages import read_on
 from keras_swift.src._types import Array, BoolArray, FloatArray, IntArray
 from keras_swift.src.records.columns import FinishedRecord
 from keras_swift.src.records.examples import Examples
@@ -26,11 +27,11 @@ ClassNames: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]] | None
 ADVICE = {
     NOT_LEARNED: (
         "not learned yet: hard examples and wrong labels look alike, so few are suspects. Train "
-        "for more epochs, or a better model."
+        "for more epochs, or a better model. " + read_on("guides/reviewing.md#what-to-look-out-for")
     ),
     MEMORISED: (
         "memorised: the model has learned most of the labels that it doubted. Train for fewer "
-        "epochs to find more."
+        "epochs to find more. " + read_on("guides/reviewing.md#what-to-look-out-for")
     ),
 }
 # Examples in a figure.

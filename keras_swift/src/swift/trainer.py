@@ -16,6 +16,7 @@ import numpy as np
 from keras_swift.src import backends
 from keras_swift.src._display import html_table
 from keras_swift.src._keras_losses import compile_loss
+from keras_swift.src._pages import read_on
 from keras_swift.src._types import FloatArray
 from keras_swift.src.data import arrays
 from keras_swift.src.data.fingerprint import of_arrays
@@ -372,7 +373,8 @@ class SwiftTraining(Trainer):
                 "A `SwiftSampler` needs the features of the data: "
                 f"{[name for name in wanted if name not in ready]}. Received: reference=None. "
                 "Pass `reference`, a trained and compiled model to compute them with; or "
-                "`features`; or the result of `keras_swift.search` instead of its sampler."
+                "`features`; or the result of `keras_swift.search` instead of its sampler. "
+                + read_on("guides/learned_sampler.md#using-a-sampler-on-other-data")
             )
         _refuse_recorded(wanted)
         reference = self.model if self.reference is None else self.reference
