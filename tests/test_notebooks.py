@@ -58,7 +58,18 @@ def run(cell, name, names):
         figures, value = [*figures, value], None
     pictures = [picture(each) for each in figures]
     pyplot.close("all")
-    return printed.getvalue(), "" if value is None else repr(value), pictures
+    return printed.getvalue(), "" if value is None else as_text(value), pictures
+
+
+def as_text(value):
+    """A value as a notebook shows it: its table, if it has one."""
+    html = getattr(value, "_repr_html_", lambda: None)()
+    return repr(value) if html is None else without_tags(html)
+
+
+def without_tags(html):
+    """The text of HTML."""
+    return re.sub(r"<.*?>", " ", re.sub(r"<style.*?</style>", "", html, flags=re.DOTALL))
 
 
 def picture(figure):
@@ -83,7 +94,13 @@ def stored(cell):
     pictures = [
         base64.b64decode("".join(data["image/png"])) for data in shown if "image/png" in data
     ]
-    values = ["".join(data["text/plain"]) for data in shown if "image/png" not in data]
+    values = [
+        without_tags("".join(data["text/html"]))
+        if "text/html" in data
+        else "".join(data["text/plain"])
+        for data in shown
+        if "image/png" not in data
+    ]
     # Colours of a terminal are Jupyter's.
     return re.sub(r"\x1b\[[0-9;]*m", "", printed), "".join(values), pictures
 
@@ -146,6 +163,9 @@ def test_outputs_are_compared():
     assert not_as_shown(cell_of(source, printed, other, python="2.7"), "a", {}) == []
     assert len(not_as_shown(cell_of(source + ";", printed, value), "a", {})) == 2
     assert len(not_as_shown(cell_of(source, value), "a", {})) == 2
+    table = type("Table", (), {"_repr_html_": lambda self: "<style>p {}</style><p>loss <b>3"})
+    html = {"data": {"text/html": ["<i>loss</i> 3"], "text/plain": ["a table"]}}
+    assert not_as_shown(cell_of("t", html), "a", {"t": table()}) == []
 
 
 def test_figures_are_compared():
