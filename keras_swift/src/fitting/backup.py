@@ -27,19 +27,19 @@ from keras_swift.src.fitting.states import alike
 
 
 class BackupAndRestore(keras.callbacks.BackupAndRestore):
-    """Backs up a run such that it goes on to the last bit, whenever it was killed.
+    """Backs up a run so that it continues to the last bit, whenever it is killed.
 
     The callback of Keras, with the same arguments, for our trainers and for
     `model.fit`. Weights, optimizer, position, draws, what is remembered of
     each example, and all random states (of layers such as dropout, and of
-    Keras, the framework, NumPy and Python) are one file. It is written beside
+    Keras, the framework, NumPy and Python) are in one file. It is written beside
     the last one, has a checksum, and becomes current by one rename. Keras'
     own callback writes weights and position one after the other, in place,
     and leaves out the rest.
 
-    With `save_freq=N` a run goes on in the middle of an epoch: the steps that
-    the backup has done pass by without training, with their callbacks and the
-    metrics of the backup in the logs. That is exact in our trainers for
+    With `save_freq=N` a run continues in the middle of an epoch: the steps that
+    the backup contains are passed through without training, with their
+    callbacks and the metrics of the backup in the logs. That is exact in our trainers for
     arrays, and for a `PyDataset` that gives the same items again. In
     `model.fit` it is exact where the order of the data is that of NumPy's
     (JAX) or PyTorch's generator, or fixed. States of the user's callbacks and

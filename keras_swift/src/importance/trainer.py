@@ -54,15 +54,15 @@ class ImportanceTraining(Trainer):
     step is multiplied by the variance gain realised in the steps before (for
     Adam at a constant rate its root), as a larger batch would allow; the
     optimizer's own rate, which schedules and callbacks read and set, does not
-    change. While there is no gain, batches are uniform, and so they are once
-    the validation loss stops falling, see `ease_off`.
+    change. Batches are uniform while there is no gain, and once the validation
+    loss stops falling, see `ease_off`.
 
-    An example is known again by its index in arrays (in memory or on disk); by
+    An example is recognised by its index in arrays (in memory or on disk); by
     its batch and row in a `PyDataset`; in other streams (`tf.data`,
-    `DataLoader`, grain, generators) by its id, where they yield
-    `(x, y, sample_weight, ids)`, else by what it contains. A stream is read
-    once an epoch, as in `fit`, and drawn from pools of its next batches, which
-    a thread reads ahead. Where contents change from pass to pass
+    `DataLoader`, grain, generators) by its id if they yield
+    `(x, y, sample_weight, ids)`, else by its contents. A stream is read once
+    an epoch, as in `fit`, and batches are drawn from pools of its next
+    batches, which a thread reads ahead. Where contents change from pass to pass
     (augmentation without ids), with several processes, and for models whose
     training step cannot be recorded, a uniform presample of `r` batches is
     scored in one forward pass while the variance gain exceeds its cost,

@@ -11,7 +11,7 @@ from keras_swift.src.swift.sampler import TRANSFORMS, Transform
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SamplerSpace:
-    """The samplers among which `search` finds one.
+    """The samplers that `search` can find.
 
     A sampler reads features of the examples, adds them up with one coefficient
     each, brings the sum to [0, 1] by `transform` and draws by a piecewise-linear

@@ -42,9 +42,9 @@ SHOWN = 24
 class Suspects:
     """The result of `find_suspects`.
 
-    `m` targets are suspects. Where an example has one target, `indices` says
-    all; where it has several, each suspect has an entry and, with several
-    outputs, an output.
+    `m` targets are suspects. If each example has one target, `indices`
+    identifies them. If an example has several, `entries` says which target of
+    the example it is and, with several outputs, `outputs` says of which output.
 
     Attributes:
         indices: int array, shape `(m,)`: the examples of the targets that are
@@ -67,8 +67,8 @@ class Suspects:
         labels: likewise, the given classes or values.
         wrong_share: `WrongShare`: `estimate`, `low`, `high`, over all targets.
         keep: bool array, shape `(n,)`: which examples have no suspect.
-        verdict: `"not learned yet"`, `"memorised"` or `""`: what stands
-            against the doubts.
+        verdict: `"not learned yet"` or `"memorised"`, if that is a reason to
+            rely less on the suspects, else `""`.
         record: the record of the training, for
             `compute_features(..., record=...)`: float64 arrays `loss`, `margin`,
             `mean_loss`, `mean_margin`, `share_wrong` and `mean_probability`,

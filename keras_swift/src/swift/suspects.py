@@ -55,22 +55,22 @@ def find_suspects(
 ) -> Suspects:
     """Finds the targets that are probably wrong, with one training.
 
-    With several processes on JAX (`keras.distribution.DataParallel`), each passes its own part
-    of the data and gets the suspects among them; the share of wrong labels is that of all parts.
+    Trains the model, and records the loss and margin of each target that its
+    steps compute. A wrong label is learned late, so another class is more
+    probable on average over the training. This needs no validation data and no
+    search. The model, its optimizer and metrics are restored at the end.
 
-    Trains the model and records its loss and margin on each target whenever
-    it is trained on: the steps compute them anyway. Wrong labels are learned
-    late: averaged over the training, another class is more probable. This
-    needs no validation data and no search. The model, its optimizer and
-    metrics are restored at the end.
+    The loss decides what a target is. Cross-entropy of classes: one class for
+    an example, or one at each step or pixel. Binary cross-entropy: one label or
+    several, each yes or no. A loss of values (`mse`, `mae`, `huber`, ...): each
+    number, which is a suspect if it is much farther from the model's predictions
+    during the training than the other values are from theirs. Any other loss:
+    the loss of the example. Targets that are masked, ignored or of weight 0 are
+    left out.
 
-    What a target is follows from the loss. Cross-entropy of classes: one
-    class for an example, or one at each step or pixel. Binary cross-entropy:
-    one label or several, each yes or no. A loss of values (`mse`, `mae`,
-    `huber`, ...): each number, which is a suspect if it lies beyond the tail
-    of the distances between the others and what the model predicted over its
-    training. Any other loss: the loss of the example. Targets that are masked,
-    ignored or of weight 0 do not count.
+    With several processes on JAX (`keras.distribution.DataParallel`), each
+    passes its own part of the data and gets the suspects of that part; the
+    share of wrong labels is that of all parts.
 
     Args:
         model: a compiled `keras.Model`, not yet trained.
