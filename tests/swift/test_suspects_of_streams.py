@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from small_models import classifier
+from small_streams import Dealt, shuffled
 
 import keras_swift as ks
 from keras_swift.src.swift.datasets import DrawnDataset
@@ -14,32 +15,6 @@ def moved_labels(digits, n=480, share=0.2):
     x, y = digits[0][:n], digits[1][:n]
     wrong = generator.random(n) < share
     return x, np.where(wrong, (y + generator.integers(1, 10, n)) % 10, y), wrong
-
-
-class Dealt:
-    """An iterable of batches of 32 in a new order at each pass.
-
-    Args:
-        orders: int arrays, the order of each pass; the last one is repeated.
-        form: function of rows that returns the item.
-    """
-
-    def __init__(self, orders, form):
-        self.orders, self.form, self.passes = orders, form, 0
-
-    def __len__(self):
-        return -(-len(self.orders[0]) // 32)
-
-    def __iter__(self):
-        order = self.orders[min(self.passes, len(self.orders) - 1)]
-        self.passes += 1
-        for start in range(0, len(order), 32):
-            yield self.form(order[start : start + 32])
-
-
-def shuffled(n, passes=30):
-    generator = np.random.default_rng(1)
-    return [generator.permutation(n) for _ in range(passes)]
 
 
 @pytest.fixture

@@ -39,6 +39,10 @@ class StreamReader:
             one of unknown length is read once to count its batches.
         needs_targets: bool, as there.
 
+    Attributes:
+        stream: the source, or a list of the batches of a generator that was read to its end.
+        class_weight: as given.
+
     Raises:
         ValueError: if the number of steps cannot be known.
     """
@@ -64,7 +68,7 @@ class StreamReader:
             if self._shared
             else Stream(source, orders[1], class_weight, needs_targets)
         )
-        self._source = source
+        self.stream, self.class_weight = source, class_weight
         self.source = None
         # A `PyDataset` may have no batches before its epoch begins, so it begins here.
         self._uniform.begin_epoch()
@@ -178,19 +182,19 @@ class StreamReader:
     def identity(self) -> Any:
         """Identifies the source: equal for the same one with as many batches."""
         try:
-            return [weakref.ref(self._source), self._uniform.length]
+            return [weakref.ref(self.stream), self._uniform.length]
         except TypeError:
             return [object()]
 
     @property
     def has_places(self) -> bool:
         """Whether each example is found again by its batch and row: in a finite `PyDataset`."""
-        return is_dataset(self._source) and not self._shared
+        return is_dataset(self.stream) and not self._shared
 
     @property
     def whole_pass(self) -> float:
         """How many batches give every example once; infinity if nobody knows."""
-        if self._shared or is_endless(self._source):
+        if self._shared or is_endless(self.stream):
             return math.inf
         counted = self._uniform.length or self._uniform.counted
         return counted or (math.inf if self.is_open_ended else self.num_batches)
@@ -203,7 +207,7 @@ class StreamReader:
     def has_hooks(self) -> bool:
         """Whether a `PyDataset` has hooks of its own, in which it may reorder its examples."""
         return any(
-            getattr(getattr(self._source, name), "__func__", None)
+            getattr(getattr(self.stream, name), "__func__", None)
             is not getattr(keras.utils.PyDataset, name)
             for name in ("on_epoch_begin", "on_epoch_end")
         )

@@ -25,7 +25,7 @@ from keras_swift.src.importance.presampling import ImportanceSampler
 from keras_swift.src.importance.remembered import RememberedSampler
 from keras_swift.src.importance.settings import ImportanceSettings
 from keras_swift.src.records.identity import Identity
-from keras_swift.src.records.known_reader import KnownReader
+from keras_swift.src.records.known_reader import Known, KnownReader
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.scoring.compiled import build_for
 from keras_swift.src.scoring.scorer import Scorer
@@ -96,6 +96,7 @@ def remember(
     settings: ImportanceSettings,
     step_power: float,
     identity: Identity | None = None,
+    on_read: Callable[[Known], None] | None = None,
 ) -> None:
     """Has a feed draw by remembered scores.
 
@@ -107,6 +108,7 @@ def remember(
         settings: `ImportanceSettings`.
         step_power: float, as for `make_feed`.
         identity: `Identity` of the examples of a stream. Defaults to `None`, for arrays.
+        on_read: function of each batch of a stream that is handed over. Defaults to `None`.
     """
     fresh, reader = feed.fresh, feed.reader
     floor = settings.floor_of(remembered=True)
@@ -114,7 +116,7 @@ def remember(
     if isinstance(reader, ArrayReader):
         parts = ArrayParts(reader, memory, fresh.generator)
     elif isinstance(reader, StreamReader) and identity is not None:
-        parts = PooledParts(KnownReader(reader, identity), memory, floor, fresh.generator)
+        parts = PooledParts(KnownReader(reader, identity, on_read), memory, floor, fresh.generator)
     else:
         raise TypeError("A stream is remembered by an `Identity`. Received: identity=None.")
     sampler = RememberedSampler(

@@ -8,10 +8,16 @@ from typing import Any
 import keras
 
 from keras_swift.src import backends
+from keras_swift.src.data.arrays import SPECIMEN
 from keras_swift.src.data.reader import Reader
 from keras_swift.src.data.stream_reader import StreamReader
+from keras_swift.src.records.examples import ArrayExamples, Examples, StreamExamples
+from keras_swift.src.records.given_targets import StoredTargets
 from keras_swift.src.records.identity import Identity
 from keras_swift.src.records.memory import ExampleMemory
+from keras_swift.src.records.targets import target_outputs
+from keras_swift.src.scoring.compiled import build
+from keras_swift.src.suspects.of_record import has_one_label
 
 
 def are_known_again(reader: Reader) -> bool:
@@ -26,12 +32,15 @@ class Recollection:
         kept: `ExampleMemory` in the order in which scores are kept, or `None`.
         identity: `Identity` of the examples of a stream, which `kept` has in the order in which
             they were first read; `None` for arrays.
+        stored: `StoredTargets` of a stream whose examples have one label each, else `None`.
     """
 
     def __init__(self) -> None:
         self.kept: ExampleMemory | None = None
         self.identity: Identity | None = None
+        self.stored: StoredTargets | None = None
         self._source: Any = None
+        self._examples: Examples | None = None
 
     @property
     def memory(self) -> ExampleMemory | None:
@@ -43,9 +52,14 @@ class Recollection:
         order = self.identity.order()
         return self.kept if order is None else self.kept.arranged(order)
 
+    @property
+    def examples(self) -> Examples | None:
+        """The examples whose numbers `kept` has; `None` if nothing is remembered of them."""
+        return None if self.memory is None else self._examples
+
     def forget(self) -> None:
         """Drops the memory."""
-        self.kept = None
+        self.kept = self._examples = None
 
     def of(self, reader: Reader, model: keras.Model) -> ExampleMemory | None:
         """The memory to go on with, empty for another source than the last one.
@@ -74,6 +88,24 @@ class Recollection:
             # Scores of other data would be wrong, which costs variance but no bias.
             if isinstance(reader, StreamReader):
                 self.kept, self.identity = ExampleMemory(0), Identity(reader)
+                self.stored = _stored_targets(reader, model)
             elif reader.source is not None:
                 self.kept, self.identity = ExampleMemory(reader.source.size, averages=True), None
+                self.stored = None
+        self._examples = self._examples_of(reader)
         return self.kept if self.identity is None or self.identity.is_consistent else None
+
+    def _examples_of(self, reader: Reader) -> Examples | None:
+        if reader.source is not None:
+            return ArrayExamples(reader.source)
+        if not isinstance(reader, StreamReader) or self.identity is None:
+            return None
+        first = reader.first(SPECIMEN)
+        return StreamExamples(reader.stream, first, self.identity, reader.class_weight, self.stored)
+
+
+def _stored_targets(reader: StreamReader, model: keras.Model) -> StoredTargets | None:
+    """Where the labels of a stream go, if each example has one."""
+    losses = build(model, *reader.first(SPECIMEN)[:2])
+    outputs = target_outputs(model, losses)
+    return StoredTargets(outputs, losses) if has_one_label(outputs) else None

@@ -11,7 +11,6 @@ import numpy as np
 from keras_swift.src import backends
 from keras_swift.src._display import html_table
 from keras_swift.src._types import ArrayTree, Score, Seed
-from keras_swift.src.data.arrays import ArraySource
 from keras_swift.src.data.read import UnevenBatch
 from keras_swift.src.data.reader import Reader
 from keras_swift.src.data.streams import is_dataset
@@ -171,7 +170,6 @@ class ImportanceTraining(Trainer):
         self._easing = Easing()
         self._recollection = Recollection()
         self._seed = seed if isinstance(seed, int) else None
-        self._trained_on: ArraySource | None = None
         self._generator = np.random.default_rng(running.keras_seed() if seed is None else seed)
         self._weighted_step = WeightedStep(model)
         self._scorer = Scorer(model, (score,))
@@ -190,7 +188,9 @@ class ImportanceTraining(Trainer):
         """The labels of the last `fit` that are probably wrong, by what it remembered.
 
         Costs no training. Importance draws look at doubtful examples more often than uniform
-        draws do, which may change their order; `find_suspects` trains uniformly.
+        draws do, which may change their order; `find_suspects` trains uniformly. Of a stream only
+        the last loss and margin are remembered, not means over the training. A stream is read
+        once more, for what the model proposes; where it can be read only once, nothing is.
 
         Args:
             class_names: as for `find_suspects`.
@@ -199,10 +199,11 @@ class ImportanceTraining(Trainer):
             `Suspects`, as `find_suspects` returns them.
 
         Raises:
-            ValueError: if the last `fit` remembered nothing or was on no arrays, and for models
-                that predict other than one class for each example.
+            ValueError: if the last `fit` remembered nothing, and for models that predict other
+                than one class for each example.
         """
-        return suspects_of_memory(self.model, self._trained_on, self.memory, class_names)
+        known = self._recollection
+        return suspects_of_memory(self.model, known.examples, known.kept, class_names)
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value}" for name, value in self.settings.described())
@@ -336,14 +337,14 @@ class ImportanceTraining(Trainer):
         else:
             self._recollection.forget()
         if memory is None:
-            self._trained_on = None
             self._weighted_step.record_nothing()
         else:
-            self._trained_on = feed.reader.source
             # The batches of a `PyDataset` may be much larger than its first.
             rows = 2 * UNREAD + (TOGETHER + 2) * feed.reader.batch_size
             tap = self._weighted_step.record(StepScores(self._scorer), rows)
-            remember(feed, memory, tap, self.settings, power, self._recollection.identity)
+            known = self._recollection
+            store = None if known.stored is None else known.stored.add_batch
+            remember(feed, memory, tap, self.settings, power, known.identity, store)
         if kept is None or kept is not self._recollection.kept:
             # What was heard of other data says nothing of these.
             self._easing.forget()

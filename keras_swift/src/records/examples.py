@@ -6,7 +6,7 @@ that a model is to say more of) are found. Nothing of a stream is held.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -17,8 +17,11 @@ from keras_swift.src.data.arrays import SPECIMEN, ArraySource, Data
 from keras_swift.src.data.leaves import present_leaves, structure_key
 from keras_swift.src.data.stream_reader import is_endless, joined
 from keras_swift.src.data.streams import Stream
+from keras_swift.src.records.given_targets import GivenTargets, StoredTargets
 from keras_swift.src.records.identity import Identity
 from keras_swift.src.records.known_reader import Known
+from keras_swift.src.records.targets import TargetOutput
+from keras_swift.src.scoring.compiled import CompiledLosses
 
 # Places among the indices that were asked for, and `(x, y)` of as many rows as were asked for: the
 # last chunk is padded, so that all have one compiled shape.
@@ -50,6 +53,9 @@ class Examples(Protocol):
 
     def specimen(self) -> tuple[ArrayTree, ArrayTree]:
         """`(x, y)` of the first few examples."""
+
+    def given(self, outputs: Sequence[TargetOutput], losses: CompiledLosses) -> GivenTargets:
+        """The targets of all examples, by index."""
 
     def chunks(self, size: int, indices: IntArray | None = None) -> Iterator[Chunk]:
         """The examples at these indices, or all by their numbers, `size` at a time."""
@@ -88,6 +94,10 @@ class ArrayExamples:
     def specimen(self) -> tuple[ArrayTree, ArrayTree]:
         return self._source.specimen()
 
+    def given(self, outputs: Sequence[TargetOutput], losses: CompiledLosses) -> GivenTargets:
+        source = self._source
+        return GivenTargets.of(outputs, losses, source.y, source.sample_weight, source.size)
+
     def chunks(self, size: int, indices: IntArray | None = None) -> Iterator[Chunk]:
         indices = np.arange(self.size) if indices is None else indices
         for start in range(0, len(indices), size):
@@ -112,6 +122,7 @@ class StreamExamples:
         first: `(x, y, sample_weight)`, its first batch.
         identity: `Identity` of its examples.
         class_weight: as for `Stream`. Defaults to `None`.
+        stored: `StoredTargets`, which others fill. Defaults to `None`.
     """
 
     def __init__(
@@ -120,11 +131,13 @@ class StreamExamples:
         first: Data,
         identity: Identity,
         class_weight: dict[int, float] | None = None,
+        stored: StoredTargets | None = None,
     ) -> None:
         self._source = source
         self._specimen = arrays.select(first, np.arange(len(present_leaves(first)[0]))[:SPECIMEN])
         self._identity = identity
         self._class_weight = class_weight
+        self._stored = stored
 
     @property
     def size(self) -> int:
@@ -145,6 +158,11 @@ class StreamExamples:
 
     def specimen(self) -> tuple[ArrayTree, ArrayTree]:
         return self._specimen[:2]
+
+    def given(self, outputs: Sequence[TargetOutput], losses: CompiledLosses) -> GivenTargets:
+        if self._stored is None:
+            raise RuntimeError("the targets of this stream were not stored")
+        return self._stored.given(self.order)
 
     def read_again(self) -> Generator[Known]:
         """One pass; the numbers of examples that were never read before are -1.

@@ -14,6 +14,7 @@ import numpy as np
 from keras_swift.src._types import Array, ArrayTree, BoolArray, IntArray
 from keras_swift.src.data.arrays import Data
 from keras_swift.src.records.growing import GrowingRows
+from keras_swift.src.records.known_reader import Known
 from keras_swift.src.records.targets import TargetOutput
 from keras_swift.src.scoring.compiled import CompiledLosses
 
@@ -56,7 +57,7 @@ class GivenTargets:
 class StoredTargets:
     """The targets of the examples of a stream, by their numbers.
 
-    Takes 4 bytes for each class or value, and one more where batches have weights.
+    Takes 5 bytes for each class or value. Of an example the targets that came first are stored.
 
     Args:
         outputs: sequence of `TargetOutput`.
@@ -70,11 +71,11 @@ class StoredTargets:
             GrowingRows(0, _stored_shape(output), 0, _stored_type(output))
             for output in self._outputs
         ]
-        self._counted: list[GrowingRows] = []
-        self._size = 0
+        # 1 for a target that counts, 0 for one that does not, -1 where nothing was stored.
+        self._counted = [GrowingRows(0, (o.size,), -1, np.int8) for o in self._outputs]
 
     def __len__(self) -> int:
-        return self._size
+        return len(self._counted[0])
 
     def add(self, numbers: IntArray, data: Data) -> None:
         """Stores the targets of the examples that are new.
@@ -86,29 +87,31 @@ class StoredTargets:
         Raises:
             ValueError: if there are more or fewer targets for an example than in other batches.
         """
-        new = numbers >= self._size
+        size = max(len(self), int(numbers.max()) + 1)
+        for rows in (*self._labels, *self._counted):
+            rows.resize(size)
+        new = self._counted[0].values[numbers, 0] < 0
         if not new.any():
             return
         _, y, sample_weight = data
         found = GivenTargets.of(self._outputs, self._losses, y, sample_weight, len(numbers))
-        self._size = int(numbers.max()) + 1
-        if sample_weight is not None and not self._counted:
-            self._counted = [GrowingRows(0, (o.size,), True, bool) for o in self._outputs]
         for place, output in enumerate(self._outputs):
+            counted = found.counted[place].reshape(len(numbers), -1)
+            self._counted[place].values[numbers[new]] = counted[new]
             labels = found.labels[place]
-            if output.kind != "losses" and labels.shape[1:] != output.entries:
+            if output.kind == "losses":
+                continue
+            if labels.shape[1:] != output.entries:
                 raise ValueError(
                     "All batches must have as many targets for an example, to be recorded. "
                     f"Received: targets of shape {labels.shape} after shape "
                     f"{('n', *output.entries)}. Pad them to one length."
                 )
-            self._labels[place].resize(self._size)
-            if output.kind != "losses":
-                self._labels[place].values[numbers[new]] = labels[new]
-        for place, rows in enumerate(self._counted):
-            rows.resize(self._size)
-            counted = found.counted[place].reshape(len(numbers), -1)
-            rows.values[numbers[new]] = counted[new]
+            self._labels[place].values[numbers[new]] = labels[new]
+
+    def add_batch(self, batch: Known) -> None:
+        """Stores the targets of the examples of a batch that are new."""
+        self.add(batch.numbers, batch.data)
 
     def given(self, order: IntArray | None = None) -> GivenTargets:
         """What is stored.
@@ -117,8 +120,8 @@ class StoredTargets:
             order: int array, shape `(n,)`, the number of each example, or -1 for one that was not
                 read, whose targets do not count. Defaults to `None`, the order of the numbers.
         """
-        order = np.arange(self._size) if order is None else order
-        there = (order >= 0) & (order < self._size)
+        order = np.arange(len(self)) if order is None else order
+        there = (order >= 0) & (order < len(self))
         labels, counted = [], []
         for place, output in enumerate(self._outputs):
             stored = self._labels[place].values
@@ -126,9 +129,8 @@ class StoredTargets:
             found = np.zeros((len(order), *stored.shape[1:]), dtype)
             found[there] = stored[order[there]]
             labels.append(found)
-            counts = np.repeat(there[:, None], output.size, axis=1)
-            if self._counted:
-                counts[there] = self._counted[place].values[order[there]]
+            counts = np.zeros((len(order), output.size), bool)
+            counts[there] = self._counted[place].values[order[there]] > 0
             counted.append(counts.reshape(-1))
         return GivenTargets(tuple(labels), tuple(counted))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -76,6 +77,7 @@ class KnownReader:
     Args:
         reader: `StreamReader`.
         identity: `Identity` of its examples.
+        on_read: function of each batch that is handed over. Defaults to `None`.
 
     Attributes:
         batch_size: int, the rows of its first batch.
@@ -85,8 +87,14 @@ class KnownReader:
             `None` in the first pass.
     """
 
-    def __init__(self, reader: StreamReader, identity: Identity) -> None:
+    def __init__(
+        self,
+        reader: StreamReader,
+        identity: Identity,
+        on_read: Callable[[Known], None] | None = None,
+    ) -> None:
         self._reader = reader
+        self._on_read = on_read
         self.identity = identity
         self.batch_size, self.num_batches = reader.batch_size, reader.num_batches
         self.size = self.batch_size * self.num_batches
@@ -152,7 +160,11 @@ class KnownReader:
         return self._known(read, self.identity.numbers([read])[0])
 
     def _known(self, read: Read, numbers: IntArray) -> Known:
-        return Known(read.data, numbers, self.identity.indices(read, numbers), read.index)
+        indices = self.identity.indices(read, numbers)
+        known = Known(read.data, numbers, indices, read.index)
+        if self._on_read is not None:
+            self._on_read(known)
+        return known
 
     def stop_reading_ahead(self) -> None:
         """Called at the end of an epoch."""
@@ -203,10 +215,7 @@ class KnownReader:
                 self.known_share = 1.0 - float(self._asked[1]) / float(self._asked[0])
                 self._asked[:] = 0
         self._steps += count
-        return [
-            Known(read.data, found, identity.indices(read, found))
-            for read, found in zip(reads, numbers, strict=True)
-        ]
+        return [self._known(read, found) for read, found in zip(reads, numbers, strict=True)]
 
     def check_come_back(self) -> None:
         """Raises if a second pass through the data does not give the examples of the first.

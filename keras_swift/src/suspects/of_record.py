@@ -13,10 +13,8 @@ import numpy as np
 
 from keras_swift.src._pages import read_on
 from keras_swift.src._types import ArrayTree
-from keras_swift.src.data.arrays import ArraySource
 from keras_swift.src.records.columns import FinishedRecord
-from keras_swift.src.records.examples import ArrayExamples, Examples
-from keras_swift.src.records.given_targets import GivenTargets
+from keras_swift.src.records.examples import Examples
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.records.target_record import TargetRecord
 from keras_swift.src.records.targets import TargetOutput, target_outputs
@@ -29,7 +27,7 @@ from keras_swift.src.suspects.together import put_together
 
 def suspects_of_memory(
     model: keras.Model,
-    source: ArraySource | None,
+    examples: Examples | None,
     memory: ExampleMemory | None,
     class_names: ClassNames = None,
 ) -> Suspects:
@@ -39,21 +37,23 @@ def suspects_of_memory(
 
     Args:
         model: the trained `keras.Model`.
-        source: `ArraySource` of the data of its last `fit`, or `None`.
-        memory: what that `fit` remembered, in the order of the source, or `None`.
+        examples: `Examples` of its last `fit`, or `None`.
+        memory: what that `fit` remembered, in the order of their numbers, or `None`.
         class_names: as for `find_suspects`.
 
     Raises:
         ValueError: if nothing was remembered, and for models whose examples have several targets
             or values.
     """
-    if source is None or memory is None:
+    if examples is None or memory is None:
         raise ValueError(
-            "`suspects` needs what a `fit` on arrays remembered of each example. Received: "
-            "nothing remembered. Call `fit` with arrays first, or `find_suspects(model, x, y)`. "
+            "`suspects` needs what the last `fit` remembered of each example. Received: nothing "
+            "remembered. Call `fit` first, with remembered scores or a record of its own, or "
+            "`find_suspects(model, x, y)`. "
             + read_on("guides/wrong_labels.md#which-labels-are-doubtful")
         )
-    losses = build(model, *source.take(np.arange(min(2, source.size)))[:2])
+    some_x, some_y = examples.specimen()
+    losses = build(model, some_x, some_y)
     outputs = target_outputs(model, losses)
     if not has_one_label(outputs):
         raise ValueError(
@@ -63,7 +63,7 @@ def suspects_of_memory(
             f"{sum(output.size for output in outputs)} numbers an example. Use "
             "`find_suspects(model, x, y)`, which records every target."
         )
-    check_are_numbers(source.y)
+    check_are_numbers(some_y)
     columns = {name: np.array(getattr(memory, name), np.float64) for name in ("loss", "margin")}
     if memory.has_averages:
         record = FinishedRecord.of(memory)
@@ -75,11 +75,7 @@ def suspects_of_memory(
             share_wrong=np.array(memory.wrong, np.float64),
             mean_probability=np.array(memory.probability, np.float64),
         )
-    given = GivenTargets.of(outputs, losses, source.y, source.sample_weight, source.size)
-    examples = ArrayExamples(source)
-    return suspects_of_record(
-        model, examples, losses, outputs, given, record, class_names=class_names
-    )
+    return suspects_of_record(model, examples, losses, outputs, record, class_names=class_names)
 
 
 def has_one_label(outputs: Sequence[TargetOutput]) -> bool:
@@ -92,7 +88,6 @@ def suspects_of_record(
     examples: Examples,
     losses: CompiledLosses,
     outputs: Sequence[TargetOutput],
-    given: GivenTargets,
     record: FinishedRecord,
     targets: TargetRecord | None = None,
     class_names: ClassNames = None,
@@ -105,13 +100,12 @@ def suspects_of_record(
         examples: `Examples`.
         losses: `CompiledLosses` of the model.
         outputs: sequence of `TargetOutput`.
-        given: their targets, in the order of the examples.
         record: the record of the examples, in the order of their numbers.
         targets: the record of their targets likewise; `None` if each example has one label.
         class_names: as for `find_suspects`.
         batch_size: int, of the proposals.
     """
-    record = record.arranged(examples.order)
+    record, given = record.arranged(examples.order), examples.given(outputs, losses)
     found = []
     for place, output in enumerate(outputs):
         own = record

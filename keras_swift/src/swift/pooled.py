@@ -66,11 +66,10 @@ class PooledDataset(keras.utils.PyDataset):
         self.error: Exception | None = None
         self.journal = Journal()
         self.chances: Chances | None = None
-        self.known = KnownReader(stream, identity)
+        self.known = KnownReader(stream, identity, on_read)
         self._stream = stream
         self._identity = identity
         self._seed = seed
-        self._on_read = on_read
         self._restarts = restarts
         self._epoch = first_epoch
         self._generator = np.random.default_rng([seed, first_epoch])
@@ -157,9 +156,6 @@ class PooledDataset(keras.utils.PyDataset):
     def _several(self, count: int, left: int) -> list[Known]:
         batches = self.known.several(count, left)
         self._read += count
-        if self._on_read is not None:
-            for batch in batches:
-                self._on_read(batch)
         return batches
 
     def _pool(self, batches: list[Known], chances: list[FloatArray]) -> list[tuple[Group, slice]]:

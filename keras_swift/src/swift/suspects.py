@@ -21,7 +21,7 @@ from keras_swift.src.data.streams import check_stream_arguments, is_stream
 from keras_swift.src.fitting.model_state import Unchanged
 from keras_swift.src.records.columns import FinishedRecord
 from keras_swift.src.records.examples import ArrayExamples, Examples, StreamExamples
-from keras_swift.src.records.given_targets import GivenTargets, StoredTargets
+from keras_swift.src.records.given_targets import StoredTargets
 from keras_swift.src.records.identity import Identity
 from keras_swift.src.records.known_reader import Known
 from keras_swift.src.records.recorder import RecordingCallback, recording
@@ -145,7 +145,6 @@ def find_suspects(
     )
     outputs = target_outputs(model, losses)
     examples = ArrayExamples(source)
-    given = GivenTargets.of(outputs, losses, source.y, source.sample_weight, source.size)
     probability = np.full(source.size, 1.0 / source.size)
     dataset = DrawnDataset(source, probability, batch_size, seed=run.seed)
     with Unchanged(model):
@@ -157,7 +156,6 @@ def find_suspects(
             examples,
             losses,
             outputs,
-            given,
             record,
             recorder.targets,
             class_names,
@@ -214,8 +212,8 @@ def _of_stream(run: _Run, x: Any, class_names: ClassNames) -> Suspects:
         losses = check_examples(model, ArraySource(*first), batch_size)
         outputs = target_outputs(model, losses)
         identity = Identity(stream)
-        examples = StreamExamples(x, first, identity)
         stored = StoredTargets(outputs, losses)
+        examples = StreamExamples(x, first, identity, stored=stored)
         check_labels = label_check(losses.y_pred, losses.outputs, losses.matching)
 
         def on_read(batch: Known) -> None:
@@ -230,13 +228,12 @@ def _of_stream(run: _Run, x: Any, class_names: ClassNames) -> Suspects:
             run.train(dataset, recorder, behind)
             # Another pass is to come, for what the model proposes.
             dataset.close()
-            given, record = stored.given(identity.order()), FinishedRecord.of(recorder.record)
+            record = FinishedRecord.of(recorder.record)
             return suspects_of_record(
                 model,
                 examples,
                 losses,
                 outputs,
-                given,
                 record,
                 recorder.targets,
                 class_names,

@@ -27,6 +27,7 @@ from keras_swift.src.fitting.arguments import FitArguments, TrainingData
 from keras_swift.src.fitting.resumable import Resumable
 from keras_swift.src.fitting.run import run_fit
 from keras_swift.src.fitting.trainer import Trainer
+from keras_swift.src.records.examples import ArrayExamples
 from keras_swift.src.rules import check_fit, check_if_given
 from keras_swift.src.scoring.examples import check_examples
 from keras_swift.src.suspects.of_record import suspects_of_memory
@@ -284,9 +285,9 @@ class SwiftTraining(Trainer):
                 other than one class for each example.
         """
         own = self._own
-        source = None if own is None else own.source
+        examples = None if own is None else ArrayExamples(own.source)
         memory = None if own is None else own.recorder.record
-        return suspects_of_memory(self.model, source, memory, class_names)
+        return suspects_of_memory(self.model, examples, memory, class_names)
 
     def _records_itself(self) -> bool:
         """Whether the features come from a record of the training itself."""
