@@ -1,9 +1,8 @@
 """Draws by static probabilities: exact counts, exact means."""
 
 import numpy as np
-import pytest
 
-from keras_swift.src.data.draws import inclusion_probability, systematic_draw
+from keras_swift.src.data.draws import systematic_draw
 
 
 def test_uniform_probabilities_give_a_shuffled_epoch():
@@ -73,22 +72,3 @@ def test_order_is_random():
     drawn = systematic_draw(np.array([50.0, 50.0]), np.random.default_rng(0))
     # The chance that a shuffled half holds fewer than 10 or more than 40 of 50 is below 1e-8.
     assert 10 < np.sum(drawn[:50] == 0) < 40
-
-
-def test_kept_examples_sum_to_the_count_and_stay_below_one():
-    for seed in range(50):
-        weight = np.random.default_rng(seed).gamma(0.1, size=64)
-        kept = inclusion_probability(weight / weight.sum(), 32)
-        assert kept.sum() == pytest.approx(32)
-        assert kept.max() <= 1.0
-        # Those below one keep their ratios.
-        free = kept < 1
-        ratio = kept[free] / weight[free]
-        np.testing.assert_allclose(ratio, ratio[0])
-
-
-def test_too_few_possible_examples_are_filled_up():
-    kept = inclusion_probability(np.array([0.5, 0.5, 0.0, 0.0]), 3)
-    assert kept.tolist() == [1.0, 1.0, 0.5, 0.5]
-    drawn = systematic_draw(kept, np.random.default_rng(0))
-    assert len(set(drawn)) == 3

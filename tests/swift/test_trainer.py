@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from small_models import assert_same_weights, classifier
+from small_models import assert_same_weights, classifier, counting_model, counts, one_hot_data
 
 import keras_swift as ks
 from keras_swift.src.data.arrays import ArraySource
@@ -13,34 +13,6 @@ from keras_swift.src.swift.trainer import DrawnDataset, SwiftTraining
 EASY = ks.SwiftSampler([0.5], [1.0, 1.0, 0.0], [1.0], ["loss"], "cdf")
 EASY_HALF = ks.SwiftSampler([0.5, 0.5], [1.0, 1.0, 0.0, 0.0], [1.0], ["loss"], "cdf")
 UNIFORM = ks.SwiftSampler.uniform(["loss"], transform="cdf")
-
-
-class Seen(keras.layers.Layer):
-    """Adds up what it is given in training, in the weight `total`."""
-
-    def build(self, shape):
-        self.total = self.add_weight(shape=shape[1:], initializer="zeros", trainable=False)
-
-    def call(self, x, training=False):
-        if training:
-            self.total.assign_add(keras.ops.sum(x, axis=0))
-        return x
-
-
-def counting_model(n):
-    """Counts in `layers[0].total` how often each of `n` one-hot examples is trained on."""
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((n,)), Seen(), keras.layers.Dense(3, "softmax")])
-    model.compile("sgd", "sparse_categorical_crossentropy")
-    return model
-
-
-def counts(model):
-    return keras.ops.convert_to_numpy(model.layers[0].total)
-
-
-def one_hot_data(n):
-    return np.eye(n, dtype="float32"), np.arange(n) % 3
 
 
 def test_uniform_sampler_trains_on_each_example_once_an_epoch():
@@ -185,110 +157,3 @@ def test_unknown_features_are_explained(digits):
 def test_other_kinds_of_sampler_are_refused():
     with pytest.raises(TypeError, match="`sampler` must be a `SwiftSampler`"):
         SwiftTraining(classifier(), "sampler.json")
-
-
-class Batches(keras.utils.PyDataset):
-    """Batches of 8 one-hot examples in order, which count how often they are read."""
-
-    def __init__(self, n, error_at=None):
-        super().__init__()
-        self.x, self.y = one_hot_data(n)
-        self.read = 0
-        self.error_at = error_at
-
-    @property
-    def num_batches(self):
-        return len(self.x) // 8
-
-    def __getitem__(self, index):
-        self.read += 1
-        if self.read == self.error_at:
-            raise RuntimeError("the disk is full")
-        rows = slice(8 * index, 8 * index + 8)
-        return self.x[rows], self.y[rows]
-
-
-def position(y_true, y_pred):
-    """A feature that a one-hot linear reference makes the index of the example."""
-    return y_pred[:, 0]
-
-
-def linear_reference(n):
-    model = keras.Sequential([keras.Input((n,)), keras.layers.Dense(1, use_bias=False)])
-    model.compile("sgd", "mse")
-    model.set_weights([np.arange(n, dtype="float32")[:, None]])
-    return model
-
-
-def stream_training(model, n, values=(1.0, 1.0, 0.0, 0.0)):
-    sampler = ks.SwiftSampler([0.51, 0.51], values, [1.0], ["position"], "cdf")
-    return SwiftTraining(
-        model, sampler, reference=linear_reference(n), features={"position": position}, seed=0
-    )
-
-
-def test_streams_keep_the_better_half_of_twice_the_batch():
-    model = counting_model(64)
-    stream = Batches(64)
-    history = stream_training(model, 64).fit(stream, epochs=2, verbose=0, shuffle=False)
-    # Of every sixteen in a row, the eight with the lower feature. An epoch takes 8 steps of two
-    # batches, so it reads the stream twice.
-    assert counts(model).tolist() == ([4.0] * 8 + [0.0] * 8) * 4
-    assert len(history.history["loss"]) == 2
-
-
-def test_streams_keep_no_example_twice():
-    model = counting_model(64)
-    stream_training(model, 64, values=(1.0, 0.2, 0.1, 0.1)).fit(Batches(64), verbose=0)
-    assert counts(model).sum() == 64
-    # Two passes: each example is offered twice.
-    assert counts(model).max() <= 2
-
-
-@pytest.mark.any_backend
-def test_generators_need_a_length_and_must_last():
-    def endless():
-        while True:
-            yield one_hot_data(64)[0][:8], one_hot_data(64)[1][:8]
-
-    with pytest.raises(ValueError, match="`steps_per_epoch` must be given"):
-        stream_training(counting_model(64), 64).fit(endless())
-    model = counting_model(64)
-    stream_training(model, 64).fit(endless(), steps_per_epoch=5, verbose=0)
-    assert counts(model).sum() == 40
-    short = (batch for batch, _ in zip(endless(), range(6), strict=False))
-    with pytest.raises(ValueError, match="The generator ended before training did"):
-        stream_training(counting_model(64), 64).fit(short, steps_per_epoch=5, verbose=0)
-
-
-def test_generators_lose_nothing_to_keras_looking_ahead():
-    x, y = one_hot_data(64)
-    model = counting_model(64)
-    # Six batches of eight for three steps: not one to spare.
-    batches = ((x[8 * k : 8 * k + 8], y[8 * k : 8 * k + 8]) for k in range(6))
-    stream_training(model, 64).fit(batches, steps_per_epoch=3, verbose=0)
-    assert counts(model).tolist() == ([1.0] * 8 + [0.0] * 8) * 3 + [0.0] * 16
-
-
-def test_errors_of_a_stream_come_out_as_they_went_in():
-    with pytest.raises(RuntimeError, match="the disk is full"):
-        stream_training(counting_model(64), 64).fit(Batches(64, error_at=9), verbose=0)
-
-
-def test_streams_need_another_model_as_reference():
-    model = classifier()
-    for reference in (None, model):
-        with pytest.raises(ValueError, match="`reference` must be a trained model other than"):
-            SwiftTraining(model, EASY, reference=reference).fit(Batches(64))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"y": np.zeros(64)}, "`y` must not be given with a stream"),
-        ({"validation_split": 0.1}, "`validation_split` must be 0"),
-    ],
-)
-def test_streams_refuse_what_they_bring_themselves(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        stream_training(counting_model(64), 64).fit(Batches(64), **arguments)

@@ -176,8 +176,8 @@ class Stream:
         if read is None:
             if self._iterator is self._source:
                 raise ValueError(
-                    "The generator ended before training did. A presample takes several of "
-                    "its batches: make it longer, or lower `epochs` or `steps_per_epoch`."
+                    "The generator ended before training did: make it longer, or lower `epochs` "
+                    "or `steps_per_epoch`. A presample takes several of its batches."
                 )
             self._end_pass()
             read = self._ahead.next()

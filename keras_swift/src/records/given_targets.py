@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_swift.src._types import Array, ArrayTree, BoolArray, IntArray
+from keras_swift.src._types import Array, ArrayTree, BoolArray, IntArray, State
 from keras_swift.src.data.arrays import Data
 from keras_swift.src.records.growing import GrowingRows
 from keras_swift.src.records.known_reader import Known
@@ -112,6 +112,20 @@ class StoredTargets:
     def add_batch(self, batch: Known) -> None:
         """Stores the targets of the examples of a batch that are new."""
         self.add(batch.numbers, batch.data)
+
+    def state(self) -> State:
+        """State for `restore`."""
+        return {
+            "labels": [rows.values.copy() for rows in self._labels],
+            "counted": [rows.values.copy() for rows in self._counted],
+        }
+
+    def restore(self, state: State) -> None:
+        """Restores what `state` returned."""
+        for stored, saved in ((self._labels, "labels"), (self._counted, "counted")):
+            for rows, values in zip(stored, state[saved], strict=True):
+                rows.resize(len(values))
+                rows.values[:] = values
 
     def given(self, order: IntArray | None = None) -> GivenTargets:
         """What is stored.

@@ -206,10 +206,17 @@ class KnownReader:
         identity = self.identity
         with self._reader.all_or_none():
             reads = [self._next(steps_left - done) for done in range(count)]
+        if not identity.is_consistent:
+            unknown = [np.full(len(present_leaves(read.batch)[0]), -1) for read in reads]
+            return [self._known(read, row) for read, row in zip(reads, unknown, strict=True)]
         before = identity.count
         numbers = identity.numbers(reads)
+        rows = sum(map(len, numbers))
+        self._new = self._new + rows if identity.count - before == rows else 0
+        if identity.kind == "content" and self._new > MOST_NEW:
+            # Nobody knows when a source without an end has given all of its examples.
+            self.known_share = 0.0
         if self._steps >= self._reader.whole_pass:
-            rows = sum(map(len, numbers))
             self._asked += rows, identity.count - before, count
             if self._asked[2] >= self.pool_steps:
                 self.known_share = 1.0 - float(self._asked[1]) / float(self._asked[0])

@@ -162,7 +162,9 @@ class RecordingCallback(keras.callbacks.Callback):
     def record_all(self) -> None:
         """Records every example with the model's current weights."""
         size = min(max(self._examples.size, 1), self._batch_size)
+        found = False
         for indices, x, y in self._examples.chunks(size):
+            found = True
             scores = {k: v[: len(indices)] for k, v in self._scorer(x, y).items()}
             loss = np.asarray(scores["loss"], np.float64)
             labels = self._scorer.labels
@@ -173,6 +175,12 @@ class RecordingCallback(keras.callbacks.Callback):
             self._add([indices], np.stack(numbers, axis=1))
             if self.targets is not None:
                 self.targets.add(indices, scores["targets"])
+        if not found:
+            raise ValueError(
+                "`x` must be data that can be read again, because the model's steps cannot be "
+                "recorded, and forward passes make the record. Received: a source that can be read "
+                "once. Pass arrays, a `PyDataset` or a `tf.data.Dataset`."
+            )
         self.cost += FORWARD_COST
 
     def _read(self, drawn: list[IntArray], ends: bool = False) -> None:

@@ -1,11 +1,10 @@
-"""The datasets of `SwiftTraining`: draws from arrays, or the kept half of a stream.
+"""The dataset of draws from arrays, and what tells a dataset the epoch.
 
 This file decides which examples a batch holds; the sampler decides their probabilities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import keras
@@ -14,13 +13,10 @@ import numpy as np
 from keras_swift.src import backends
 from keras_swift.src._types import ArrayTree, FloatArray, IntArray, Logs, State
 from keras_swift.src.data import arrays
-from keras_swift.src.data.draws import inclusion_probability, systematic_draw
+from keras_swift.src.data.draws import systematic_draw
 from keras_swift.src.data.fingerprint import of_arrays
 from keras_swift.src.data.leaves import as_fed
-from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.fitting.journal import Journal
-from keras_swift.src.swift.features import FeatureScorer
-from keras_swift.src.swift.sampler import SwiftSampler
 
 # `(x, y)` or `(x, y, sample_weight)`.
 Item: TypeAlias = tuple[ArrayTree, ...]
@@ -132,106 +128,8 @@ class DrawnDataset(keras.utils.PyDataset):
             "first_batch": of_arrays(first),
         }
 
-    def close(self) -> None:
-        """Does nothing: there are no workers."""
-
     def _draw(self) -> IntArray:
         return systematic_draw(self._expected, np.random.default_rng([self._seed, self._epoch]))
-
-
-class PresampledDataset(keras.utils.PyDataset):
-    """Batches that a sampler keeps from twice as many examples of a stream.
-
-    Args:
-        reader: `StreamReader`.
-        sampler: `SwiftSampler`.
-        reference: trained `keras.Model` to compute the features with.
-        wanted: the features, from `named_features`.
-        seed: int.
-    """
-
-    def __init__(
-        self,
-        reader: StreamReader,
-        sampler: SwiftSampler,
-        reference: keras.Model,
-        wanted: Mapping[str, Any],
-        seed: int,
-    ) -> None:
-        super().__init__()
-        self.error: Exception | None = None
-        self._reader = reader
-        self._sampler = sampler
-        self._reference = reference
-        self._wanted = wanted
-        self._generator = np.random.default_rng(seed)
-        self._scorer: FeatureScorer | None = None
-        self._peeked: dict[int, Item] = {}
-        self._started = False
-        # The reference model never changes, so it is asked again.
-        self.journal = Journal()
-
-    @property
-    def num_batches(self) -> int:
-        return self._reader.num_batches
-
-    @property
-    def num_examples(self) -> int:
-        """int, how many are kept in an epoch of whole batches."""
-        return self.num_batches * self._reader.batch_size
-
-    def start_epoch(self, epoch: int) -> None:
-        """Marks the start of training on items; before it, Keras only inspects them."""
-        self._started = True
-
-    def on_epoch_begin(self) -> None:
-        self._reader.begin_epoch()
-
-    def on_epoch_end(self) -> None:
-        self._reader.end_epoch()
-
-    def state(self) -> State:
-        """State for `restore`; with the position in the stream only if it is known."""
-        return {
-            "generator": self._generator.bit_generator.state,
-            "reader": self._reader.state(),
-        }
-
-    def restore(self, state: State) -> None:
-        self._generator.bit_generator.state = state["generator"]
-        self._reader.restore(state["reader"])
-
-    def identity(self) -> State:
-        """What cannot differ between two starts of one run."""
-        return {"batch_size": self._reader.batch_size, "steps": self.num_batches}
-
-    def close(self) -> None:
-        """Stops the stream's workers, if it has any."""
-        self._reader.close()
-
-    def __getitem__(self, index: int) -> Item:
-        try:
-            if self._started:
-                if self._peeked:
-                    return self._peeked.pop(min(self._peeked))
-                return self._next()
-            if index not in self._peeked:
-                self._peeked[index] = self._next()
-            return self._peeked[index]
-        except Exception as error:
-            self.error = error
-            raise
-
-    def _next(self) -> Item:
-        data = self._reader.presample(2 * self._reader.batch_size).data
-        if self._scorer is None:
-            self._scorer = FeatureScorer(self._reference, self._wanted, *data[:2])
-        self._scorer.check_labels(data[1])
-        probability = self._sampler.probabilities(self._scorer(*data[:2]))
-        kept = inclusion_probability(probability, len(probability) // 2)
-        indices = systematic_draw(kept, self._generator)
-        x, y, sample_weight = as_fed(arrays.select(data, indices))
-        return (x, y) if sample_weight is None else (x, y, sample_weight)
 
 
 class EpochCallback(keras.callbacks.Callback):

@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_swift.src._types import Array, ArrayTree, FloatArray, IntArray, Tensor
 from keras_swift.src.data import arrays
+from keras_swift.src.data.streams import check_stream_arguments, is_stream
 from keras_swift.src.records.columns import TrainingRecord
 from keras_swift.src.records.outputs import classes_of, is_one_class, label_outputs
 from keras_swift.src.rules import check, in_argument, numbers, shown
@@ -73,7 +74,7 @@ DEFAULTS = ("mean_margin", "last_loss")
 def compute_features(
     model: keras.Model,
     x: Any,
-    y: Any,
+    y: Any = None,
     features: Features = NAMES,
     *,
     record: TrainingRecord | None = None,
@@ -109,26 +110,32 @@ def compute_features(
 
     Args:
         model: a compiled `keras.Model`.
-        x: inputs, an array, or a list or dict of arrays, first axis `n`.
-        y: targets, likewise.
+        x: inputs, an array, or a list or dict of arrays, first axis `n`; or a
+            stream that ends (`PyDataset`, `tf.data.Dataset`, `DataLoader` or
+            other iterable of batches), of any size: it is read once and not
+            held, and its examples are known as for `find_suspects`.
+        y: targets, likewise; `None` with a stream, which has its own.
         features: names, callables and arrays, in a sequence, or in a mapping
             from the names to give them. Defaults to the first three.
         record: a record of the training, for the names that need one: any
             object with arrays `loss`, `mean_loss`, `mean_margin`, `share_wrong`
             and `mean_probability`, shape `(n,)`. `search` and `find_suspects` make
             one and return it as `record`. Defaults to `None`.
-        batch_size: int, examples in a forward pass. Defaults to 128.
+        batch_size: int, examples in a forward pass. Defaults to 128. Streams
+            have their own batches.
         verbose: `"auto"` or 1 for a progress bar, 0 for silence.
 
     Returns:
         A dict from name to float64 array, shape `(n,)`, in the order of
-        `features`.
+        `features`. That of a stream has an attribute `ids`, shape `(n,)`: its
+        examples in the order in which they were read, or `None` for a
+        `PyDataset` without ids, in the order of batches and rows.
 
     Raises:
         ValueError: for an unknown name, a feature that does not suit the model
             or needs a `record`, an array of another length, or values that are
             not finite.
-        TypeError: if `x` and `y` are not arrays.
+        TypeError: if `x` and `y` are neither arrays nor a stream that ends.
 
     Example:
 
@@ -138,6 +145,11 @@ def compute_features(
     check_model(model)
     check(batch_size=batch_size, verbose=verbose)
     named = named_features(features)
+    if is_stream(x):
+        from keras_swift.src.swift.stream_features import features_of_stream
+
+        check_stream_arguments(x, y, None, None, 0.0)
+        return features_of_stream(model, x, named, verbose)
     source = arrays.ArraySource(x, y)
     needs_loss = any(isinstance(f, str) and f in NAMES for f in named.values())
     check_examples(model, source, batch_size, needs_loss)
@@ -166,6 +178,12 @@ def features_of(
     if scored:
         scorer = FeatureScorer(model, scored, *source.specimen())
         columns.update(_score_all(scorer, source, batch_size, verbose))
+    check_finite(columns, named)
+    return {name: columns[name] for name in named}
+
+
+def check_finite(columns: Mapping[str, FloatArray], named: Mapping[str, Feature]) -> None:
+    """Raises for columns with numbers that are not finite."""
     for name, column in columns.items():
         bad = ~np.isfinite(column)
         if bad.any():
@@ -179,7 +197,6 @@ def features_of(
                 f"of {name!r} that are not, the first at index {int(bad.argmax())}. Check that "
                 "example, and whether the model has diverged."
             )
-    return {name: columns[name] for name in named}
 
 
 def doubtful_end(name: str) -> float:
@@ -273,6 +290,11 @@ class FeatureScorer:
                 self._keys[name] = feature
             quantities.append(feature)
         self._scorer = Scorer(model, tuple(quantities))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the features."""
+        return tuple(self._keys)
 
     def __call__(self, x: ArrayTree, y: ArrayTree) -> dict[str, FloatArray]:
         """Scores a batch; a dict from name to float64 array, shape `(n,)`."""

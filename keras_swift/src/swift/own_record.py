@@ -17,17 +17,22 @@ from keras_swift.src._types import FloatArray, IntArray, Logs, State
 from keras_swift.src.data.arrays import ArraySource
 from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.records.columns import FinishedRecord
+from keras_swift.src.records.examples import ArrayExamples, Examples
+from keras_swift.src.records.given_targets import StoredTargets
 from keras_swift.src.records.outputs import classes_of
 from keras_swift.src.records.recorder import recording
 from keras_swift.src.swift.datasets import DrawnDataset
 from keras_swift.src.swift.features import (
     IN_CLASS,
     Features,
+    FeatureScorer,
     features_of,
     named_features,
     rank_in_class,
     recorded_column,
 )
+from keras_swift.src.swift.pooled import PooledDataset
+from keras_swift.src.swift.recorded_stream import RecordedStream
 from keras_swift.src.swift.sampler import GRADIENT_NORM
 
 # The share of the epochs of the first `fit` that is uniform.
@@ -39,7 +44,7 @@ class OwnRecord:
 
     Args:
         model: a built, compiled `keras.Model`.
-        source: `ArraySource` of the data.
+        data: `ArraySource` of the data, or `RecordedStream`.
         batch_size: int.
         epochs: int, of the first `fit`.
         warmup: int, how many epochs are uniform, or `None` for a share of them.
@@ -52,23 +57,27 @@ class OwnRecord:
     def __init__(
         self,
         model: keras.Model,
-        source: ArraySource,
+        data: ArraySource | RecordedStream,
         batch_size: int,
         epochs: int,
         warmup: int | None,
         wanted: Sequence[str],
     ) -> None:
         self._model = model
-        self.source = source
+        self.stream = data if isinstance(data, RecordedStream) else None
+        # Of a stream its first batch.
+        source = self._source = data.first if isinstance(data, RecordedStream) else data
+        self.examples: Examples = (
+            ArrayExamples(source) if self.stream is None else self.stream.examples
+        )
         self._batch_size = batch_size
         self._wanted = tuple(wanted)
         self.recorder = recording(
-            model, source, batch_size, epochs, gradient_norms=GRADIENT_NORM in wanted
+            model, self.examples, batch_size, epochs, gradient_norms=GRADIENT_NORM in wanted
         )
         self.warmup = max(1, math.ceil(WARMUP * epochs)) if warmup is None else warmup
         self._epochs = 0
         self._check_features()
-        self._classes = cast(IntArray, classes_of(source.y))
 
     def uniform_epochs(self) -> int:
         """How many epochs of the warm-up are to come."""
@@ -81,7 +90,7 @@ class OwnRecord:
     def _column(self, name: str) -> FloatArray:
         if name == GRADIENT_NORM and not self.recorder.has_gradient_norms:
             # The steps cannot be read.
-            return self._computed(None, (GRADIENT_NORM,))[GRADIENT_NORM]
+            return self._gradient_norms()
         record, base = self.recorder.record, name.removesuffix(IN_CLASS)
         column = (
             np.array(record.score, np.float64)
@@ -91,7 +100,25 @@ class OwnRecord:
         if not record.seen.all():
             # Examples that were never drawn get the mean, neither avoided nor preferred.
             column[~record.seen] = column[record.seen].mean()
-        return column if base == name else rank_in_class(column, self._classes)
+        return column if base == name else rank_in_class(column, self._classes())
+
+    def _classes(self) -> IntArray:
+        if self.stream is None or self.stream.stored is None:
+            return cast(IntArray, classes_of(self._source.y))
+        classes: IntArray = self.stream.stored.given().labels[0]
+        return classes
+
+    def _gradient_norms(self) -> FloatArray:
+        if self.stream is None:
+            return self._computed(None, (GRADIENT_NORM,))[GRADIENT_NORM]
+        scorer = FeatureScorer(
+            self._model, {GRADIENT_NORM: GRADIENT_NORM}, *self._source.specimen()
+        )
+        found = np.full(self.examples.size, np.nan)
+        for numbers, x, y in self.examples.chunks(self._batch_size):
+            found[numbers] = scorer(x, y)[GRADIENT_NORM][: len(numbers)]
+        # Examples that a stream did not give again get the mean.
+        return np.where(np.isnan(found), np.nanmean(found), found)
 
     def end_epoch(self) -> None:
         """Called when an epoch has been recorded."""
@@ -103,16 +130,23 @@ class OwnRecord:
             "epochs": self._epochs,
             "warmup": self.warmup,
             "record": self.recorder.record.state(),
+            "stored": None if self._stored is None else self._stored.state(),
         }
+
+    @property
+    def _stored(self) -> StoredTargets | None:
+        return None if self.stream is None else self.stream.stored
 
     def restore(self, state: State) -> None:
         self._epochs, self.warmup = state["epochs"], state["warmup"]
         self.recorder.record.restore(state["record"])
+        if self._stored is not None and state["stored"] is not None:
+            self._stored.restore(state["stored"])
 
     def _check_features(self) -> None:
         """Raises now what would be found out after the warm-up."""
-        nothing = np.full(self.source.size, np.nan)
-        numbers = np.zeros(self.source.size)
+        nothing = np.full(self._source.size, np.nan)
+        numbers = np.zeros(self._source.size)
         labels = numbers if self.recorder.has_labels else nothing
         made_up = FinishedRecord(numbers, labels, numbers, labels, labels, labels)
         self._computed(made_up, [name for name in self._wanted if name != GRADIENT_NORM])
@@ -121,21 +155,21 @@ class OwnRecord:
         self, record: FinishedRecord | None, names: Sequence[str]
     ) -> dict[str, FloatArray]:
         named = named_features(cast(Features, names))
-        return features_of(self._model, self.source, named, record, self._batch_size)
+        return features_of(self._model, self._source, named, record, self._batch_size)
 
 
 class RankAnew(keras.callbacks.Callback):
     """Gives a dataset the probabilities of the record at each epoch after the warm-up.
 
     Args:
-        dataset: `DrawnDataset`.
+        dataset: `DrawnDataset` or `PooledDataset`.
         own: `OwnRecord`.
         probabilities: function from the features to the probabilities.
     """
 
     def __init__(
         self,
-        dataset: DrawnDataset,
+        dataset: DrawnDataset | PooledDataset,
         own: OwnRecord,
         probabilities: Callable[[dict[str, FloatArray]], FloatArray],
     ) -> None:
@@ -165,7 +199,7 @@ class CountEpochs(keras.callbacks.Callback):
 class Place:
     """What a resumed run needs: the draws' seed and the record."""
 
-    dataset: DrawnDataset
+    dataset: DrawnDataset | PooledDataset
     own: OwnRecord
 
     @property

@@ -6,6 +6,7 @@ As many rows are drawn as are read, and each batch of the stream is read once an
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -21,11 +22,15 @@ from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.records.identity import Identity
 from keras_swift.src.records.known_reader import Known, KnownReader
 from keras_swift.src.records.pooled import Group, drawn_batches
+from keras_swift.src.swift.chances import StreamChances, chances_of
 from keras_swift.src.swift.datasets import Item
 
-# From the batches of a pool to the chances of their rows, non-negative float64 arrays of shape
-# `(b,)`, of which only the ratios matter.
-Chances: TypeAlias = Callable[[Sequence[Known]], list[FloatArray]]
+# From the batches of a pool, and who read them, to how often each of their rows is to be drawn, 1
+# on average over the data: float64 arrays of shape `(b,)`.
+Chances: TypeAlias = Callable[[Sequence[Known], KnownReader], list[FloatArray]]
+# A pool may be poor in rows that are drawn often, where the stream is not shuffled. These are drawn
+# at most so many times as often as they should, and the others make up for the rest.
+MOST_OFTEN = 2.0
 # How many rows steps may leave before they are read; a tap holds four times as many.
 UNREAD = 2**14
 
@@ -34,14 +39,15 @@ class PooledDataset(keras.utils.PyDataset):
     """Batches of a stream, in the order in which they are read.
 
     From the `m` rows of one shape in a pool `m` are drawn, row `i` on average
-    `m c_i / sum(c)` times, rounded up or down at random, in random order. If
-    no row has a chance, each is drawn once.
+    `m c_i / sum(c)` times, rounded up or down at random, in random order; but
+    at most `2 c_i` times, and what is missing is spread over all rows.
 
     Args:
         stream: `StreamReader`.
         identity: `Identity` of its examples.
         seed: int, of the draws; those of an epoch are a function of it, the epoch and the chances.
         on_read: function of each batch that was read, which may raise. Defaults to `None`.
+        must_come_back: bool, whether examples that do not come back in a second pass are an error.
         restarts: bool, whether each epoch is a pass of its own; else an epoch goes on where the
             last one ended.
         first_epoch: int, the epoch to start with.
@@ -59,6 +65,7 @@ class PooledDataset(keras.utils.PyDataset):
         seed: int,
         *,
         on_read: Callable[[Known], None] | None = None,
+        must_come_back: bool = False,
         restarts: bool = True,
         first_epoch: int = 0,
     ) -> None:
@@ -70,6 +77,7 @@ class PooledDataset(keras.utils.PyDataset):
         self._stream = stream
         self._identity = identity
         self._seed = seed
+        self._must_come_back = must_come_back
         self._restarts = restarts
         self._epoch = first_epoch
         self._generator = np.random.default_rng([seed, first_epoch])
@@ -113,6 +121,11 @@ class PooledDataset(keras.utils.PyDataset):
             self._generator = np.random.default_rng([self._seed, epoch])
         self._is_training, self._epoch, self._drawn = True, epoch, []
 
+    def draw_by(self, probability: FloatArray) -> None:
+        """Draws the pools to come by other probabilities, of the examples by their numbers."""
+        chance = len(probability) * probability
+        self.chances = lambda batches, known: [chances_of(b.numbers, chance) for b in batches]
+
     def on_epoch_begin(self) -> None:
         if self._is_training and not self._is_within_epoch:
             self._is_within_epoch = True
@@ -150,21 +163,23 @@ class PooledDataset(keras.utils.PyDataset):
             (batch,) = self._several(1, left)
             return _item(batch.data), batch.numbers
         batches = self._several(min(self.known.pool_steps, left), left)
-        self._plan.extend(self._pool(batches, self.chances(batches)))
+        self._plan.extend(self._pool(batches, self.chances(batches, self.known)))
         return self._next()
 
     def _several(self, count: int, left: int) -> list[Known]:
         batches = self.known.several(count, left)
         self._read += count
+        if self._must_come_back:
+            self.known.check_come_back()
         return batches
 
     def _pool(self, batches: list[Known], chances: list[FloatArray]) -> list[tuple[Group, slice]]:
         def draw(places: list[int], count: int) -> tuple[IntArray, FloatArray]:
             chance = np.concatenate([chances[place] for place in places])
             total = float(chance.sum())
-            if total == 0.0:
-                chance, total = np.ones(len(chance)), float(len(chance))
-            positions = systematic_draw(count * chance / total, self._generator)
+            expected = chance * min(count / total, MOST_OFTEN) if total else chance
+            expected = expected + max(0.0, count - float(expected.sum())) / len(chance)
+            positions = systematic_draw(expected, self._generator)
             return positions, np.ones(len(positions))
 
         return drawn_batches(batches, draw)
@@ -204,3 +219,27 @@ class PooledDataset(keras.utils.PyDataset):
 def _item(data: Data) -> Item:
     x, y, sample_weight = as_fed(data)
     return (x, y) if sample_weight is None else (x, y, sample_weight)
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamPlace:
+    """What a resumed run on a stream needs: which examples are known, and their features."""
+
+    dataset: PooledDataset
+    chances: StreamChances
+
+    @property
+    def journal(self) -> Journal:
+        """Of nothing: features do not depend on the model in training."""
+        return self.dataset.journal
+
+    def identity(self) -> State:
+        """What cannot differ between two starts of one run."""
+        return self.dataset.identity()
+
+    def state(self) -> State:
+        return {"dataset": self.dataset.state(), "chances": self.chances.state()}
+
+    def restore(self, state: State) -> None:
+        self.dataset.restore(state["dataset"])
+        self.chances.restore(state["chances"])

@@ -20,15 +20,11 @@ from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.data.streams import check_stream_arguments, is_stream
 from keras_swift.src.fitting.model_state import Unchanged
 from keras_swift.src.records.columns import FinishedRecord
-from keras_swift.src.records.examples import ArrayExamples, Examples, StreamExamples
-from keras_swift.src.records.given_targets import StoredTargets
-from keras_swift.src.records.identity import Identity
-from keras_swift.src.records.known_reader import Known
+from keras_swift.src.records.examples import ArrayExamples, Examples
 from keras_swift.src.records.recorder import RecordingCallback, recording
 from keras_swift.src.records.targets import TargetOutput, target_outputs
 from keras_swift.src.rules import COUNT, check, check_if_given
 from keras_swift.src.scoring.examples import check_examples
-from keras_swift.src.scoring.labels import label_check
 from keras_swift.src.suspects.of_record import (
     check_are_numbers,
     has_one_label,
@@ -38,6 +34,7 @@ from keras_swift.src.suspects.result import ClassNames, Suspects
 from keras_swift.src.swift.datasets import DrawnDataset, EpochCallback
 from keras_swift.src.swift.divergence import RefuseDivergence
 from keras_swift.src.swift.pooled import PooledDataset
+from keras_swift.src.swift.recorded_stream import RecordedStream
 from keras_swift.src.validation import check_model, check_targets
 
 
@@ -207,21 +204,9 @@ def _of_stream(run: _Run, x: Any, class_names: ClassNames) -> Suspects:
     backends.active().check_devices(model)
     generators = np.random.default_rng([run.seed, 1]).spawn(2)
     with contextlib.closing(StreamReader(x, None, generators, True, None)) as stream:
-        first, batch_size = stream.first(stream.batch_size), stream.batch_size
-        check_are_numbers(first[1])
-        losses = check_examples(model, ArraySource(*first), batch_size)
-        outputs = target_outputs(model, losses)
-        identity = Identity(stream)
-        stored = StoredTargets(outputs, losses)
-        examples = StreamExamples(x, first, identity, stored=stored)
-        check_labels = label_check(losses.y_pred, losses.outputs, losses.matching)
-
-        def on_read(batch: Known) -> None:
-            dataset.known.check_come_back()
-            check_labels(batch.data[1])
-            stored.add(batch.numbers, batch.data)
-
-        dataset = PooledDataset(stream, identity, run.seed, on_read=on_read)
+        known, batch_size = RecordedStream(model, stream, stores_all=True), stream.batch_size
+        losses, outputs, examples = known.losses, known.outputs, known.examples
+        dataset = known.dataset(stream, run.seed)
         with Unchanged(model):
             recorder = run.recorder(examples, outputs, batch_size)
             behind = [EpochCallback(dataset), RefuseDivergence(recorder, examples)]

@@ -6,6 +6,7 @@ the batches of an epoch.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -27,20 +28,24 @@ from keras_swift.src.fitting.arguments import FitArguments, TrainingData
 from keras_swift.src.fitting.resumable import Resumable
 from keras_swift.src.fitting.run import run_fit
 from keras_swift.src.fitting.trainer import Trainer
-from keras_swift.src.records.examples import ArrayExamples
+from keras_swift.src.records.identity import Identity
 from keras_swift.src.rules import check_fit, check_if_given
 from keras_swift.src.scoring.examples import check_examples
 from keras_swift.src.suspects.of_record import suspects_of_memory
 from keras_swift.src.suspects.result import ClassNames, Suspects
-from keras_swift.src.swift.datasets import DrawnDataset, EpochCallback, PresampledDataset
+from keras_swift.src.swift.chances import ReferenceChances, StreamChances, given_chances
+from keras_swift.src.swift.datasets import DrawnDataset, EpochCallback
 from keras_swift.src.swift.features import (
     RECORDED_NAMES,
     Feature,
     Features,
+    FeatureScorer,
     features_of,
     named_features,
 )
 from keras_swift.src.swift.own_record import CountEpochs, OwnRecord, Place, RankAnew
+from keras_swift.src.swift.pooled import PooledDataset, StreamPlace
+from keras_swift.src.swift.recorded_stream import RecordedStream
 from keras_swift.src.swift.sampler import GRADIENT_NORM, SwiftSampler
 from keras_swift.src.validation import check_model
 
@@ -63,18 +68,27 @@ class SwiftTraining(Trainer):
 
     **A record of its own.** A sampler whose features all come from a record of
     training (`"mean_margin"`, `"mean_loss_in_class"`, ...) needs no other
-    training if neither `features` nor `reference` is given: `fit` on arrays
-    records its own steps. The first epochs are uniform, `warmup` of them;
+    training if neither `features` nor `reference` is given: `fit` records
+    its own steps. The first epochs are uniform, `warmup` of them;
     before each later one the examples are ranked anew by the record so far.
     Examples that are not drawn keep the numbers that they have. Another `fit`
-    on the same arrays continues with the record, without a second warm-up,
+    on the same arrays or stream continues with the record, without a second warm-up,
     unless the model has been compiled again.
 
     **Streams** (a `PyDataset`, a generator, a `tf.data.Dataset`, a PyTorch
-    `DataLoader`: examples without an index, or augmented each time). Each step
-    takes two batches from the stream, scores them with `reference`, and keeps
-    half, without replacement. An epoch has as many steps as the stream has
-    batches, so it reads the stream twice.
+    `DataLoader`, any iterable of batches) are read once an epoch and never
+    held. From a pool of the next batches as many rows are drawn as were read,
+    by the same probabilities, and cut into batches as long as those. Where a
+    pool has few examples that are drawn often, these are drawn at most twice as
+    often as they should be, and what is missing is spread over all: shuffle the
+    stream. An example is known by its id, where batches are
+    `(x, y, sample_weight, ids)`, else by its place or contents, as for
+    `ImportanceTraining`. `reference` computes its features when it is first
+    read; `features` may be what `compute_features` returned for the stream, or
+    arrays with the ids as indices; without either, a record of its own has
+    them. Where contents change in each pass, `reference` computes features
+    anew, and ranks are those within a pool. A search result goes with streams
+    that can be held, up to 2 GiB.
 
     Args:
         model: a compiled `keras.Model`.
@@ -228,29 +242,24 @@ class SwiftTraining(Trainer):
         if count > 1:
             # Each process draws from its own part of the data.
             seed = int(np.random.default_rng([seed, process]).integers(2**63))
-        dataset: DrawnDataset | PresampledDataset
-        if data.batch_size is not None and self._records_itself():
-            return self._recorded_fit(data, seed, callbacks, rest)
         if data.batch_size is None:
-            dataset = self._stream_dataset(data, seed)
-        else:
-            dataset = DrawnDataset(
-                data.examples,
-                self._probabilities(data.examples, data.batch_size, verbose),
-                data.batch_size,
-                seed=seed,
-                steps_per_epoch=steps_per_epoch,
-                first_epoch=initial_epoch,
-            )
-        try:
-            ours = [EpochCallback(dataset)]
-            return self._run_fit(dataset, dataset, ours, callbacks, rest)
-        finally:
-            dataset.close()
+            with contextlib.closing(self._stream_reader(data, seed)) as stream:
+                return self._stream_fit(stream, data, seed, callbacks, rest)
+        if self._records_itself():
+            return self._recorded_fit(data, seed, callbacks, rest)
+        dataset = DrawnDataset(
+            data.examples,
+            self._probabilities(data.examples, data.batch_size, verbose),
+            data.batch_size,
+            seed=seed,
+            steps_per_epoch=steps_per_epoch,
+            first_epoch=initial_epoch,
+        )
+        return self._run_fit(dataset, dataset, [EpochCallback(dataset)], callbacks, rest)
 
     def _run_fit(
         self,
-        dataset: DrawnDataset | PresampledDataset,
+        dataset: DrawnDataset | PooledDataset,
         place: Resumable,
         ours: list[keras.callbacks.Callback],
         callbacks: Any,
@@ -285,7 +294,7 @@ class SwiftTraining(Trainer):
                 other than one class for each example.
         """
         own = self._own
-        examples = None if own is None else ArrayExamples(own.source)
+        examples = None if own is None else own.examples
         memory = None if own is None else own.recorder.record
         return suspects_of_memory(self.model, examples, memory, class_names)
 
@@ -299,15 +308,37 @@ class SwiftTraining(Trainer):
     ) -> keras.callbacks.History:
         """Trains uniformly at first, then by the record so far."""
         source, batch_size = cast(arrays.ArraySource, data.examples), cast(int, data.batch_size)
-        first, epochs = rest["initial_epoch"], rest["epochs"] - rest["initial_epoch"]
         # Compiled again, the model has other losses.
         data_and_losses = (source.identity(), compile_loss(self.model))
         if self._own is None or data_and_losses != self._own_of:
-            self._own = OwnRecord(
-                self.model, source, batch_size, epochs, self.warmup, tuple(self._wanted())
-            )
+            self._own = self._own_record(source, batch_size, rest)
             self._own_of = data_and_losses
-        own = self._own
+        dataset = DrawnDataset(
+            source,
+            np.full(source.size, 1.0 / source.size),
+            batch_size,
+            seed=seed,
+            steps_per_epoch=data.steps_per_epoch,
+            first_epoch=rest["initial_epoch"],
+        )
+        return self._fit_by(self._own, dataset, callbacks, rest)
+
+    def _own_record(
+        self, data: arrays.ArraySource | RecordedStream, batch_size: int, rest: dict[str, Any]
+    ) -> OwnRecord:
+        epochs = rest["epochs"] - rest["initial_epoch"]
+        wanted = tuple(self._wanted())
+        return OwnRecord(self.model, data, batch_size, epochs, self.warmup, wanted)
+
+    def _fit_by(
+        self,
+        own: OwnRecord,
+        dataset: DrawnDataset | PooledDataset,
+        callbacks: Any,
+        rest: dict[str, Any],
+    ) -> keras.callbacks.History:
+        """Trains by a record, which the training goes on with."""
+        epochs = rest["epochs"] - rest["initial_epoch"]
         if epochs <= own.uniform_epochs():
             raise ValueError(
                 "`epochs` must leave some for the sampler, which draws after a warm-up. Received: "
@@ -315,14 +346,6 @@ class SwiftTraining(Trainer):
                 "longer, set `warmup`, or give `features` of another training, such as "
                 "`find_suspects(...).record` has."
             )
-        dataset = DrawnDataset(
-            source,
-            np.full(source.size, 1.0 / source.size),
-            batch_size,
-            seed=seed,
-            steps_per_epoch=data.steps_per_epoch,
-            first_epoch=first,
-        )
         ranking = RankAnew(dataset, own, self._probabilities_of_own)
         with own.recorder.listening(dataset):
             place = Place(dataset, own)
@@ -397,26 +420,58 @@ class SwiftTraining(Trainer):
         own = own / own.sum()
         return own
 
-    def _stream_dataset(self, data: TrainingData, seed: int) -> PresampledDataset:
-        """The dataset over a stream, with a reference model to score it."""
+    def _stream_reader(self, data: TrainingData, seed: int) -> StreamReader:
+        generators = np.random.default_rng([seed, 1]).spawn(2)
+        return cast(StreamReader, data.reader(generators))
+
+    def _stream_fit(
+        self,
+        stream: StreamReader,
+        data: TrainingData,
+        seed: int,
+        callbacks: Any,
+        rest: dict[str, Any],
+    ) -> keras.callbacks.History:
+        """Trains on a stream, by a record of its own or by pools of its next batches."""
+        # With a number of steps, an epoch goes on where the last one ended.
+        restarts, first_epoch = data.steps_per_epoch is None, rest["initial_epoch"]
+        if self._records_itself():
+            found = (stream.identity(), compile_loss(self.model))
+            if self._own is None or found != self._own_of:
+                known = RecordedStream(self.model, stream)
+                self._own = self._own_record(known, stream.batch_size, rest)
+                self._own_of = found
+            own = self._own
+            known = cast(RecordedStream, own.stream)
+            dataset = known.dataset(stream, seed, restarts, first_epoch)
+            with contextlib.closing(dataset):
+                return self._fit_by(own, dataset, callbacks, rest)
+        identity = Identity(stream)
+        dataset = PooledDataset(stream, identity, seed, restarts=restarts, first_epoch=first_epoch)
+        dataset.chances = self._chances(stream, identity)
+        with contextlib.closing(dataset):
+            place = StreamPlace(dataset, dataset.chances)
+            return self._run_fit(dataset, place, [EpochCallback(dataset)], callbacks, rest)
+
+    def _chances(self, stream: StreamReader, identity: Identity) -> StreamChances:
+        """How often the examples of a stream are drawn, by given features or a reference model."""
+        wanted = self._wanted()
+        given = {n: f for n, f in wanted.items() if not isinstance(f, str) and not callable(f)}
+        if given:
+            return given_chances(
+                self.sampler, wanted, getattr(self.features, "ids", None), identity
+            )
         if self.reference is None or self.reference is self.model:
             raise ValueError(
                 "`reference` must be a trained model other than the one in training if `x` is a "
                 "stream: features are computed from its batches as they are read. "
                 f"Received: reference={self.reference and self.reference.name!r}. After a search, "
-                "build the model again and give it `result.pretrained_weights`."
+                "build the model again and give it `result.pretrained_weights`; or pass "
+                "`features`, what `compute_features` returns for this stream."
             )
-        wanted = self._wanted()
         _refuse_recorded(wanted)
-        for name, feature in wanted.items():
-            if not isinstance(feature, str) and not callable(feature):
-                raise ValueError(
-                    f"Feature {name!r} must be a name or a callable if `x` is a stream, whose "
-                    "examples have no index. Received: an array."
-                )
-        generators = np.random.default_rng([seed, 1]).spawn(2)
-        reader = cast(StreamReader, data.reader(generators))
-        return PresampledDataset(reader, self.sampler, self.reference, wanted, seed)
+        scorer = FeatureScorer(self.reference, wanted, *stream.first(stream.batch_size)[:2])
+        return ReferenceChances(scorer, self.sampler.probabilities, identity)
 
 
 def named_or_explained(wanted: Mapping[str, Any]) -> dict[str, Feature]:
