@@ -280,7 +280,7 @@ def test_a_generator_is_read_to_its_end(monkeypatch):
     found = stream_reader(finite)
     assert found.num_batches == 4
     assert [int(found.uniform().data[1][0]) for _ in range(5)] == [0, 1, 2, 3, 0]
-    monkeypatch.setattr(stream_reader_module, "HELD_BYTES", 1000)
+    monkeypatch.setattr(stream_reader_module, "GENERATOR_BYTES", 1000)
     message = r"`steps_per_epoch` must be given for a generator .* 21 batches \(1008 bytes\)"
     with pytest.raises(ValueError, match=message):
         stream_reader(endless())

@@ -183,16 +183,17 @@ def select(data: tuple[ArrayTree, ...], indices: IntArray | slice) -> tuple[Arra
             return keras.ops.take(array, indices, axis=0)
         chosen = array[indices]
         chosen = chosen.toarray() if scipy.sparse.issparse(chosen) else np.asarray(chosen)
-        return _standard(chosen)
+        return standard(chosen)
 
     return tuple(None if part is None else keras.tree.map_structure(rows, part) for part in data)
 
 
 def _on_device(array: Array) -> Tensor:
-    return keras.ops.convert_to_tensor(_standard(array))
+    return keras.ops.convert_to_tensor(standard(array))
 
 
-def _standard(array: Array) -> Array:
+def standard(array: Array) -> Array:
+    """The array, of `keras.config.floatx()` if it is of float64, as in `model.fit`."""
     return array.astype(keras.config.floatx()) if array.dtype == np.float64 else array
 
 

@@ -10,9 +10,10 @@ import keras
 import numpy as np
 
 from keras_swift.src._pages import read_on
-from keras_swift.src._types import Array, ArrayTree
+from keras_swift.src._types import ArrayTree
 from keras_swift.src.data.leaves import present_leaves
-from keras_swift.src.data.streams import is_dataset, is_stream
+from keras_swift.src.data.read import as_numpy
+from keras_swift.src.data.streams import is_dataset, is_endless, is_stream
 
 # A data set is held in memory up to this many bytes.
 HELD_BYTES = 2 * 2**30
@@ -109,7 +110,7 @@ def _parts(batch: Any) -> tuple[ArrayTree, ArrayTree, ArrayTree]:
     """`(x, y, sample_weight)` of NumPy arrays; what is missing is `None`."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
     x, y, sample_weight = (
-        None if part is None else keras.tree.map_structure(_as_numpy, part)
+        None if part is None else keras.tree.map_structure(as_numpy, part)
         for part in (x, y, sample_weight)
     )
     return x, y, sample_weight
@@ -144,21 +145,9 @@ def check_ends(data: Any, argument: str) -> None:
             f"`{argument}` must be `(x, y)` or a data set of such batches. Received: "
             f"{type(data).__name__}."
         )
-    if isinstance(data, keras.utils.PyDataset):
-        endless = data.num_batches is None
-    else:
-        # TensorFlow's number for "no end" is -1.
-        cardinality = getattr(data, "cardinality", None)
-        endless = callable(cardinality) and int(cardinality()) == -1
+    endless = data.num_batches is None if is_dataset(data) else is_endless(data)
     if endless:
         raise ValueError(
             f"`{argument}` must have an end. Received: "
             f"{type(data).__name__} without one. Take a finite number of its batches."
         )
-
-
-def _as_numpy(leaf: Any) -> Array | None:
-    if leaf is None:
-        return None
-    # A PyTorch tensor may require gradients or be on a device.
-    return np.asarray(leaf.detach().cpu() if hasattr(leaf, "detach") else leaf)

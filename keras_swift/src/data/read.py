@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_swift.src._types import Array, ArrayTree
-from keras_swift.src.data.arrays import Data, class_weights
+from keras_swift.src.data.arrays import Data, class_weights, standard
 from keras_swift.src.data.leaves import (
     check_text,
     dense,
@@ -81,7 +81,7 @@ def checked_item(item: Any, needs_targets: bool, class_weight: dict[int, float] 
     ids = batch[3] if len(batch) == 4 else None
     batch = batch[:2] if len(batch) > 2 and batch[2] is None else batch[:3]
     sparse = [is_sparse(leaf) for leaf in present_leaves(batch[:2])]
-    batch = keras.tree.map_structure(_as_numpy, batch)
+    batch = keras.tree.map_structure(_of_floatx, batch)
     lengths = {len(leaf) for leaf in present_leaves(batch)}
     if len(lengths) != 1 or 0 in lengths:
         raise UnevenBatch(
@@ -122,7 +122,13 @@ def _checked_ids(ids: Any, count: int) -> Array:
     return array
 
 
-def _as_numpy(leaf: Any) -> Array | None:
+def _of_floatx(leaf: Any) -> Array | None:
+    array = as_numpy(leaf)
+    return None if array is None else standard(array)
+
+
+def as_numpy(leaf: Any) -> Array | None:
+    """A leaf of a batch as a NumPy array of numbers or text, dense, with an axis of examples."""
     if leaf is None:
         return None
     if is_sparse(leaf):
@@ -146,4 +152,4 @@ def _as_numpy(leaf: Any) -> Array | None:
             "A batch must hold arrays with a first axis that counts the examples. Received: a "
             f"scalar, {leaf!r}. Give batches, not single examples (`tf.data`: `.batch(32)`)."
         )
-    return array.astype(keras.config.floatx()) if array.dtype == np.float64 else array
+    return array

@@ -15,10 +15,10 @@ import numpy as np
 from keras_swift.src.data.arrays import Data
 from keras_swift.src.data.read import Read, StreamBatch
 from keras_swift.src.data.reader import Examples, ItemForm, ReaderState
-from keras_swift.src.data.streams import Stream, is_dataset
+from keras_swift.src.data.streams import Stream, is_dataset, is_endless
 
 # A generator of unknown epoch length is read to its end, up to this many bytes.
-HELD_BYTES = 2**28
+GENERATOR_BYTES = 2**28
 
 
 class StreamReader:
@@ -279,23 +279,13 @@ def joined(batches: Sequence[StreamBatch]) -> Data:
         ) from error
 
 
-def is_endless(source: Any) -> bool:
-    """Whether a source says that it has no end."""
-    cardinality = getattr(source, "cardinality", None)
-    if callable(cardinality):
-        # Of distributed data sets it is a number.
-        cardinality = cardinality()
-    # TensorFlow's -1 means "no end"; -2 means "unknown".
-    return cardinality is not None and int(cardinality) == -1
-
-
 def _held(source: Iterator[Any]) -> list[Any]:
     """The batches of a generator to its end: `fit` would read them in one epoch."""
     batches, size = [], 0
     for batch in source:
         batches.append(batch)
         size += sum(getattr(leaf, "nbytes", 0) for leaf in keras.tree.flatten(batch))
-        if size > HELD_BYTES:
+        if size > GENERATOR_BYTES:
             raise ValueError(
                 "`steps_per_epoch` must be given for a generator without an end in sight. "
                 f"Received: steps_per_epoch=None with x of type {type(source).__name__}, of which "

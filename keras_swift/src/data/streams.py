@@ -44,6 +44,16 @@ def is_stream(x: Any) -> bool:
     return isinstance(x, Iterable)
 
 
+def is_endless(source: Any) -> bool:
+    """Whether a source says that it has no end."""
+    cardinality = getattr(source, "cardinality", None)
+    if callable(cardinality):
+        # Of distributed data sets it is a number.
+        cardinality = cardinality()
+    # TensorFlow's -1 means "no end"; -2 means "unknown".
+    return cardinality is not None and int(cardinality) == -1
+
+
 def check_stream_arguments(x: Any, y: Any, sample_weight: Any, batch_size: Any, split: Any) -> None:
     """Raises for arguments of `fit` that belong to arrays; warns of `batch_size`."""
     kind = f"x of type {type(x).__name__}"

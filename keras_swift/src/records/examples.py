@@ -15,8 +15,8 @@ from keras_swift.src._types import Array, ArrayTree, IntArray
 from keras_swift.src.data import arrays
 from keras_swift.src.data.arrays import SPECIMEN, ArraySource, Data
 from keras_swift.src.data.leaves import present_leaves, structure_key
-from keras_swift.src.data.stream_reader import is_endless, joined
-from keras_swift.src.data.streams import Stream
+from keras_swift.src.data.stream_reader import joined
+from keras_swift.src.data.streams import Stream, is_endless
 from keras_swift.src.records.given_targets import GivenTargets, StoredTargets
 from keras_swift.src.records.identity import Identity
 from keras_swift.src.records.known_reader import Known

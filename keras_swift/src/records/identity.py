@@ -94,11 +94,6 @@ class Places:
         """int, how many examples the source has, as far as is known."""
         return int(self._assumed_sizes.sum())
 
-    @property
-    def are_complete(self) -> bool:
-        """bool, whether every batch has been read."""
-        return bool((self._sizes >= 0).all())
-
     def numbers(self, batch: int, data: Data) -> IntArray:
         """The numbers of a batch's examples, shape `(b,)`.
 

@@ -101,7 +101,7 @@ def label_values(
         if mask is not None:
             counts = counts * broadcast(ops.cast(mask, "float32"), counts)
         return probability, 2.0 * probability - 1.0, counts
-    labels, y_pred, target = _with_classes_last(label, y_true, y_pred)
+    labels, y_pred, target = with_classes_last(label.axis, y_true, y_pred)
     classes = y_pred.shape[-1]
     if label.from_logits:
         p = ops.softmax(y_pred, axis=-1)
@@ -166,18 +166,23 @@ def other_class(label: LabelOutput, y_true: Tensor, y_pred: Tensor) -> Tensor:
     Returns:
         A float32 tensor, shape `(n, ...)`, without the axis of the classes.
     """
-    labels, y_pred, _ = _with_classes_last(label, y_true, ops.cast(y_pred, "float32"))
+    labels, y_pred, _ = with_classes_last(label.axis, y_true, ops.cast(y_pred, "float32"))
     # Probabilities are at least 0, logits may be anything.
     lowest = ops.min(y_pred, axis=-1, keepdims=True) - 1.0
     given = ops.one_hot(labels, y_pred.shape[-1], dtype="float32")
     return ops.cast(ops.argmax(ops.where(given > 0, lowest, y_pred), axis=-1), "float32")
 
 
-def _with_classes_last(
-    label: LabelOutput, y_true: Tensor, y_pred: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Class numbers, the output and rows of targets, each with its classes on the last axis."""
-    rank, axis = len(y_pred.shape), label.axis % len(y_pred.shape)
+def with_classes_last(axis: int, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Class numbers, the output and rows of targets, each with its classes on the last axis.
+
+    Args:
+        axis: int, that of the classes in the output.
+        y_true: tensor of class numbers or one-hot rows.
+        y_pred: tensor, the output.
+    """
+    rank = len(y_pred.shape)
+    axis %= rank
     y_true = ops.convert_to_tensor(y_true)
     if axis != rank - 1:
         y_pred = ops.moveaxis(y_pred, axis, -1)
@@ -187,7 +192,9 @@ def _with_classes_last(
     if len(y_true.shape) == rank and y_true.shape[-1] == classes:
         target = ops.cast(y_true, "float32")
         return ops.argmax(target, axis=-1), y_pred, target
-    labels = ops.squeeze(y_true, axis=-1) if len(y_true.shape) == rank else y_true
+    labels = y_true
+    if len(y_true.shape) == rank:
+        labels = ops.squeeze(y_true, axis=-1 if y_true.shape[-1] == 1 else axis)
     labels = ops.cast(labels, "int32")
     return labels, y_pred, ops.one_hot(labels, classes, dtype="float32")
 

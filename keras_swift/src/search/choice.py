@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from keras_swift.src._types import FloatArray
+from keras_swift.src.importance.resampling import effective_sample_size
 from keras_swift.src.search.judge import (
     LABEL_ACCURACY,
     LABEL_PROBABILITY,
@@ -82,7 +81,7 @@ def ranked(
 def effective_share(trial: SearchTrial, features: Mapping[str, FloatArray]) -> float:
     """How many different examples a sampler draws, as a share of the data (Kish)."""
     probability = trial.sampler.probabilities(features)
-    return round(1.0 / float(len(probability) * np.sum(probability**2)), 9)
+    return round(effective_sample_size(probability) / len(probability), 9)
 
 
 def is_clearly_better(

@@ -17,6 +17,7 @@ from keras_swift.src._types import Array, ArrayTree, FloatArray, IntArray, Tenso
 from keras_swift.src.data import arrays
 from keras_swift.src.data.streams import check_stream_arguments, is_stream
 from keras_swift.src.records.columns import TrainingRecord
+from keras_swift.src.records.examples import ArrayExamples
 from keras_swift.src.records.outputs import classes_of, is_one_class, label_outputs
 from keras_swift.src.rules import check, in_argument, numbers, shown
 from keras_swift.src.scoring.compiled import build
@@ -364,12 +365,8 @@ def _score_all(
     batches = -(-source.size // batch_size)
     bar = keras.utils.Progbar(batches, unit_name="batch") if verbose else None
     parts = []
-    for start in range(0, source.size, batch_size):
-        indices = np.arange(start, start + batch_size)
-        rows = min(batch_size, source.size - start)
-        # The last batch is padded, so that all batches have one compiled shape.
-        x, y, _ = source.take(np.minimum(indices, source.size - 1))
-        parts.append({name: column[:rows] for name, column in scorer(x, y).items()})
+    for places, x, y in ArrayExamples(source).chunks(batch_size):
+        parts.append({name: column[: len(places)] for name, column in scorer(x, y).items()})
         if bar is not None:
             bar.update(len(parts))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_swift.src._keras import mask_of
 from keras_swift.src._types import ArrayTree, Tensor
+from keras_swift.src.scoring.label_outputs import with_classes_last
 from keras_swift.src.scoring.labels import class_axis
 from keras_swift.src.scoring.output_loss import OutputLoss
 
@@ -61,16 +62,7 @@ def renormed_entropy(
         if classes < 3:
             raise refuse(f"a model with {classes} output units")
         mask = mask_of(y_pred)
-        y_pred = ops.moveaxis(ops.cast(y_pred, "float32"), axis, -1)
-        y_true = ops.convert_to_tensor(y_true)
-        if len(y_true.shape) == len(y_pred.shape):
-            y_true = ops.moveaxis(y_true, axis, -1)
-        if len(y_true.shape) == len(y_pred.shape) and y_true.shape[-1] == classes:
-            labels = ops.argmax(y_true, axis=-1)
-        elif len(y_true.shape) == len(y_pred.shape):
-            labels = ops.squeeze(y_true, axis=-1)
-        else:
-            labels = y_true
+        labels, y_pred, _ = with_classes_last(axis, y_true, ops.cast(y_pred, "float32"))
         labels = ops.cast(labels, "int32")
         logits = y_pred if from_logits else ops.log(ops.maximum(y_pred, 1e-30))
         target = ops.one_hot(labels, classes, dtype="float32")
