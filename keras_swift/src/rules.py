@@ -108,6 +108,18 @@ def numbers(name: str, value: Any, shape: Sequence[int | None]) -> FloatArray:
     return array
 
 
+def numbers_between(name: str, given: Any, low: float, high: float) -> FloatArray:
+    """An argument as a read-only float64 vector; raises unless all lie in `[low, high]`."""
+    array = numbers(name, given, (None,))
+    # Written so that NaN fails too.
+    if not np.all((array >= low) & (array <= high)):
+        raise ValueError(
+            f"`{name}` must be numbers from {low} to {high}. Received: {name}={shown(given)}."
+        )
+    array.setflags(write=False)
+    return array
+
+
 def one_of(choices: Iterable[str]) -> Rule:
     """A rule for a choice between strings."""
     listed = tuple(choices)

@@ -1,13 +1,11 @@
 """`SwiftSampler`: a few numbers that decide how often each kind of example is drawn.
 
 NumPy only, except for Keras' serialisation registry. This file decides how features become
-probabilities (the paper's equations 4 to 10), how degenerate inputs are handled, and the format of
-the saved JSON.
+probabilities (the paper's equations 4 to 10), and how degenerate inputs are handled.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
@@ -18,13 +16,11 @@ import numpy.typing as npt
 
 from keras_swift.src._display import html_table
 from keras_swift.src._types import FloatArray
-from keras_swift.src.fitting.atomic import write_atomically
-from keras_swift.src.rules import Rule, check, in_argument, numbers, one_of, shown
+from keras_swift.src.rules import Rule, check, in_argument, numbers, numbers_between, one_of
 from keras_swift.src.swift.layout import Layout
 from keras_swift.src.swift.ranks import check_features, cumulative_rank
+from keras_swift.src.swift.sampler_file import read_sampler, write_sampler
 
-FORMAT = "keras_swift.SwiftSampler"
-VERSION = 1
 Transform: TypeAlias = Literal["cgf", "cdf"]
 TRANSFORMS = ("cgf", "cdf")
 DEFAULT_FEATURES = ("loss", "renormed_entropy")
@@ -86,9 +82,9 @@ class SwiftSampler:
         features: Sequence[str] = DEFAULT_FEATURES,
         transform: Transform = "cgf",
     ) -> None:
-        self.knots = _numbers("knots", knots, 0.0, 1.0)
-        self.values = _numbers("values", values, 0.0, 1.0)
-        self.coefficients = _numbers("coefficients", coefficients, -1.0, 1.0)
+        self.knots = numbers_between("knots", knots, 0.0, 1.0)
+        self.values = numbers_between("values", values, 0.0, 1.0)
+        self.coefficients = numbers_between("coefficients", coefficients, -1.0, 1.0)
         _NAMES.check("features", features)
         self.features = tuple(features)
         self.transform = transform
@@ -138,7 +134,7 @@ class SwiftSampler:
     ) -> SwiftSampler:
         """Builds a sampler from `parameters` and `layout` of another sampler."""
         Rule("the `layout` of a sampler", (Layout,)).check("layout", layout)
-        numbers = _numbers("parameters", parameters, -1.0, 1.0)
+        numbers = numbers_between("parameters", parameters, -1.0, 1.0)
         if len(numbers) != layout.size:
             raise ValueError(
                 f"`parameters` must be the {layout.size} numbers {layout.names}. Received: "
@@ -264,9 +260,7 @@ class SwiftSampler:
             path: file to write; an existing one is replaced.
         """
         check(path=path)
-        content = {"format": FORMAT, "version": VERSION, **self.get_config()}
-        text = json.dumps(content, indent=2) + "\n"
-        write_atomically(os.fspath(path), lambda file: file.write(text.encode()))
+        write_sampler(os.fspath(path), self.get_config())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SwiftSampler:
@@ -284,32 +278,7 @@ class SwiftSampler:
         """
         check(path=path)
         name = os.fspath(path)
-        try:
-            with open(path, encoding="utf-8") as file:
-                content = json.load(file)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"`path` must be a JSON file written by `SwiftSampler.save`. {name} is not valid "
-                f"JSON ({error}); it may be truncated."
-            ) from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            found = content.get("format") if isinstance(content, dict) else type(content).__name__
-            raise ValueError(
-                "`path` must be a JSON file written by `SwiftSampler.save`, with "
-                f'"format": "{FORMAT}". {name} has: {found!r}'
-            )
-        version = content.get("version")
-        if version != VERSION:
-            raise ValueError(
-                f"`path` must hold a sampler of version {VERSION}. {name} has version {version!r}. "
-                "Read it with the release that wrote it."
-            )
-        config = {key: value for key, value in content.items() if key not in ("format", "version")}
-        expected = {"knots", "values", "coefficients", "features", "transform"}
-        if set(config) != expected:
-            raise ValueError(
-                f"`path` must hold the entries {sorted(expected)}. {name} has {sorted(config)}."
-            )
+        config = read_sampler(name)
         try:
             return cls.from_config(config)
         except (TypeError, ValueError) as error:
@@ -378,15 +347,3 @@ class SwiftSampler:
 
 def _short(numbers: FloatArray) -> list[float]:
     return [round(float(number), 3) for number in numbers]
-
-
-def _numbers(name: str, given: npt.ArrayLike, low: float, high: float) -> FloatArray:
-    """A read-only float64 vector whose entries lie in `[low, high]`."""
-    array = numbers(name, given, (None,))
-    # Written so that NaN fails too.
-    if not np.all((array >= low) & (array <= high)):
-        raise ValueError(
-            f"`{name}` must be numbers from {low} to {high}. Received: {name}={shown(given)}."
-        )
-    array.setflags(write=False)
-    return array
