@@ -41,7 +41,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 import keras_swift as ks
 from keras_swift.src.fitting.weight_average import WeightAverage
-from keras_swift.src.swift.features import RECORDED_NAMES
+from keras_swift.src.swift.feature_table import RECORDED_NAMES
 
 Data = collections.namedtuple("Data", "x y wrong x_validation y_validation x_test y_test")
 

@@ -28,12 +28,8 @@ from keras_swift.src.search.settings import Method, SearchSettings
 from keras_swift.src.search.space import SamplerSpace
 from keras_swift.src.search.stages import Task
 from keras_swift.src.search.store import Store
-from keras_swift.src.swift.features import (
-    DEFAULTS,
-    check_column,
-    default_features,
-    named_features,
-)
+from keras_swift.src.swift.feature_table import DEFAULTS
+from keras_swift.src.swift.features import check_column, default_features, named_features
 from keras_swift.src.validation import check_model, check_targets
 
 if TYPE_CHECKING:

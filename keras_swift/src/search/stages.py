@@ -35,7 +35,8 @@ from keras_swift.src.search.start import Start
 from keras_swift.src.search.store import CONFIRMED, Store, UnreadableFile
 from keras_swift.src.search.trial import SearchTrial
 from keras_swift.src.swift.datasets import DrawnDataset
-from keras_swift.src.swift.features import Feature, compute_features
+from keras_swift.src.swift.feature_table import Feature
+from keras_swift.src.swift.features import compute_features
 from keras_swift.src.swift.sampler import GRADIENT_NORM, SwiftSampler
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from keras_swift.src.records.growing import GrowingRows
 from keras_swift.src.records.identity import Identity
 from keras_swift.src.records.keys import KeyTable, id_keys
 from keras_swift.src.records.known_reader import FEW, Known, KnownReader
-from keras_swift.src.swift.features import Feature, FeatureScorer, check_column
+from keras_swift.src.swift.feature_table import Feature
+from keras_swift.src.swift.features import FeatureScorer, check_column
 from keras_swift.src.swift.sampler import SwiftSampler
 
 NOT_KNOWN_AGAIN = (

@@ -6,14 +6,13 @@ makes sure that nothing depends on the batch size of scoring.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import keras
 import numpy as np
 
-from keras_swift.src._types import Array, ArrayTree, FloatArray, IntArray, Tensor
+from keras_swift.src._types import ArrayTree, FloatArray, IntArray
 from keras_swift.src.data import arrays
 from keras_swift.src.data.streams import check_stream_arguments, is_stream
 from keras_swift.src.records.columns import TrainingRecord
@@ -24,52 +23,18 @@ from keras_swift.src.scoring.compiled import build
 from keras_swift.src.scoring.examples import check_examples
 from keras_swift.src.scoring.labels import label_check
 from keras_swift.src.scoring.scorer import Scorer
+from keras_swift.src.swift.feature_table import (
+    DEFAULTS,
+    FEATURES,
+    HIGH,
+    IN_CLASS,
+    NAMES,
+    RECORDED_NAMES,
+    Feature,
+    Features,
+)
 from keras_swift.src.swift.ranks import cumulative_rank
-from keras_swift.src.swift.renormed_entropy import renormed_entropy
 from keras_swift.src.validation import check_model
-
-# A known name, a function `(y_true, y_pred) -> (n,)`, or computed values.
-Feature: TypeAlias = str | Callable[[ArrayTree, ArrayTree], Tensor] | Array | Sequence[float]
-Features: TypeAlias = Sequence[Feature] | Mapping[str, Feature]
-
-
-@dataclasses.dataclass(frozen=True)
-class NamedFeature:
-    """What a known name means.
-
-    Attributes:
-        source: `"model"`, one forward pass of a trained model; `"record"`, a record of its
-            training.
-        doubtful_end: 1.0 if a high value casts doubt on a label, -1.0 if a low one does.
-        compute: of a record, function from it to float array, shape `(n,)`; of a model, function
-            `(model, outputs, y)` of the model, its list of `OutputLoss` and some targets to a
-            quantity of `Scorer`.
-    """
-
-    source: Literal["model", "record"]
-    doubtful_end: float
-    compute: Callable[..., Any]
-
-
-_HIGH, _LOW = 1.0, -1.0
-# A feature of a record is also known by its rank within the labelled class, under this suffix.
-IN_CLASS = "_in_class"
-FEATURES: dict[str, NamedFeature] = {
-    "loss": NamedFeature("model", _HIGH, lambda model, outputs, y: "loss"),
-    "renormed_entropy": NamedFeature("model", _LOW, renormed_entropy),
-    "gradient_norm": NamedFeature("model", _HIGH, lambda model, outputs, y: "gradient_norm"),
-    "last_loss": NamedFeature("record", _HIGH, lambda record: record.loss),
-    "mean_loss": NamedFeature("record", _HIGH, lambda record: record.mean_loss),
-    "mean_margin": NamedFeature("record", _LOW, lambda record: record.mean_margin),
-    "share_wrong": NamedFeature("record", _HIGH, lambda record: record.share_wrong),
-    "mean_probability": NamedFeature("record", _LOW, lambda record: record.mean_probability),
-}
-NAMES = tuple(name for name, feature in FEATURES.items() if feature.source == "model")
-RECORDED = tuple(name for name, feature in FEATURES.items() if feature.source == "record")
-RECORDED_NAMES = (*RECORDED, *(name + IN_CLASS for name in RECORDED))
-# The mean margin finds wrong labels best; but what a network never learned is better left out by
-# its last loss (docs/swift_sampler.md).
-DEFAULTS = ("mean_margin", "last_loss")
 
 
 def compute_features(
@@ -203,7 +168,7 @@ def check_finite(columns: Mapping[str, FloatArray], named: Mapping[str, Feature]
 def doubtful_end(name: str) -> float:
     """1 if a high value of a feature casts doubt on a label, -1 if a low one does."""
     feature = FEATURES.get(name.removesuffix(IN_CLASS))
-    return _HIGH if feature is None else feature.doubtful_end
+    return HIGH if feature is None else feature.doubtful_end
 
 
 def default_features(model: keras.Model) -> tuple[str, ...]:

@@ -22,9 +22,8 @@ from keras_swift.src.records.given_targets import StoredTargets
 from keras_swift.src.records.outputs import classes_of
 from keras_swift.src.records.recorder import recording
 from keras_swift.src.swift.datasets import DrawnDataset
+from keras_swift.src.swift.feature_table import IN_CLASS, Features
 from keras_swift.src.swift.features import (
-    IN_CLASS,
-    Features,
     FeatureScorer,
     features_of,
     named_features,

@@ -17,7 +17,8 @@ from keras_swift.src.records.growing import GrowingRows
 from keras_swift.src.records.identity import Identity
 from keras_swift.src.records.known_reader import KnownReader
 from keras_swift.src.scoring.examples import check_examples
-from keras_swift.src.swift.features import NAMES, Feature, FeatureScorer, check_finite
+from keras_swift.src.swift.feature_table import NAMES, Feature
+from keras_swift.src.swift.features import FeatureScorer, check_finite
 
 
 class FeaturesOfStream(dict[str, FloatArray]):

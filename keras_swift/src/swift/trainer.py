@@ -35,14 +35,8 @@ from keras_swift.src.suspects.of_record import suspects_of_memory
 from keras_swift.src.suspects.result import ClassNames, Suspects
 from keras_swift.src.swift.chances import ReferenceChances, StreamChances, given_chances
 from keras_swift.src.swift.datasets import DrawnDataset, EpochCallback
-from keras_swift.src.swift.features import (
-    RECORDED_NAMES,
-    Feature,
-    Features,
-    FeatureScorer,
-    features_of,
-    named_features,
-)
+from keras_swift.src.swift.feature_table import RECORDED_NAMES, Feature, Features
+from keras_swift.src.swift.features import FeatureScorer, features_of, named_features
 from keras_swift.src.swift.own_record import CountEpochs, OwnRecord, Place, RankAnew
 from keras_swift.src.swift.pooled import PooledDataset, StreamPlace
 from keras_swift.src.swift.recorded_stream import RecordedStream
