@@ -38,6 +38,8 @@ ARGUMENTS = {
 OF_VALUES = {"Mean", "Metric", "Sum"}
 # Outputs of two axes, `(n, classes)`, are all that these take.
 FLAT = {"F1Score", "FBetaScore", "R2Score"}
+# XLA rounds this function in its last bit as the program around it has it.
+OF_LOG_COSH = {"LogCoshError", "MeanMetricWrapper"}
 # The weights of a confusion matrix must have the shape of the labels, so sequences have none for
 # each example. `BinaryIoU` takes one label for each output and none for each row of them.
 CONFUSIONS = {"IoU", "MeanIoU", "OneHotIoU", "OneHotMeanIoU"}
@@ -152,7 +154,10 @@ def test_metrics_of_a_shut_gate_are_those_of_fit_to_the_last_bit(of_labels, shap
     wanted = {name for name in names() if (name in OF_LABELS) == of_labels} - OF_VALUES
     assert set(metrics) == wanted - refused_by_keras(shape, weights)
     for name, values in plain.history.items():
-        np.testing.assert_array_equal(found[name], values, err_msg=name)
+        if keras.backend.backend() == "jax" and name.removeprefix("weighted_") in OF_LOG_COSH:
+            np.testing.assert_allclose(found[name], values, rtol=2.5e-7, err_msg=name)
+        else:
+            np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
 def test_every_metric_of_keras_is_tried():

@@ -206,3 +206,11 @@ def test_a_model_is_built_for_the_numbers_that_a_step_gets(dtype):
     found = forward.specified({"x": data, "y": None})
     assert found["x"].dtype == keras.backend.standardize_dtype(expected.dtype)
     assert found["y"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="its optimizer complained")
+def test_batches_of_two_sizes_in_a_loop_of_the_loss_print_no_error(capfd):
+    model, y = model_for("CTC", keras.losses.CTC())
+    ks.ImportanceTraining(model, seed=0).fit(X, y, batch_size=4, verbose=0)
+    assert "not compatible" not in capfd.readouterr().err

@@ -123,6 +123,9 @@ class Backend:
     PULLS_AHEAD = False
     # Whether `feed` can end an epoch of a number of items that is not known beforehand.
     ENDS_EPOCHS = False
+    # The number of examples a model is built with, `None` for any. Not a small one: Keras takes a
+    # bare array of as many examples as the model has outputs for a list of targets.
+    EXAMPLES_TO_BUILD: int | None = 61
 
     def compile_scoring(self, function: TensorScoring, model: keras.Model) -> Scoring:
         """Compiles `function(values, *inputs)`, which returns one row for each row of the inputs.

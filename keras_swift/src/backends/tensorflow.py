@@ -32,6 +32,9 @@ class TensorFlowBackend(Backend):
 
     PULLS_AHEAD = True
     ENDS_EPOCHS = True
+    # The loops of some losses (CTC) keep the shapes that they were first traced with, and
+    # TensorFlow's optimizer complains of other ones.
+    EXAMPLES_TO_BUILD = None
 
     def compile_scoring(self, function: TensorScoring, model: keras.Model) -> Scoring:
         strategy = model.distribute_strategy

@@ -34,10 +34,6 @@ from keras_swift.src.scoring.own_call import with_answers
 from keras_swift.src.scoring.structures import Matching, follow, paths, wrong_targets, wrong_weights
 from keras_swift.src.validation import why_own_batches
 
-# Examples to build a model with: Keras takes a bare array of as many examples as the model has
-# outputs for a list of targets.
-_EXAMPLES = 61
-
 
 @dataclasses.dataclass(frozen=True)
 class CompiledLosses:
@@ -75,7 +71,8 @@ def build(model: keras.Model, x: ArrayTree, y: ArrayTree) -> CompiledLosses:
     try:
         # Optimizer variables may be created here, and must be on the model's devices.
         with backends.active().scope_of(model):
-            symbolic_build(model, *(specified(part, _EXAMPLES) for part in (x, y)))
+            count = backends.active().EXAMPLES_TO_BUILD
+            symbolic_build(model, *(specified(part, count) for part in (x, y)))
     except Exception as error:
         if model.built:
             # The error may be about the structure of the targets, which Keras does not name.

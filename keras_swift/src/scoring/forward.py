@@ -58,8 +58,8 @@ def symbolic_outputs(model: keras.Model, x: ArrayTree, count: int = 1) -> ArrayT
     return without_list_of_one(model(inputs))
 
 
-def specified(structure: ArrayTree, count: int = 1) -> ArrayTree:
-    """`KerasTensor`s for `count` examples of a NumPy structure."""
+def specified(structure: ArrayTree, count: int | None = 1) -> ArrayTree:
+    """`KerasTensor`s for `count` examples of a NumPy structure; `None` for any number."""
 
     def one(leaf: Any) -> Any:
         if leaf is None:
