@@ -132,7 +132,7 @@ def run(arguments, settings):
     plugin = Routed(settings)
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--tb=short", "--no-header"]
     options += ["-W", "ignore", "--show-capture=no", "-o", "addopts=", "-o", "filterwarnings="]
-    options += ["--rootdir", "/", "--continue-on-collection-errors"]
+    options += ["--rootdir", "/", "--continue-on-collection-errors", "--durations=5"]
     options += ["-n0"] if "xdist" in sys.modules else []
     pytest.main([*options, *arguments], plugins=[plugin])
     return plugin
