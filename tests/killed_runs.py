@@ -78,7 +78,7 @@ class Runs:
 
     def close(self):
         self._process.stdin.close()
-        assert self._process.wait(60) == 0
+        assert self._process.wait(300) == 0
         self._process.stdout.close()
 
 

@@ -119,3 +119,5 @@ if __name__ == "__main__":
     warm_up()
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)
+    # A framework takes its time to end in order, and has nothing left to do.
+    os._exit(0)

@@ -72,8 +72,8 @@ def same(found, whole):
 def test_forty_kills_leave_the_same_bits(tmp_path, capsys):
     with contextlib.closing(Runs(tmp_path, load)) as runs:
         counted = count_kills(runs, tmp_path, "training", CASES, WRITES, same)
-    with capsys.disabled():
-        print(f"\n{BACKEND}, kills of trainings ({len(CASES)} cases): {dict(counted)}")
+        with capsys.disabled():
+            print(f"\n{BACKEND}, kills of trainings ({len(CASES)} cases): {dict(counted)}")
     assert counted["same"] == counted["kills"] == KILLS
 
 

@@ -53,8 +53,8 @@ def test_forty_kills_of_searches_leave_the_same_result(tmp_path, capsys, count):
     settings = {"max_trials": TRIALS}
     with contextlib.closing(Runs(tmp_path, load)) as runs:
         counted = count_kills(runs, tmp_path, "search", [settings], WRITES, same, beside=count == 2)
-    with capsys.disabled():
-        print(f"\n{BACKEND}, kills of searches, processes {count}: {dict(counted)}")
+        with capsys.disabled():
+            print(f"\n{BACKEND}, kills of searches, processes {count}: {dict(counted)}")
     assert counted["same"] == counted["kills"] == KILLS
 
 
