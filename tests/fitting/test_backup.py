@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import stat
 
 import keras
 import numpy as np
@@ -252,6 +253,22 @@ def test_a_full_disk_is_named_and_the_backup_before_is_kept(tmp_path, monkeypatc
     monkeypatch.undo()
     assert os.listdir(tmp_path) == [CURRENT]
     assert_goes_on(train(tmp_path, save_freq=4), whole)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of another kind")
+def test_the_permissions_of_a_backup_are_kept_from_the_first_byte_on(tmp_path, monkeypatch):
+    ended(tmp_path, 1, 3, kind="plain")
+    (tmp_path / CURRENT).chmod(0o600)
+    save, modes = keras.Model.save_weights, []
+
+    def noted(self, path, *arguments, **named):
+        modes.append(stat.S_IMODE(os.stat(path).st_mode))
+        save(self, path, *arguments, **named)
+
+    monkeypatch.setattr(keras.Model, "save_weights", noted)
+    ended(tmp_path, 2, 3, kind="plain")
+    assert modes == [0o600]
+    assert stat.S_IMODE((tmp_path / CURRENT).stat().st_mode) == 0o600
 
 
 def test_a_folder_that_cannot_be_written_to_is_named_before_training(tmp_path):

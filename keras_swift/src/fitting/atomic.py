@@ -64,11 +64,9 @@ def written(path: str, write: Callable[[BinaryIO], Any]) -> Iterator[str]:
     folder, name = os.path.split(path)
     # File systems allow names of 255 bytes.
     temporary = os.path.join(folder, f"{name[:50]}.{secrets.token_hex(8)}.part")
-    kept = _permissions(path)
-    exclusively = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
+    kept = permissions(path)
     try:
-        # What replaces a private file is private from its first byte on.
-        descriptor = os.open(temporary, exclusively, 0o666 if kept is None else 0o600)
+        descriptor = opened_exclusively(temporary, kept)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 write(file)
@@ -99,7 +97,19 @@ def sync_folder(path: str) -> None:
         os.close(descriptor)
 
 
-def _permissions(path: str) -> int | None:
+def opened_exclusively(path: str, kept: int | None) -> int:
+    """The descriptor of a new file, open for writing.
+
+    Args:
+        path: str, under which there is nothing yet, no link either.
+        kept: int, the permissions of the file it is to replace; `None` if there is none.
+    """
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
+    # What replaces a private file is private from its first byte on.
+    return os.open(path, flags, 0o666 if kept is None else 0o600)
+
+
+def permissions(path: str) -> int | None:
     """The permissions of a file, or `None` if there is none, or a link."""
     try:
         mode = os.lstat(path).st_mode

@@ -21,7 +21,7 @@ import numpy as np
 
 from keras_swift.src._pages import read_on
 from keras_swift.src._types import State
-from keras_swift.src.fitting.atomic import sync_folder
+from keras_swift.src.fitting.atomic import opened_exclusively, permissions, sync_folder
 from keras_swift.src.fitting.states import from_bytes, to_bytes
 
 # The version of the content.
@@ -79,9 +79,14 @@ class BackupFolder:
         with self._explaining("write the backup"):
             os.makedirs(self.path, exist_ok=True)
             temporary = os.path.join(self.path, f"{secrets.token_hex(8)}{_PART}{ENDING}")
+            kept = permissions(self._current)
             try:
+                # Keras writes into the file that is there, which keeps its permissions.
+                os.close(opened_exclusively(temporary, kept))
                 model.save_weights(temporary)
                 _complete(temporary, state)
+                if kept is not None:
+                    os.chmod(temporary, kept)
                 if self._keeps_two and self._is_good and os.path.exists(self._current):
                     self._keep()
                 os.replace(temporary, self._current)
@@ -157,7 +162,7 @@ class BackupFolder:
             os.link(self._current, beside)
         except OSError:
             # Not every file system has links.
-            shutil.copyfile(self._current, beside)
+            shutil.copy(self._current, beside)
         os.replace(beside, self._previous)
 
     @contextlib.contextmanager
