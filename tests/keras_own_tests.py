@@ -148,7 +148,7 @@ def last_line(report):
 def main(wanted):
     defaults = "--defaults" in wanted
     wanted = [word for word in wanted if word != "--defaults"]
-    # With a seed, so that two trainings of a test draw alike.
+    # With a seed, so that a failure can be repeated.
     settings = {"seed": 0} if defaults else {"presample": 3.0, "tau_threshold": 1e9}
     routed = run(files(wanted), settings)
     failed = {name: text for name, text in routed.failed.items() if name in routed.calling}
