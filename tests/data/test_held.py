@@ -74,6 +74,8 @@ def test_no_more_is_held_than_promised(monkeypatch):
     monkeypatch.setattr(module, "HELD_BYTES", 10 * 8)
     with pytest.raises(ValueError, match="held in memory"):
         held(Batches(X, Y))
+    with pytest.raises(ValueError, match=r"all of a stream: `SwiftTraining\(model, result"):
+        held(Batches(X, Y), "x")
 
 
 def test_a_dataset_without_an_end_is_refused_before_it_is_read():
@@ -95,6 +97,10 @@ def test_examples_of_a_data_set_are_held_in_the_order_of_a_pass():
     np.testing.assert_array_equal(weights, W)
     assert held_examples(Batches(X, Y), None, None)[2] is None
     assert held_examples(X, Y, None) == (X, Y, None)
+    # Ids are not needed where examples have an index.
+    x, y, weights = held_examples(_Iterable([(X, Y, None, np.arange(len(X)))]), None, None)
+    assert weights is None
+    np.testing.assert_array_equal(x, X)
 
 
 class Shuffled:

@@ -64,6 +64,21 @@ def test_the_suspects_are_those_of_arrays_in_the_same_order(digits, orders_of_ar
         assert "id" not in stream.to_frame()
 
 
+class WithoutLength(Dealt):
+    """As a `tf.data` pipeline with a filter."""
+
+    __len__ = None
+
+
+def test_a_stream_without_a_length_is_counted_without_a_word(digits):
+    x, y, _ = moved_labels(digits, 100)
+    stream = WithoutLength([np.arange(100)], lambda rows: (x[rows], y[rows]))
+    found = ks.find_suspects(classifier(0.3), stream, epochs=2, seed=0, verbose=0)
+    np.testing.assert_array_equal(found.labels, y)
+    features = ks.compute_features(classifier(), stream, features=("loss",), verbose=0)
+    assert len(features["loss"]) == 100
+
+
 class Rows(keras.utils.PyDataset):
     """Batches of 32 rows that keep their places, augmented."""
 

@@ -48,9 +48,12 @@ def held(data: Any, argument: str = "validation_data") -> tuple[ArrayTree, ...]:
             )
         size += sum(leaf.nbytes for leaf in present_leaves(parts))
         if size > HELD_BYTES:
+            larger = "A sampler that was found on a part trains on all of a stream: "
+            larger += "`SwiftTraining(model, result.sampler)`. "
             raise ValueError(
                 f"`{argument}` is held in memory, up to {HELD_BYTES / 2**30:g} GiB. Received: "
                 "more. Take a part of it (`dataset.take(...)`), or pass memory-mapped arrays. "
+                + (larger if argument == "x" else "")
                 + read_on("swift_sampler.md#limits")
             )
         batches.append(parts)
@@ -108,6 +111,9 @@ def held_examples(
 
 def _parts(batch: Any) -> tuple[ArrayTree, ArrayTree, ArrayTree]:
     """`(x, y, sample_weight)` of NumPy arrays; what is missing is `None`."""
+    if isinstance(batch, tuple | list) and len(batch) == 4:
+        # The ids, which are not needed where examples have an index.
+        batch = tuple(batch[:3])
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
     x, y, sample_weight = (
         None if part is None else keras.tree.map_structure(as_numpy, part)

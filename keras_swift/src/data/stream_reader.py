@@ -38,6 +38,7 @@ class StreamReader:
         steps_per_epoch: int or `None`. Without it the stream must end;
             one of unknown length is read once to count its batches.
         needs_targets: bool, as there.
+        warns: bool, whether counting is said, with `steps_per_epoch` as the cure.
 
     Attributes:
         stream: the source, or a list of the batches of a generator that was read to its end.
@@ -55,6 +56,7 @@ class StreamReader:
         shuffle: bool,
         steps_per_epoch: int | None,
         needs_targets: bool = True,
+        warns: bool = True,
     ) -> None:
         orders = [generator if shuffle else None for generator in generators]
         # Some data sets also have `__next__`, such as those of Keras' `ImageDataGenerator`.
@@ -85,7 +87,7 @@ class StreamReader:
             element_spec=getattr(source, "element_spec", None),
         )
         self.batch_size = len(Examples(self._first, None))
-        self.num_batches = steps_per_epoch or self._uniform.length or self._counted(source)
+        self.num_batches = steps_per_epoch or self._uniform.length or self._counted(source, warns)
         # Whether a pass may end before the steps of an epoch, nobody knows when.
         ends = self._uniform.length is None and not self._shared and not is_endless(source)
         self.is_open_ended = steps_per_epoch is not None and ends
@@ -115,17 +117,18 @@ class StreamReader:
             return False
         return steps < self.pass_length
 
-    def _counted(self, source: Any) -> int:
+    def _counted(self, source: Any, warns: bool) -> int:
         if self._shared or is_endless(source):
             raise ValueError(
                 "`steps_per_epoch` must be given for a source without an end. Received: "
                 f"steps_per_epoch=None with x of type {type(source).__name__}."
             )
-        warnings.warn(
-            "`x` has no length: it is read once from end to end to count its batches. "
-            "Pass `steps_per_epoch` to avoid that.",
-            stacklevel=5,
-        )
+        if warns:
+            warnings.warn(
+                "`x` has no length: it is read once from end to end to count its batches. "
+                "Pass `steps_per_epoch` to avoid that.",
+                stacklevel=5,
+            )
         return sum(1 for _ in source)
 
     def presample_size(self, ratio: float) -> int:

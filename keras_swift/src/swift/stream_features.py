@@ -62,7 +62,7 @@ def features_of_stream(
     check_ends(x, "x")
     needs_loss = any(isinstance(feature, str) for feature in named.values())
     generators = np.random.default_rng(0).spawn(2)
-    with contextlib.closing(StreamReader(x, None, generators, False, None)) as stream:
+    with contextlib.closing(StreamReader(x, None, generators, False, None, warns=False)) as stream:
         first = stream.first(stream.batch_size)
         check_examples(model, ArraySource(*first), stream.batch_size, needs_loss)
         scorer = FeatureScorer(model, named, *first[:2])

@@ -74,7 +74,8 @@ def find_suspects(
         x: inputs, an array, or a list or dict of arrays, first axis `n`; or a
             stream with targets that ends and can be read again: a `PyDataset`,
             `tf.data.Dataset`, `DataLoader` or other iterable of batches, of any
-            size, shuffled or not. It is read once an epoch and never held. An
+            size, shuffled or not. It is read once an epoch (and once to count its
+            batches, if it has no length) and never held. An
             example is known by its id, where batches are
             `(x, y, sample_weight, ids)`, as they have to be if the pipeline
             augments; else by batch and row in a `PyDataset`, and by its
@@ -203,7 +204,7 @@ def _of_stream(run: _Run, x: Any, class_names: ClassNames) -> Suspects:
     model = run.model
     backends.active().check_devices(model)
     generators = np.random.default_rng([run.seed, 1]).spawn(2)
-    with contextlib.closing(StreamReader(x, None, generators, True, None)) as stream:
+    with contextlib.closing(StreamReader(x, None, generators, True, None, warns=False)) as stream:
         known, batch_size = RecordedStream(model, stream, stores_all=True), stream.batch_size
         losses, outputs, examples = known.losses, known.outputs, known.examples
         dataset = known.dataset(stream, run.seed)
