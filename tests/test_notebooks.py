@@ -2,8 +2,9 @@
 
 Each runs on one backend, because a second one would say nothing new. What a cell prints and its
 value are compared as in `printed.py`, and figures by their number and size. A cell whose metadata
-have `"within": 30` may differ by 30 %, `null` by anything, for what hangs on rounding; one with `"python": "3.11"` is compared on that version
-alone, because its text is Python's.
+have `"within": 30` may differ by 30 %, and by anything with `"within": null`, where the words hang
+on rounding; one with `"python": "3.11"` is compared on that version alone, because its text is
+Python's.
 """
 
 import ast
