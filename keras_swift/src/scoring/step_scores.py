@@ -12,9 +12,9 @@ from keras_swift.src.scoring.scorer import Scorer
 class StepScores:
     """Score and loss of each example of a batch, and margin and probability of its label.
 
-    The columns are those of `fitting.memory.COLUMNS`; the last two exist if all compiled losses are
-    those of a classifier (means over several). If an output carries a mask, the unmasked share of
-    the entries of each output follows.
+    The columns are those of `records.memory.COLUMNS`; the last two exist if all compiled losses are
+    those of a classifier (means over several, by their loss weights). If an output carries a mask,
+    the unmasked share of the entries of each output follows.
 
     Args:
         scorer: `Scorer` that has scored a batch; its first quantity is the score.
@@ -51,16 +51,16 @@ class StepScores:
             loss = scorer.of_outputs(y, y_pred)["loss"]
         numbers = [score, loss]
         if self.has_labels:
-            labels = [
-                label_means(label, targets, outputs)
+            # As the loss weighs the outputs: one that does not train the model says nothing.
+            total = sum(label.output.weight for label in self._labels) or 1.0
+            means = [
+                (label.output.weight / total, label_means(label, targets, outputs))
                 for label, (_, targets, outputs) in zip(
                     self._labels, scorer.compared(y, y_pred), strict=True
                 )
             ]
-            numbers += [
-                sum(margin for _, margin in labels) / len(labels),
-                sum(probability for probability, _ in labels) / len(labels),
-            ]
+            for column in (1, 0):
+                numbers.append(sum(share * mean[column] for share, mean in means))
         columns = ops.stack([ops.cast(number, "float32") for number in numbers], axis=1)
         if self.columns > self.numbers:
             columns = ops.concatenate([columns, ops.cast(found["valid"], "float32")], axis=1)
