@@ -1,6 +1,7 @@
 """What a training step costs: plain `model.fit`, ours by default, the paper's rule.
 
     python benchmarks/step_cost.py [--batch-size 128] [--rounds 7]
+    python benchmarks/step_cost.py --batch-size 32 --pipelines tf.data loader iterable slow
     python benchmarks/step_cost.py --batch-size 1024 --sizes 10000 100000 1000000 10000000
 
 The backend is KERAS_BACKEND's. In every round each side trains two epochs in turn, of which the
@@ -11,6 +12,10 @@ seconds or (`--clock wall`, for a GPU) of wall-clock seconds.
 `with weights` is `fit` with a `sample_weight` of ones, which every batch of importance training
 carries. `ours` draws by remembered scores, recorded in every step. `shut` is the paper's rule with
 its gate shut, `open` with its gate open; `f` is the cost of scoring an example over training on it.
+
+With `--pipelines`, a step of ours from a pipeline that shuffles anew in each epoch, over one of
+`fit` from the same pipeline: `tf.data`, a `DataLoader`, any iterable, and "slow", an iterable that
+takes as long for a batch as `fit` for a step (in wall-clock seconds; it sleeps).
 
 With `--sizes`, a step of ours on data mapped from the disk, for each number of examples, drawn by
 remembered scores: what it costs over one of `fit`, and how much memory the process gained by it.
@@ -125,6 +130,79 @@ def measure(build, batch_size, presample, steps, rounds, now):
     return np.array(table[1:])
 
 
+class Shuffled:
+    """Batches in another order in each pass, `wait` seconds apart."""
+
+    def __init__(self, x, y, batch_size, wait=0.0):
+        self.x, self.y, self.batch_size, self.wait = x, y, batch_size, wait
+        self.generator = np.random.default_rng(1)
+
+    def __len__(self):
+        return len(self.x) // self.batch_size
+
+    def __iter__(self):
+        order = self.generator.permutation(len(self.x))
+        for first in range(0, len(self) * self.batch_size, self.batch_size):
+            rows = order[first : first + self.batch_size]
+            if self.wait:
+                time.sleep(self.wait)
+            yield self.x[rows], self.y[rows]
+
+    def forever(self):
+        while True:
+            yield from self
+
+
+def pipeline(name, x, y, batch_size, wait):
+    """What `fit` is given; made anew for each call."""
+    if name == "tf.data":
+        import tensorflow as tf
+
+        pairs = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x))
+        return pairs.batch(batch_size, drop_remainder=True)
+    if name == "loader":
+        import torch
+
+        data = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
+        return torch.utils.data.DataLoader(data, batch_size, shuffle=True, drop_last=True)
+    return Shuffled(x, y, batch_size, wait)
+
+
+def by_pipeline(names, build, batch_size, steps, rounds):
+    print("| pipeline | fit, ms a step | ours / fit, CPU | ours / fit, wall |\n|---|---|---|---|")
+    generator = np.random.default_rng(0)
+    x = generator.random((batch_size * steps, 28, 28, 1), dtype=np.float32)
+    y = (10 * x[:, :14].mean(axis=(1, 2, 3)) * 5).astype(int) % 10
+    wait = 0.0
+    for name in names:
+        sides = []
+        for ours in (False, True):
+            model = build()
+            model.compile(
+                keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy"
+            )
+            source = pipeline(name, x, y, batch_size, wait if name == "slow" else 0.0)
+            trainer = ks.ImportanceTraining(model, seed=0, ease_off=False)
+            sides.append((trainer.fit if ours else model.fit, source))
+        found = []
+        for _ in range(rounds + 1):
+            found.append([])
+            for fit, source in sides:
+                clocks = [LastEpoch(now) for now in CLOCKS.values()]
+                given = source
+                if isinstance(source, Shuffled):
+                    # Keras takes generators, not any iterable.
+                    given = source.forever()
+                fit(given, epochs=2, verbose=0, callbacks=clocks, steps_per_epoch=steps)
+                found[-1].append([clock.seconds for clock in clocks])
+        # Axes: round, side, clock.
+        found = np.array(found[1:])
+        plain = np.median(found[:, 0, 1])
+        wait = wait or plain
+        ratios = np.median(found[:, 1] / found[:, 0], axis=0)
+        print(f"| {name} | {plain * 1e3:.2f} | {ratios[0]:.3f} | {ratios[1]:.3f} |", flush=True)
+
+
 class Epochs(keras.callbacks.Callback):
     """Seconds a step of each epoch, and the process' own memory at its end."""
 
@@ -207,8 +285,21 @@ def main():
     parser.add_argument("--clock", choices=CLOCKS, default="cpu")
     parser.add_argument("--steps", type=int, default=200, help="steps an epoch")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--pipelines", nargs="+", choices=("tf.data", "loader", "iterable", "slow"))
     parser.add_argument("--sizes", type=int, nargs="+", help="examples on the disk")
     arguments = parser.parse_args()
+    if arguments.pipelines:
+        print(f"backend {keras.backend.backend()}, batch {arguments.batch_size}\n")
+        for name in arguments.models:
+            print(f"{name}\n")
+            by_pipeline(
+                arguments.pipelines,
+                MODELS[name],
+                arguments.batch_size,
+                arguments.steps,
+                arguments.rounds,
+            )
+        return
     if arguments.sizes:
         print(
             f"backend {keras.backend.backend()}, batch {arguments.batch_size}, remembered scores, "

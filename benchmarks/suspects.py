@@ -1,7 +1,8 @@
 """Which wrong targets are found, by whom, at which price: targets of every kind.
 
     python benchmarks/suspects.py
-    python benchmarks/suspects.py multi-label values --seeds 5 --out suspects.jsonl
+    python benchmarks/suspects.py multi-label values --seeds 20 21 --out suspects.jsonl
+    python benchmarks/suspects.py --summary suspects.jsonl
 
 digits, digits next   scikit-learn's digits as classes, 20 % moved at random or to the next class
 table                 `make_classification`, five classes, 20 % moved at random
@@ -10,9 +11,11 @@ steps                 a tag at each of eight steps, 8 % wrong
 values                Friedman's first function, a twentieth of the values off by 3 to 8 deviations
 
 Ours is `find_suspects`, one training. "importance" is `trainer.suspects()` after
-`ImportanceTraining.fit`, at no price of its own. "small loss" is the loss when last seen. cleanlab
+`ImportanceTraining.fit`, at no price of its own. "small loss" is the loss when last seen. "margins"
+is the area under the margin (Pleiss et al., 2020): the logit of the label less the largest other,
+summed over the epochs; one training and a forward pass after each epoch. cleanlab
 (`pip install cleanlab`, left out if it is missing) gets predictions of three networks, each trained
-on two thirds of the data, as its documentation asks for: two trainings.
+on two thirds of the data, as its documentation asks for: two trainings. The price is in trainings.
 
 AUROC and average precision of a wrong target; precision and recall of those that each chooses;
 whether the interval holds the truth.
@@ -139,6 +142,29 @@ def by_cleanlab(kind, x, y, seed):
     return -get_label_quality_scores(labels=labels, pred_probs=p), chosen
 
 
+class Margins(keras.callbacks.Callback):
+    """Sums the margins of all labels over the epochs."""
+
+    def __init__(self, x, y):
+        super().__init__()
+        self.x, self.labels, self.area = x, y.reshape(-1).astype(int), 0.0
+
+    def on_epoch_end(self, epoch, logs=None):
+        p = self.model.predict(self.x, verbose=0)
+        # Logits but for a constant of each example, of which a margin is free.
+        logits = np.log(np.maximum(p.reshape(-1, p.shape[-1]).astype(np.float64), 1e-30))
+        rows = np.arange(len(logits))
+        own = logits[rows, self.labels]
+        logits[rows, self.labels] = -np.inf
+        self.area = self.area + own - logits.max(axis=1)
+
+
+def by_margins(kind, x, y, seed):
+    margins = Margins(x, y)
+    network(kind, x, y, seed).fit(x, y, epochs=EPOCHS, verbose=0, callbacks=[margins])
+    return -margins.area
+
+
 def measured(wrong, scores, chosen=None):
     row = {
         "AUROC": float(roc_auc_score(wrong, scores)),
@@ -171,6 +197,9 @@ def one(kind, seed):
         trainer.fit(x, y, epochs=EPOCHS, verbose=0)
         again = trainer.suspects()
         rows["importance"] = {**measured(wrong, again.scores, ~again.keep), "price": 0.0}
+    if kind not in ("multi-label", "values"):
+        doubts = by_margins(kind, x, y, seed)
+        rows["margins"] = {**measured(wrong.reshape(-1), doubts), "price": 1.3}
     if importlib.util.find_spec("cleanlab") is not None:
         doubts, flagged = by_cleanlab(kind, x, y, seed)
         truth = by_row if kind == "multi-label" else wrong.reshape(-1)
@@ -183,21 +212,40 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("kinds", nargs="*", default=KINDS, choices=[*KINDS, []])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", help="append a JSON line for each run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[20, 21, 22, 23, 24])
+    parser.add_argument("--out", help="append a JSON line for each run; those in it are not redone")
+    parser.add_argument("--summary", metavar="FILE.jsonl", help="read, train nothing")
     arguments = parser.parse_args()
-    for kind in arguments.kinds or KINDS:
-        runs = []
-        for seed in range(arguments.seeds):
-            runs.append(one(kind, seed))
+    where = arguments.summary or arguments.out
+    rows = []
+    if where and os.path.exists(where):
+        with open(where) as opened:
+            rows = [json.loads(line) for line in opened if line.endswith("\n")]
+    made = {(row["kind"], row["seed"]) for row in rows}
+    for kind in [] if arguments.summary else arguments.kinds or KINDS:
+        for seed in arguments.seeds:
+            if (kind, seed) in made:
+                continue
+            rows.append({"kind": kind, "seed": seed, **one(kind, seed)})
             if arguments.out:
                 with open(arguments.out, "a") as opened:
-                    opened.write(json.dumps({"kind": kind, "seed": seed, **runs[-1]}) + "\n")
-        for name in runs[0]:
-            parts = [
-                f"{key} {np.mean([run[name][key] for run in runs]):.3f}" for key in runs[0][name]
-            ]
-            print(f"{kind:12} {name:16} {', '.join(parts)}", flush=True)
+                    opened.write(json.dumps(rows[-1]) + "\n")
+    summarise(rows)
+
+
+def summarise(rows):
+    names = ("AUROC", "average precision", "precision", "recall", "held", "price")
+    print(f"| targets | method | {' | '.join(names)} | seeds |\n|{'---|' * (len(names) + 3)}")
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        some = [row for row in rows if row["kind"] == kind]
+        for name in some[0]:
+            if name in ("kind", "seed"):
+                continue
+            cells = []
+            for measure in names:
+                found = [row[name][measure] for row in some if measure in row[name]]
+                cells.append(f"{np.mean(found):.3f}" if found else "")
+            print(f"| {kind} | {name} | {' | '.join(cells)} | {len(some)} |")
 
 
 if __name__ == "__main__":
