@@ -7,7 +7,8 @@ import sys
 import tomllib
 
 import pytest
-from test_readme import BLOCK, NOTEBOOKS, PAGES, ROOT
+from test_notebooks import NOTEBOOKS
+from test_readme import BLOCK, PAGES, ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # The names that packages are imported by, where they differ.
