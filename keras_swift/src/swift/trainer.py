@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import keras
@@ -17,10 +17,7 @@ import numpy as np
 from keras_swift.src import backends
 from keras_swift.src._display import html_table
 from keras_swift.src._keras_losses import compile_loss
-from keras_swift.src._pages import read_on
-from keras_swift.src._types import FloatArray
 from keras_swift.src.data import arrays
-from keras_swift.src.data.fingerprint import of_arrays
 from keras_swift.src.data.held import held_examples
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.data.streams import is_stream
@@ -33,14 +30,14 @@ from keras_swift.src.rules import check_fit, check_if_given
 from keras_swift.src.scoring.examples import check_examples
 from keras_swift.src.suspects.of_record import suspects_of_memory
 from keras_swift.src.suspects.result import ClassNames, Suspects
-from keras_swift.src.swift.chances import ReferenceChances, StreamChances, given_chances
 from keras_swift.src.swift.datasets import DrawnDataset, EpochCallback
-from keras_swift.src.swift.feature_table import RECORDED_NAMES, Feature, Features
-from keras_swift.src.swift.features import FeatureScorer, features_of, named_features
+from keras_swift.src.swift.feature_table import RECORDED_NAMES, Features
+from keras_swift.src.swift.features import named_features
 from keras_swift.src.swift.own_record import CountEpochs, OwnRecord, Place, RankAnew
 from keras_swift.src.swift.pooled import PooledDataset, StreamPlace
+from keras_swift.src.swift.probabilities import Probabilities
 from keras_swift.src.swift.recorded_stream import RecordedStream
-from keras_swift.src.swift.sampler import GRADIENT_NORM, SwiftSampler
+from keras_swift.src.swift.sampler import SwiftSampler
 from keras_swift.src.validation import check_model
 
 if TYPE_CHECKING:
@@ -225,7 +222,7 @@ class SwiftTraining(Trainer):
         )
         check_model(self.model, trains=True)
         check_fit(given)
-        if is_stream(x) and self._search is not None:
+        if is_stream(x) and self._by.search is not None:
             x, y, sample_weight = held_examples(x, y, sample_weight)
             given = dataclasses.replace(given, x=x, y=y, sample_weight=sample_weight)
         data, rest = given.resolved()
@@ -243,7 +240,7 @@ class SwiftTraining(Trainer):
             return self._recorded_fit(data, seed, callbacks, rest)
         dataset = DrawnDataset(
             data.examples,
-            self._probabilities(data.examples, data.batch_size, verbose),
+            self._by.of_examples(data.examples, data.batch_size, verbose),
             data.batch_size,
             seed=seed,
             steps_per_epoch=steps_per_epoch,
@@ -292,6 +289,10 @@ class SwiftTraining(Trainer):
         memory = None if own is None else own.recorder.record
         return suspects_of_memory(self.model, examples, memory, class_names)
 
+    @property
+    def _by(self) -> Probabilities:
+        return Probabilities(self.model, self.sampler, self.reference, self.features, self._result)
+
     def _records_itself(self) -> bool:
         """Whether the features come from a record of the training itself."""
         nothing_given = self._result is None and self.reference is None and self.features is None
@@ -321,7 +322,7 @@ class SwiftTraining(Trainer):
         self, data: arrays.ArraySource | RecordedStream, batch_size: int, rest: dict[str, Any]
     ) -> OwnRecord:
         epochs = rest["epochs"] - rest["initial_epoch"]
-        wanted = tuple(self._wanted())
+        wanted = tuple(self._by.wanted())
         return OwnRecord(self.model, data, batch_size, epochs, self.warmup, wanted)
 
     def _fit_by(
@@ -340,79 +341,12 @@ class SwiftTraining(Trainer):
                 "longer, set `warmup`, or give `features` of another training, such as "
                 "`find_suspects(...).record` has."
             )
-        ranking = RankAnew(dataset, own, self._probabilities_of_own)
+        ranking = RankAnew(dataset, own, self._by.of_columns)
         with own.recorder.listening(dataset):
             place = Place(dataset, own)
             begins = EpochCallback(dataset, place.journal)
             ours = [ranking, begins, own.recorder, CountEpochs(own)]
             return self._run_fit(dataset, place, ours, callbacks, rest)
-
-    @property
-    def _search(self) -> SearchResult | None:
-        """The search whose features and data are used, if they are."""
-        return self._result if self.reference is None and self.features is None else None
-
-    def _wanted(self) -> dict[str, Feature]:
-        """The features that the sampler needs, by name, and the weights of its transform."""
-        given = {} if self.features is None else named_features(self.features)
-        wanted = {name: given.get(name, name) for name in self.sampler.features}
-        if self.sampler.transform == "cgf":
-            wanted[GRADIENT_NORM] = given.get(GRADIENT_NORM, GRADIENT_NORM)
-        return named_or_explained(wanted)
-
-    def _probabilities(
-        self, source: arrays.ArraySource, batch_size: int, verbose: int | Literal["auto"]
-    ) -> FloatArray:
-        """The sampling probability of each example of the source."""
-        search = self._search
-        if search is not None:
-            columns = search.features
-            size = len(next(iter(columns.values())))
-            if size != source.size:
-                raise ValueError(
-                    "`x` must be the data of the search, whose features the result holds. "
-                    f"Received: {source.size} examples; the search had {size}. For other data, "
-                    "pass `reference`, a trained model to compute their features with."
-                )
-            fingerprint = getattr(search, "data_fingerprint", None)
-            if fingerprint is not None and fingerprint != sources_fingerprint(source):
-                raise ValueError(
-                    "`x` and `y` must be the data of the search, in the same order. Received: "
-                    f"{source.size} examples with other contents. For other data, pass "
-                    "`reference`, a trained model to compute their features with."
-                )
-            return self.sampler.probabilities(columns)
-        wanted = self._wanted()
-        ready = {
-            name: f for name, f in wanted.items() if not isinstance(f, str) and not callable(f)
-        }
-        if self.reference is None and len(ready) < len(wanted):
-            raise ValueError(
-                "A `SwiftSampler` needs the features of the data: "
-                f"{[name for name in wanted if name not in ready]}. Received: reference=None. "
-                "Pass `reference`, a trained and compiled model to compute them with; or "
-                "`features`; or the result of `keras_swift.search` instead of its sampler. "
-                + read_on("guides/learned_sampler.md#using-a-sampler-on-other-data")
-            )
-        _refuse_recorded(wanted)
-        reference = self.model if self.reference is None else self.reference
-        columns = features_of(reference, source, wanted, batch_size=batch_size, verbose=verbose)
-        return self._probabilities_of_own(columns)
-
-    def _probabilities_of_own(self, columns: dict[str, FloatArray]) -> FloatArray:
-        """The probabilities of this process' examples, ranked among those of all processes."""
-        gathered = backends.active().gather_rows(columns)
-        probability = self.sampler.probabilities(gathered.columns)
-        masses = [float(probability[part].sum()) for part in gathered.parts]
-        if min(masses) == 0.0:
-            raise ValueError(
-                "Each process must have examples that the sampler draws. Received: parts of which "
-                f"it draws the shares {[round(mass, 4) for mass in masses]}. Shuffle the data "
-                "before they are dealt out to the processes."
-            )
-        own: FloatArray = probability[gathered.own]
-        own = own / own.sum()
-        return own
 
     def _stream_reader(self, data: TrainingData, seed: int) -> StreamReader:
         generators = np.random.default_rng([seed, 1]).spawn(2)
@@ -442,57 +376,7 @@ class SwiftTraining(Trainer):
                 return self._fit_by(own, dataset, callbacks, rest)
         identity = Identity(stream)
         dataset = PooledDataset(stream, identity, seed, restarts=restarts, first_epoch=first_epoch)
-        dataset.chances = self._chances(stream, identity)
+        dataset.chances = self._by.of_stream(stream, identity)
         with contextlib.closing(dataset):
             place = StreamPlace(dataset, dataset.chances)
             return self._run_fit(dataset, place, [EpochCallback(dataset)], callbacks, rest)
-
-    def _chances(self, stream: StreamReader, identity: Identity) -> StreamChances:
-        """How often the examples of a stream are drawn, by given features or a reference model."""
-        wanted = self._wanted()
-        given = {n: f for n, f in wanted.items() if not isinstance(f, str) and not callable(f)}
-        if given:
-            return given_chances(
-                self.sampler, wanted, getattr(self.features, "ids", None), identity
-            )
-        if self.reference is None or self.reference is self.model:
-            raise ValueError(
-                "`reference` must be a trained model other than the one in training if `x` is a "
-                "stream: features are computed from its batches as they are read. "
-                f"Received: reference={self.reference and self.reference.name!r}. After a search, "
-                "build the model again and give it `result.pretrained_weights`; or pass "
-                "`features`, what `compute_features` returns for this stream."
-            )
-        _refuse_recorded(wanted)
-        scorer = FeatureScorer(self.reference, wanted, *stream.first(stream.batch_size)[:2])
-        return ReferenceChances(scorer, self.sampler.probabilities, identity)
-
-
-def named_or_explained(wanted: Mapping[str, Any]) -> dict[str, Feature]:
-    """`wanted` as features; raises for unknown names."""
-    try:
-        return named_features(wanted)
-    except ValueError as error:
-        raise ValueError(
-            f"The sampler was made for the features {list(wanted)}, and some are unknown here. "
-            "Pass `features`, a mapping from these names to arrays or callables. " + str(error)
-        ) from error
-
-
-def _refuse_recorded(wanted: Mapping[str, Feature]) -> None:
-    """Raises for features that need a record of training."""
-    recorded = [f for f in wanted.values() if isinstance(f, str) and f in RECORDED_NAMES]
-    if recorded:
-        raise ValueError(
-            "The sampler's features must be given if they need a record of training: "
-            f"{recorded}. Received: no arrays for them. Pass `features=`, such as "
-            "`find_suspects(model, x, y).record` gives to `compute_features(model, x, y, names, "
-            "record=...)`; or search with features that need only a trained model, "
-            'features=("loss", "renormed_entropy"). Without `reference`, `fit` on arrays records '
-            "its own training for a sampler that needs no other features."
-        )
-
-
-def sources_fingerprint(source: arrays.ArraySource) -> str:
-    """A hash of every value of the inputs and targets, in order."""
-    return of_arrays((source.x, source.y))

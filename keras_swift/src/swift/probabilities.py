@@ -1,0 +1,164 @@
+"""Where the sampling probabilities of `SwiftTraining` come from.
+
+They come from the features of a search, from arrays that were given, or from what a trained
+model says of the examples. This file asks for what is missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import keras
+
+from keras_swift.src import backends
+from keras_swift.src._pages import read_on
+from keras_swift.src._types import FloatArray
+from keras_swift.src.data import arrays
+from keras_swift.src.data.fingerprint import of_arrays
+from keras_swift.src.data.stream_reader import StreamReader
+from keras_swift.src.records.identity import Identity
+from keras_swift.src.swift.chances import ReferenceChances, StreamChances, given_chances
+from keras_swift.src.swift.feature_table import RECORDED_NAMES, Feature, Features
+from keras_swift.src.swift.features import FeatureScorer, features_of, named_features
+from keras_swift.src.swift.sampler import GRADIENT_NORM, SwiftSampler
+
+if TYPE_CHECKING:
+    from keras_swift.src.search.result import SearchResult
+
+
+@dataclasses.dataclass(frozen=True)
+class Probabilities:
+    """Computes how often examples are drawn.
+
+    Attributes:
+        model: `keras.Model` in training.
+        sampler: `SwiftSampler`.
+        reference: trained `keras.Model` that features are computed with, or `None`.
+        features: the features as given to `SwiftTraining`, or `None`.
+        result: `SearchResult` given in place of a sampler, or `None`.
+    """
+
+    model: keras.Model
+    sampler: SwiftSampler
+    reference: keras.Model | None
+    features: Features | None
+    result: SearchResult | None
+
+    @property
+    def search(self) -> SearchResult | None:
+        """The search whose features and data are used, if they are."""
+        return self.result if self.reference is None and self.features is None else None
+
+    def wanted(self) -> dict[str, Feature]:
+        """The features that the sampler needs, by name, and the weights of its transform."""
+        given = {} if self.features is None else named_features(self.features)
+        wanted = {name: given.get(name, name) for name in self.sampler.features}
+        if self.sampler.transform == "cgf":
+            wanted[GRADIENT_NORM] = given.get(GRADIENT_NORM, GRADIENT_NORM)
+        return named_or_explained(wanted)
+
+    def of_examples(
+        self, source: arrays.ArraySource, batch_size: int, verbose: int | Literal["auto"]
+    ) -> FloatArray:
+        """The sampling probability of each example of the source."""
+        search = self.search
+        if search is not None:
+            columns = search.features
+            size = len(next(iter(columns.values())))
+            if size != source.size:
+                raise ValueError(
+                    "`x` must be the data of the search, whose features the result holds. "
+                    f"Received: {source.size} examples; the search had {size}. For other data, "
+                    "pass `reference`, a trained model to compute their features with."
+                )
+            fingerprint = getattr(search, "data_fingerprint", None)
+            if fingerprint is not None and fingerprint != sources_fingerprint(source):
+                raise ValueError(
+                    "`x` and `y` must be the data of the search, in the same order. Received: "
+                    f"{source.size} examples with other contents. For other data, pass "
+                    "`reference`, a trained model to compute their features with."
+                )
+            return self.sampler.probabilities(columns)
+        wanted = self.wanted()
+        ready = {
+            name: f for name, f in wanted.items() if not isinstance(f, str) and not callable(f)
+        }
+        if self.reference is None and len(ready) < len(wanted):
+            raise ValueError(
+                "A `SwiftSampler` needs the features of the data: "
+                f"{[name for name in wanted if name not in ready]}. Received: reference=None. "
+                "Pass `reference`, a trained and compiled model to compute them with; or "
+                "`features`; or the result of `keras_swift.search` instead of its sampler. "
+                + read_on("guides/learned_sampler.md#using-a-sampler-on-other-data")
+            )
+        _refuse_recorded(wanted)
+        reference = self.model if self.reference is None else self.reference
+        columns = features_of(reference, source, wanted, batch_size=batch_size, verbose=verbose)
+        return self.of_columns(columns)
+
+    def of_columns(self, columns: dict[str, FloatArray]) -> FloatArray:
+        """The probabilities of this process' examples, ranked among those of all processes."""
+        gathered = backends.active().gather_rows(columns)
+        probability = self.sampler.probabilities(gathered.columns)
+        masses = [float(probability[part].sum()) for part in gathered.parts]
+        if min(masses) == 0.0:
+            raise ValueError(
+                "Each process must have examples that the sampler draws. Received: parts of which "
+                f"it draws the shares {[round(mass, 4) for mass in masses]}. Shuffle the data "
+                "before they are dealt out to the processes."
+            )
+        own: FloatArray = probability[gathered.own]
+        own = own / own.sum()
+        return own
+
+    def of_stream(self, stream: StreamReader, identity: Identity) -> StreamChances:
+        """How often the examples of a stream are drawn, by given features or a reference model."""
+        wanted = self.wanted()
+        given = {n: f for n, f in wanted.items() if not isinstance(f, str) and not callable(f)}
+        if given:
+            return given_chances(
+                self.sampler, wanted, getattr(self.features, "ids", None), identity
+            )
+        if self.reference is None or self.reference is self.model:
+            raise ValueError(
+                "`reference` must be a trained model other than the one in training if `x` is a "
+                "stream: features are computed from its batches as they are read. "
+                f"Received: reference={self.reference and self.reference.name!r}. After a search, "
+                "build the model again and give it `result.pretrained_weights`; or pass "
+                "`features`, what `compute_features` returns for this stream."
+            )
+        _refuse_recorded(wanted)
+        scorer = FeatureScorer(self.reference, wanted, *stream.first(stream.batch_size)[:2])
+        return ReferenceChances(scorer, self.sampler.probabilities, identity)
+
+
+def named_or_explained(wanted: Mapping[str, Any]) -> dict[str, Feature]:
+    """`wanted` as features; raises for unknown names."""
+    try:
+        return named_features(wanted)
+    except ValueError as error:
+        raise ValueError(
+            f"The sampler was made for the features {list(wanted)}, and some are unknown here. "
+            "Pass `features`, a mapping from these names to arrays or callables. " + str(error)
+        ) from error
+
+
+def _refuse_recorded(wanted: Mapping[str, Feature]) -> None:
+    """Raises for features that need a record of training."""
+    recorded = [f for f in wanted.values() if isinstance(f, str) and f in RECORDED_NAMES]
+    if recorded:
+        raise ValueError(
+            "The sampler's features must be given if they need a record of training: "
+            f"{recorded}. Received: no arrays for them. Pass `features=`, such as "
+            "`find_suspects(model, x, y).record` gives to `compute_features(model, x, y, names, "
+            "record=...)`; or search with features that need only a trained model, "
+            'features=("loss", "renormed_entropy"). Without `reference`, `fit` on arrays records '
+            "its own training for a sampler that needs no other features."
+        )
+
+
+def sources_fingerprint(source: arrays.ArraySource) -> str:
+    """A hash of every value of the inputs and targets, in order."""
+    return of_arrays((source.x, source.y))
