@@ -598,3 +598,22 @@ def test_labels_on_a_disk_are_checked_as_they_come(digits, tmp_path):
     mapped = np.load(tmp_path / "y.npy", mmap_mode="r")
     with pytest.raises(ValueError, match=r"class numbers from 0 to 9.*the first at index \d+ \(12"):
         ks.ImportanceTraining(classifier(), seed=0).fit(digits[0][:96], mapped, verbose=0)
+
+
+def test_as_many_steps_as_a_pass_has_are_a_pass(digits, monkeypatch):
+    """Also where some batches of an epoch are drawn by importance, and others left."""
+
+    def trained(steps):
+        turns = itertools.cycle([True, True, False])
+        worth = "keras_swift.src.importance.remembered.RememberedSampler._is_worth_it"
+        monkeypatch.setattr(worth, lambda *given: next(turns))
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(10, "softmax")])
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        settings = {"batch_size": 8, "epochs": 5, "steps_per_epoch": steps, "verbose": 0}
+        trainer = ks.ImportanceTraining(model, seed=0, ease_off=False)
+        return trainer.fit(digits[0][:80], digits[1][:80], **settings).history
+
+    whole, counted = trained(None), trained(10)
+    assert any(0 < share < 1 for share in whole["importance"][1:-1])
+    assert counted == whole

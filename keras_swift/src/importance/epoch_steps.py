@@ -10,7 +10,7 @@ import collections
 import keras
 
 from keras_swift.src import backends
-from keras_swift.src.data.reader import Reader
+from keras_swift.src.data.reader import ArrayReader, Reader
 from keras_swift.src.importance.batch import Batch
 from keras_swift.src.importance.sampler import Sampler
 
@@ -117,8 +117,10 @@ class EpochSteps:
         self.in_pass += self.taken
         if self.in_pass >= self.pass_length:
             self.in_pass = 0
-            if self.is_open_ended:
-                # Other backends are already in the next pass here.
+            # Of arrays a permutation is left where some batches were drawn by importance. Of a
+            # stream without a length, other backends are already in the next pass here.
+            of_arrays = self.ends_with_a_pass and isinstance(self._reader, ArrayReader)
+            if self.is_open_ended or of_arrays:
                 self._reader.restart()
 
     def begin_step(self) -> None:
