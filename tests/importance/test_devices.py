@@ -69,5 +69,5 @@ def test_several_processes_are_refused(digits, monkeypatch):
         monkeypatch.setattr(
             module.tf.distribute, "MultiWorkerMirroredStrategy", module.tf.distribute.Strategy
         )
-    with pytest.raises(ValueError, match="must run on JAX.*Received: .*search` shares its"):
+    with pytest.raises(ValueError, match="must run on JAX.*Received: .*search` runs on several"):
         ks.ImportanceTraining(classifier()).fit(digits[0][:100], digits[1][:100])

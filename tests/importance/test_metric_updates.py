@@ -126,7 +126,7 @@ SETTINGS = [
     for weights in (None, "example", "step")
     if (shape, weights) != ("flat", "step")
 ]
-QUICK = [(False, "masked", None), (True, "masked", "step")]
+QUICK = [(True, "masked", "step")]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -173,6 +173,7 @@ class TestReportedNumbersAreUniform:
         self.assert_agree(history, expected)
 
     @pytest.mark.parametrize("lengths", [(9, 9, 1), (1, 9, 9), (2, 1, 1)])
+    @pytest.mark.any_backend
     def test_batches_of_any_lengths_where_all_examples_are_alike(self, lengths):
         """The presample is the whole of the data, three times an epoch: exact."""
         model = network_of_one(lambda y_true, y_pred: 1.0 + 0.0 * (y_true - y_pred))
@@ -201,6 +202,7 @@ class TestReportedNumbersAreUniform:
         self.assert_agree(history, expected)
 
     @pytest.mark.parametrize("length", [pytest.param(4, marks=pytest.mark.slow), 8])
+    @pytest.mark.any_backend
     def test_masked_sequences(self, length):
         # A batch of 8: as long as the sequences, or not.
         generator = np.random.default_rng(0)
