@@ -119,7 +119,10 @@ def test_wrong_arguments_are_refused(digits, arguments, error, message):
     ("name", "message"),
     [
         # TensorFlow's ReLU makes 0 of a NaN on some processors: only the weights show it then.
-        ("x", r"`x` (must be finite.*in 1 of 100 examples, the|holds a NaN.*) first at index 5"),
+        (
+            "x",
+            r"`x` (must be finite.*1 of 100 examples, the first|holds a NaN.*example) at index 5",
+        ),
         ("sample_weight", r"`sample_weight` must be finite.*the first at index 5"),
         (None, r"of epoch 1\. The data are finite: lower the learning rate"),
     ],
