@@ -158,6 +158,7 @@ def test_models_with_a_loss_of_the_whole_batch_are_trained_uniformly(name):
     assert np.isfinite(history["loss"]).all()
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("name", sorted(AMONG_EXAMPLES & names()))
 def test_losses_that_compare_examples_are_warned_of(name):
     model, y = model_for("SparseCategoricalCrossentropy", getattr(keras.losses, name)())

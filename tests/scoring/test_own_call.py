@@ -95,7 +95,17 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
+# What JAX compiles for half a minute.
+LARGE = {"masked sequences", "resized targets", "sequences"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.any_backend] * (name in LARGE))
+        for name in sorted(CASES)
+    ],
+)
 def test_losses_and_weights_are_those_of_the_loss_as_it_is_called(name):
     model, x, y = CASES[name]()
     scorer = Scorer(model, ("gradient_norm", "loss"))
