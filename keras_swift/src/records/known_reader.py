@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -19,7 +20,7 @@ import numpy as np
 from keras_swift.src._pages import read_on
 from keras_swift.src._types import IntArray
 from keras_swift.src.data.arrays import Data
-from keras_swift.src.data.leaves import present_leaves
+from keras_swift.src.data.leaves import present_leaves, structure_key
 from keras_swift.src.data.read import Read
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.records.identity import Identity
@@ -61,6 +62,12 @@ class Known:
     numbers: IntArray
     indices: IntArray
     item: int | None = None
+
+    @functools.cached_property
+    def shape(self) -> str:
+        """What batches must have in common to be joined; asked of each in several pools."""
+        leaves = [(leaf.shape[1:], leaf.dtype.kind) for leaf in present_leaves(self.data)]
+        return f"{structure_key(self.data)} {leaves}"
 
 
 class NotKnownAgain(ValueError):

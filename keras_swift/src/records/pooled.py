@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_swift.src._types import Array, FloatArray, IntArray
 from keras_swift.src.data.arrays import Data
-from keras_swift.src.data.leaves import present_leaves, structure_key
+from keras_swift.src.data.leaves import present_leaves
 from keras_swift.src.records.known_reader import Known
 
 # From the places of some batches in the pool and how many of their rows are drawn, `m`: which rows,
@@ -60,7 +60,7 @@ def drawn_batches(
     pool = [*earlier, *batches]
     by_shape: dict[str, list[int]] = {}
     for place, batch in enumerate(pool):
-        by_shape.setdefault(_shape_of(batch), []).append(place)
+        by_shape.setdefault(batch.shape, []).append(place)
     found: dict[int, tuple[Group, slice]] = {}
     for places in by_shape.values():
         new = [place for place in places if place >= len(earlier)]
@@ -107,9 +107,3 @@ def row_length(data: Data) -> int:
     """How many numbers a row of the first input has."""
     leaves = present_leaves(data[0])
     return math.prod(leaves[0].shape[1:]) if leaves else 1
-
-
-def _shape_of(batch: Known) -> str:
-    """What batches must have in common to be joined."""
-    leaves = [(leaf.shape[1:], leaf.dtype.kind) for leaf in present_leaves(batch.data)]
-    return f"{structure_key(batch.data)} {leaves}"
