@@ -211,7 +211,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("kinds", nargs="*", default=KINDS, choices=[*KINDS, []])
+    parser.add_argument("kinds", nargs="*", default=[], choices=[*KINDS, []])
     parser.add_argument("--seeds", type=int, nargs="+", default=[20, 21, 22, 23, 24])
     parser.add_argument("--out", help="append a JSON line for each run; those in it are not redone")
     parser.add_argument("--summary", metavar="FILE.jsonl", help="read, train nothing")

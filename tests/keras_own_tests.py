@@ -32,6 +32,7 @@ INHERENT: dict[str, str] = {
     "FunctionalTest::test_required_none_raises_in_fit": "refused in other words",
     # With the defaults alone.
     "TestTrainer::test_steps_per_epoch_match_multi_epoch": "half epochs draw otherwise",
+    "TestTrainer::test_steps_per_execution_steps_": "several steps are drawn before the first",
 }
 OURS = ("tau", "gain", "importance", "presample")
 
