@@ -649,6 +649,7 @@ ANY_BACKEND = {
     "memory-mapped",
     "pandas, mixed types",
     "grain",
+    "DataLoader",
     "gradient accumulation",
     "sample_weight, outputs",
     "class_weight",
