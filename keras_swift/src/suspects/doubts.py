@@ -59,6 +59,10 @@ def doubts_of(output: TargetOutput, labels: Array, record: FinishedRecord) -> Do
     else:
         known = None if output.label is None else groups[counted]
         doubts = find_doubts(every, known)
+        if output.is_multi_label:
+            # Hard entries are contradicted with confidence as wrong ones are, which the lower end
+            # counts: it was fitted to examples of one label.
+            doubts = dataclasses.replace(doubts, share=doubts.share._replace(low=0.0))
 
     def own(column: Array, nothing: float) -> Array:
         whole = np.full(len(counted), nothing, column.dtype)

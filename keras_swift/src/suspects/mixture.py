@@ -46,7 +46,7 @@ class WrongShare(NamedTuple):
             where the losses fall into two kinds.
         low: float, the lower end of an interval that is meant to hold the true
             share in nine cases of ten. It counts the labels that the model
-            contradicted with confidence.
+            contradicted with confidence; 0 for entries of multi-label targets.
         high: float, the upper end. It counts all labels that the model
             contradicted, and adds an allowance for wrong labels that look right
             or were memorised. `benchmarks/wrong_share.py` measures how often
