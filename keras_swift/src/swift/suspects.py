@@ -24,6 +24,7 @@ from keras_swift.src.records.examples import ArrayExamples, Examples
 from keras_swift.src.records.recorder import RecordingCallback, recording
 from keras_swift.src.records.targets import TargetOutput, target_outputs
 from keras_swift.src.rules import COUNT, check, check_if_given
+from keras_swift.src.scoring.compiled import CompiledLosses
 from keras_swift.src.scoring.examples import check_examples
 from keras_swift.src.suspects.of_record import (
     check_are_numbers,
@@ -148,17 +149,7 @@ def find_suspects(
     with Unchanged(model):
         recorder = run.recorder(examples, outputs, batch_size)
         run.train(dataset, recorder, [RefuseDivergence(recorder, examples)])
-        record = FinishedRecord.of(recorder.record)
-        return suspects_of_record(
-            model,
-            examples,
-            losses,
-            outputs,
-            record,
-            recorder.targets,
-            class_names,
-            batch_size,
-        )
+        return run.suspects(recorder, examples, losses, outputs, class_names, batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +189,20 @@ class _Run:
                     raise dataset.error from None
                 raise
 
+    def suspects(
+        self,
+        recorder: RecordingCallback,
+        examples: Examples,
+        losses: CompiledLosses,
+        outputs: Sequence[TargetOutput],
+        class_names: ClassNames,
+        batch_size: int,
+    ) -> Suspects:
+        """What the record says, once the training has ended."""
+        record = FinishedRecord.of(recorder.record)
+        given = (record, recorder.targets, class_names, batch_size)
+        return suspects_of_record(self.model, examples, losses, outputs, *given)
+
 
 def _of_stream(run: _Run, x: Any, class_names: ClassNames) -> Suspects:
     """`find_suspects` of a stream, whose examples are known by ids, places or contents."""
@@ -214,14 +219,4 @@ def _of_stream(run: _Run, x: Any, class_names: ClassNames) -> Suspects:
             run.train(dataset, recorder, behind)
             # Another pass is to come, for what the model proposes.
             dataset.close()
-            record = FinishedRecord.of(recorder.record)
-            return suspects_of_record(
-                model,
-                examples,
-                losses,
-                outputs,
-                record,
-                recorder.targets,
-                class_names,
-                batch_size,
-            )
+            return run.suspects(recorder, examples, losses, outputs, class_names, batch_size)
