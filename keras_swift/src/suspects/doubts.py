@@ -10,7 +10,7 @@ from keras_swift.src import backends
 from keras_swift.src._types import Array, IntArray
 from keras_swift.src.records.columns import FinishedRecord
 from keras_swift.src.records.targets import TargetOutput
-from keras_swift.src.suspects.mixture import Doubts, find_doubts
+from keras_swift.src.suspects.mixture import Doubts, WrongShare, find_doubts
 from keras_swift.src.suspects.tail import find_far_values
 
 # Labels of more entries than this are judged together: each entry alone has too few examples.
@@ -62,7 +62,8 @@ def doubts_of(output: TargetOutput, labels: Array, record: FinishedRecord) -> Do
         if output.is_multi_label:
             # Hard entries are contradicted with confidence as wrong ones are, which the lower end
             # counts: it was fitted to examples of one label.
-            doubts = dataclasses.replace(doubts, share=doubts.share._replace(low=0.0))
+            share = WrongShare(doubts.share.estimate, low=0.0, high=doubts.share.high)
+            doubts = dataclasses.replace(doubts, share=share)
 
     def own(column: Array, nothing: float) -> Array:
         whole = np.full(len(counted), nothing, column.dtype)
