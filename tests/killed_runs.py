@@ -26,12 +26,16 @@ class Happened:
     Attributes:
         killed: bool.
         seconds: float, until it was killed or ended.
+        to_file: float, seconds until there was a file to go on from, if that was waited for.
+        resumable: bool, whether it left one.
         found: what the run resulted in, or `None` if it did not end.
         beside: the same of the run that was started beside it.
     """
 
     killed: bool
     seconds: float
+    to_file: float
+    resumable: bool
     found: object
     beside: object = None
 
@@ -66,7 +70,8 @@ class Runs:
         happened = json.loads(self._process.stdout.readline())
         assert not happened["failed"], f"{request} failed, see above"
         found = [self._load(path) if path.exists() else None for path in outputs]
-        return Happened(happened["killed"], happened["seconds"], *found)
+        del happened["failed"]
+        return Happened(**happened, found=found[0], beside=found[1])
 
     def unbroken(self, what, settings):
         """The start of a run that is not killed, made once."""
@@ -85,7 +90,8 @@ class Runs:
 def count_kills(runs, folder, what, cases, writes, same, *, beside=False):
     """Kills runs, starts each of them again and counts those that end as if never killed.
 
-    Every third one is killed at a chosen write, the others at a random moment.
+    Of three, one is killed at any moment, one after its first file, which a run that compiles for
+    long reaches late, and one at a chosen write.
 
     Args:
         runs: `Runs`.
@@ -102,9 +108,12 @@ def count_kills(runs, folder, what, cases, writes, same, *, beside=False):
     while counted["kills"] < KILLS:
         settings, generator = cases[number % len(cases)], np.random.default_rng([0, number])
         whole = runs.unbroken(what, settings)
-        kill = {"after": whole.seconds * generator.uniform(0.05, 0.95)}
-        if number % 3 == 2:
-            kill = {"call": writes[number // 3 % len(writes)]}
+        share = generator.uniform(0.05, 0.95)
+        kill = [
+            {"after": whole.seconds * share, "since": "begin"},
+            {"after": (whole.seconds - whole.to_file) * share, "since": "file"},
+            {"call": writes[number // 3 % len(writes)]},
+        ][number % 3]
         here = folder / f"killed {number}"
         number += 1
         happened = runs.start(here, what, settings, beside=beside, **kill)
@@ -113,7 +122,7 @@ def count_kills(runs, folder, what, cases, writes, same, *, beside=False):
             continue
         counted["kills"] += 1
         counted["at a write" if "call" in kill else "at a random moment"] += 1
-        counted["with something on disk"] += any(here.glob("*"))
+        counted["with a file to go on from"] += happened.resumable
         again = runs.start(here, what, settings)
         try:
             same(again.found, whole.found)

@@ -2,11 +2,11 @@
 
 python kills_process.py, with a JSON object in each line of its input:
     {"what": "training" or "search", "folder": str, "output": str, "settings": dict,
-     "after": seconds, "call": [name, number, moment], "beside": str}
-It starts `backup_cases.train(folder, **settings)` or `search_process.run_search`, kills it after so
-many seconds, or before or after a call of a function, and answers in a line. A run that ends writes
-its weights and history, or its result, to `output`. With `beside`, a second one runs in the same
-folder at the same time, is not killed, and writes there.
+     "after": seconds, "since": "begin" or "file", "call": [name, number, moment], "beside": str}
+It starts `backup_cases.train(folder, **settings)` or `search_process.run_search`, kills it so many
+seconds after its beginning or its first file, or before or after a call of a function, and answers
+in a line. A run that ends writes its weights and history, or its result, to `output`. With
+`beside`, a second one runs in the same folder at the same time, is not killed, and writes there.
 """
 
 import functools
@@ -27,6 +27,11 @@ import numpy as np
 from backup_cases import train
 from search_process import describe, run_search
 
+from keras_swift.src.fitting.backup_file import CURRENT
+from keras_swift.src.search.store import START
+
+# The first file to go on from.
+FIRST = {"training": CURRENT, "search": os.path.join("swift_search", START)}
 # What a backup and a search are written, made current and deleted with.
 CALLS = {
     "weights": (keras.Model, "save_weights"),
@@ -88,23 +93,36 @@ def forked(request):
     return process
 
 
+def wait_for_file(process, path):
+    """Returns when there is the file, or the process has ended."""
+    ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while not os.path.exists(path) and os.waitid(os.P_PID, process, ended) is None:
+        time.sleep(0.001)
+
+
 def run(request):
     """Starts a run, and another one beside it, and kills the first; what happened."""
     begun = time.monotonic()
     process, other = forked(request), None
     if request.get("beside"):
         other = forked({**request, "call": None, "output": request["beside"]})
+    file = os.path.join(request["folder"], FIRST[request["what"]])
+    if request.get("since") != "begin":
+        wait_for_file(process, file)
+    to_file = time.monotonic() - begun
     if request.get("after"):
         time.sleep(request["after"])
         # Until it has been waited for, the number is its own.
         os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
-    seconds = time.monotonic() - begun
+    seconds, resumable = time.monotonic() - begun, os.path.exists(file)
     statuses = [status] if other is None else [status, os.waitpid(other, 0)[1]]
     return {
         "killed": os.WIFSIGNALED(status),
         "failed": any(os.WIFEXITED(one) and os.WEXITSTATUS(one) != 0 for one in statuses),
         "seconds": seconds,
+        "to_file": to_file,
+        "resumable": resumable,
     }
 
 
