@@ -5,16 +5,10 @@ import html.parser
 import keras
 import numpy as np
 import pytest
-from made_up_record import made_up_record
+from made_up_record import made_up_suspects
 from small_models import classifier
 
 import keras_swift as ks
-from keras_swift.src.data.arrays import ArraySource
-from keras_swift.src.records.examples import ArrayExamples
-from keras_swift.src.records.targets import TargetOutput
-from keras_swift.src.suspects.doubts import OutputDoubts
-from keras_swift.src.suspects.mixture import Doubts, WrongShare
-from keras_swift.src.suspects.together import put_together
 
 
 class Cells(html.parser.HTMLParser):
@@ -107,22 +101,12 @@ def test_swift_training_shows_its_sampler():
 
 
 def test_suspects_show_the_first_of_them():
-    record, labels = made_up_record(80), np.arange(80) % 4
-    suspect = np.isin(np.arange(80), [3, 7])
-    doubts = Doubts(np.arange(80.0), suspect * 0.9, suspect, WrongShare(0.02, 0.01, 0.04))
-    output = TargetOutput("", "categorical", None, object(), ())
-    found = put_together(
-        [OutputDoubts(output, labels, doubts)],
-        lambda place, examples, entries, labels: (labels[examples, entries] + 1) % 4,
-        record,
-        ArrayExamples(ArraySource(np.zeros((80, 2)), labels)),
-        None,
-    )
+    found = made_up_suspects()
     title, rows = shown(found)
     assert title == "2 of 80 labels are more likely wrong than right"
     first = "example 7: labelled 3, predicted 0; example 3: labelled 3, predicted 0"
     assert rows["most suspicious"] == first
-    assert rows["estimated share of wrong labels"] == str(doubts.share)
+    assert rows["estimated share of wrong labels"] == str(found.wrong_share)
 
 
 @pytest.mark.parametrize("sampler", [SAMPLER, ks.SwiftSampler.uniform()])

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_swift.src._types import FloatArray
+from keras_swift.src._types import FloatArray, IntArray
 from keras_swift.src.data.streams import is_stream
 
 _INTEGERS = (int, np.integer)
@@ -68,6 +68,11 @@ def check_if_given(**arguments: Any) -> None:
             RULES[name].check(name, value, ", or None")
 
 
+def plain(value: Any) -> Any:
+    """A number of NumPy as one of Python, which not every framework takes; the rest as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def check_seed(seed: Any) -> None:
     """Raises unless `seed` is an int, a generator or `None`."""
     if not isinstance(seed, np.random.Generator):
@@ -84,18 +89,21 @@ def check_fit(arguments: Any) -> None:
         check_them(**{name: getattr(arguments, name) for name in names})
 
 
-def numbers(name: str, value: Any, shape: Sequence[int | None]) -> FloatArray:
+def numbers(name: str, value: Any, shape: Sequence[int | None] | None) -> FloatArray:
     """An argument as a float64 array; raises unless it has numbers and this shape.
 
     Args:
-        shape: the length of each axis, `None` for any.
+        shape: the length of each axis, `None` for any; or `None` for any shape.
     """
     try:
-        array = np.array(value, np.float64)
+        # NumPy makes NaN of `None`.
+        array = np.array("" if value is None else value, np.float64)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"`{name}` must be an array of numbers. Received: {name}={shown(value)}."
         ) from error
+    if shape is None:
+        return array
     fits = len(array.shape) == len(shape) and all(
         wanted in (None, length) for length, wanted in zip(array.shape, shape, strict=True)
     )
@@ -104,6 +112,16 @@ def numbers(name: str, value: Any, shape: Sequence[int | None]) -> FloatArray:
         raise ValueError(
             f"`{name}` must have the shape ({wanted}{',' if len(shape) == 1 else ''}). "
             f"Received: {name} of shape {array.shape}."
+        )
+    return array
+
+
+def int_array(name: str, value: Any) -> IntArray:
+    """An argument as an int vector; raises for anything else."""
+    array = np.asarray(value)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise TypeError(
+            f"`{name}` must be an int array of one dimension. Received: {name}={shown(value)}."
         )
     return array
 
@@ -161,6 +179,10 @@ def _is_frequency(value: Any) -> bool:
     return all(isinstance(epoch, _INTEGERS) and epoch >= 1 for epoch in epochs)
 
 
+def _is_save_freq(value: Any) -> bool:
+    return not value if isinstance(value, _BOOLS) else value >= 1
+
+
 def _are_callbacks(value: Any) -> bool:
     listed = keras.tree.flatten(value)
     return all(hasattr(one, "set_model") and not isinstance(one, type) for one in listed)
@@ -192,6 +214,7 @@ _PATH = Rule(
 
 RULES = {
     "averages": _FLAG,
+    "backup_dir": dataclasses.replace(_PATH, must="the path of a folder"),
     "batch_size": COUNT,
     "callbacks": Rule("a `keras.callbacks.Callback` or a list of them", (object,), _are_callbacks),
     "class_weight": Rule(
@@ -202,7 +225,9 @@ RULES = {
     ),
     "confirm": COUNT_OR_ZERO,
     "count": COUNT,
+    "delete_checkpoint": _FLAG,
     "directory": _PATH,
+    "double_checkpoint": _FLAG,
     "ease_off": _FLAG,
     "epochs": COUNT_OR_ZERO,
     "file": _PATH,
@@ -232,6 +257,11 @@ RULES = {
     "pretrain_epochs": COUNT_OR_ZERO,
     "project_name": Rule("the name of a folder", (str,), lambda value: value != ""),
     "return_scores": _FLAG,
+    "save_freq": Rule(
+        "'epoch', a number of batches, 1 or more, or False",
+        (*_BOOLS, *_INTEGERS, str),
+        lambda value: value == "epoch" if isinstance(value, str) else _is_save_freq(value),
+    ),
     "scale_learning_rate": _FLAG,
     "score": Rule(
         f"one of {', '.join(map(repr, SCORES))}, or a callable `(y_true, y_pred) -> (n,)` in "

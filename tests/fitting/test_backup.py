@@ -333,10 +333,11 @@ def test_folders_elsewhere_are_left_to_keras(monkeypatch):
         ({"save_freq": 0}, "`save_freq` must be.*save_freq=0"),
         ({"save_freq": True}, "`save_freq` must be.*save_freq=True"),
         ({"save_freq": "batch"}, "`save_freq` must be.*'batch'"),
+        ({"double_checkpoint": "yes"}, "`double_checkpoint` must be True or False.*'yes'"),
     ],
 )
 def test_arguments_are_checked(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         ks.BackupAndRestore(**{"backup_dir": "backup", **arguments})
 
 

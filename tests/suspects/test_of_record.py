@@ -54,6 +54,8 @@ def test_a_training_by_its_own_record_knows_its_suspects(moved):
     with pytest.raises(ValueError, match="Received: nothing remembered"):
         trainer.suspects()
     trainer.fit(x, y, epochs=12, verbose=0)
+    with pytest.raises(ValueError, match="`class_names` must be a list of 10 names.*Received: 2"):
+        trainer.suspects(class_names=["zero", "one"])
     found = trainer.suspects(class_names=[f"digit {k}" for k in range(10)])
     assert roc_auc_score(wrong, found.scores) > 0.95
     assert f"labelled digit {y[found.indices[0]]}, predicted digit" in str(found)

@@ -15,7 +15,7 @@ from keras_swift.src.data.arrays import ArraySource
 from keras_swift.src.data.reader import ArrayReader
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.data.streams import check_stream_arguments, is_stream
-from keras_swift.src.rules import check, check_if_given
+from keras_swift.src.rules import check, check_if_given, plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +118,11 @@ class FitArguments:
     validation_steps: int | None
     validation_batch_size: int | None
     validation_freq: int | Sequence[int]
+
+    def __post_init__(self) -> None:
+        # Keras and PyTorch's loader ask some of them for an int of Python.
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
 
     def passed_to(self, fit: Callable[..., History]) -> History:
         """Calls a `fit` of Keras with all of them."""

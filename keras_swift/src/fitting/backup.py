@@ -24,6 +24,7 @@ from keras_swift.src.fitting.backup_file import VERSION, BackupFolder, Unit
 from keras_swift.src.fitting.random_states import random_states, restore_random_states
 from keras_swift.src.fitting.resumable import Run
 from keras_swift.src.fitting.states import alike
+from keras_swift.src.rules import check, plain
 
 
 class BackupAndRestore(keras.callbacks.BackupAndRestore):
@@ -59,7 +60,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             is finished. Defaults to `True`.
 
     Raises:
-        ValueError: for arguments outside these; in `fit`, for a backup of
+        TypeError, ValueError: for arguments other than these; in `fit`, for a backup of
             another run, model or release, naming the file and the cure.
         OSError: in `fit`, for a damaged backup, or one that cannot be
             written, naming the file and the cure.
@@ -77,19 +78,11 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         double_checkpoint: bool = False,
         delete_checkpoint: bool = True,
     ) -> None:
-        if not isinstance(backup_dir, str | os.PathLike) or not os.fspath(backup_dir):
-            raise ValueError(
-                f"`backup_dir` must be the path of a folder. Received: backup_dir={backup_dir!r}."
-            )
-        number = isinstance(save_freq, int) and save_freq is not True
-        if save_freq != "epoch" and not (number and (save_freq is False or save_freq >= 1)):
-            raise ValueError(
-                "`save_freq` must be 'epoch', a number of batches, 1 or more, or False. "
-                f"Received: save_freq={save_freq!r}."
-            )
-        folder = os.fspath(backup_dir)
-        super().__init__(folder, save_freq, double_checkpoint, delete_checkpoint)
-        self._folder = None if "://" in folder else BackupFolder(folder, bool(double_checkpoint))
+        check(backup_dir=backup_dir, save_freq=save_freq)
+        check(double_checkpoint=double_checkpoint, delete_checkpoint=delete_checkpoint)
+        folder, double = os.fspath(backup_dir), plain(double_checkpoint)
+        super().__init__(folder, plain(save_freq), double, plain(delete_checkpoint))
+        self._folder = None if "://" in folder else BackupFolder(folder, double)
         self._run = Run()
         # The backup whose steps pass by in the present epoch.
         self._passing: Unit | None = None

@@ -63,7 +63,8 @@ def seeded(seed: int) -> Iterator[None]:
     before = random_states()
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    backends.active().seed_random_state(seed)
+    # Seeds of frameworks have 64 bits with a sign.
+    backends.active().seed_random_state(seed % 2**63)
     state.assign(np.array([seed % 2**31, 0], before["keras"].dtype))
     try:
         yield

@@ -13,7 +13,7 @@ import numpy as np
 from keras_swift.src._state import SavedState
 from keras_swift.src._types import Array, BoolArray, FloatArray, IntArray
 from keras_swift.src.records.growing import GrowingRows
-from keras_swift.src.rules import check, shown
+from keras_swift.src.rules import Rule, check, int_array, shown
 
 COLUMNS = ("score", "loss", "margin", "probability")
 
@@ -167,11 +167,7 @@ class ExampleMemory:
 
     def _check(self, indices: IntArray, values: FloatArray) -> None:
         """Raises for what cannot be recorded."""
-        found = np.asarray(indices)
-        if found.ndim != 1 or found.dtype.kind not in "iu":
-            raise TypeError(
-                f"`indices` must be an int array of shape (k,). Received: indices={shown(indices)}."
-            )
+        found = int_array("indices", indices)
         if len(found) and not 0 <= found.min() <= found.max() < len(self):
             raise ValueError(
                 f"`indices` must be from 0 to {len(self) - 1}. Received: {found.min()} to "
@@ -198,6 +194,7 @@ class ExampleMemory:
             order: int array, shape `(n,)`, the present index of each example, or -1 for one that
                 was not seen.
         """
+        order = int_array("order", order)
         found = ExampleMemory(len(order))
         there = (order >= 0) & (order < len(self))
         found.record(np.flatnonzero(there), self._latest[order[there]])
@@ -209,6 +206,7 @@ class ExampleMemory:
 
     def restore(self, state: MemoryState) -> None:
         """Restores what `state` returned."""
+        Rule("what `state` returned", (MemoryState,)).check("state", state)
         self.resize(len(state.latest))
         self._latest[:] = state.latest
         self._sums[:], self._counts[:] = state.sums, state.counts

@@ -49,6 +49,7 @@ class TargetOutput:
         label: its `LabelOutput`, for the first two kinds.
         entries: tuple of ints, the axes of an example's targets: `()` for one, `(T,)` for one at
             each of `T` steps or for `T` labels, `(h, w)` for pixels.
+        classes: int, out of how many classes a target is one; 0 if it is none.
     """
 
     name: str
@@ -56,6 +57,7 @@ class TargetOutput:
     output: OutputLoss
     label: LabelOutput | None
     entries: tuple[int, ...]
+    classes: int
 
     @property
     def size(self) -> int:
@@ -139,11 +141,13 @@ def target_outputs(model: keras.Model, losses: CompiledLosses) -> tuple[TargetOu
         label = label_output(output)
         name = "/".join(map(str, _named(model, output.path)))
         if keras.tree.is_nested(y_pred):
-            found.append(TargetOutput(name, "losses", output, None, ()))
+            found.append(TargetOutput(name, "losses", output, None, (), 0))
             continue
         axes = tuple(y_pred.shape[1:])
+        classes = 0 if label is None else 2
         if label is not None and label.kind != BINARY:
             axis = label.axis % len(y_pred.shape)
+            classes = y_pred.shape[axis]
             axes = tuple(size for place, size in enumerate(axes, 1) if place != axis)
         if axes[-1:] == (1,) or math.prod(axes) == 1:
             axes = axes[:-1] if math.prod(axes) > 1 else ()
@@ -151,7 +155,8 @@ def target_outputs(model: keras.Model, losses: CompiledLosses) -> tuple[TargetOu
         kind = "losses" if label is None else label.kind
         if label is None and _is_of_values(output):
             kind = "values"
-        found.append(TargetOutput(name, kind, output, label, axes if kind != "losses" else ()))
+        axes = axes if kind != "losses" else ()
+        found.append(TargetOutput(name, kind, output, label, axes, classes))
     return tuple(found)
 
 

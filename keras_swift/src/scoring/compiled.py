@@ -121,6 +121,9 @@ def _with_rows(output: OutputLoss, outputs: ArrayTree) -> OutputLoss:
     return dataclasses.replace(output, refusal=refusal)
 
 
+NEEDS_LOSS = (
+    "`model` must be compiled with a loss that has a value for each example. Received: one without."
+)
 NO_LOSS = "The model is compiled without a loss, so the loss of an example cannot be read."
 
 

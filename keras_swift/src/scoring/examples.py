@@ -11,7 +11,7 @@ import numpy as np
 from keras_swift.src._keras import own_methods
 from keras_swift.src._types import ArrayTree
 from keras_swift.src.data.arrays import ArraySource
-from keras_swift.src.scoring.compiled import CompiledLosses, build, check_weights
+from keras_swift.src.scoring.compiled import NEEDS_LOSS, CompiledLosses, build, check_weights
 from keras_swift.src.scoring.finite import rows_not_finite
 from keras_swift.src.scoring.labels import label_check
 from keras_swift.src.scoring.output_loss import NoExampleLoss
@@ -48,8 +48,7 @@ def check_examples(
     trains = bool(losses.outputs or own_methods(model) or model.losses)
     if losses.missing and (needs_loss or not trains):
         raise ValueError(
-            "`model` must be compiled with a loss that has a value for each example. Received: "
-            f"one without. {losses.missing} Call `model.compile(optimizer=..., loss=...)`."
+            f"{NEEDS_LOSS} {losses.missing} Call `model.compile(optimizer=..., loss=...)`."
         )
     check_weights(some_weights, losses)
     label_check(losses.y_pred, losses.outputs, losses.matching)(source.y)

@@ -20,7 +20,7 @@ from keras_swift.src._types import ArrayTree, FloatArray, Score, Tensor
 from keras_swift.src.backends.base import Scoring, Values
 from keras_swift.src.data.leaves import present_leaves, structure_key, with_leaves
 from keras_swift.src.rules import check
-from keras_swift.src.scoring.compiled import GIVE_SCORE, build
+from keras_swift.src.scoring.compiled import GIVE_SCORE, NEEDS_LOSS, build
 from keras_swift.src.scoring.forward import accepts_training
 from keras_swift.src.scoring.gradient_norm import pre_activation_gradient, row_norms
 from keras_swift.src.scoring.output_loss import NoExampleLoss, OutputLoss
@@ -118,7 +118,7 @@ class Scorer:
             losses = build(self.model, x, y)
             self.outputs, self._matching = losses.outputs, losses.matching
             if not losses.outputs and not all(map(callable, self.quantities)):
-                raise NoExampleLoss(f"{losses.missing} {GIVE_SCORE}")
+                raise NoExampleLoss(f"{NEEDS_LOSS} {losses.missing} {GIVE_SCORE}")
             self._compiled = {}
             self._built_for = compile_loss(self.model)
         inputs = (x, y) if sample_weight is None else (x, y, sample_weight)

@@ -16,7 +16,7 @@ import numpy as np
 from keras_swift.src._display import html_table
 from keras_swift.src._types import Array, FloatArray, IntArray
 from keras_swift.src.records.columns import FinishedRecord
-from keras_swift.src.rules import COUNT_OR_ZERO, check, check_if_given
+from keras_swift.src.rules import COUNT_OR_ZERO, Rule, check, check_if_given
 from keras_swift.src.search.choice import candidates, is_clearly_better
 from keras_swift.src.search.judge import difference_noise
 from keras_swift.src.search.report import compared, trial_rows, verdict
@@ -106,6 +106,9 @@ class SearchResult:
 
     def is_better(self, trial: SearchTrial, uniform: SearchTrial) -> bool:
         """Whether a trial beats uniform by more than the noise, as for `best`."""
+        of_a_search = Rule("a trial of the search", (SearchTrial,))
+        of_a_search.check("trial", trial)
+        of_a_search.check("uniform", uniform)
         return is_clearly_better(trial, uniform, self.objective, self.direction)
 
     @property

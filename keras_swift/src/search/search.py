@@ -164,6 +164,7 @@ def search(
         seed=seed,
         verbose=verbose,
     )
+    batch_size = settings.batch_size
     if space is None:
         space = SamplerSpace()
     if not isinstance(space, SamplerSpace):

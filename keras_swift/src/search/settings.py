@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, TypeAlias
 
-from keras_swift.src.rules import check, check_if_given, one_of
+from keras_swift.src.rules import check, check_if_given, one_of, plain
 
 # How a search chooses its samplers.
 METHODS = ("bayesian", "random")
@@ -35,3 +35,6 @@ class SearchSettings:
             check(**{name: getattr(self, name)})
         check_if_given(seed=self.seed)
         one_of(METHODS).check("method", self.method)
+        # PyTorch's loader, generators and JSON do not take numbers of NumPy.
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))

@@ -20,8 +20,9 @@ from keras_swift.src.records.target_record import TargetRecord
 from keras_swift.src.records.targets import TargetOutput, target_outputs
 from keras_swift.src.scoring.compiled import CompiledLosses, build
 from keras_swift.src.suspects.doubts import OutputDoubts, doubts_of
+from keras_swift.src.suspects.names import ClassNames, check_class_names
 from keras_swift.src.suspects.proposals import Proposals
-from keras_swift.src.suspects.result import ClassNames, Suspects
+from keras_swift.src.suspects.result import Suspects
 from keras_swift.src.suspects.together import put_together
 
 
@@ -64,6 +65,7 @@ def suspects_of_memory(
             "`find_suspects(model, x, y)`, which records every target."
         )
     check_are_numbers(some_y)
+    check_class_names(class_names, outputs)
     columns = {name: np.array(getattr(memory, name), np.float64) for name in ("loss", "margin")}
     if memory.has_averages:
         record = FinishedRecord.of(memory)

@@ -10,7 +10,7 @@ import numpy as np
 from keras_swift.src._plotting import BLUE, import_figure, save
 from keras_swift.src._types import Array
 from keras_swift.src.records.examples import Examples
-from keras_swift.src.rules import check, check_if_given
+from keras_swift.src.rules import check_if_given
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +31,6 @@ def plot_suspects(
         examples: `Examples`, of which the first input is drawn; a stream is read once.
         file, count: as for `Suspects.plot`.
     """
-    check(count=count)
     check_if_given(file=file)
     captions = suspects.captions(count)
     # An example with several suspects is read once.

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,14 +16,15 @@ from keras_swift.src._types import Array, BoolArray, FloatArray, IntArray
 from keras_swift.src.records.columns import FinishedRecord
 from keras_swift.src.records.examples import Examples
 from keras_swift.src.records.targets import TargetOutput
+from keras_swift.src.rules import check, shown
 from keras_swift.src.suspects.doubts import OutputDoubts
 from keras_swift.src.suspects.mixture import MEMORISED, NOT_LEARNED, WrongShare
+from keras_swift.src.suspects.names import ClassNames
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-ClassNames: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]] | None
 ADVICE = {
     NOT_LEARNED: (
         "not learned yet: hard examples and wrong labels look alike, so few are suspects. Train "
@@ -142,6 +143,7 @@ class Suspects:
             file: path to write to.
             ids: as for `to_frame`.
         """
+        check(file=file)
         columns = self._columns(ids)
         with open(file, "w", newline="", encoding="utf-8") as opened:
             writer = csv.writer(opened)
@@ -153,12 +155,7 @@ class Suspects:
         if ids is None and self._examples.has_ids:
             ids = self.ids
         if ids is not None:
-            if len(ids) != len(self._found[0].labels):
-                raise ValueError(
-                    f"`ids` must have one id for each of the {len(self._found[0].labels)} "
-                    f"examples. Received: {len(ids)}."
-                )
-            columns["id"] = np.asarray(ids)[self.indices].tolist()
+            columns["id"] = self._checked(ids)[self.indices].tolist()
         if self.outputs is not None:
             columns["output"] = self.outputs.tolist()
         if self.entries is not None:
@@ -173,6 +170,16 @@ class Suspects:
                 for place, _, flat in self._flat()
             ]
         return columns
+
+    def _checked(self, ids: Any) -> Array:
+        """The ids as an array of one for each example."""
+        found, count = np.asarray(ids), len(self._found[0].labels)
+        if found.shape != (count,):
+            raise ValueError(
+                f"`ids` must have one id for each of the {count} examples. Received: "
+                f"ids={shown(ids)}{f' of {len(found)}' if found.ndim else ''}."
+            )
+        return found
 
     def _flat(self) -> list[tuple[int, int, int]]:
         """Of each suspect: the number of its output, its example, and its place in `Doubts`."""
@@ -245,6 +252,7 @@ class Suspects:
 
     def captions(self, count: int) -> list[tuple[int, str]]:
         """Index and caption of the most suspicious targets; of any if none is suspect."""
+        check(count=count)
         if len(self):
             return [(int(self.indices[k]), self._caption(k)) for k in range(min(count, len(self)))]
         found = self._found[0]

@@ -12,7 +12,8 @@ from keras_swift.src.records.columns import FinishedRecord
 from keras_swift.src.records.examples import Examples
 from keras_swift.src.suspects.doubts import OutputDoubts
 from keras_swift.src.suspects.mixture import WrongShare
-from keras_swift.src.suspects.result import ClassNames, Suspects
+from keras_swift.src.suspects.names import ClassNames
+from keras_swift.src.suspects.result import Suspects
 
 
 def put_together(

@@ -19,7 +19,7 @@ from keras_swift.src._types import FloatArray
 from keras_swift.src.rules import Rule, check, in_argument, numbers, numbers_between, one_of
 from keras_swift.src.swift.layout import Layout
 from keras_swift.src.swift.ranks import check_features, cumulative_rank
-from keras_swift.src.swift.sampler_file import read_sampler, write_sampler
+from keras_swift.src.swift.sampler_file import checked_config, read_sampler, write_sampler
 
 Transform: TypeAlias = Literal["cgf", "cdf"]
 TRANSFORMS = ("cgf", "cdf")
@@ -187,7 +187,7 @@ class SwiftSampler:
             A float64 array of the same shape, in `[0, 1]`.
         """
         knots = np.concatenate([[0.0], self.knots, [1.0]])
-        return np.asarray(np.interp(transformed, knots, self.values))
+        return np.asarray(np.interp(numbers("transformed", transformed, None), knots, self.values))
 
     def transformed(
         self, features: Columns, gradient_norm: npt.ArrayLike | None = None
@@ -251,7 +251,7 @@ class SwiftSampler:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> SwiftSampler:
         """Builds a sampler from what `get_config` returned."""
-        return cls(**config)
+        return cls(**checked_config(config))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the sampler as JSON.

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from keras_swift.src.fitting.atomic import write_atomically
+from keras_swift.src.rules import shown
 
 FORMAT = "keras_swift.SwiftSampler"
 VERSION = 1
 ENTRIES = {"knots", "values", "coefficients", "features", "transform"}
+
+
+# What has no default.
+NEEDED = {"knots", "values", "coefficients"}
+
+
+def checked_config(config: Any) -> dict[str, Any]:
+    """What `get_config` returned, as a dict; raises for anything else."""
+    if not isinstance(config, Mapping):
+        raise TypeError(
+            f"`config` must be a mapping that `get_config` returned. Received: {shown(config)}."
+        )
+    if not NEEDED <= set(config) <= ENTRIES:
+        raise ValueError(
+            f"`config` must hold the entries {sorted(ENTRIES)}. Received: {sorted(config)}."
+        )
+    return dict(config)
 
 
 def write_sampler(path: str, config: dict[str, Any]) -> None:

@@ -26,12 +26,13 @@ from keras_swift.src.records.targets import TargetOutput, target_outputs
 from keras_swift.src.rules import COUNT, check, check_if_given
 from keras_swift.src.scoring.compiled import CompiledLosses
 from keras_swift.src.scoring.examples import check_examples
+from keras_swift.src.suspects.names import ClassNames, check_class_names
 from keras_swift.src.suspects.of_record import (
     check_are_numbers,
     has_one_label,
     suspects_of_record,
 )
-from keras_swift.src.suspects.result import ClassNames, Suspects
+from keras_swift.src.suspects.result import Suspects
 from keras_swift.src.swift.datasets import DrawnDataset, EpochCallback
 from keras_swift.src.swift.divergence import RefuseDivergence
 from keras_swift.src.swift.pooled import PooledDataset
@@ -143,6 +144,7 @@ def find_suspects(
         {"`epochs`": epochs, "`batch_size`": batch_size, "The number of examples": source.size}
     )
     outputs = target_outputs(model, losses)
+    check_class_names(class_names, outputs)
     examples = ArrayExamples(source)
     probability = np.full(source.size, 1.0 / source.size)
     dataset = DrawnDataset(source, probability, batch_size, seed=run.seed)
@@ -212,6 +214,7 @@ def _of_stream(run: _Run, x: Any, class_names: ClassNames) -> Suspects:
     with contextlib.closing(StreamReader(x, None, generators, True, None, warns=False)) as stream:
         known, batch_size = RecordedStream(model, stream, stores_all=True), stream.batch_size
         losses, outputs, examples = known.losses, known.outputs, known.examples
+        check_class_names(class_names, outputs)
         dataset = known.dataset(stream, run.seed)
         with Unchanged(model):
             recorder = run.recorder(examples, outputs, batch_size)
