@@ -104,7 +104,7 @@ def test_the_steps_of_an_epoch_add_up_to_those_of_all_examples(shuffle):
     parts = PooledParts(known, memory, 0.5, generator)
     sampler = RememberedSampler(parts, scorer, memory, 0.5, lambda y: None)
     for step in range(8):
-        assert not sampler.next_batch(8 - step).by_importance
+        assert not sampler.next_batches(1, 8 - step)[0].by_importance
     memory.resize(known.identity.count)
     first = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 0.0])
     scores = np.append(np.stack([first, 2.0 - first], axis=1), 1.0).astype("float32")
@@ -120,7 +120,7 @@ def test_the_steps_of_an_epoch_add_up_to_those_of_all_examples(shuffle):
             reader.restore(order)
             sampler.begin_epoch(True)
             for step in range(8):
-                batch = sampler.next_batch(8 - step)
+                (batch,) = sampler.next_batches(1, 8 - step)
                 assert batch.by_importance
                 np.testing.assert_array_equal(batch.x[:, 0], batch.indices)
                 total += np.sum(batch.importance * batch.y)

@@ -8,11 +8,13 @@ import keras
 import numpy as np
 import pytest
 from small_models import assert_same_weights, classifier
+from small_streams import Dealt, shuffled
 
 import keras_swift as ks
 from keras_swift.src import backends
+from keras_swift.src.data import reader
 from keras_swift.src.data.draws import systematic_draw
-from keras_swift.src.importance import prepare
+from keras_swift.src.importance import pool, prepare
 from keras_swift.src.importance.resampling import importance_weights, sampling_probability
 from keras_swift.src.scoring.scorer import Scorer
 
@@ -278,6 +280,41 @@ def test_several_outputs_are_recorded(digits):
     expected = Scorer(model)(x, targets)
     np.testing.assert_allclose(trainer.memory.score, expected["gradient_norm"], rtol=1e-4)
     np.testing.assert_allclose(trainer.memory.loss, expected["loss"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("pools", [False, True])
+def test_batches_made_together_are_those_made_one_by_one(digits, monkeypatch, pools):
+    x, y = digits[0][:300], digits[1][:300]
+    weights = np.linspace(0.5, 1.5, 300)
+    every = ({"digit": x}, {"class": y, "mean": x.mean(axis=1)[:, None]}, weights)
+
+    def rows(indices):
+        return keras.tree.map_structure(lambda leaf: leaf[indices], every)
+
+    def run():
+        keras.utils.set_random_seed(0)
+        inputs = {"digit": keras.Input((64,), name="digit")}
+        outputs = {
+            "class": keras.layers.Dense(10, activation="softmax")(inputs["digit"]),
+            "mean": keras.layers.Dense(1)(inputs["digit"]),
+        }
+        model = keras.Model(inputs, outputs)
+        losses = {"class": "sparse_categorical_crossentropy", "mean": "mse"}
+        model.compile("adam", losses)
+        reading, trainer = Reading(), ks.ImportanceTraining(model, seed=0)
+        kept = {"epochs": 3, "verbose": 0, "callbacks": [reading]}
+        if pools:
+            trainer.fit(Dealt(shuffled(300), rows), **kept)
+        else:
+            trainer.fit(*every[:2], sample_weight=weights, **kept)
+        return [vars(batch) for batch in reading.batches]
+
+    together = run()
+    assert together[-1]["by_importance"]
+    monkeypatch.setattr(reader, "TOGETHER", 1)
+    monkeypatch.setattr(pool.PooledParts, "together", 1)
+    alone = run()
+    np.testing.assert_equal(together, alone)
 
 
 def test_the_first_epoch_is_uniform_and_later_ones_are_drawn_by_the_scores(digits):

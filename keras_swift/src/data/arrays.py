@@ -133,6 +133,11 @@ class ArraySource:
             return None
         return (self.x, self.y) if sum(leaf.nbytes for leaf in leaves) <= most_bytes else None
 
+    @property
+    def is_on_device(self) -> bool:
+        """Whether `take` returns tensors on the model's device."""
+        return self._in_memory is not None
+
     def keep_on_device(self, most_bytes: int) -> None:
         """Copies `x` and `y` to the model's device, unless they are not in memory or too large.
 

@@ -121,3 +121,19 @@ def with_leaves(structure: ArrayTree, leaves: Iterable[Any]) -> ArrayTree:
         structure,
         [None if leaf is None else next(leaves) for leaf in keras.tree.flatten(structure)],
     )
+
+
+def pieces(structure: ArrayTree, rows: list[slice]) -> list[ArrayTree]:
+    """These rows of every leaf, a structure for each slice; `None` stays `None`."""
+    if len(rows) == 1 or structure is None:
+        # All of them.
+        return [structure] * len(rows)
+    if isinstance(structure, np.ndarray):
+        return [structure[own] for own in rows]
+    leaves = keras.tree.flatten(structure)
+    return [
+        keras.tree.pack_sequence_as(
+            structure, [None if leaf is None else leaf[own] for leaf in leaves]
+        )
+        for own in rows
+    ]

@@ -46,9 +46,9 @@ class SamplingCallback(keras.callbacks.Callback):
         self._feed.steps.begin_step()
         # Not `self.model`: accessing it makes Keras put JAX's state back into
         # the model before every step.
-        backend, model = backends.active(), self._feed.model
-        self._feed.sampler.values = backend.capture_values(model)
-        snapshot = backend.snapshot(model)
+        model = self._feed.model
+        self._feed.sampler.begin_step(model)
+        snapshot = backends.active().snapshot(model)
         self._snapshot = self._snapshot if snapshot is None else snapshot
 
     def restore_lost(self) -> None:
@@ -58,7 +58,6 @@ class SamplingCallback(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._feed.end_epoch()
-        self._feed.sampler.values = None
         self._judge(logs or {})
         if logs is not None:
             logs.update(self._feed.epoch_summary())

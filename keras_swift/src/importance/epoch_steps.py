@@ -132,8 +132,7 @@ class EpochSteps:
         """Hands over the next batch, and has `sampler` draw some if there is none."""
         if not self._drawn:
             left = self.left
-            for drawn in range(self._number(sampler, left)):
-                self._drawn.append(sampler.next_batch(left - drawn))
+            self._drawn.extend(sampler.next_batches(self._number(sampler, left), left))
         batch = self._drawn.popleft()
         self._count(batch, 1)
         return batch

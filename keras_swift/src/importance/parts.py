@@ -45,21 +45,28 @@ class Drawn:
     candidate: FloatArray | None
     length: int = 1
 
+    def part(self, rows: slice) -> Drawn:
+        """These rows of it."""
+        candidate = None if self.candidate is None else self.candidate[rows]
+        return Drawn(self.numbers[rows], self.weights[rows], candidate, self.length)
+
 
 @dataclasses.dataclass(frozen=True)
 class Taken:
-    """A batch of a part.
+    """Batches of a part, one after another: what is done for all of them at once costs less.
 
     Attributes:
-        examples: `Examples`.
-        drawn: `Drawn`.
-        among: int array, shape `(m,)`, the rows of the memory from which it was drawn; `None` for
-            all of them.
-        positions: int array, shape `(b,)`, its examples in `among`.
+        examples: `Examples` of all of them.
+        drawn: `Drawn`, likewise.
+        sizes: list of int, how many examples each batch has.
+        among: int array, shape `(m,)`, the rows of the memory from which they were drawn; `None`
+            for all of them.
+        positions: int array, shape `(k,)`, their examples in `among`.
     """
 
     examples: Examples
     drawn: Drawn
+    sizes: list[int]
     among: IntArray | None
     positions: IntArray
 
@@ -120,11 +127,11 @@ class Parts(Protocol):
             steps_left: int, how many batches of the epoch are left.
         """
 
-    def take(self, steps_left: int) -> Taken:
-        """The part's next batch."""
+    def take(self, count: int, steps_left: int) -> Taken:
+        """The part's next batches, up to `count` and at least one."""
 
     def take_back(self, count: int) -> None:
-        """Undoes the last so many calls of `take`."""
+        """Puts the last so many batches back."""
 
     def begin_epoch(self, restarts: bool) -> None:
         """Called when an epoch begins; `restarts` if it must be a whole permutation."""
@@ -234,14 +241,20 @@ class ArrayParts:
         self.begin(indices, weights, weights)
         return True
 
-    def take(self, steps_left: int) -> Taken:
-        begin = self._used * self.reader.batch_size
-        rows = slice(begin, begin + self.reader.batch_size)
-        self._used += 1
+    def take(self, count: int, steps_left: int) -> Taken:
+        # Slices of a tensor on a device cost as much as its rows.
+        count = 1 if self.reader.source.is_on_device else min(count, self.left)
+        size = self.reader.batch_size
+        begin = self._used * size
+        rows = slice(begin, begin + count * size)
+        self._used += count
         indices = self._indices[rows]
         candidate = None if self._candidate is None else self._candidate[rows]
         examples = self.reader.examples(indices, by_index=self._by_index)
-        return Taken(examples, Drawn(indices, self._weights[rows], candidate), None, indices)
+        sizes = [size] * (count - 1)
+        sizes.append(len(indices) - sum(sizes))
+        drawn = Drawn(indices, self._weights[rows], candidate)
+        return Taken(examples, drawn, sizes, None, indices)
 
     def take_back(self, count: int) -> None:
         self._used -= count

@@ -57,8 +57,6 @@ class PooledParts:
         generator: `np.random.Generator`, for the draws.
     """
 
-    together = 1
-
     def __init__(
         self,
         reader: KnownReader,
@@ -79,6 +77,11 @@ class PooledParts:
         self._candidates: FloatArray | None = None
         # Whether an epoch has begun in which examples may come that were read before.
         self._may_know = False
+
+    @property
+    def together(self) -> int:
+        # Batches as they come are read one by one: a model may have changed the source.
+        return max(1, len(self._drawn))
 
     @property
     def count(self) -> int:
@@ -127,15 +130,21 @@ class PooledParts:
         self.left = len(batches)
         return True
 
-    def take(self, steps_left: int) -> Taken:
-        self.left -= 1
+    def take(self, count: int, steps_left: int) -> Taken:
         if not self._drawn:
+            self.left -= 1
             return self._as_it_comes(steps_left)
         group, rows = self._drawn.popleft()
+        sizes = [rows.stop - rows.start]
+        while self._drawn and self._drawn[0][0] is group and len(sizes) < count:
+            rows = slice(rows.start, self._drawn[0][1].stop)
+            _, own = self._drawn.popleft()
+            sizes.append(own.stop - own.start)
+        self.left -= len(sizes)
         positions, weights = group.positions[rows], group.weights[rows]
         examples = Examples(select(group.data, rows), group.indices[rows])
         drawn = Drawn(group.pool[positions], weights, weights, group.length)
-        return Taken(examples, drawn, group.pool, positions)
+        return Taken(examples, drawn, sizes, group.pool, positions)
 
     def _as_it_comes(self, steps_left: int) -> Taken:
         batch = self._reader.batch(steps_left)
@@ -144,10 +153,10 @@ class PooledParts:
             candidate = candidates[numbers]
         examples = Examples(batch.data, batch.indices)
         drawn = Drawn(numbers, np.ones(len(numbers)), candidate, row_length(batch.data))
-        return Taken(examples, drawn, None, numbers)
+        return Taken(examples, drawn, [len(numbers)], None, numbers)
 
     def take_back(self, count: int) -> None:
-        """Does nothing: batches of a stream are never taken ahead."""
+        """Does nothing: at the end of an epoch what is left of a pool is dropped."""
 
     def begin_epoch(self, restarts: bool) -> None:
         """Called when an epoch begins, always with an empty pool."""

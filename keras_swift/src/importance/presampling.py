@@ -12,8 +12,10 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import keras
 import numpy as np
 
+from keras_swift.src import backends
 from keras_swift.src._pages import read_on
 from keras_swift.src._state import SavedState
 from keras_swift.src._types import FloatArray
@@ -72,10 +74,6 @@ class ImportanceSampler:
         easing: `Easing`, while which is on batches are uniform.
         step_power: float, the learning rate is multiplied by this power of the variance gain.
 
-    Attributes:
-        values: the model's values as `backends` captured them, to score by;
-            `None` for its current ones.
-
     Reference:
         Katharopoulos and Fleuret, "Not All Samples Are Created Equal: Deep
         Learning with Importance Sampling", ICML 2018, Algorithm 1.
@@ -106,13 +104,22 @@ class ImportanceSampler:
         self._step = 0
         # Steps since a batch was scored.
         self._unprobed: int | None = None
-        self.values: Any = None
+        # The model's values as `backends` captured them; `None` for its current ones.
+        self._values: Any = None
         self._by_index = False
         self._has_warned = False
         # The fraction of an example that is carried to the next batch.
         self._owed = 0.0
 
-    def next_batch(self, steps_left: int = 1) -> Batch:
+    def begin_step(self, model: keras.Model) -> None:
+        """Takes the values that the next presample is scored by."""
+        self._values = backends.active().capture_values(model)
+
+    def next_batches(self, count: int, steps_left: int) -> list[Batch]:
+        """The next batches, one after another."""
+        return [self.next_batch() for _ in range(count)]
+
+    def next_batch(self) -> Batch:
         """One iteration of Algorithm 1 (Katharopoulos and Fleuret 2018)."""
         self._step += 1
         presample = self._presample() if self._is_open else None
@@ -141,7 +148,7 @@ class ImportanceSampler:
         if self._score_inputs is not None:
             x = self._score_inputs(x)
         with explained(x, y):
-            return self.scorer(x, y, sample_weight, values=self.values)
+            return self.scorer(x, y, sample_weight, values=self._values)
 
     def batches_ready(self, steps_left: int) -> int:
         """How many batches can be drawn before the model must be read again; 1 or more."""
@@ -164,7 +171,8 @@ class ImportanceSampler:
         """Does nothing: the reader begins again by itself."""
 
     def end_epoch(self) -> None:
-        """Does nothing: no batch is scored after its step."""
+        """Lets go of the values: after the epoch, those of the model count."""
+        self._values = None
 
     is_over = False
 

@@ -14,18 +14,19 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_swift.src._pages import read_on
 from keras_swift.src._state import SavedState
 from keras_swift.src._types import FloatArray
+from keras_swift.src.data.leaves import pieces
 from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.importance import resampling
 from keras_swift.src.importance.batch import Batch
 from keras_swift.src.importance.easing import Easing
 from keras_swift.src.importance.gain import RealisedGain
-from keras_swift.src.importance.parts import Parts
-from keras_swift.src.importance.presampling import uniform_batch
+from keras_swift.src.importance.parts import Parts, Taken
 from keras_swift.src.importance.step_records import StepRecords, StepRecordsState
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.scoring.scorer import Scorer
@@ -130,41 +131,65 @@ class RememberedSampler:
         self._tau = 0.0
         # By how many steps of the optimizer's own rate the larger steps are ahead.
         self._ahead = 0.0
-        # Not used: scores are those that the steps recorded.
-        self.values: Any = None
 
     def listen(self, journal: Journal, in_flight: int) -> None:
         """Called before training, as `StepRecords.listen`."""
         self.records.listen(journal, in_flight)
 
-    def next_batch(self, steps_left: int = 1) -> Batch:
-        """The next batch of the part; draws the next part when this one is used up."""
-        self._have_part(steps_left)
-        plan, taken = self._plan, self.parts.take(steps_left)
-        self.records.expect(taken.drawn)
-        self._unmeasured += 1
-        self._ahead += plan.rate_scale - 1.0
-        examples, weights = taken.examples, taken.drawn.weights
+    def begin_step(self, model: keras.Model) -> None:
+        """Does nothing: scores are those that the steps recorded."""
+
+    def next_batches(self, count: int, steps_left: int) -> list[Batch]:
+        """The next batches; draws the next part when one is used up."""
+        found: list[Batch] = []
+        while len(found) < count:
+            left = steps_left - len(found)
+            self._have_part(left)
+            # The unmasked share of a batch is its own.
+            together = 1 if self.scorer.has_masks else count - len(found)
+            found += self._batches(self.parts.take(together, left))
+        return found
+
+    def _batches(self, taken: Taken) -> list[Batch]:
+        plan, examples, drawn = self._plan, taken.examples, taken.drawn
+        number = len(taken.sizes)
+        self._unmeasured += number
+        self._ahead += number * (plan.rate_scale - 1.0)
         x, y, sample_weight = examples.data
         if y is not None:
             self._check_labels(y)
-        if not plan.by_importance:
-            uniform = uniform_batch(self.scorer, examples)
-            return dataclasses.replace(uniform, rate_scale=plan.rate_scale)
-        corrections = self.records.corrections(taken)
-        return Batch(
-            x=x,
-            y=y,
-            weights=self.scorer.loss_weights(weights, sample_weight, corrections, y),
-            importance=weights.astype(np.float32),
-            indices=examples.indices,
-            sample_weight=sample_weight,
-            scores=self.memory.score[taken.drawn.numbers].astype(np.float64),
-            presample_size=len(weights),
-            by_importance=True,
-            rate_scale=plan.rate_scale,
-            gain=plan.gain,
+        corrections = scores = None
+        if plan.by_importance:
+            corrections = self.records.corrections(taken)
+            scores = self.memory.score[drawn.numbers].astype(np.float64)
+        weights = self.scorer.loss_weights(drawn.weights, sample_weight, corrections, y)
+        importance = drawn.weights.astype(np.float32)
+        ends = np.cumsum([0, *taken.sizes]).tolist()
+        rows = [slice(*ends[place : place + 2]) for place in range(number)]
+        of_each = zip(
+            rows,
+            *(pieces(part, rows) for part in (x, y, weights, sample_weight)),
+            strict=True,
         )
+        found = []
+        for own, own_x, own_y, own_weights, own_sample_weight in of_each:
+            self.records.expect(drawn.part(own))
+            found.append(
+                Batch(
+                    x=own_x,
+                    y=own_y,
+                    weights=own_weights,
+                    importance=importance[own],
+                    indices=None if examples.indices is None else examples.indices[own],
+                    sample_weight=own_sample_weight,
+                    scores=None if scores is None else scores[own],
+                    presample_size=own.stop - own.start,
+                    by_importance=plan.by_importance,
+                    rate_scale=plan.rate_scale,
+                    gain=plan.gain,
+                )
+            )
+        return found
 
     def batches_ready(self, steps_left: int) -> int:
         """How many batches can be drawn before the model must be read again; 1 or more."""

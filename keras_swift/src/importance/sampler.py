@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import keras
+
 from keras_swift.src._state import SavedState
-from keras_swift.src.backends.base import Values
 from keras_swift.src.importance.batch import Batch
 
 
@@ -14,13 +15,7 @@ class Sampler(Protocol):
 
     `presampling.ImportanceSampler` scores a presample for it, `remembered.RememberedSampler`
     remembers what training steps recorded.
-
-    Attributes:
-        values: the model's values as `backends` captured them, to score by; `None` for its
-            current ones.
     """
-
-    values: Values | None
 
     @property
     def tau(self) -> float:
@@ -37,8 +32,16 @@ class Sampler(Protocol):
     def retire(self) -> None:
         """Called when another sampler draws from here on."""
 
-    def next_batch(self, steps_left: int = 1) -> Batch:
-        """The next batch, with so many steps of the epoch left, this one included."""
+    def begin_step(self, model: keras.Model) -> None:
+        """Called before each training step of this model."""
+
+    def next_batches(self, count: int, steps_left: int) -> list[Batch]:
+        """The next batches, `count` of them.
+
+        Args:
+            count: int, how many, at least 1.
+            steps_left: int, how many steps of the epoch are left, these included.
+        """
 
     def batches_ready(self, steps_left: int) -> int:
         """How many batches can be drawn before the model must be read again; 1 or more."""
