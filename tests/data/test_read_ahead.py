@@ -3,9 +3,11 @@
 import threading
 import time
 import traceback
+import types
 
 import pytest
 
+from keras_swift.src.data import read_ahead
 from keras_swift.src.data.read_ahead import ReadAhead
 
 
@@ -95,3 +97,25 @@ def test_an_exception_arrives_with_its_own_traceback_after_what_came_before():
     assert "parts" in [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
     ahead.close()
     assert not reading_threads()
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(("trained", "is_slow"), [(0.31, False), (0.29, True)])
+@pytest.mark.parametrize("pool", [1, 10])
+def test_a_source_is_slow_if_a_quarter_of_the_time_goes_into_reading(
+    monkeypatch, pool, trained, is_slow
+):
+    clock = types.SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(read_ahead, "time", clock)
+    pace = read_ahead.Pace()
+    for pools in range(150 // pool):
+        # What comes first takes long: a step is compiled.
+        clock.now += pool * trained + (100.0 if pools == 1 else 0.0)
+        if pools == 50 // pool:
+            # So does what comes between two epochs.
+            pace.pause()
+            clock.now += 100.0
+        assert pools * pool > 2 * read_ahead.MEASURED or not pace.is_slow
+        with pace.reading(pool):
+            clock.now += pool * 0.1
+    assert pace.is_slow == is_slow

@@ -381,7 +381,7 @@ def test_the_first_batch_is_not_the_last_one_which_may_be_smaller():
 def test_workers_may_be_let_read_further_ahead_than_their_queue():
     dataset = Numbered(9, workers=2, max_queue_size=1)
     stream = Stream(dataset)
-    stream.read_ahead(6)
+    stream.read_ahead(6, in_thread=True)
     first_of(stream, 1)
     end = time.monotonic() + 10
     while len(dataset.asked) < 6 and time.monotonic() < end:

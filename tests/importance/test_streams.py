@@ -11,6 +11,7 @@ import pytest
 from small_models import classifier
 
 import keras_swift as ks
+from keras_swift.src.data import read_ahead
 
 
 class Shuffled:
@@ -242,7 +243,9 @@ def test_two_batches_of_one_length_do_not_fix_the_length(says):
     assert len(history["loss"]) == 3 and np.isfinite(history["loss"]).all()
 
 
-def test_the_next_pool_is_read_while_one_is_trained_on(digits):
+def test_the_next_pool_of_a_slow_source_is_read_while_one_is_trained_on(digits, monkeypatch):
+    monkeypatch.setattr(read_ahead, "SLOW", 0.0)
+    monkeypatch.setattr(read_ahead, "MEASURED", 1)
     source, begun = Shuffled(digits[0][:640], digits[1][:640]), []
 
     class Wait(keras.callbacks.Callback):
@@ -260,6 +263,21 @@ def test_the_next_pool_is_read_while_one_is_trained_on(digits):
     history = trainer.fit(source, epochs=3, callbacks=[Wait()], verbose=0).history
     assert history["importance"] == [0.0, 1.0, 1.0]
     np.testing.assert_array_equal(np.diff(begun), [20, 20])
+
+
+@pytest.mark.any_backend
+def test_a_quick_source_is_read_by_the_thread_that_trains(digits, monkeypatch):
+    monkeypatch.setattr(read_ahead, "SLOW", 1.0)
+    monkeypatch.setattr(read_ahead, "MEASURED", 1)
+    found = set()
+
+    def noted(x, generator):
+        found.add(threading.get_ident())
+        return x
+
+    source = Shuffled(digits[0][:640], digits[1][:640], change=noted)
+    ks.ImportanceTraining(known(digits), seed=0).fit(source, epochs=3, verbose=0)
+    assert found == {threading.get_ident()}
 
 
 @pytest.mark.parametrize("epoch", [0, 2])

@@ -1,13 +1,16 @@
 """Reads a source in a thread, so that it is read while the model trains.
 
-This file decides who reads, and when: one thread at a time, and never more than was allowed.
+This file decides who reads, and when: one thread at a time, never more than was allowed, and only
+a source that is slow.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -15,6 +18,11 @@ T = TypeVar("T")
 # How long `close` waits for a read that is under way, in seconds. The thread is a daemon, so a
 # source that never answers keeps no program from ending.
 PATIENCE = 30.0
+# A source is slow if reading takes more than this share of the time. Python runs one thread at a
+# time, so that reading a quick one in a thread costs more than it saves.
+SLOW = 1 / 4
+# After so many batches that is measured. JAX does not wait for the first thirty-two steps.
+MEASURED = 64
 
 
 class ReadAhead(Generic[T]):
@@ -116,3 +124,47 @@ class ReadAhead(Generic[T]):
                 self._found.append((result, error))
                 self._is_reading = False
                 self._changed.notify_all()
+
+
+class Pace:
+    """Measures whether a source is slow: whether a quarter of the time is spent reading it.
+
+    Attributes:
+        is_slow: bool, whether it has been; from then on nothing is measured.
+
+    Example:
+        >>> pace = Pace()
+        >>> for _ in range(MEASURED + 1):
+        ...     with pace.reading(1):
+        ...         time.sleep(1e-4)
+        >>> pace.is_slow
+        True
+    """
+
+    def __init__(self) -> None:
+        self.is_slow = False
+        self._begin()
+        self._ended: float | None = None
+
+    def _begin(self) -> None:
+        self._batches, self._spent, self._passed = 0, 0.0, 0.0
+
+    def pause(self) -> None:
+        """Called at the end of an epoch: what comes until the next batch does not count."""
+        self._ended = None
+
+    @contextlib.contextmanager
+    def reading(self, batches: int) -> Iterator[None]:
+        """A context in which so many batches are read."""
+        began = time.perf_counter()
+        if self._ended is not None:
+            self._passed += began - self._ended
+            if self._batches >= MEASURED:
+                # Whole rounds of reading and training.
+                self.is_slow = self.is_slow or self._spent > SLOW * self._passed
+                self._begin()
+        yield
+        self._ended = time.perf_counter()
+        self._batches += batches
+        self._spent += self._ended - began
+        self._passed += self._ended - began

@@ -215,9 +215,9 @@ class StreamReader:
             for name in ("on_epoch_begin", "on_epoch_end")
         )
 
-    def read_ahead(self, count: int) -> None:
-        """Lets a thread, and a `PyDataset`'s workers, read so many uniform batches ahead."""
-        self._uniform.read_ahead(count)
+    def read_ahead(self, count: int, in_thread: bool) -> None:
+        """Lets a `PyDataset`'s workers, or a thread, read so many uniform batches ahead."""
+        self._uniform.read_ahead(count, in_thread)
 
     def next_read(self) -> Read:
         """The next uniform batch and what is known of it."""

@@ -165,14 +165,14 @@ class Stream:
         self._again.append(read)
         return True
 
-    def read_ahead(self, count: int) -> None:
-        """Lets so many batches be read ahead, by a `PyDataset`'s workers or by a thread."""
+    def read_ahead(self, count: int, in_thread: bool) -> None:
+        """Lets so many batches be read ahead, by a `PyDataset`'s workers or, if so, by a thread."""
         # The next one, and others that will be read again, are in hand already.
         count = max(0, count - max(0, len(self._again) - 1))
         if self._reader is not None and self._reader.has_workers:
             self._reader.ahead = max(self._reader.ahead, count)
         else:
-            self._ahead.allow(count)
+            self._ahead.allow(count if in_thread else 0)
 
     def know_by(self, key: Callable[[Read], Any]) -> None:
         """Makes `key(read)` the `keys` of each batch, where it is read, perhaps in a thread."""

@@ -22,6 +22,7 @@ from keras_swift.src._types import IntArray
 from keras_swift.src.data.arrays import Data
 from keras_swift.src.data.leaves import present_leaves, structure_key
 from keras_swift.src.data.read import Read
+from keras_swift.src.data.read_ahead import Pace
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.records.identity import Identity
 
@@ -115,6 +116,7 @@ class KnownReader:
         self.known_share: float | None = None
         # Examples and new ones of the batches in question, and how many batches these are.
         self._asked = np.zeros(3, np.int64)
+        self._pace = Pace()
 
     def _sizes(self) -> tuple[int, int]:
         """How many new batches a pool has at most, and how many times as many in all."""
@@ -175,12 +177,19 @@ class KnownReader:
 
     def stop_reading_ahead(self) -> None:
         """Called at the end of an epoch."""
-        self._reader.read_ahead(0)
+        self._reader.read_ahead(0, in_thread=False)
+        self._pace.pause()
 
-    def _next(self, steps_left: int) -> Read:
-        # Not past the end of an epoch, after which the source may be another.
-        self._reader.read_ahead(min(steps_left - 1, self.pool_steps))
-        return self._reader.next_read()
+    def _read(self, count: int, steps_left: int) -> list[Read]:
+        """The next batches, of which so many steps of the epoch are left."""
+        found = []
+        with self._pace.reading(count):
+            for left in range(steps_left, steps_left - count, -1):
+                # Not past the end of an epoch, after which the source may be another.
+                ahead = min(left - 1, self.pool_steps)
+                self._reader.read_ahead(ahead, in_thread=self._pace.is_slow)
+                found.append(self._reader.next_read())
+        return found
 
     def batch(self, steps_left: int = 1) -> Known:
         """The next batch.
@@ -189,7 +198,7 @@ class KnownReader:
             steps_left: int, how many batches of the epoch are unread, this one included; up to a
                 pool of them is read ahead.
         """
-        read = self._next(steps_left)
+        (read,) = self._read(1, steps_left)
         before = self.identity.count
         (numbers,) = self.identity.numbers([read])
         self._steps += 1
@@ -212,7 +221,7 @@ class KnownReader:
         """
         identity = self.identity
         with self._reader.all_or_none():
-            reads = [self._next(steps_left - done) for done in range(count)]
+            reads = self._read(count, steps_left)
         if not identity.is_consistent:
             unknown = [np.full(len(present_leaves(read.batch)[0]), -1) for read in reads]
             return [self._known(read, row) for read, row in zip(reads, unknown, strict=True)]
@@ -263,7 +272,7 @@ class KnownReader:
         """
         identity = self.identity
         with self._reader.all_or_none():
-            reads = [self._next(steps_left - done) for done in range(count)]
+            reads = self._read(count, steps_left)
             before = identity.count
             numbers = identity.numbers(reads)
             self._new += identity.count - before
