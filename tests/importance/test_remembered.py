@@ -473,6 +473,24 @@ def test_even_scores_leave_batches_uniform(digits):
     assert history.history["gain"] == [1.0] * 3
 
 
+@pytest.mark.any_backend
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
+@pytest.mark.parametrize("settings", [{}, {"steps_per_epoch": 4, "epochs": 15}])
+def test_examples_that_are_all_the_same_are_trained_as_by_fit(settings):
+    """Their scores differ by when they were recorded, and by nothing else."""
+    x, y = np.ones((160, 4), "float32"), np.ones((160, 1), "float32")
+    settings = {"batch_size": 16, "epochs": 6, "verbose": 0, **settings}
+    losses = []
+    for trains in (False, True):
+        keras.utils.set_random_seed(0)
+        dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+        model = keras.Sequential([keras.Input((4,)), dense])
+        model.compile(keras.optimizers.SGD(0.005), "mse")
+        fit = ks.ImportanceTraining(model, seed=0).fit if trains else model.fit
+        losses.append(fit(x, y, **settings).history["loss"])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
 def test_scores_that_prove_stale_shut_the_gate_and_true_ones_open_it_again(digits):
     """The score of an example is noise for two epochs, and then a property of it."""
     x, y = digits[0][:320], digits[1][:320]

@@ -25,7 +25,7 @@ from keras_swift.src.fitting.atomic import opened_exclusively, permissions, sync
 from keras_swift.src.fitting.states import from_bytes, to_bytes
 
 # The version of the content.
-VERSION = 2
+VERSION = 3
 # Keras reads no other ending.
 ENDING = ".weights.h5"
 CURRENT = f"backup{ENDING}"

@@ -18,12 +18,15 @@ class RealisedGain:
     A batch drawn with weights `w`, whose scores turn out to be `s`, has
     `1 / k` of the variance of a uniform one, with
 
-        k = sum(w s**2) / sum(w**2 s**2).
+        k = sum(w s**2) sum(w) / (sum(w c s**2) sum(w / c)),
 
-    Both sums are unbiased estimates of a second moment, whatever the
-    probabilities were computed from, so `k` includes how stale they were.
-    While batches are uniform, `w` is 1 and the second sum uses the weights
-    that they would have had, `sum(w' s**2)`.
+    where `c` is `w`; while batches are uniform, `w` is 1 and `c` the weights
+    that they would have had. The sums with `s` are unbiased estimates of a
+    second moment, whatever the probabilities were computed from, so `k`
+    includes how stale they were. The others are known beforehand on average,
+    1 for each example; as they are in these steps, they take out what is
+    chance in the choice of the examples. Where all scores are the same, `k`
+    is never above 1.
 
     Attributes:
         value: float, the running mean; it starts from 1.0, so that it grows as the gain is
@@ -32,7 +35,7 @@ class RealisedGain:
 
     Example:
         >>> gain = RealisedGain()
-        >>> gain.update(uniform=3.0, drawn=1.0)
+        >>> gain.update(weights=1.0, uniform=3.0, drawn=1.0, inverse=1.0)
         >>> gain.value
         2.0
     """
@@ -41,10 +44,10 @@ class RealisedGain:
         self.value = 1.0
         self.is_measured = False
 
-    def update(self, uniform: float, drawn: float) -> None:
-        """Adds the two sums over the examples of some steps; ignores them if either is 0."""
-        if uniform > 0 and drawn > 0:
-            self.value += NEW * (uniform / drawn - self.value)
+    def update(self, weights: float, uniform: float, drawn: float, inverse: float) -> None:
+        """Adds the sums over the examples of some steps, as in `Moments`; ignores sums of 0."""
+        if uniform > 0 and drawn > 0 and inverse > 0:
+            self.value += NEW * (uniform * weights / (drawn * inverse) - self.value)
             self.is_measured = True
 
 

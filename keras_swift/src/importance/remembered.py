@@ -276,8 +276,7 @@ class RememberedSampler:
         self._read_back()
         if self._unmeasured >= self.parts.measured_steps:
             self._unmeasured = 0
-            moments = self.records.take_moments()
-            self.gain.update(moments.uniform, moments.drawn)
+            self.gain.update(**dataclasses.asdict(self.records.take_moments()))
         steps = self.parts.next_steps(steps_left)
         rests = self._easing.is_on
         scores = self._scores()

@@ -25,15 +25,31 @@ UNREAD = 2**14
 
 @dataclasses.dataclass(frozen=True)
 class Moments(SavedState):
-    """Sums of squared scores over the examples of some steps.
+    """Sums over the examples of some steps, of which `gain.RealisedGain` makes the variance gain.
 
     Attributes:
-        uniform: float, an estimate for uniform draws.
-        drawn: float, one for the draws by importance that were made, or would have been.
+        weights: float, the sum of the weights `w` they had.
+        uniform: float, `sum(w s**2)` for their scores `s`.
+        drawn: float, `sum(w c s**2)` for the weights `c` they had, or would have had, if drawn by
+            importance.
+        inverse: float, `sum(w / c)`.
     """
 
+    weights: float = 0.0
     uniform: float = 0.0
     drawn: float = 0.0
+    inverse: float = 0.0
+
+    def plus(self, weights: FloatArray, candidate: FloatArray, scores: FloatArray) -> Moments:
+        """These and the sums over further examples; scores that are not finite count as 0."""
+        squares = np.square(scores.astype(np.float64))
+        squares[~np.isfinite(squares)] = 0.0
+        return Moments(
+            weights=self.weights + float(np.sum(weights)),
+            uniform=self.uniform + float(np.sum(weights * squares)),
+            drawn=self.drawn + float(np.sum(weights * candidate * squares)),
+            inverse=self.inverse + float(np.sum(weights / candidate)),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,12 +160,7 @@ class StepRecords:
         if len(candidates) == len(batches):
             weights = np.concatenate([batch.weights for batch in batches])
             candidate = np.concatenate(candidates)
-            squares = np.square(scores[:, 0].astype(np.float64))
-            squares[~np.isfinite(squares)] = 0.0
-            self.moments = Moments(
-                uniform=self.moments.uniform + float(np.sum(weights * squares)),
-                drawn=self.moments.drawn + float(np.sum(weights * candidate * squares)),
-            )
+            self.moments = self.moments.plus(weights, candidate, scores[:, 0])
 
     def take_moments(self) -> Moments:
         """Returns `moments` and begins new ones."""
