@@ -227,6 +227,28 @@ def wrapping_train_step(model: keras.Model, wrap: Callable[[JaxStep], JaxStep]) 
         del model.make_train_function
 
 
+def until_it_ends(dataset: Any) -> Any:
+    """What `fit` reads a `PyDataset` by whose `goes_on()` tells before each item if there is one.
+
+    To Keras a `PyDataset` without a length has no end, so this is an adapter of its own.
+    """
+    try:
+        from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
+    except ImportError as error:
+        raise _other_release(["keras.src.trainers.data_adapters"]) from error
+
+    class UntilItEnds(PyDatasetAdapter):
+        num_batches = None
+
+        def _get_iterator(self) -> Iterator[Any]:
+            index = 0
+            while dataset.goes_on():
+                yield dataset[index]
+                index += 1
+
+    return UntilItEnds(dataset)
+
+
 def resumed_epoch(model: keras.Model) -> int | None:
     """The epoch from which `BackupAndRestore` resumes this `fit`, or `None`."""
     return getattr(model, "_initial_epoch", None)

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import keras
 import numpy as np
 
+from keras_swift.src._keras import until_it_ends
 from keras_swift.src._pages import read_on
 from keras_swift.src._types import Array, ArrayTree, FloatArray, IntArray, Tensor
 from keras_swift.src.data.reader import ItemForm
@@ -121,8 +122,6 @@ class Backend:
 
     # Whether Keras requests items of a `PyDataset` several steps ahead of training.
     PULLS_AHEAD = False
-    # Whether `feed` can end an epoch of a number of items that is not known beforehand.
-    ENDS_EPOCHS = False
     # The number of examples a model is built with, `None` for any. Not a small one: Keras takes a
     # bare array of as many examples as the model has outputs for a list of targets.
     EXAMPLES_TO_BUILD: int | None = 61
@@ -257,7 +256,7 @@ class Backend:
         free = self.free_memory(model)
         if free is not None:
             dataset.keep_on_device(free)
-        return dataset
+        return until_it_ends(dataset) if dataset.is_open_ended else dataset
 
     def free_memory(self, model: keras.Model) -> int | None:
         """Free bytes on the model's device; `None` on the CPU, or if not known."""

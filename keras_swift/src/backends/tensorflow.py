@@ -31,7 +31,6 @@ class TensorFlowBackend(Backend):
     """TensorFlow."""
 
     PULLS_AHEAD = True
-    ENDS_EPOCHS = True
     # The loops of some losses (CTC) keep the shapes that they were first traced with, and
     # TensorFlow's optimizer complains of other ones.
     EXAMPLES_TO_BUILD = None

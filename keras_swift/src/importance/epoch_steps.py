@@ -65,8 +65,7 @@ class EpochSteps:
     @property
     def is_open_ended(self) -> bool:
         """bool, whether an epoch ends with a pass whose length nobody knows beforehand."""
-        ends = self.ends_with_a_pass and backends.active().ENDS_EPOCHS
-        return ends and self._reader.is_open_ended
+        return self.ends_with_a_pass and self._reader.is_open_ended
 
     @property
     def pass_length(self) -> float:
@@ -117,8 +116,7 @@ class EpochSteps:
         self.in_pass += self.taken
         if self.in_pass >= self.pass_length:
             self.in_pass = 0
-            # Of arrays a permutation is left where some batches were drawn by importance. Of a
-            # stream without a length, other backends are already in the next pass here.
+            # Of arrays a permutation is left where some batches were drawn by importance.
             of_arrays = self.ends_with_a_pass and isinstance(self._reader, ArrayReader)
             if self.is_open_ended or of_arrays:
                 self._reader.restart()

@@ -246,8 +246,8 @@ class ImportanceTraining(Trainer):
         `sample_weight` and `class_weight` weight the objective: they multiply
         the scores and the weights. With `steps_per_epoch`, an epoch is that
         many steps and the next one continues in the data; where a pass
-        through data of known length ends, the epoch ends too, with Keras'
-        warning (if Keras fetches ahead, as JAX does on a GPU and a
+        through data that can be read again ends, the epoch ends too, with
+        Keras' warning (if Keras fetches ahead, as JAX does on a GPU and a
         `tf.distribute` strategy does, and with several processes, it has all
         of its steps).
 
