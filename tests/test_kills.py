@@ -22,6 +22,8 @@ import keras_swift as ks
 from keras_swift.src.fitting import backup_file
 from keras_swift.src.fitting.backup_file import CURRENT, PREVIOUS
 
+# Windows has neither this nor forks.
+resource = pytest.importorskip("resource")
 pytestmark = pytest.mark.product
 
 BACKEND = keras.backend.backend()
@@ -106,6 +108,17 @@ def judged(path, whole, start):
     return "same bits"
 
 
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """A context in which the system writes no more bytes into a file, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 @pytest.mark.parametrize("double", [False, True])
 def test_every_damage_is_named_or_changes_nothing(tmp_path, capsys, monkeypatch, double):
     settings = {"save_freq": 4, "double_checkpoint": double}
@@ -170,6 +183,27 @@ def test_every_damage_is_named_or_changes_nothing(tmp_path, capsys, monkeypatch,
             return folder / CURRENT
 
         judge(fill)
+    for share in (0.0, 0.3, 0.6, 0.9):
+        size = int(share * os.path.getsize(kept / CURRENT))
+
+        def cut_off(folder, size=size):
+            with files_of_at_most(size), pytest.raises(OSError, match="Make room"):
+                train(folder, **settings)
+            return folder / CURRENT
+
+        judge(cut_off)
+
+    def refused(path, mode):
+        if mode == "rb":
+            return open(path, mode)
+        raise OSError(errno.EROFS, "Read-only file system", path)
+
+    def start_read_only(folder):
+        with monkeypatch.context() as patched:
+            patched.setattr(backup_file, "open", refused, raising=False)
+            return train(folder, **settings)
+
+    judge(lambda folder: folder / CURRENT, start_read_only)
     with capsys.disabled():
         print(f"\n{BACKEND}, damaged files (seed 0), two kept: {double}: {dict(counted)}")
     assert set(counted) <= {"same bits", "named"}

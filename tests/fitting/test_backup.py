@@ -255,6 +255,43 @@ def test_a_full_disk_is_named_and_the_backup_before_is_kept(tmp_path, monkeypatc
     assert_goes_on(train(tmp_path, save_freq=4), whole)
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system has it not")
+@pytest.mark.any_backend
+def test_room_is_asked_for_before_hdf5_writes(tmp_path, monkeypatch, whole):
+    asked, begun, own = [], [], os.posix_fallocate
+    save = keras.Model.save_weights
+
+    def noted(descriptor, offset, count):
+        asked.append(count)
+        own(descriptor, offset, count)
+
+    def counted(*arguments, **named):
+        begun.append(0)
+        save(*arguments, **named)
+
+    def full(descriptor, offset, count):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", noted)
+    monkeypatch.setattr(keras.Model, "save_weights", counted)
+    ended(tmp_path, 1, 8, save_freq=4)
+    # Adam has two numbers beside each weight, of four bytes; the second asks for the first's size.
+    assert asked[0] > 3 * 4 * build().count_params()
+    assert asked[-1] >= 0.9 * os.path.getsize(tmp_path / CURRENT)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    begun.clear()
+    with pytest.raises(OSError, match=f"{tmp_path / CURRENT}.*No space left.*Make room"):
+        train(tmp_path, save_freq=4)
+    assert not begun and os.listdir(tmp_path) == [CURRENT]
+
+    def unknown(descriptor, offset, count):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    # A file system that cannot tell.
+    monkeypatch.setattr(os, "posix_fallocate", unknown)
+    assert_goes_on(train(tmp_path, save_freq=4), whole)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="permissions of another kind")
 def test_the_permissions_of_a_backup_are_kept_from_the_first_byte_on(tmp_path, monkeypatch):
     ended(tmp_path, 1, 3, kind="plain")

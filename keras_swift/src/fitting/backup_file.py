@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import glob
 import hashlib
+import math
 import os
+import re
 import secrets
 import shutil
 import warnings
@@ -79,12 +82,13 @@ class BackupFolder:
         with self._explaining("write the backup"):
             os.makedirs(self.path, exist_ok=True)
             temporary = os.path.join(self.path, f"{secrets.token_hex(8)}{_PART}{ENDING}")
-            kept = permissions(self._current)
+            kept, content = permissions(self._current), to_bytes(state)
             try:
                 # Keras writes into the file that is there, which keeps its permissions.
-                os.close(opened_exclusively(temporary, kept))
+                with os.fdopen(opened_exclusively(temporary, kept), "wb") as file:
+                    self._check_room(file.fileno(), model, len(content))
                 model.save_weights(temporary)
-                _complete(temporary, state)
+                _complete(temporary, content)
                 if kept is not None:
                     os.chmod(temporary, kept)
                 if self._keeps_two and self._is_good and os.path.exists(self._current):
@@ -155,6 +159,25 @@ class BackupFolder:
             with contextlib.suppress(OSError):
                 os.rmdir(self.path)
 
+    def _check_room(self, descriptor: int, model: keras.Model, count: int) -> None:
+        """Raises if there is no room for weights and `count` bytes in an empty file.
+
+        HDF5 may end the process, in a later write, if it finds no room itself.
+        """
+        if not hasattr(os, "posix_fallocate"):
+            return
+        optimizer = getattr(model, "optimizer", None)
+        count += sum(map(_bytes_of, [*model.variables, *getattr(optimizer, "variables", [])]))
+        with contextlib.suppress(FileNotFoundError):
+            # With what HDF5 needs for itself.
+            count = max(count, os.path.getsize(self._current))
+        try:
+            os.posix_fallocate(descriptor, 0, count)
+        except OSError as error:
+            # Some file systems cannot tell.
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+
     def _keep(self) -> None:
         """Makes the current backup the one before as well, without a moment without either."""
         beside = os.path.join(self.path, f"{secrets.token_hex(8)}{_PART}{ENDING}")
@@ -183,12 +206,18 @@ def is_backup(path: str) -> bool:
     return any(os.path.exists(os.path.join(path, name)) for name in (CURRENT, PREVIOUS))
 
 
-def _complete(path: str, state: State) -> None:
+def _bytes_of(variable: keras.Variable) -> int:
+    bits = re.search(r"\d+", variable.dtype)
+    count: int = math.prod(variable.shape) * (int(bits[0]) // 8 if bits else 1)
+    return count
+
+
+def _complete(path: str, content: bytes) -> None:
     """Adds the state and the checksum to a weights file, and flushes it to disk."""
     import h5py
 
     with h5py.File(path, "a") as file:
-        file.create_dataset(_KEY, data=np.frombuffer(to_bytes(state), np.uint8))
+        file.create_dataset(_KEY, data=np.frombuffer(content, np.uint8))
     with open(path, "r+b") as file:
         digest = hashlib.file_digest(file, "sha256").digest()
         file.seek(0, os.SEEK_END)
