@@ -5,7 +5,11 @@
 prints the figures of docs/guides/resuming.md; `tests/killed_runs.py` says how to count in pieces.
 """
 
+import collections
 import contextlib
+import errno
+import functools
+import itertools
 import json
 import os
 import shutil
@@ -77,13 +81,27 @@ def damages(whole, other):
     ]
 
 
-def test_damaged_files_are_named_or_made_again(tmp_path):
+def judged(found, unbroken, name, *, begins=False):
+    """How a start from damaged files ends: the same result, or an error that names the file."""
+    try:
+        assert describe(found()) == unbroken
+    except ValueError as error:
+        named = name in str(error) or begins and "belongs to another one" in str(error)
+        assert named and "overwrite=True" in str(error), error
+        return "error that names the file"
+    except OSError as error:
+        assert name in str(error.filename) and "folder writable" in str(error), error
+        return "error that names the file"
+    return "same result"
+
+
+def test_damaged_files_are_named_or_made_again(tmp_path, capsys):
     settings = {"max_trials": TRIALS}
     unbroken = describe(run_search(tmp_path / "whole", **settings))
     run_search(tmp_path / "other", **settings, seed=1)
     whole, others = tmp_path / "whole" / "swift_search", tmp_path / "other" / "swift_search"
     files = [*FILES, *(path.name for path in whole.glob(CONFIRMED.format("*")))]
-    counts = {"same result": 0, "error that names the file": 0}
+    counts = collections.Counter()
     for name in files:
         path = others / name if (others / name).exists() else others / VALUES.format(0)
         for kind, content in damages((whole / name).read_bytes(), path.read_bytes()):
@@ -93,15 +111,46 @@ def test_damaged_files_are_named_or_made_again(tmp_path):
             target.unlink() if content is None else target.write_bytes(content)
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always")
-                try:
-                    assert describe(run_search(copied, **settings)) == unbroken, (name, kind)
-                    counts["same result"] += 1
-                except ValueError as error:
-                    named = name in str(error) or "belongs to another one" in str(error)
-                    assert named and "overwrite=True" in str(error), (name, kind, error)
-                    counts["error that names the file"] += 1
+                found = functools.partial(run_search, copied, **settings)
+                counts[judged(found, unbroken, name, begins=name == START)] += 1
             if content is not None and name != START:
                 assert any(name in str(warning.message) for warning in said), (name, kind)
             shutil.rmtree(copied)
-    print(f"\n{sum(counts.values())} damaged files: {counts}")
-    assert os.path.exists(whole / START)
+    with capsys.disabled():
+        print(f"\n{BACKEND}, {sum(counts.values())} damaged files of a search: {dict(counts)}")
+    assert sum(counts.values()) == 8 * len(files)
+
+
+def refuse(patched, code, writes):
+    """Every write after so many is refused, as on a full disk or a read-only one."""
+    own, count = os.open, []
+
+    def opened(path, flags, *rest, **named):
+        if flags & os.O_CREAT:
+            count.append(path)
+            if len(count) > writes:
+                raise OSError(code, os.strerror(code), path)
+        return own(path, flags, *rest, **named)
+
+    patched.setattr(os, "open", opened)
+    return count
+
+
+def test_disks_that_refuse_a_write_are_named_and_lose_nothing(tmp_path, capsys, monkeypatch):
+    settings, counts = {"max_trials": TRIALS}, collections.Counter()
+    unbroken = describe(run_search(tmp_path / "whole", **settings))
+    for code in (errno.ENOSPC, errno.EROFS):
+        for writes in itertools.count():
+            folder = tmp_path / f"{code} {writes}"
+            with monkeypatch.context() as patched:
+                count = refuse(patched, code, writes)
+                found = functools.partial(run_search, folder, **settings)
+                counts[judged(found, unbroken, str(folder))] += 1
+            # Until no write is refused; what is finished is kept when there is room again.
+            assert describe(run_search(folder, **settings)) == unbroken
+            if len(count) <= writes:
+                break
+    with capsys.disabled():
+        print(f"\n{BACKEND}, {sum(counts.values())} starts on a disk that refuses: {dict(counts)}")
+    # One of each kind of disk refused nothing.
+    assert counts["same result"] == 2 and counts["error that names the file"] > 16
