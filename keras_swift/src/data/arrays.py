@@ -21,6 +21,7 @@ from keras_swift.src.data.leaves import (
     is_ragged,
     is_sparse,
     is_text,
+    map_leaves,
     of_frame,
     present_leaves,
     rows_by_rows,
@@ -190,7 +191,7 @@ def select(data: tuple[ArrayTree, ...], indices: IntArray | slice) -> tuple[Arra
         chosen = chosen.toarray() if scipy.sparse.issparse(chosen) else np.asarray(chosen)
         return standard(chosen)
 
-    return tuple(None if part is None else keras.tree.map_structure(rows, part) for part in data)
+    return tuple(map_leaves(rows, part) for part in data)
 
 
 def _on_device(array: Array) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -106,34 +106,45 @@ def _is_text_array(leaf: Any) -> bool:
 
 def structure_key(structure: ArrayTree) -> str:
     """A key for a structure's containers and the places of its leaves and `None`s."""
-    return repr(keras.tree.map_structure(lambda leaf: None if leaf is None else 0, structure))
+    return repr(map_leaves(lambda leaf: None if leaf is None else 0, structure))
+
+
+def map_leaves(function: Callable[[Any], Any], structure: ArrayTree) -> ArrayTree:
+    """`keras.tree.map_structure`, in a tenth of its time for arrays and tuples of arrays."""
+    if structure is None or hasattr(structure, "shape"):
+        return function(structure)
+    if type(structure) is tuple:
+        return tuple(map_leaves(function, part) for part in structure)
+    return keras.tree.map_structure(function, structure)
+
+
+def all_leaves(structure: ArrayTree) -> list[Any]:
+    """`keras.tree.flatten`, likewise; `None`s are leaves."""
+    if structure is None or hasattr(structure, "shape"):
+        return [structure]
+    if type(structure) is tuple:
+        return [leaf for part in structure for leaf in all_leaves(part)]
+    leaves: list[Any] = keras.tree.flatten(structure)
+    return leaves
 
 
 def present_leaves(structure: ArrayTree) -> list[Any]:
     """The leaves of a structure that are not `None`."""
-    return [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
+    return [leaf for leaf in all_leaves(structure) if leaf is not None]
 
 
 def with_leaves(structure: ArrayTree, leaves: Iterable[Any]) -> ArrayTree:
     """The structure with other leaves in place of those that are not `None`."""
-    leaves = iter(leaves)
-    return keras.tree.pack_sequence_as(
-        structure,
-        [None if leaf is None else next(leaves) for leaf in keras.tree.flatten(structure)],
-    )
+    others = iter(leaves)
+    return map_leaves(lambda leaf: None if leaf is None else next(others), structure)
 
 
 def pieces(structure: ArrayTree, rows: list[slice]) -> list[ArrayTree]:
     """These rows of every leaf, a structure for each slice; `None` stays `None`."""
-    if len(rows) == 1 or structure is None:
+    if len(rows) == 1:
         # All of them.
-        return [structure] * len(rows)
-    if isinstance(structure, np.ndarray):
-        return [structure[own] for own in rows]
-    leaves = keras.tree.flatten(structure)
+        return [structure]
     return [
-        keras.tree.pack_sequence_as(
-            structure, [None if leaf is None else leaf[own] for leaf in leaves]
-        )
+        map_leaves(lambda leaf, own=own: None if leaf is None else leaf[own], structure)  # type: ignore[misc]
         for own in rows
     ]

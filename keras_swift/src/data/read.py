@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, TypeAlias
 
-import keras
 import numpy as np
 
 from keras_swift.src._types import Array, ArrayTree
@@ -18,6 +17,7 @@ from keras_swift.src.data.leaves import (
     dense,
     is_ragged,
     is_sparse,
+    map_leaves,
     of_frame,
     present_leaves,
 )
@@ -81,7 +81,7 @@ def checked_item(item: Any, needs_targets: bool, class_weight: dict[int, float] 
     ids = batch[3] if len(batch) == 4 else None
     batch = batch[:2] if len(batch) > 2 and batch[2] is None else batch[:3]
     sparse = [is_sparse(leaf) for leaf in present_leaves(batch[:2])]
-    batch = keras.tree.map_structure(_of_floatx, batch)
+    batch = map_leaves(_of_floatx, batch)
     lengths = {len(leaf) for leaf in present_leaves(batch)}
     if len(lengths) != 1 or 0 in lengths:
         raise UnevenBatch(

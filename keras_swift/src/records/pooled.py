@@ -10,12 +10,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-import keras
 import numpy as np
 
 from keras_swift.src._types import Array, FloatArray, IntArray
 from keras_swift.src.data.arrays import Data
-from keras_swift.src.data.leaves import present_leaves
+from keras_swift.src.data.leaves import all_leaves, map_leaves, present_leaves
 from keras_swift.src.records.known_reader import Known
 
 # From the places of some batches in the pool and how many of their rows are drawn, `m`: which rows,
@@ -88,7 +87,7 @@ def _rows_of(batches: list[Known], positions: IntArray) -> Data:
     order = np.argsort(positions, kind="stable")
     begins = np.searchsorted(positions[order], [0, *ends])
 
-    def gathered(*leaves: Array | None) -> Array | None:
+    def gathered(leaves: Sequence[Array | None]) -> Array | None:
         present = [leaf for leaf in leaves if leaf is not None]
         if not present:
             return None
@@ -99,7 +98,10 @@ def _rows_of(batches: list[Known], positions: IntArray) -> Data:
             rows[places] = leaf[positions[places] - (ends[number] - len(leaf))]
         return rows
 
-    data: Data = keras.tree.map_structure(gathered, *[batch.data for batch in batches])
+    # As many leaves in each batch, `None`s included: they are of one form.
+    columns = zip(*(all_leaves(batch.data) for batch in batches), strict=True)
+    rows = map(gathered, columns)
+    data: Data = map_leaves(lambda leaf: next(rows), batches[0].data)
     return data
 
 
