@@ -3,6 +3,7 @@
     python benchmarks/step_cost.py [--batch-size 128] [--rounds 7]
     python benchmarks/step_cost.py --batch-size 32 --pipelines tf.data loader iterable slow
     python benchmarks/step_cost.py --batch-size 1024 --sizes 10000 100000 1000000 10000000
+    python benchmarks/step_cost.py --batch-size 1024 --sizes 1000000 10000000 --pipelines loader
 
 The backend is KERAS_BACKEND's. In every round each side trains two epochs in turn, of which the
 second is timed, so that a machine that speeds up or slows down does so for all; the first round
@@ -18,7 +19,8 @@ With `--pipelines`, a step of ours from a pipeline that shuffles anew in each ep
 takes as long for a batch as `fit` for a step (in wall-clock seconds; it sleeps).
 
 With `--sizes`, a step of ours on data mapped from the disk, for each number of examples, drawn by
-remembered scores: what it costs over one of `fit`, and how much memory the process gained by it.
+remembered scores: what it costs over one of `fit`, and how much memory the process gained by it;
+with `--pipelines loader` too, the same files through a `DataLoader` that shuffles.
 """
 
 import argparse
@@ -203,6 +205,45 @@ def by_pipeline(names, build, batch_size, steps, rounds):
         print(f"| {name} | {plain * 1e3:.2f} | {ratios[0]:.3f} | {ratios[1]:.3f} |", flush=True)
 
 
+class MappedRows:
+    """A PyTorch data set whose rows are read a batch at a time."""
+
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitems__(self, rows):
+        return self.x[rows], self.y[rows]
+
+
+class ShuffledRows:
+    """Arrays of indices, in another order in each pass; PyTorch's own are lists of integers."""
+
+    def __init__(self, size, batch_size):
+        self.size, self.batch_size = size, batch_size
+        self.generator = np.random.default_rng(1)
+
+    def __len__(self):
+        return self.size // self.batch_size
+
+    def __iter__(self):
+        order = self.generator.permutation(self.size).astype(np.int32)
+        for first in range(0, len(self) * self.batch_size, self.batch_size):
+            yield order[first : first + self.batch_size]
+
+
+def mapped_loader(x, y, batch_size):
+    import torch
+
+    return torch.utils.data.DataLoader(
+        MappedRows(x, y),
+        batch_sampler=ShuffledRows(len(x), batch_size),
+        collate_fn=lambda part: tuple(map(torch.from_numpy, part)),
+    )
+
+
 class Epochs(keras.callbacks.Callback):
     """Seconds a step of each epoch, and the process' own memory at its end."""
 
@@ -218,10 +259,10 @@ class Epochs(keras.callbacks.Callback):
         self.memory.append(anonymous_memory())
 
 
-def by_size(sizes, batch_size, steps, now):
+def by_size(sizes, batch_size, steps, now, by_loader):
     """Milliseconds of a step and memory gained by ours, for data of each size on the disk."""
-    print("| examples | file, MB | fit, ms a step | ours / fit | memory, MB | bytes an example |")
-    print("|---|---|---|---|---|---|")
+    heads = ("examples", "file, MB", "fit, ms a step", "ours / fit", "memory of fit, MB")
+    print(f"| {' | '.join(heads)} | of ours, MB | bytes an example |\n|{'---|' * 7}")
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
             shapes = {"x": ((size, 16), "float32"), "y": ((size,), "int64")}
@@ -251,16 +292,18 @@ def by_size(sizes, batch_size, steps, now):
                 model.compile(keras.optimizers.SGD(0.05), loss)
                 fit = model.fit if name == "fit" else ks.ImportanceTraining(model, seed=0).fit
                 before, clock = anonymous_memory(), Epochs(now)
-                history = fit(
-                    x, y, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[clock]
-                )
+                given = {"x": x, "y": y, "batch_size": batch_size}
+                if by_loader:
+                    given = {"x": mapped_loader(x, y, batch_size)}
+                history = fit(**given, epochs=epochs, verbose=0, callbacks=[clock])
                 found.append((np.median(clock.seconds[1:]), max(clock.memory) - before))
             if not history.history["importance"][-1]:
                 raise RuntimeError("The last epoch was to be drawn by importance, and was uniform.")
-            (plain, _), (seconds, gained) = found
+            (plain, of_fit), (seconds, gained) = found
             print(
                 f"| {size:,} | {size * 72 / 1e6:,.0f} | {plain * 1e3:.2f} "
-                f"| {seconds / plain:.3f} | {gained / 1e6:.1f} | {gained / size:.1f} |",
+                f"| {seconds / plain:.3f} | {of_fit / 1e6:.1f} | {gained / 1e6:.1f} "
+                f"| {gained / size:.1f} |",
                 flush=True,
             )
 
@@ -288,6 +331,15 @@ def main():
     parser.add_argument("--pipelines", nargs="+", choices=("tf.data", "loader", "iterable", "slow"))
     parser.add_argument("--sizes", type=int, nargs="+", help="examples on the disk")
     arguments = parser.parse_args()
+    if arguments.sizes:
+        by_loader = arguments.pipelines == ["loader"]
+        print(
+            f"backend {keras.backend.backend()}, batch {arguments.batch_size}, remembered scores, "
+            f"{arguments.clock} time{', through a DataLoader' if by_loader else ''}\n"
+        )
+        now = CLOCKS[arguments.clock]
+        by_size(arguments.sizes, arguments.batch_size, arguments.steps, now, by_loader)
+        return
     if arguments.pipelines:
         print(f"backend {keras.backend.backend()}, batch {arguments.batch_size}\n")
         for name in arguments.models:
@@ -299,13 +351,6 @@ def main():
                 arguments.steps,
                 arguments.rounds,
             )
-        return
-    if arguments.sizes:
-        print(
-            f"backend {keras.backend.backend()}, batch {arguments.batch_size}, remembered scores, "
-            f"{arguments.clock} time\n"
-        )
-        by_size(arguments.sizes, arguments.batch_size, arguments.steps, CLOCKS[arguments.clock])
         return
     print(
         f"backend {keras.backend.backend()}, batch {arguments.batch_size}, "

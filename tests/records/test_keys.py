@@ -1,5 +1,7 @@
 """Keys of examples: what makes them differ, and a table that numbers them."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -48,6 +50,21 @@ def test_padding_does_not_change_a_key():
         for longer in (1, 40, 1024, 1025):
             padded = np.pad(x, ((0, 0), (0, longer)))
             np.testing.assert_array_equal(keys(x, np.zeros(4)), keys(padded, np.zeros(4)))
+
+
+@pytest.mark.any_backend
+def test_rows_that_differ_in_a_regular_way_have_different_keys():
+    """Sums of plain words would not, and floats are words that end in many zeros."""
+    grid = np.stack(np.meshgrid(np.arange(700), np.arange(700)), axis=-1).reshape(-1, 2)
+    for dtype in ("float32", "float64", "int64", "uint8"):
+        rows = grid.astype(dtype)
+        different = len(np.unique(rows, axis=0))
+        assert len(np.unique(keys(rows, None))) == different
+        assert len(np.unique(keys(rows[:, 0], rows[:, 1]))) == different
+    one_hot = np.eye(500, dtype="float32")
+    assert len(np.unique(np.append(keys(one_hot, None), keys(3 * one_hot, None)))) == 1000
+    orders = np.array(list(itertools.permutations(range(8))))
+    assert len(np.unique(keys(orders, None))) == len(orders)
 
 
 def test_dicts_strings_and_missing_targets_have_keys():

@@ -5,6 +5,7 @@ This file decides which bytes of an example make its key, and how keys are looke
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -44,19 +45,14 @@ def content_keys(read: Read) -> Array:
         >>> bool((keys == content_keys(padded)).all())
         True
     """
-    leaves = [_bytes_of_rows(leaf) for leaf in present_leaves(read.batch[:2])]
-    hash_of = xxhash.xxh3_64_intdigest
-    if len(leaves) == 1:
-        keys = [hash_of(row) for row in leaves[0]]
-    else:
-        # The length of each part is in its own hash, so no two parts can be mistaken for one.
-        keys = []
-        for parts in zip(*leaves, strict=True):
-            key = 0
-            for part in parts:
-                key = hash_of(part, key)
-            keys.append(key)
-    return np.array(keys, np.uint64)
+    keys: Array | None = None
+    for leaf in present_leaves(read.batch[:2]):
+        own = _text_keys(leaf) if is_text(leaf) else _number_keys(leaf)
+        # Mixed, so that the same in two parts is not the same in two others.
+        keys = own if keys is None else _mixed(keys) + own
+    if keys is None:
+        raise RuntimeError("a batch has no inputs")
+    return keys
 
 
 def id_keys(ids: Array) -> Array:
@@ -67,8 +63,7 @@ def id_keys(ids: Array) -> Array:
     """
     if ids.dtype.kind in "iu":
         return _mixed(ids.astype(np.int64).view(np.uint64))
-    texts = [name if isinstance(name, bytes) else name.encode() for name in ids.tolist()]
-    return np.array([xxhash.xxh3_64_intdigest(name) for name in texts], np.uint64)
+    return _text_keys(ids)
 
 
 class KeyTable:
@@ -185,22 +180,56 @@ def _mixed(keys: Array) -> Array:
     return mixed
 
 
-def _bytes_of_rows(leaf: Array) -> list[bytes]:
-    """What counts of each row of an array, without the zero bytes at its end."""
-    if is_text(leaf):
-        return [_joined(row) for row in leaf.reshape(len(leaf), -1).tolist()]
-    rows = np.ascontiguousarray(leaf).reshape(len(leaf), -1).view(np.uint8)
+def _number_keys(leaf: Array) -> Array:
+    """A hash of what counts of each row of an array of numbers.
+
+    Two sums of the row's words of 32 bits times factors of 64 bits, of which the upper
+    halves are kept: the chance that two rows have one key is 2^-64 if factors are random
+    ("multilinear hashing", Lemire and Kaser 2014, Strongly universal string hashing is fast). Zeros
+    add nothing, wherever a row ends, and a whole batch takes one call.
+    """
+    words = _words_of_rows(leaf).astype(np.uint64)
+    first, second = (np.einsum("ij,j->i", words, factor) for factor in _factors(words.shape[1]))
+    upper = np.uint64(32)
+    keys: Array = ((first >> upper) << upper) | (second >> upper)
+    return keys
+
+
+def _factors(words: int) -> tuple[Array, Array]:
+    """Two uint64 arrays of shape `(words,)`; those of fewer words are their beginnings."""
+    whole = _all_factors(1 << (words - 1).bit_length())
+    return whole[0, :words], whole[1, :words]
+
+
+@functools.lru_cache(maxsize=8)
+def _all_factors(words: int) -> Array:
+    # The numbers of the splitmix64 generator.
+    steps = np.arange(1, 2 * words + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return np.ascontiguousarray(_mixed(steps).reshape(words, 2).T)
+
+
+def _words_of_rows(leaf: Array) -> Array:
+    """What counts of each row, as uint32 words; the last one is filled up with zeros."""
+    count = len(leaf)
+    rows = np.ascontiguousarray(leaf).reshape(count, -1).view(np.uint8)
     width = rows.shape[1]
     if width > WHOLE:
-        count = (width - WHOLE) // EVERY
-        end = WHOLE + count * EVERY
+        pieces = (width - WHOLE) // EVERY
+        end = WHOLE + pieces * EVERY
         # Of the last piece there may be only a part.
-        pieces = rows[:, WHOLE:end].reshape(len(rows), count, EVERY)[:, :, :PIECE]
-        parts = [rows[:, :WHOLE], pieces.reshape(len(rows), -1), rows[:, end : end + PIECE]]
+        between = rows[:, WHOLE:end].reshape(count, pieces, EVERY)[:, :, :PIECE]
+        parts = [rows[:, :WHOLE], between.reshape(count, -1), rows[:, end : end + PIECE]]
         rows = np.concatenate(parts, axis=1)
-        width = rows.shape[1]
-    whole = rows.tobytes()
-    return [whole[start : start + width].rstrip(b"\0") for start in range(0, len(whole), width)]
+    if rows.shape[1] % 4 or not rows.shape[1]:
+        rows = np.pad(rows, ((0, 0), (0, 4 - rows.shape[1] % 4)))
+    return rows.view(np.uint32)
+
+
+def _text_keys(leaf: Array) -> Array:
+    """A hash of each row of an array of strings, or of objects that are strings."""
+    hash_of = xxhash.xxh3_64_intdigest
+    rows = leaf.reshape(len(leaf), -1).tolist()
+    return np.array([hash_of(_joined(row).rstrip(b"\0")) for row in rows], np.uint64)
 
 
 def _joined(texts: list[Any]) -> bytes:
