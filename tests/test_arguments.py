@@ -236,7 +236,8 @@ WRONG = {
     "x": st.sampled_from([5, "a", object(), np.zeros((0, 8)), X[:5], X[:, :3], X[:, None, None]]),
     "y": st.sampled_from([5, "a", object(), Y[:5], changed(Y, 99), changed(Y, -1)])
     | st.sampled_from([changed(Y, np.nan), np.array(list("abcd") * 6), np.array([None] * 24)]),
-    "sample_weight": st.sampled_from([5, "a", object(), np.ones(5), np.array(list("abcd") * 6)]),
+    "sample_weight": st.sampled_from([5, "a", object(), np.ones(5), np.array(list("abcd") * 6)])
+    | st.sampled_from([changed(np.ones(24), np.nan), changed(np.ones(24), -np.inf)]),
 }
 # The same name for something else.
 ELSEWHERE = {

@@ -27,6 +27,7 @@ from keras_swift.src.data.leaves import is_ragged
 from keras_swift.src.data.reader import Reader
 from keras_swift.src.data.streams import is_stream
 from keras_swift.src.scoring.activations import output_activation
+from keras_swift.src.scoring.finite import check_weights_are_finite
 from keras_swift.src.scoring.forward import specified, symbolic_outputs, without_list_of_one
 from keras_swift.src.scoring.labels import label_check
 from keras_swift.src.scoring.output_loss import NoExampleLoss, OutputLoss
@@ -243,6 +244,7 @@ def build_for(model: keras.Model, reader: Reader) -> Callable[[ArrayTree], None]
         check(y)
         return check
     check(source.y)
+    check_weights_are_finite(source.sample_weight, source.size)
     return lambda y: None
 
 

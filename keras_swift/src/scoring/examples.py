@@ -12,7 +12,11 @@ from keras_swift.src._keras import own_methods
 from keras_swift.src._types import ArrayTree
 from keras_swift.src.data.arrays import ArraySource
 from keras_swift.src.scoring.compiled import NEEDS_LOSS, CompiledLosses, build, check_weights
-from keras_swift.src.scoring.finite import rows_not_finite
+from keras_swift.src.scoring.finite import (
+    check_weights_are_finite,
+    not_finite_error,
+    rows_not_finite,
+)
 from keras_swift.src.scoring.labels import label_check
 from keras_swift.src.scoring.output_loss import NoExampleLoss
 from keras_swift.src.scoring.scorer import Scorer
@@ -58,14 +62,11 @@ def check_examples(
 
 def _check_finite(model: ArrayTree, source: ArraySource, losses: CompiledLosses) -> None:
     """Raises for weights that are not finite, and for such inputs and targets if the loss is so."""
-    for name in ("sample_weight", "x", "y"):
+    check_weights_are_finite(source.sample_weight, source.size)
+    for name in ("x", "y"):
         bad = np.flatnonzero(rows_not_finite(getattr(source, name), source.size))
-        if len(bad) and (name == "sample_weight" or not _have_losses(model, source, bad, losses)):
-            raise ValueError(
-                f"`{name}` must be finite. Received: NaN or infinity in {len(bad)} of "
-                f"{source.size} examples, the first at index {bad[0]}. Find them with `np.isnan` "
-                "or `np.isinf`, and drop or fix them."
-            )
+        if len(bad) and not _have_losses(model, source, bad, losses):
+            raise not_finite_error(name, bad, source.size)
 
 
 def _have_losses(

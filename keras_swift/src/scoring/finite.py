@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse
 from keras import ops
 
-from keras_swift.src._types import ArrayTree, BoolArray, FloatArray
+from keras_swift.src._types import ArrayTree, BoolArray, FloatArray, IntArray
 from keras_swift.src.data.leaves import present_leaves
 
 # Bytes that are looked at together: the rows may be on disk.
@@ -34,6 +34,27 @@ def rows_not_finite(structure: ArrayTree, size: int) -> BoolArray:
             for start in range(0, size, rows):
                 found[start : start + rows] |= _not_finite(leaf[start : start + rows])
     return found
+
+
+def not_finite_error(name: str, bad: IntArray, size: int) -> ValueError:
+    """The error for an argument with numbers that are not finite.
+
+    Args:
+        name: str, the argument.
+        bad: int array, the indices of the examples.
+        size: int, how many examples there are.
+    """
+    return ValueError(
+        f"`{name}` must be finite. Received: NaN or infinity in {len(bad)} of {size} examples, the "
+        f"first at index {bad[0]}. Find them with `np.isnan` or `np.isinf`, and drop or fix them."
+    )
+
+
+def check_weights_are_finite(sample_weight: ArrayTree, size: int) -> None:
+    """Raises for weights of examples that are not finite: each makes the loss so."""
+    bad = np.flatnonzero(rows_not_finite(sample_weight, size))
+    if len(bad):
+        raise not_finite_error("sample_weight", bad, size)
 
 
 def _not_finite(rows: Any) -> BoolArray:
