@@ -33,9 +33,8 @@ from keras_swift.src.scoring.output_loss import NoExampleLoss
 from keras_swift.src.scoring.scorer import Scorer
 from keras_swift.src.scoring.step_scores import StepScores
 from keras_swift.src.scoring.weights import check_weights_arrive
-from keras_swift.src.suspects.names import ClassNames
 from keras_swift.src.suspects.of_record import suspects_of_memory
-from keras_swift.src.suspects.result import Suspects
+from keras_swift.src.suspects.result import ClassNames, Suspects
 from keras_swift.src.validation import check_model
 
 

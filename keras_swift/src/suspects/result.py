@@ -19,7 +19,7 @@ from keras_swift.src.records.targets import TargetOutput
 from keras_swift.src.rules import check, shown
 from keras_swift.src.suspects.doubts import OutputDoubts
 from keras_swift.src.suspects.mixture import MEMORISED, NOT_LEARNED, WrongShare
-from keras_swift.src.suspects.names import ClassNames
+from keras_swift.src.suspects.names import ClassNames as ClassNames
 
 if TYPE_CHECKING:
     import pandas

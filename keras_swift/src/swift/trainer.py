@@ -28,9 +28,8 @@ from keras_swift.src.fitting.trainer import Trainer
 from keras_swift.src.records.identity import Identity
 from keras_swift.src.rules import check_fit, check_if_given
 from keras_swift.src.scoring.examples import check_examples
-from keras_swift.src.suspects.names import ClassNames
 from keras_swift.src.suspects.of_record import suspects_of_memory
-from keras_swift.src.suspects.result import Suspects
+from keras_swift.src.suspects.result import ClassNames, Suspects
 from keras_swift.src.swift.datasets import DrawnDataset, EpochCallback
 from keras_swift.src.swift.feature_table import RECORDED_NAMES, Features
 from keras_swift.src.swift.features import named_features
