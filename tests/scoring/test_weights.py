@@ -103,6 +103,17 @@ def test_a_step_without_weights_stops_before_training(kind, message):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("kind", [PassesInStep, DropsInStep])
+def test_where_all_gradients_are_zero_the_loss_tells(kind):
+    """A ReLU that is off for all examples, as one alone in the last layer may be at first."""
+    model = network(kind, last=lambda outputs: ops.relu(outputs - 100.0), metrics=())
+    if kind is PassesInStep:
+        assert np.isfinite(fit(model).history["loss"]).all()
+    else:
+        with pytest.raises(ValueError, match="the same whatever the weights are"):
+            fit(model)
+
+
 @pytest.mark.parametrize("kind", [PassesInLoss, PassesInStep])
 def test_a_step_with_weights_trains_and_looking_at_it_changes_nothing(kind):
     def trained(model, threshold):

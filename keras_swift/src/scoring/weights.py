@@ -132,7 +132,7 @@ class _Effect:
             with _recorded(model, gradients), keras.StatelessScope(local) as scope:
                 if {"train_step", "compute_loss_and_updates"} & set(own):
                     logs, after = backends.active().step(model, data)
-                    losses = gradients or _named_loss(logs)
+                    losses = gradients if _tell(gradients) else _named_loss(logs)
                 else:
                     arguments = {"training": True} if accepts_training(model) else {}
                     inputs, targets, sample_weight = data
@@ -146,6 +146,12 @@ class _Effect:
         finally:
             backends.active().restore_random_state(state)
         return cls(losses, _own_metrics(model, before, after))
+
+
+def _tell(gradients: list[Any]) -> bool:
+    """Whether gradients say anything: through a ReLU that is off, they are 0 for any weights."""
+    leaves = [keras.ops.convert_to_numpy(leaf) for leaf in present_leaves(gradients)]
+    return any(np.any(leaf) for leaf in leaves)
 
 
 def _named_loss(logs: Any) -> list[Any]:
