@@ -175,7 +175,7 @@ class BackupFolder:
             os.posix_fallocate(descriptor, 0, count)
         except OSError as error:
             # Some file systems cannot tell.
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
                 raise
 
     def _keep(self) -> None:
