@@ -221,7 +221,16 @@ WRONG = {
     "features": st.sampled_from([5, "loss", [5], [], ["a", "a"], object(), np.ones(3), {}]),
     "gradient_norm": st.sampled_from([5, "a", np.ones(3), -RANKS, RANKS * np.nan, object()]),
     "class_names": st.sampled_from(
-        [5, "abcd", ["a"], list("abcde"), object(), [list("ab")] * 4, {"x": list("abcd")}]
+        [
+            5,
+            "abcd",
+            ["a"],
+            list("abcde"),
+            object(),
+            [list("ab")] * 4,
+            [["a"], list("ab")],
+            {"x": list("abcd")},
+        ]
     ),
     "ids": st.sampled_from([5, "a", [1], object(), np.ones((24, 2))]),
     "config": st.sampled_from([5, "a", [], {}, {"knots": 1}, {**UNIFORM.get_config(), "a": 1}]),

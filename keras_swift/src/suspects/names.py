@@ -37,7 +37,7 @@ def check_class_names(names: Any, outputs: Sequence[TargetOutput]) -> None:
                 f"`class_names` must be for outputs with classes, of which there are {some}. "
                 f"Received: class_names={shown(names)}."
             )
-        if isinstance(given, str | bytes) or np.ndim(given) != 1:
+        if not _is_list(given):
             raise TypeError(
                 f"`class_names` must be a list of {count} names{where}, or a dict from the names "
                 f"of outputs to such lists. Received: class_names={shown(names)}."
@@ -47,6 +47,13 @@ def check_class_names(names: Any, outputs: Sequence[TargetOutput]) -> None:
                 f"`class_names` must be a list of {count} names{where}. Received: {len(given)} "
                 f"names, {shown(given)}."
             )
+
+
+def _is_list(given: Any) -> bool:
+    """Whether something is a list of names, of whatever library."""
+    if isinstance(given, str | bytes | Mapping) or not hasattr(given, "__getitem__"):
+        return False
+    return getattr(given, "ndim", 1) == 1 and all(np.ndim(name) == 0 for name in given)
 
 
 def _count(output: TargetOutput) -> int:
