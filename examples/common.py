@@ -10,6 +10,8 @@ import numpy as np
 
 import keras_swift as ks
 
+SHAKESPEARE = "https://storage.googleapis.com/download.tensorflow.org/data/shakespeare.txt"
+
 
 def ratio_or_auto(text):
     return text if text == "auto" else float(text)
@@ -83,6 +85,21 @@ def load(arguments, name):
         (as_images(x), np.reshape(y, -1).astype("int64"))
         for x, y in ((data[0][0][: arguments.examples], data[0][1][: arguments.examples]), data[1])
     )
+
+
+def read_text(path):
+    """The text of a file, or one that can be had without."""
+    if path is None:
+        try:
+            path = keras.utils.get_file("shakespeare.txt", SHAKESPEARE)
+        except Exception as error:
+            print(f"No text can be downloaded ({error}); using scikit-learn's descriptions.")
+            from sklearn import datasets
+
+            names = ("breast_cancer", "diabetes", "digits", "iris", "linnerud", "wine")
+            return "\n".join(getattr(datasets, f"load_{name}")().DESCR for name in names)
+    with open(path, encoding="utf-8") as file:
+        return file.read()
 
 
 def as_images(x):

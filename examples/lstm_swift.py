@@ -28,24 +28,6 @@ from sklearn.metrics import roc_auc_score
 
 import keras_swift as ks
 
-SHAKESPEARE = "https://storage.googleapis.com/download.tensorflow.org/data/shakespeare.txt"
-
-
-def read_words(path):
-    """The words of a text file, or of what can be had without one."""
-    if path is None:
-        try:
-            path = keras.utils.get_file("shakespeare.txt", SHAKESPEARE)
-        except Exception as error:
-            print(f"No text can be downloaded ({error}); using scikit-learn's descriptions.")
-            from sklearn import datasets
-
-            names = ("breast_cancer", "diabetes", "digits", "iris", "linnerud", "wine")
-            texts = [getattr(datasets, f"load_{name}")().DESCR for name in names]
-            return " ".join(texts).split()
-    with open(path, encoding="utf-8") as file:
-        return file.read().replace("\n", " <eos> ").split()
-
 
 def sequences(words, vocabulary, length):
     """Inputs and targets one word later; 0 is every word outside the vocabulary."""
@@ -129,7 +111,8 @@ def main():
         help="share of the training sequences whose words are shuffled; default: %(default)s",
     )
     arguments = parser.parse_args()
-    words = read_words(arguments.data)[: arguments.words]
+    text = common.read_text(arguments.data)
+    words = text.replace("\n", " <eos> ").split()[: arguments.words]
     x, y = sequences(words, arguments.vocabulary, arguments.length)
     # A sampler that is judged by other articles than it is tested on learns what those are about.
     block = max(1, min(1000 // arguments.length, len(x) // 20))

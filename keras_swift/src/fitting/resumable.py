@@ -22,7 +22,7 @@ class Resumable(Protocol):
     @property
     def journal(self) -> Journal: ...
 
-    def state(self) -> SavedState | State:
+    def state(self) -> SavedState:
         """State for `restore`, between two epochs."""
 
     def restore(self, state: Any) -> None:
@@ -45,7 +45,7 @@ class Run:
 
     place: Resumable | None = None
     identity: State = dataclasses.field(default_factory=lambda: {"trainer": "model.fit"})
-    at_epoch_begin: SavedState | State | None = None
+    at_epoch_begin: SavedState | None = None
     reads_on: bool = False
 
 

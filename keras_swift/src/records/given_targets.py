@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_swift.src._types import Array, ArrayTree, BoolArray, IntArray, State
+from keras_swift.src._state import SavedState
+from keras_swift.src._types import Array, ArrayTree, BoolArray, IntArray
 from keras_swift.src.data.arrays import Data
 from keras_swift.src.records.growing import GrowingRows
 from keras_swift.src.records.known_reader import Known
@@ -52,6 +53,14 @@ class GivenTargets:
         labels = tuple(output.labels(given) for output in outputs)
         counted = tuple(_counted(output, losses, sample_weight, size) for output in outputs)
         return cls(labels, counted)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTargetsState(SavedState):
+    """The state of `StoredTargets`: two lists with an array for each output."""
+
+    labels: list[Array]
+    counted: list[Array]
 
 
 class StoredTargets:
@@ -113,17 +122,17 @@ class StoredTargets:
         """Stores the targets of the examples of a batch that are new."""
         self.add(batch.numbers, batch.data)
 
-    def state(self) -> State:
+    def state(self) -> StoredTargetsState:
         """State for `restore`."""
-        return {
-            "labels": [rows.values.copy() for rows in self._labels],
-            "counted": [rows.values.copy() for rows in self._counted],
-        }
+        return StoredTargetsState(
+            labels=[rows.values.copy() for rows in self._labels],
+            counted=[rows.values.copy() for rows in self._counted],
+        )
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: StoredTargetsState) -> None:
         """Restores what `state` returned."""
-        for stored, saved in ((self._labels, "labels"), (self._counted, "counted")):
-            for rows, values in zip(stored, state[saved], strict=True):
+        for stored, saved in ((self._labels, state.labels), (self._counted, state.counted)):
+            for rows, values in zip(stored, saved, strict=True):
                 rows.resize(len(values))
                 rows.values[:] = values
 

@@ -5,12 +5,14 @@ A chance is how often an example is drawn in an epoch that draws as many as ther
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
-from keras_swift.src._types import Array, FloatArray, IntArray, State
+from keras_swift.src._state import SavedState
+from keras_swift.src._types import Array, FloatArray, IntArray
 from keras_swift.src.records.growing import GrowingRows
 from keras_swift.src.records.identity import Identity
 from keras_swift.src.records.keys import KeyTable, id_keys
@@ -27,15 +29,27 @@ NOT_KNOWN_AGAIN = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class ChancesState(SavedState):
+    """The state of `StreamChances`.
+
+    Attributes:
+        rows: float array, shape `(n, features)`, what was computed of the examples that have a
+            number; `None` if features were given, which do not change.
+    """
+
+    rows: FloatArray | None = None
+
+
 class StreamChances(Protocol):
     """How often the rows of a pool are to be drawn, and what of it a resumed run needs."""
 
     def __call__(self, batches: Sequence[Known], known: KnownReader) -> list[FloatArray]:
         """The chances of the rows of each batch, float64 arrays of shape `(b,)`."""
 
-    def state(self) -> State: ...
+    def state(self) -> ChancesState: ...
 
-    def restore(self, state: State) -> None: ...
+    def restore(self, state: ChancesState) -> None: ...
 
 
 def chances_of(numbers: IntArray, chance: FloatArray) -> FloatArray:
@@ -113,14 +127,15 @@ class ReferenceChances:
         scores = self._scorer(x, y)
         return np.stack([scores[name] for name in self._names], axis=1)
 
-    def state(self) -> State:
+    def state(self) -> ChancesState:
         """State for `restore`."""
-        return {"rows": self._rows.values.copy()}
+        return ChancesState(self._rows.values.copy())
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: ChancesState) -> None:
         """Restores what `state` returned."""
-        self._rows.resize(len(state["rows"]))
-        self._rows.values[:] = state["rows"]
+        if state.rows is not None:
+            self._rows.resize(len(state.rows))
+            self._rows.values[:] = state.rows
         self._chance = np.ones(0)
 
 
@@ -176,11 +191,11 @@ class GivenChances:
             )
         return indices
 
-    def state(self) -> State:
+    def state(self) -> ChancesState:
         """State for `restore`: features do not change."""
-        return {}
+        return ChancesState()
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: ChancesState) -> None:
         """Restores what `state` returned."""
         self._indices = np.zeros(0, np.int64)
 

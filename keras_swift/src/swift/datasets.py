@@ -5,12 +5,14 @@ This file decides which examples a batch holds; the sampler decides their probab
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 
 from keras_swift.src import backends
+from keras_swift.src._state import SavedState
 from keras_swift.src._types import ArrayTree, FloatArray, IntArray, Logs, State
 from keras_swift.src.data import arrays
 from keras_swift.src.data.draws import systematic_draw
@@ -20,6 +22,13 @@ from keras_swift.src.fitting.journal import Journal
 
 # `(x, y)` or `(x, y, sample_weight)`.
 Item: TypeAlias = tuple[ArrayTree, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawsState(SavedState):
+    """The state of a `DrawnDataset`, which with the epoch determines its draws."""
+
+    seed: int
 
 
 class DrawnDataset(keras.utils.PyDataset):
@@ -110,12 +119,12 @@ class DrawnDataset(keras.utils.PyDataset):
     def on_epoch_end(self) -> None:
         self.start_epoch(self._epoch + 1)
 
-    def state(self) -> State:
+    def state(self) -> DrawsState:
         """State for `restore`, which determines the draws of the epoch."""
-        return {"seed": self._seed}
+        return DrawsState(self._seed)
 
-    def restore(self, state: State) -> None:
-        self._seed = state["seed"]
+    def restore(self, state: DrawsState) -> None:
+        self._seed = state.seed
         self._indices = self._draw()
 
     def identity(self) -> State:

@@ -8,17 +8,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import keras
 import numpy as np
 
+from keras_swift.src._state import SavedState
 from keras_swift.src._types import FloatArray, IntArray, Logs, State
 from keras_swift.src.data.arrays import ArraySource
 from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.records.columns import FinishedRecord
 from keras_swift.src.records.examples import ArrayExamples, Examples
-from keras_swift.src.records.given_targets import StoredTargets
+from keras_swift.src.records.given_targets import StoredTargets, StoredTargetsState
 from keras_swift.src.records.outputs import classes_of
 from keras_swift.src.records.recorder import recording
 from keras_swift.src.swift.datasets import DrawnDataset
@@ -36,6 +37,23 @@ from keras_swift.src.swift.sampler import GRADIENT_NORM
 
 # The share of the epochs of the first `fit` that is uniform.
 WARMUP = 1.0 / 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnRecordState(SavedState):
+    """The state of an `OwnRecord`.
+
+    Attributes:
+        epochs: int, how many were recorded.
+        warmup: int, how many are uniform.
+        record: the state of the record.
+        stored: `StoredTargetsState` of a stream; `None` for arrays.
+    """
+
+    epochs: int
+    warmup: int
+    record: Any
+    stored: StoredTargetsState | None
 
 
 class OwnRecord:
@@ -123,24 +141,24 @@ class OwnRecord:
         """Called when an epoch has been recorded."""
         self._epochs += 1
 
-    def state(self) -> State:
+    def state(self) -> OwnRecordState:
         """State for `restore`."""
-        return {
-            "epochs": self._epochs,
-            "warmup": self.warmup,
-            "record": self.recorder.record.state(),
-            "stored": None if self._stored is None else self._stored.state(),
-        }
+        return OwnRecordState(
+            epochs=self._epochs,
+            warmup=self.warmup,
+            record=self.recorder.record.state(),
+            stored=None if self._stored is None else self._stored.state(),
+        )
 
     @property
     def _stored(self) -> StoredTargets | None:
         return None if self.stream is None else self.stream.stored
 
-    def restore(self, state: State) -> None:
-        self._epochs, self.warmup = state["epochs"], state["warmup"]
-        self.recorder.record.restore(state["record"])
-        if self._stored is not None and state["stored"] is not None:
-            self._stored.restore(state["stored"])
+    def restore(self, state: OwnRecordState) -> None:
+        self._epochs, self.warmup = state.epochs, state.warmup
+        self.recorder.record.restore(state.record)
+        if self._stored is not None and state.stored is not None:
+            self._stored.restore(state.stored)
 
     def _check_features(self) -> None:
         """Raises now what would be found out after the warm-up."""
@@ -195,6 +213,14 @@ class CountEpochs(keras.callbacks.Callback):
 
 
 @dataclasses.dataclass(frozen=True)
+class RecordedPlaceState(SavedState):
+    """The states of the draws, a `DrawsState` or `PooledDrawsState`, and of the record."""
+
+    dataset: Any
+    own: OwnRecordState
+
+
+@dataclasses.dataclass(frozen=True)
 class Place:
     """What a resumed run needs: the draws' seed and the record."""
 
@@ -210,9 +236,9 @@ class Place:
         """What cannot differ between two starts of one run."""
         return self.dataset.identity()
 
-    def state(self) -> State:
-        return {"dataset": self.dataset.state(), "own": self.own.state()}
+    def state(self) -> RecordedPlaceState:
+        return RecordedPlaceState(self.dataset.state(), self.own.state())
 
-    def restore(self, state: State) -> None:
-        self.dataset.restore(state["dataset"])
-        self.own.restore(state["own"])
+    def restore(self, state: RecordedPlaceState) -> None:
+        self.dataset.restore(state.dataset)
+        self.own.restore(state.own)

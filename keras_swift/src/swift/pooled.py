@@ -8,21 +8,22 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 
+from keras_swift.src._state import SavedState
 from keras_swift.src._types import FloatArray, IntArray, State
 from keras_swift.src.data.arrays import Data, select
 from keras_swift.src.data.draws import systematic_draw
 from keras_swift.src.data.leaves import as_fed
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.fitting.journal import Journal
-from keras_swift.src.records.identity import Identity
+from keras_swift.src.records.identity import Identity, IdentityState
 from keras_swift.src.records.known_reader import Known, KnownReader
 from keras_swift.src.records.pooled import Group, drawn_batches
-from keras_swift.src.swift.chances import StreamChances, chances_of
+from keras_swift.src.swift.chances import ChancesState, StreamChances, chances_of
 from keras_swift.src.swift.datasets import Item
 
 # From the batches of a pool, and who read them, to how often each of their rows is to be drawn, 1
@@ -33,6 +34,21 @@ Chances: TypeAlias = Callable[[Sequence[Known], KnownReader], list[FloatArray]]
 MOST_OFTEN = 2.0
 # How many rows steps may leave before they are read; a tap holds four times as many.
 UNREAD = 2**14
+
+
+@dataclasses.dataclass(frozen=True)
+class PooledDrawsState(SavedState):
+    """The state of a `PooledDataset`.
+
+    Attributes:
+        seed: int, which with the epoch determines the draws.
+        identity: `IdentityState`.
+        reader: `ReaderState`, the position in the stream if it is known.
+    """
+
+    seed: int
+    identity: IdentityState
+    reader: Any
 
 
 class PooledDataset(keras.utils.PyDataset):
@@ -184,17 +200,13 @@ class PooledDataset(keras.utils.PyDataset):
 
         return drawn_batches(batches, draw)
 
-    def state(self) -> State:
+    def state(self) -> PooledDrawsState:
         """State for `restore`; with the position in the stream only if it is known."""
-        return {
-            "seed": self._seed,
-            "identity": self._identity.state(),
-            "reader": self._stream.state(),
-        }
+        return PooledDrawsState(self._seed, self._identity.state(), self._stream.state())
 
-    def restore(self, state: State) -> None:
-        self._seed = state["seed"]
-        self._identity.restore(state["identity"])
+    def restore(self, state: PooledDrawsState) -> None:
+        self._seed = state.seed
+        self._identity.restore(state.identity)
         self._generator = np.random.default_rng([self._seed, self._epoch])
         if not self._stream.is_shared:
             # What Keras has inspected was drawn before.
@@ -202,7 +214,7 @@ class PooledDataset(keras.utils.PyDataset):
             self._plan.clear()
             self._read = 0
             self._stream.restart()
-        self._stream.restore(state["reader"])
+        self._stream.restore(state.reader)
 
     def identity(self) -> State:
         """What cannot differ between two starts of one run."""
@@ -222,6 +234,14 @@ def _item(data: Data) -> Item:
 
 
 @dataclasses.dataclass(frozen=True)
+class StreamPlaceState(SavedState):
+    """The states of the draws and of the features."""
+
+    dataset: PooledDrawsState
+    chances: ChancesState
+
+
+@dataclasses.dataclass(frozen=True)
 class StreamPlace:
     """What a resumed run on a stream needs: which examples are known, and their features."""
 
@@ -237,9 +257,9 @@ class StreamPlace:
         """What cannot differ between two starts of one run."""
         return self.dataset.identity()
 
-    def state(self) -> State:
-        return {"dataset": self.dataset.state(), "chances": self.chances.state()}
+    def state(self) -> StreamPlaceState:
+        return StreamPlaceState(self.dataset.state(), self.chances.state())
 
-    def restore(self, state: State) -> None:
-        self.dataset.restore(state["dataset"])
-        self.chances.restore(state["chances"])
+    def restore(self, state: StreamPlaceState) -> None:
+        self.dataset.restore(state.dataset)
+        self.chances.restore(state.chances)
