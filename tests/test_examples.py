@@ -57,3 +57,23 @@ def test_the_seed_gives_the_same_initial_weights(set_seed):
         kernels.append(keras.ops.convert_to_numpy(layer.kernel))
     np.testing.assert_array_equal(kernels[0], kernels[1])
     assert (kernels[0] != kernels[2]).any()
+
+
+@pytest.mark.any_backend
+def test_every_line_is_dealt_once_an_epoch_and_padded_to_a_length_near_its_own(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    lines = importlib.import_module("bucketed_lines")
+    words = [np.arange(2, 2 + length) for length in np.random.default_rng(0).integers(3, 64, 500)]
+    data = lines.Lines(words, 16, seed=0)
+    orders = []
+    for _ in range(2):
+        found = []
+        for x, y in (data[index] for index in range(len(data))):
+            np.testing.assert_array_equal(x[:, 1:], np.where(y[:, :-1] > 0, x[:, 1:], 0))
+            lengths = (y > 0).sum(axis=1)
+            assert x.shape[1] in lines.LENGTHS and x.shape[1] < lengths.max() + 16
+            found += lengths.tolist()
+        np.testing.assert_array_equal(np.sort(found), np.sort([len(line) - 1 for line in words]))
+        orders.append(found)
+        data.on_epoch_end()
+    assert orders[0] != orders[1]
