@@ -4,10 +4,12 @@
     python benchmarks/ordinary.py --summary rows.jsonl
     python benchmarks/ordinary.py --quick
 
-The tasks are in `ordinary_tasks.py`: Adam at Keras' default rate, 0.001, constant or with a cosine
-decay, batches of 32, validation data. Seeds 0 and 1 are for choosing settings, the others for
-reporting. Each run is a line of `--out`, with the validation loss and the CPU seconds of every
-epoch; lines that are there are not made again, so a run that was killed goes on.
+The tasks are in `ordinary_tasks.py`: Adam at Keras' default rate, 0.001, batches of 32, validation
+data. With `--schedules` also: a cosine decay, the same after a warm-up of a tenth of the steps,
+`ReduceLROnPlateau(patience=2)`, `clipnorm=1.0`, or `AdamW` with its default weight decay. Seeds 0
+and 1 are for choosing settings, the others for reporting. Each run is a line of `--out`, with the
+validation loss and the CPU seconds of every epoch; lines that are there are not made again, so a
+run that was killed goes on.
 
 fit             model.fit
 ours            ImportanceTraining(model), nothing else
@@ -48,6 +50,7 @@ SIDES = {
     "fit 2": (None, 2.0),
 }
 PATIENCE = 5
+SCHEDULES = ("constant", "cosine", "warm-up", "plateau", "clipped", "weight decay")
 
 
 class EachEpoch(keras.callbacks.Callback):
@@ -66,6 +69,30 @@ class EachEpoch(keras.callbacks.Callback):
             self.spent += time.process_time() - before
 
 
+def tuning(schedule, rate, steps):
+    """The optimizer and the callbacks of a schedule.
+
+    Args:
+        schedule: one of `SCHEDULES`.
+        rate: float, the largest learning rate.
+        steps: int, of the whole run.
+    """
+    if schedule == "plateau":
+        return keras.optimizers.Adam(rate), [keras.callbacks.ReduceLROnPlateau(patience=2)]
+    if schedule == "clipped":
+        return keras.optimizers.Adam(rate, clipnorm=1.0), []
+    if schedule == "weight decay":
+        return keras.optimizers.AdamW(rate), []
+    if schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, steps)
+    if schedule == "warm-up":
+        warm = steps // 10
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0, steps - warm, warmup_target=rate, warmup_steps=warm
+        )
+    return keras.optimizers.Adam(rate), []
+
+
 def run(name, schedule, side, seed, arguments):
     task = TASKS[name]
     epochs = arguments.epochs or task.epochs
@@ -75,16 +102,14 @@ def run(name, schedule, side, seed, arguments):
     if task.prepare is not None:
         task.prepare(model, x, y)
     settings, factor = SIDES[side]
-    rate = RATE * factor
-    if schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, -(-len(x) // 32) * epochs)
-    model.compile(keras.optimizers.Adam(rate), task.loss, weighted_metrics=[task.metric()])
+    optimizer, callbacks = tuning(schedule, RATE * factor, -(-len(x) // 32) * epochs)
+    model.compile(optimizer, task.loss, weighted_metrics=[task.metric()])
     hidden = side == "without data"
     least = task.least(yv)
     each = EachEpoch((xv, yv) if hidden else None)
     fit = model.fit if settings is None else ks.ImportanceTraining(model, seed=seed, **settings).fit
     given = {} if hidden else {"validation_data": (xv, yv), "validation_batch_size": 1000}
-    history = fit(x, y, epochs=epochs, verbose=0, callbacks=[each], **given).history
+    history = fit(x, y, epochs=epochs, verbose=0, callbacks=[each, *callbacks], **given).history
     losses, metrics = history.get("val_loss"), history.get("val_metric")
     if hidden:
         losses, metrics = zip(*each.found, strict=True)
@@ -180,7 +205,7 @@ def summarise(rows):
     cells = ratios(rows)
     for schedule in dict.fromkeys(where[0] for where in cells):
         sides = [side for side in SIDES if any(w[0] == schedule and w[2] == side for w in cells)]
-        print(f"\n{schedule} rate: validation loss over that of `fit`\n")
+        print(f"\n{schedule}: validation loss over that of `fit`\n")
         names = ["task", "side", "best", "final", "metric at best", "metric at end"]
         names += ["epoch of best", "stop", "CPU", "steps by importance"]
         print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
@@ -204,7 +229,7 @@ def summarise(rows):
             line.append(f"{np.mean([one['CPU'] for one in over]):.2f}")
             line.append(f"{np.mean([one['importance'] for one in mine]):.0%}")
             print(f"| {' | '.join(line)} |")
-        print(f"\n{schedule} rate: geometric means over the tasks, and the worst task\n")
+        print(f"\n{schedule}: geometric means over the tasks, and the worst task\n")
         print("| side | best | worst | final | worst | CPU | tasks | runs |\n|" + "---|" * 8)
         for side in sides:
             found = [
@@ -227,9 +252,7 @@ def main():
     )
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument(
-        "--schedules", nargs="+", choices=("constant", "cosine"), default=["constant"]
-    )
+    parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=["constant"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[2, 3, 4])
     parser.add_argument("--epochs", type=int, help="passes over the data; default: the task's")
     parser.add_argument("--data", metavar="FOLDER")
