@@ -124,3 +124,15 @@ class Shuffled:
 def test_examples_that_cannot_be_held_are_named(data, given, error, message):
     with pytest.raises(error, match=message):
         held_examples(data, **{"y": None, "sample_weight": None, **given})
+
+
+STRINGS = pytest.param(
+    X.astype(str),
+    marks=pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="has no strings"),
+)
+
+
+@pytest.mark.parametrize("x", [np.where(X == 3, np.nan, X), STRINGS, X > 3])
+def test_nan_and_strings_are_the_same_in_each_pass(x):
+    found = held_examples(Batches(x, Y), None, None)
+    np.testing.assert_array_equal(found[0], x)

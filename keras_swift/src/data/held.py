@@ -95,7 +95,8 @@ def held_examples(
     found = held(x, "x")
     first = _parts(next(iter(_batches(x, "x"))))
     same = all(
-        np.array_equal(again, whole[: len(again)])
+        # NaN is refused later, by its name; strings cannot be asked for it.
+        np.array_equal(again, whole[: len(again)], equal_nan=again.dtype.kind in "fc")
         for again, whole in zip(present_leaves(first), present_leaves(found), strict=True)
     )
     if not same:

@@ -133,10 +133,11 @@ def search(
         A `SearchResult`.
 
     Raises:
-        TypeError: if `x` is neither arrays nor such a data set, or `space` is not a
-            `SamplerSpace`.
+        TypeError: if `x` or the validation data is neither arrays nor such a data
+            set (but a generator, say), or `space` is not a `SamplerSpace`.
         ValueError: for a validation set that is missing, endless or lacks
-            classes, an objective that is not in the logs, a `directory` with
+            classes, labels outside the model's classes, data that are not
+            finite, an objective that is not in the logs, a `directory` with
             another search or with a start that cannot be read, or values outside
             the ranges above.
         OSError: naming the file, if one cannot be written.

@@ -99,8 +99,8 @@ def compute_features(
 
     Raises:
         ValueError: for an unknown name, a feature that does not suit the model
-            or needs a `record`, an array of another length, or values that are
-            not finite.
+            or needs a `record`, an array of another length, labels outside the
+            model's classes, or data or values that are not finite.
         TypeError: if `x` and `y` are neither arrays nor a stream that ends.
 
     Example:

@@ -95,7 +95,7 @@ class SwiftTraining(Trainer):
             the last. Defaults to `None`, fresh entropy.
         warmup: int, how many epochs are uniform before the sampler draws by
             a record of the training itself. Defaults to `None`, a third of
-            the epochs of the first `fit`.
+            the epochs of the first `fit`, rounded up.
 
     Raises:
         TypeError: for arguments of another kind.
@@ -200,6 +200,7 @@ class SwiftTraining(Trainer):
         Raises:
             TypeError: if `x` is neither arrays nor a stream.
             ValueError: for arguments that do not fit each other or the model,
+                for labels outside its classes, for arrays that are not finite,
                 and for features that do not match the data.
         """
         given = FitArguments(
