@@ -107,9 +107,9 @@ def find_suspects(
         TypeError: if `x` is neither arrays nor a stream that can be read again.
         ValueError: if the model is not compiled, for values outside the
             ranges above, for targets that are not numbers or that the outputs
-            have no place for, for data that are not finite, if processes have parts of different sizes, if
-            the examples of a stream do not come back in its second pass, and
-            if the training diverges.
+            have no place for, for data that are not finite, if processes have
+            parts of different sizes, if the examples of a stream do not come
+            back in its second pass, and if the training diverges.
 
     Example:
 
