@@ -139,7 +139,9 @@ def test_sparse_rows_become_dense(tmp_path):
     assert of_arrays(source.x) == of_arrays(matrix.toarray())
 
 
-@pytest.mark.parametrize("shape", [(4, 3, 3, 1), (4, 5, 1), (4, 2, 2, 3)])
+@pytest.mark.parametrize("shape", [(4, 3, 3, 1), (4, 5, 1), (4, 2, 2, 3), (4, 5, 6)])
 def test_class_weights_of_pixels_or_steps_are_refused_as_in_fit(shape):
-    with pytest.raises(ValueError, match="one label for each example.*`sample_weight`"):
+    of_shape = rf"shape \(n, {str(shape[1:])[1:-1]}\)"
+    message = f"one label for each example.*{of_shape}.*`sample_weight`"
+    with pytest.raises(ValueError, match=message):
         class_weights(np.ones(shape, "int64"), {1: 2.0})

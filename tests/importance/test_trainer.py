@@ -534,6 +534,25 @@ def test_a_pass_of_unknown_length_ends_an_epoch_too(digits, size, steps, togethe
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("source", ["arrays", "stream"])
+def test_class_weights_of_pixels_are_refused_before_training(source):
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return x[4 * index : 4 * index + 4], y[4 * index : 4 * index + 4]
+
+    x, y = np.ones((8, 3, 3, 1), "float32"), np.ones((8, 3, 3), "int32")
+    layer = keras.layers.Conv2D(2, 1, activation="softmax")
+    model = keras.Sequential([keras.Input((3, 3, 1)), layer])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    data = (x, y) if source == "arrays" else (Batches(),)
+    with pytest.raises(ValueError, match="`class_weight` is for one label for each example"):
+        ks.ImportanceTraining(model).fit(*data, class_weight={1: 2.0}, verbose=0)
+    assert int(model.optimizer.iterations) == 0
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras makes them dense on JAX")
 @pytest.mark.parametrize("gate", [0.0, 1e9])
 @pytest.mark.parametrize("source", ["matrix", "matrices", "tensors"])

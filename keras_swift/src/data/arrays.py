@@ -338,9 +338,9 @@ def class_weights(
         labels = np.argmax(labels, axis=-1) if labels.shape[-1] != 1 else labels[..., 0]
     if labels.ndim > 1:
         raise ValueError(
-            "`class_weight` is for one label for each example, as in `model.fit`. Received: labels "
-            f"of shape (n, {', '.join(map(str, labels.shape[1:]))}). Give a weight for each label "
-            "as `sample_weight`, of that shape."
+            "`class_weight` is for one label for each example, as in `model.fit`. Received: "
+            f"targets of shape (n, {', '.join(map(str, np.shape(y)[1:]))}). Give a weight for each "
+            "label as `sample_weight`, of that shape without an axis of classes."
         )
     found, inverse = np.unique(np.round(labels).astype(np.int64), return_inverse=True)
     weights = np.array([class_weight.get(int(label), 1.0) for label in found], np.float32)
