@@ -22,8 +22,6 @@ from keras_swift.src.data.held import held_examples
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.data.streams import is_stream
 from keras_swift.src.fitting.arguments import FitArguments, TrainingData
-from keras_swift.src.fitting.resumable import Resumable
-from keras_swift.src.fitting.run import run_fit
 from keras_swift.src.fitting.trainer import Trainer
 from keras_swift.src.records.identity import Identity
 from keras_swift.src.rules import check_fit, check_if_given
@@ -33,10 +31,11 @@ from keras_swift.src.suspects.result import ClassNames, Suspects
 from keras_swift.src.swift.datasets import DrawnDataset, EpochCallback
 from keras_swift.src.swift.feature_table import RECORDED_NAMES, Features
 from keras_swift.src.swift.features import named_features
-from keras_swift.src.swift.own_record import CountEpochs, OwnRecord, Place, RankAnew
+from keras_swift.src.swift.own_record import OwnRecord
 from keras_swift.src.swift.pooled import PooledDataset, StreamPlace
 from keras_swift.src.swift.probabilities import Probabilities
 from keras_swift.src.swift.recorded_stream import RecordedStream
+from keras_swift.src.swift.running import SwiftRun
 from keras_swift.src.swift.sampler import SwiftSampler
 from keras_swift.src.validation import check_model
 
@@ -247,27 +246,10 @@ class SwiftTraining(Trainer):
             steps_per_epoch=steps_per_epoch,
             first_epoch=initial_epoch,
         )
-        return self._run_fit(dataset, dataset, [EpochCallback(dataset)], callbacks, rest)
+        return self._run(callbacks, rest).on(dataset, dataset, [EpochCallback(dataset)])
 
-    def _run_fit(
-        self,
-        dataset: DrawnDataset | PooledDataset,
-        place: Resumable,
-        ours: list[keras.callbacks.Callback],
-        callbacks: Any,
-        rest: dict[str, Any],
-    ) -> keras.callbacks.History:
-        return run_fit(
-            self.model,
-            dataset,
-            dataset,
-            place,
-            ours,
-            callbacks,
-            rest,
-            trainer="SwiftTraining",
-            seed=self._seed,
-        )
+    def _run(self, callbacks: Any, rest: dict[str, Any]) -> SwiftRun:
+        return SwiftRun(self.model, callbacks, rest, self._seed)
 
     def suspects(self, class_names: ClassNames = None) -> Suspects:
         """The labels of the last `fit` that are probably wrong, by the record it made.
@@ -317,7 +299,7 @@ class SwiftTraining(Trainer):
             steps_per_epoch=data.steps_per_epoch,
             first_epoch=rest["initial_epoch"],
         )
-        return self._fit_by(self._own, dataset, callbacks, rest)
+        return self._run(callbacks, rest).by_record(self._own, dataset, self._by.of_columns)
 
     def _own_record(
         self, data: arrays.ArraySource | RecordedStream, batch_size: int, rest: dict[str, Any]
@@ -325,29 +307,6 @@ class SwiftTraining(Trainer):
         epochs = rest["epochs"] - rest["initial_epoch"]
         wanted = tuple(self._by.wanted())
         return OwnRecord(self.model, data, batch_size, epochs, self.warmup, wanted)
-
-    def _fit_by(
-        self,
-        own: OwnRecord,
-        dataset: DrawnDataset | PooledDataset,
-        callbacks: Any,
-        rest: dict[str, Any],
-    ) -> keras.callbacks.History:
-        """Trains by a record, which the training goes on with."""
-        epochs = rest["epochs"] - rest["initial_epoch"]
-        if epochs <= own.uniform_epochs():
-            raise ValueError(
-                "`epochs` must leave some for the sampler, which draws after a warm-up. Received: "
-                f"{epochs} epochs, of which the warm-up takes {own.uniform_epochs()}. Train "
-                "longer, set `warmup`, or give `features` of another training, such as "
-                "`find_suspects(...).record` has."
-            )
-        ranking = RankAnew(dataset, own, self._by.of_columns)
-        with own.recorder.listening(dataset):
-            place = Place(dataset, own)
-            begins = EpochCallback(dataset, place.journal)
-            ours = [ranking, begins, own.recorder, CountEpochs(own)]
-            return self._run_fit(dataset, place, ours, callbacks, rest)
 
     def _stream_reader(self, data: TrainingData, seed: int) -> StreamReader:
         generators = np.random.default_rng([seed, 1]).spawn(2)
@@ -374,10 +333,10 @@ class SwiftTraining(Trainer):
             known = cast(RecordedStream, own.stream)
             dataset = known.dataset(stream, seed, restarts, first_epoch)
             with contextlib.closing(dataset):
-                return self._fit_by(own, dataset, callbacks, rest)
+                return self._run(callbacks, rest).by_record(own, dataset, self._by.of_columns)
         identity = Identity(stream)
         dataset = PooledDataset(stream, identity, seed, restarts=restarts, first_epoch=first_epoch)
         dataset.chances = self._by.of_stream(stream, identity)
         with contextlib.closing(dataset):
             place = StreamPlace(dataset, dataset.chances)
-            return self._run_fit(dataset, place, [EpochCallback(dataset)], callbacks, rest)
+            return self._run(callbacks, rest).on(dataset, place, [EpochCallback(dataset)])
