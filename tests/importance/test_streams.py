@@ -12,6 +12,7 @@ from small_models import classifier
 
 import keras_swift as ks
 from keras_swift.src.data import read_ahead
+from keras_swift.src.importance import step_records
 
 
 class Shuffled:
@@ -263,6 +264,24 @@ def test_the_next_pool_of_a_slow_source_is_read_while_one_is_trained_on(digits, 
     history = trainer.fit(source, epochs=3, callbacks=[Wait()], verbose=0).history
     assert history["importance"] == [0.0, 1.0, 1.0]
     np.testing.assert_array_equal(np.diff(begun), [20, 20])
+
+
+@pytest.mark.any_backend
+def test_the_next_pool_is_read_before_the_scores_of_the_last_one(digits, monkeypatch):
+    """Reading scores waits for the steps that a device has not made yet."""
+    source, seen = Shuffled(digits[0][:640], digits[1][:640]), []
+    read_back = step_records.StepRecords.read_back
+
+    def noted(self, *arguments):
+        seen.append(source.read)
+        read_back(self, *arguments)
+
+    monkeypatch.setattr(step_records.StepRecords, "read_back", noted)
+    trainer = ks.ImportanceTraining(known(digits), seed=0)
+    history = trainer.fit(source, epochs=3, verbose=0).history
+    assert history["importance"] == [0.0, 1.0, 1.0] and trainer.memory.known_share == 1.0
+    # Two pools of five and the end of the epoch. One batch more was read to build the model.
+    assert seen[-3:] == [56, 61, 61]
 
 
 @pytest.mark.any_backend

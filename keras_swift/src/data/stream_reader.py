@@ -227,6 +227,10 @@ class StreamReader:
         """A batch of a `PyDataset` by its index; moves nothing in the stream."""
         return self._uniform.read_item(index)
 
+    def unchanged(self) -> contextlib.AbstractContextManager[None]:
+        """A context after which the uniform batches that it read are read again."""
+        return self._uniform.unchanged()
+
     def all_or_none(self) -> contextlib.AbstractContextManager[None]:
         """A context that, if it fails, has read no uniform batch: they are read again."""
         return self._uniform.all_or_none()

@@ -99,6 +99,9 @@ class Parts(Protocol):
     def draw_by_index(self) -> None:
         """Switches to batches whose `x` and `y` may be `None`, because their rows are gathered."""
 
+    def look_ahead(self, steps_left: int) -> None:
+        """Reads what the next part will need, while steps of this one may still be running."""
+
     def next_steps(self, steps_left: int) -> int:
         """How many batches the next part has, with so many left in the epoch."""
 
@@ -217,6 +220,9 @@ class ArrayParts:
 
     def draw_by_index(self) -> None:
         self._by_index = True
+
+    def look_ahead(self, steps_left: int) -> None:
+        """Does nothing: arrays are there."""
 
     def next_steps(self, steps_left: int) -> int:
         return min(self.steps, max(1, steps_left))

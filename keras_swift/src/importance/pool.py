@@ -77,6 +77,8 @@ class PooledParts:
         self._candidates: FloatArray | None = None
         # Whether an epoch has begun in which examples may come that were read before.
         self._may_know = False
+        # Whether the last part was drawn by importance.
+        self._draws = False
 
     @property
     def together(self) -> int:
@@ -97,13 +99,18 @@ class PooledParts:
     def may_draw(self, is_measured: bool) -> bool:
         return self._may_know and bool(self._memory.seen.any())
 
+    def look_ahead(self, steps_left: int) -> None:
+        # JAX and devices run steps while Python goes on; scores can be read only after them.
+        if self._draws:
+            self._reader.look_ahead(steps_left)
+
     def next_steps(self, steps_left: int) -> int:
         return self._reader.new_steps(steps_left)
 
     def take_uniform(self, steps: int, candidates: FloatArray | None, rests: bool) -> None:
         if rests:
             self._reader.forget_earlier()
-        self.left, self._candidates = steps, candidates
+        self.left, self._candidates, self._draws = steps, candidates, False
 
     def draw(
         self, steps: int, scores: FloatArray, probability: FloatArray, steps_left: int
@@ -127,7 +134,7 @@ class PooledParts:
             return positions, resampling.importance_weights(chances)[positions]
 
         self._drawn.extend(drawn_batches(batches, draw, earlier))
-        self.left = len(batches)
+        self.left, self._draws = len(batches), True
         return True
 
     def take(self, count: int, steps_left: int) -> Taken:

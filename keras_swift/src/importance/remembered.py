@@ -273,6 +273,7 @@ class RememberedSampler:
             self.records.make_room(self.parts.count)
 
     def _next_part(self, steps_left: int) -> Plan:
+        self.parts.look_ahead(steps_left)
         self._read_back()
         if self._unmeasured >= self.parts.measured_steps:
             self._unmeasured = 0

@@ -191,6 +191,15 @@ class KnownReader:
                 found.append(self._reader.next_read())
         return found
 
+    def look_ahead(self, steps_left: int) -> None:
+        """Reads what the next pool needs, so that `pool` finds it read.
+
+        Args:
+            steps_left: int, how many batches of the epoch are unread.
+        """
+        with self._reader.unchanged():
+            self._read(self.new_steps(steps_left), steps_left)
+
     def batch(self, steps_left: int = 1) -> Known:
         """The next batch.
 
