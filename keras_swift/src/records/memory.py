@@ -30,7 +30,7 @@ class MemoryState(SavedState):
 class ExampleMemory:
     """The latest numbers of every example, by its index in the data.
 
-    Takes 16 bytes an example, and with `averages` 36 more.
+    Takes 16 bytes an example, and with `averages` 20 more.
 
     Args:
         size: int, `n`, the number of examples.
@@ -52,7 +52,7 @@ class ExampleMemory:
         check(size=size, averages=averages)
         self._rows = GrowingRows(size, (len(COLUMNS),), np.nan, np.float32)
         # Sums of loss, margin, probability and the number of wrong predictions.
-        self._sum_rows = GrowingRows(size if averages else 0, (4,), 0.0, np.float64)
+        self._sum_rows = GrowingRows(size if averages else 0, (4,), 0.0, np.float32)
         self._count_rows = GrowingRows(size if averages else 0, (), 0, np.int32)
         self._averages = averages
         self.ids: Array | None = None
