@@ -2,10 +2,14 @@
 
 import ast
 import json
+import os
 import re
+import shlex
+import subprocess
 import sys
 import tomllib
 
+import keras
 import pytest
 from test_notebooks import NOTEBOOKS
 from test_readme import BLOCK, PAGES, ROOT
@@ -80,6 +84,47 @@ def test_a_page_needs_only_what_its_commands_install(path):
     commands = [FIRST, *INSTALL.findall(text)]
     installed = set().union(*map(brought, commands))
     assert used(code_of(path)) <= installed
+
+
+@pytest.fixture(scope="session")
+def python_after(tmp_path_factory):
+    """The interpreter of an environment in which only some `pip install` commands were run."""
+    made = {}
+
+    def of(commands):
+        if commands not in made:
+            folder = tmp_path_factory.mktemp("environment")
+            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+            made[commands] = folder / "bin" / "python"
+            for command in commands:
+                # This project, not the one that is published.
+                wanted = [
+                    re.sub(r"^keras-swift(?=\[|$)", str(ROOT), one) for one in shlex.split(command)
+                ]
+                install = [made[commands], "-m", "pip", "install", "--quiet", *wanted]
+                subprocess.run(install, check=True)
+        return made[commands]
+
+    return of
+
+
+@pytest.mark.product
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the pages install it")
+@pytest.mark.parametrize("name", [name for name in PAGES if used(code_of(ROOT / name))])
+def test_the_code_of_a_page_runs_where_only_its_commands_were_run(name, python_after, tmp_path):
+    commands = dict.fromkeys([FIRST, *INSTALL.findall(PAGES[name])])
+    # The project's own commands, for who has its source.
+    commands = tuple(command for command in commands if not command.startswith("-e"))
+    (tmp_path / "page.py").write_text(code_of(ROOT / name), encoding="utf-8")
+    environment = {k: v for k, v in os.environ.items() if k not in ("KERAS_BACKEND", "PYTHONPATH")}
+    found = subprocess.run(
+        [python_after(commands), "page.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
 
 
 def test_commands_and_code_are_understood():
