@@ -258,10 +258,10 @@ def main():
     parser.add_argument("--data", metavar="FOLDER")
     parser.add_argument("--out", metavar="FILE.jsonl", help="append a line for each run")
     parser.add_argument("--summary", nargs="+", metavar="FILE.jsonl", help="read, train nothing")
-    parser.add_argument("--quick", action="store_true", help="digits, three epochs, one seed")
+    parser.add_argument("--quick", action="store_true", help="digits, six epochs, one seed")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.tasks, arguments.epochs, arguments.seeds = ["digits"], 3, [0]
+        arguments.tasks, arguments.epochs, arguments.seeds = ["digits"], 6, [0]
     if arguments.summary:
         summarise([row for name in arguments.summary for row in read(name)])
     else:

@@ -46,7 +46,7 @@ def test_the_quick_form_of_the_ordinary_tasks_goes_on_after_a_kill(tmp_path):
     lines = out.read_text().splitlines(keepends=True)
     rows = [json.loads(line) for line in lines]
     assert [row["side"] for row in rows] == ["fit", "ours", "without data"]
-    assert all(len(row["val_loss"]) == len(row["seconds"]) == 3 for row in rows)
+    assert all(len(row["val_loss"]) == len(row["seconds"]) == 6 for row in rows)
     assert [max(row["importance"] or [0]) > 0 for row in rows] == [False, True, True]
     # Until it eases off, data to validate change no draw.
     assert rows[1]["val_loss"] == pytest.approx(rows[2]["val_loss"], rel=1e-5)

@@ -19,7 +19,15 @@ def wait_for(condition):
 
 
 def reading_threads():
-    return [t for t in threading.enumerate() if t.name == "keras_swift reads ahead"]
+    return {t for t in threading.enumerate() if t.name == "keras_swift reads ahead"}
+
+
+@pytest.fixture
+def no_thread_is_left():
+    """Those of readers that other tests did not close do not count."""
+    before = reading_threads()
+    yield
+    assert reading_threads() <= before
 
 
 class Numbers:
@@ -34,15 +42,14 @@ class Numbers:
         return self.count
 
 
-def test_nothing_is_read_ahead_until_it_is_allowed():
+def test_nothing_is_read_ahead_until_it_is_allowed(no_thread_is_left):
     numbers = Numbers()
     ahead = ReadAhead(numbers)
     assert [ahead.next(), ahead.next()] == [1, 2]
     assert numbers.count == 2 and numbers.threads == {threading.current_thread()}
-    assert not reading_threads()
 
 
-def test_a_thread_reads_as_many_as_allowed_and_in_order():
+def test_a_thread_reads_as_many_as_allowed_and_in_order(no_thread_is_left):
     numbers = Numbers()
     ahead = ReadAhead(numbers)
     ahead.allow(3)
@@ -55,7 +62,6 @@ def test_a_thread_reads_as_many_as_allowed_and_in_order():
     count = len(ahead.take())
     assert ahead.next() == 21 + count
     ahead.close()
-    assert not reading_threads()
 
 
 def test_what_waits_is_returned_and_reading_goes_on_after_it():
@@ -84,7 +90,7 @@ def test_nothing_is_read_past_an_end_before_it_was_handed_over():
     ahead.close()
 
 
-def test_an_exception_arrives_with_its_own_traceback_after_what_came_before():
+def test_an_exception_arrives_with_its_own_traceback_after_what_came_before(no_thread_is_left):
     def parts():
         yield 1
         raise KeyError("broken")
@@ -96,7 +102,6 @@ def test_an_exception_arrives_with_its_own_traceback_after_what_came_before():
         ahead.next()
     assert "parts" in [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
     ahead.close()
-    assert not reading_threads()
 
 
 @pytest.mark.any_backend

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -136,7 +136,21 @@ def present_leaves(structure: ArrayTree) -> list[Any]:
 def with_leaves(structure: ArrayTree, leaves: Iterable[Any]) -> ArrayTree:
     """The structure with other leaves in place of those that are not `None`."""
     others = iter(leaves)
-    return map_leaves(lambda leaf: None if leaf is None else next(others), structure)
+    every = [None if leaf is None else next(others) for leaf in all_leaves(structure)]
+    return packed(structure, iter(every))
+
+
+def packed(structure: ArrayTree, leaves: Iterator[Any]) -> ArrayTree:
+    """`keras.tree.pack_sequence_as`, likewise.
+
+    Not `map_leaves` with the next leaf: Keras flattens a dict by its keys, and maps it as it is.
+    """
+    if structure is None or hasattr(structure, "shape"):
+        return next(leaves)
+    if type(structure) is tuple:
+        return tuple(packed(part, leaves) for part in structure)
+    count = len(keras.tree.flatten(structure))
+    return keras.tree.pack_sequence_as(structure, [next(leaves) for _ in range(count)])
 
 
 def pieces(structure: ArrayTree, rows: list[slice]) -> list[ArrayTree]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_swift.src._types import Array, FloatArray, IntArray
 from keras_swift.src.data.arrays import Data
-from keras_swift.src.data.leaves import all_leaves, map_leaves, present_leaves
+from keras_swift.src.data.leaves import all_leaves, packed, present_leaves
 from keras_swift.src.records.known_reader import Known
 
 # From the places of some batches in the pool and how many of their rows are drawn, `m`: which rows,
@@ -100,8 +100,7 @@ def _rows_of(batches: list[Known], positions: IntArray) -> Data:
 
     # As many leaves in each batch, `None`s included: they are of one form.
     columns = zip(*(all_leaves(batch.data) for batch in batches), strict=True)
-    rows = map(gathered, columns)
-    data: Data = map_leaves(lambda leaf: next(rows), batches[0].data)
+    data: Data = packed(batches[0].data, map(gathered, columns))
     return data
 
 
