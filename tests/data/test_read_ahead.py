@@ -113,7 +113,7 @@ def test_a_source_is_slow_if_a_quarter_of_the_time_goes_into_reading(
     clock = types.SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
     monkeypatch.setattr(read_ahead, "time", clock)
     pace = read_ahead.Pace()
-    for pools in range(150 // pool):
+    for pools in range(300 // pool):
         # What comes first takes long: a step is compiled.
         clock.now += pool * trained + (100.0 if pools == 1 else 0.0)
         if pools == 50 // pool:

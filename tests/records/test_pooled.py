@@ -1,8 +1,12 @@
 """Pools of the batches of a stream: what was just read, and some of what was read before."""
 
+import threading
+import types
+
 import numpy as np
 import pytest
 
+from keras_swift.src.data import read_ahead
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.records import known_reader
 from keras_swift.src.records.identity import Identity
@@ -123,3 +127,33 @@ def test_drawn_rows_are_those_of_the_joined_batches():
         for place, number in zip(range(part.start, part.stop), numbers, strict=True):
             np.testing.assert_array_equal(x["a"][place], rows[number]["x"])
             assert weights[place] == rows[number]["weight"]
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(("trained", "is_slow"), [(0.4, False), (0.2, True)])
+def test_what_was_read_before_a_pool_is_not_taken_for_reading_it(monkeypatch, trained, is_slow):
+    """A pool of a hundred batches, more than the pace is measured over."""
+    clock = types.SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr(read_ahead, "time", clock)
+    threads = set()
+
+    class Timed(Numbered):
+        def __iter__(self):
+            for batch in super().__iter__():
+                threads.add(threading.get_ident())
+                clock.now += 0.1
+                yield batch
+
+    source = Timed(2000)
+    reader = StreamReader(source, None, np.random.default_rng(0).spawn(2), True, None)
+    pools = KnownReader(reader, Identity(reader))
+    pools.several(2000, 2000)
+    pools.stop_reading_ahead()
+    left = 2000
+    while left:
+        pools.look_ahead(left)
+        count = len(pools.pool(pools.new_steps(left), left))
+        left -= count
+        clock.now += count * trained
+    reader.close()
+    assert (threads != {threading.get_ident()}) == is_slow

@@ -143,28 +143,31 @@ class Pace:
 
     def __init__(self) -> None:
         self.is_slow = False
+        # When the last reading ended, of how many batches, and how long it took.
+        self._last: tuple[float, int, float] | None = None
         self._begin()
-        self._ended: float | None = None
 
     def _begin(self) -> None:
         self._batches, self._spent, self._passed = 0, 0.0, 0.0
 
     def pause(self) -> None:
         """Called at the end of an epoch: what comes until the next batch does not count."""
-        self._ended = None
+        self._last = None
 
     @contextlib.contextmanager
     def reading(self, batches: int) -> Iterator[None]:
         """A context in which so many batches are read."""
         began = time.perf_counter()
-        if self._ended is not None:
-            self._passed += began - self._ended
+        if self._last is not None:
+            # A whole round: what was read, and the training on it.
+            ended, count, seconds = self._last
+            self._batches += count
+            self._spent += seconds
+            self._passed += seconds + began - ended
+            self._last = None
             if self._batches >= MEASURED:
-                # Whole rounds of reading and training.
                 self.is_slow = self.is_slow or self._spent > SLOW * self._passed
                 self._begin()
         yield
-        self._ended = time.perf_counter()
-        self._batches += batches
-        self._spent += self._ended - began
-        self._passed += self._ended - began
+        ended = time.perf_counter()
+        self._last = (ended, batches, ended - began)

@@ -215,6 +215,11 @@ class StreamReader:
             for name in ("on_epoch_begin", "on_epoch_end")
         )
 
+    @property
+    def in_hand(self) -> int:
+        """int, how many of the next uniform batches were read before."""
+        return self._uniform.in_hand
+
     def read_ahead(self, count: int, in_thread: bool) -> None:
         """Lets a `PyDataset`'s workers, or a thread, read so many uniform batches ahead."""
         self._uniform.read_ahead(count, in_thread)

@@ -165,6 +165,11 @@ class Stream:
         self._again.append(read)
         return True
 
+    @property
+    def in_hand(self) -> int:
+        """int, how many of the next batches were read before and are not read anew."""
+        return len(self._again)
+
     def read_ahead(self, count: int, in_thread: bool) -> None:
         """Lets so many batches be read ahead, by a `PyDataset`'s workers or, if so, by a thread."""
         # The next one, and others that will be read again, are in hand already.

@@ -10,6 +10,7 @@ pools, by new scores in each, and training waits for a twentieth of an epoch at 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import math
@@ -183,7 +184,9 @@ class KnownReader:
     def _read(self, count: int, steps_left: int) -> list[Read]:
         """The next batches, of which so many steps of the epoch are left."""
         found = []
-        with self._pace.reading(count):
+        new = count - self._reader.in_hand
+        # What `look_ahead` has read takes no time, and no training is between the two.
+        with self._pace.reading(new) if new > 0 else contextlib.nullcontext():
             for left in range(steps_left, steps_left - count, -1):
                 # Not past the end of an epoch, after which the source may be another.
                 ahead = min(left - 1, self.pool_steps)
