@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,6 +189,30 @@ def lstm():
     return keras.Sequential(
         [keras.Input((98, 8)), layers.LSTM(64), layers.Dense(10, activation="softmax")]
     )
+
+
+class FlipAndShift(layers.Layer):
+    """Flips half of the images and shifts all by up to an eighth, in training only."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.seeds = keras.random.SeedGenerator()
+
+    def call(self, images, training=False):
+        if not training:
+            return images
+        count, size = ops.shape(images)[0], images.shape[1]
+        pad = size // 8
+        flips = keras.random.uniform((count, 1, 1, 1), seed=self.seeds) < 0.5
+        images = ops.where(flips, ops.flip(images, axis=2), images)
+        # A product with zeros and ones: gathering rows image by image is slow on most backends.
+        for pattern in ("bij,bjkc->bikc", "bij,bkjc->bkic"):
+            shifts = keras.random.randint((count,), -pad, pad + 1, seed=self.seeds)
+            places = ops.expand_dims(shifts, 1) + ops.arange(size, dtype=shifts.dtype)
+            # Rows of zeros where the place is outside.
+            found = ops.expand_dims(places, 2) == ops.arange(size, dtype=shifts.dtype)
+            images = ops.einsum(pattern, ops.cast(found, images.dtype), images)
+        return images
 
 
 def half_of_the_classes(model, data, seed):

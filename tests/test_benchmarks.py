@@ -59,6 +59,29 @@ def test_the_quick_form_of_the_ordinary_tasks_goes_on_after_a_kill(tmp_path):
     assert out.read_text() == "".join(lines[:2]) and "constant ours" not in again.stdout
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="run on one backend")
+def test_the_real_networks_are_reported_at_the_rates_they_chose_once(tmp_path):
+    out, script = tmp_path / "rows.jsonl", "real_networks.py"
+    done = run("--quick", "--rates", "1e-5", "0.01", "--out", out, script=script)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = out.read_text().splitlines(keepends=True)
+    # As after a kill while the last row was written.
+    out.write_text("".join(lines[:3]) + lines[3][:40])
+    report = ("--quick", "--report", "--seeds", "2", "--sides", "fit", "ours", "undersampling")
+    done = run(*report, "--out", out, script=script)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    seen = [(row["side"], row["rate"], row["seed"]) for row in rows]
+    assert seen[:3] == [("fit", 1e-5, 0), ("fit", 0.01, 0), ("ours", 1e-5, 0)]
+    best = min(rows[:2], key=lambda row: row["test error"])["rate"]
+    assert seen[3:] == [("fit", best, 2), ("ours", 1e-5, 2), ("undersampling", best, 2)]
+    # As many examples pass, so the few that were kept pass more often.
+    assert [row["trained"] for row in rows[3:5]] == [4, 4] and 25 < rows[5]["trained"] < 40
+    assert f"| undersampling | {best:g} † |" in done.stdout
+    again = run(*report, "--out", out, script=script)
+    assert again.stdout.startswith("\ntable-256: ") and len(out.read_text().splitlines()) == 6
+
+
 # Three tables that share one search, so that it is also read back.
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="run on one backend")
 def test_the_quick_form_of_the_swift_papers_tables_resumes_and_prints_its_rows(tmp_path):
@@ -168,6 +191,51 @@ def test_the_tables_of_the_docs_are_those_of_the_rows(name):
     page = (FOLDER.parent / "docs" / "evidence.md").read_text(encoding="utf-8").splitlines()
     printed = [line for line in done.stdout.splitlines() if line.startswith("|")]
     assert len(printed) > 20 and set(printed) <= set(page)
+
+
+@pytest.fixture
+def real_tasks(monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.syspath_prepend(FOLDER)
+    spec = importlib.util.spec_from_file_location("its_real_tasks", FOLDER / "real_tasks.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "its_real_tasks", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_calibration_error_is_that_of_each_confidence(real_tasks):
+    confidence = np.array([0.9, 0.9, 0.9, 0.9, 0.3, 0.3])
+    right = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+    # |0.9 - 3/4| for four of six, |0.3 - 0| for two.
+    expected = (4 * 0.15 + 2 * 0.3) / 6
+    assert real_tasks.calibration_error(confidence, right) == pytest.approx(expected)
+    halved = real_tasks.calibration_error(confidence, right, np.array([1, 1, 1, 1, 0, 0]))
+    assert halved == pytest.approx(0.15)
+
+
+def test_the_predictions_after_undersampling_are_corrected_by_bayes_rule(real_tasks):
+    class Undersampled:
+        # 30 positives and 700 negatives, a tenth of which were kept.
+        def predict(self, x):
+            return np.array([30 / 100])
+
+    corrected = real_tasks.Corrected(Undersampled(), 0.1).predict(None)
+    assert corrected == pytest.approx([30 / 730])
+
+
+def test_the_mean_intersection_over_union_leaves_out_pixels_without_weight(real_tasks):
+    y = np.array([[[0, 1], [1, 1]]])
+    weights = np.array([[[1.0, 1.0], [1.0, 0.0]]])
+
+    class Model:
+        def predict(self, x, **settings):
+            # The first and the second pixel of class 0, the others of class 1.
+            return np.eye(11)[[[[0, 0], [1, 0]]]]
+
+    found = real_tasks.pixels(Model(), None, y, weights, classes=2)
+    # Class 0: 1 of 2; class 1: 1 of 2.
+    assert found["error"] == pytest.approx(0.5) and found["wrong pixels"] == pytest.approx(1 / 3)
 
 
 @pytest.fixture

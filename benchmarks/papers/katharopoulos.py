@@ -103,6 +103,7 @@ import keras
 import numpy as np
 import tasks
 from keras import layers, ops
+from tasks import FlipAndShift
 
 import keras_swift as ks
 from keras_swift.src.data.reader import ArrayReader
@@ -206,30 +207,6 @@ def drawing(method):
         yield
     finally:
         fitting_arguments.ArrayReader = before
-
-
-class FlipAndShift(layers.Layer):
-    """Flips half of the images and shifts all by up to an eighth, in training only."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.seeds = keras.random.SeedGenerator()
-
-    def call(self, images, training=False):
-        if not training:
-            return images
-        count, size = ops.shape(images)[0], images.shape[1]
-        pad = size // 8
-        flips = keras.random.uniform((count, 1, 1, 1), seed=self.seeds) < 0.5
-        images = ops.where(flips, ops.flip(images, axis=2), images)
-        # A product with zeros and ones: gathering rows image by image is slow on most backends.
-        for pattern in ("bij,bjkc->bikc", "bij,bkjc->bkic"):
-            shifts = keras.random.randint((count,), -pad, pad + 1, seed=self.seeds)
-            places = ops.expand_dims(shifts, 1) + ops.arange(size, dtype=shifts.dtype)
-            # Rows of zeros where the place is outside.
-            found = ops.expand_dims(places, 2) == ops.arange(size, dtype=shifts.dtype)
-            images = ops.einsum(pattern, ops.cast(found, images.dtype), images)
-        return images
 
 
 def augmented(x, y, copies, seed):
