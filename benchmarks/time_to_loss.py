@@ -55,6 +55,7 @@ from tasks import TASKS, set_seed
 
 import keras_swift as ks
 from keras_swift.src.importance import prepare, remembered
+from keras_swift.src.importance.remembered_scores import RememberedScores
 
 SCHEDULES = ("cosine", "linear", "constant")
 METHODS = {
@@ -175,8 +176,10 @@ class Random(remembered.RememberedSampler):
     """Scores of the same distribution that say nothing."""
 
     def _scores(self):
-        scores = super()._scores()
-        return None if scores is None else np.random.default_rng(0).permutation(scores)
+        if super()._scores() is None:
+            return None
+        scores = np.random.default_rng(0).permutation(self.memory.score)
+        return RememberedScores(scores, self._floor)
 
 
 class MeanOfTwo(remembered.RememberedSampler):
@@ -185,15 +188,15 @@ class MeanOfTwo(remembered.RememberedSampler):
     last = before = None
 
     def _scores(self):
-        scores = super()._scores()
-        if scores is None:
+        if super()._scores() is None:
             return None
-        # A part is a quarter of an epoch, so few examples are scored twice in one.
+        scores = self.memory.score.copy()
         is_new = self.last is None or len(self.last) != len(scores)
         last = scores if is_new else self.last
+        # A part is a quarter of an epoch, so few examples are scored twice in one.
         self.before = np.where(scores != last, last, last if is_new else self.before)
         self.last = scores
-        return (self.last + self.before) / 2
+        return RememberedScores((scores + self.before) / 2, self._floor)
 
 
 SAMPLERS = {"infobatch": InfoBatch, "random": Random, "mean of two": MeanOfTwo}

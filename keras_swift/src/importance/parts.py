@@ -17,8 +17,7 @@ from keras_swift.src._state import SavedState
 from keras_swift.src._types import FloatArray, IntArray
 from keras_swift.src.data.draws import systematic_draw
 from keras_swift.src.data.reader import ArrayReader, Examples
-from keras_swift.src.importance import resampling
-from keras_swift.src.records.memory import ExampleMemory
+from keras_swift.src.importance.remembered_scores import RememberedScores
 
 # The number of parts an epoch is drawn in. Halves and eighths differ by 1 % of the training loss.
 PARTS = 4
@@ -105,28 +104,25 @@ class Parts(Protocol):
     def next_steps(self, steps_left: int) -> int:
         """How many batches the next part has, with so many left in the epoch."""
 
-    def may_draw(self, is_measured: bool) -> bool:
-        """Whether enough scores are known; `is_measured` if a gain has been measured."""
+    def may_draw(self, known: int, is_measured: bool) -> bool:
+        """Whether `known` scores are enough; `is_measured` if a gain has been measured."""
 
-    def take_uniform(self, steps: int, candidates: FloatArray | None, rests: bool) -> None:
+    def take_uniform(self, steps: int, scores: RememberedScores | None, rests: bool) -> None:
         """Begins a part of uniform batches.
 
         Args:
             steps: int, how many batches.
-            candidates: float64 array, shape `(n,)`, the weights that examples would have if drawn
-                by importance; `None` while scores are not known.
+            scores: of all examples, which say what weights examples would have if drawn by
+                importance; `None` while too few are known.
             rests: bool, whether no part will be drawn by importance soon.
         """
 
-    def draw(
-        self, steps: int, scores: FloatArray, probability: FloatArray, steps_left: int
-    ) -> bool:
+    def draw(self, steps: int, scores: RememberedScores, steps_left: int) -> bool:
         """Begins a part drawn by importance; returns whether it is.
 
         Args:
             steps: int, how many batches.
-            scores: float64 array, shape `(n,)`, of all examples.
-            probability: float64 array, shape `(n,)`, their sampling probabilities.
+            scores: of all examples.
             steps_left: int, how many batches of the epoch are left.
         """
 
@@ -167,7 +163,6 @@ class ArrayParts:
 
     Args:
         reader: `ArrayReader`.
-        memory: `ExampleMemory` of as many examples.
         generator: `np.random.Generator`, for the draws.
 
     Attributes:
@@ -178,11 +173,8 @@ class ArrayParts:
     measured_steps = 1
     are_known_again = True
 
-    def __init__(
-        self, reader: ArrayReader, memory: ExampleMemory, generator: np.random.Generator
-    ) -> None:
+    def __init__(self, reader: ArrayReader, generator: np.random.Generator) -> None:
         self.reader = reader
-        self.memory = memory
         self.generator = generator
         self.steps = max(1, math.ceil(reader.size / reader.batch_size / PARTS))
         self._by_index = False
@@ -227,23 +219,21 @@ class ArrayParts:
     def next_steps(self, steps_left: int) -> int:
         return min(self.steps, max(1, steps_left))
 
-    def may_draw(self, is_measured: bool) -> bool:
-        if self.memory.seen.sum() < KNOWN * self.reader.size:
+    def may_draw(self, known: int, is_measured: bool) -> bool:
+        if known < KNOWN * self.reader.size:
             return False
         # The first epoch is uniform to its end, as in `fit`.
         return is_measured or not self.reader.is_within_pass
 
-    def take_uniform(self, steps: int, candidates: FloatArray | None, rests: bool) -> None:
+    def take_uniform(self, steps: int, scores: RememberedScores | None, rests: bool) -> None:
         indices = self.reader.uniform_indices(steps * self.reader.batch_size)
-        candidate = None if candidates is None else candidates[indices]
+        candidate = None if scores is None else scores.weights(indices)
         self.begin(indices, np.ones(len(indices)), candidate)
 
-    def draw(
-        self, steps: int, scores: FloatArray, probability: FloatArray, steps_left: int
-    ) -> bool:
-        expected = steps * self.reader.batch_size * probability
+    def draw(self, steps: int, scores: RememberedScores, steps_left: int) -> bool:
+        expected = scores.probability() * (steps * self.reader.batch_size)
         indices = systematic_draw(expected, self.generator)
-        weights = resampling.importance_weights(probability)[indices]
+        weights = scores.weights(indices)
         self.begin(indices, weights, weights)
         return True
 

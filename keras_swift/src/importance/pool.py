@@ -23,6 +23,7 @@ from keras_swift.src.data.draws import systematic_draw
 from keras_swift.src.data.reader import Examples
 from keras_swift.src.importance import resampling
 from keras_swift.src.importance.parts import PARTS, Drawn, Taken
+from keras_swift.src.importance.remembered_scores import RememberedScores
 from keras_swift.src.records.identity import IdentityState
 from keras_swift.src.records.known_reader import KnownReader, NotPooled
 from keras_swift.src.records.memory import ExampleMemory
@@ -73,8 +74,8 @@ class PooledParts:
         self.left = 0
         # The group and the slice of its draws that make each batch; empty for batches as they come.
         self._drawn: collections.deque[tuple[Group, slice]] = collections.deque()
-        # Of batches as they come: the weights of all examples, if they were drawn by importance.
-        self._candidates: FloatArray | None = None
+        # Of batches as they come: the scores of which the weights would follow.
+        self._candidates: RememberedScores | None = None
         # Whether an epoch has begun in which examples may come that were read before.
         self._may_know = False
         # Whether the last part was drawn by importance.
@@ -96,8 +97,8 @@ class PooledParts:
     def draw_by_index(self) -> None:
         """Does nothing: a stream has no arrays to gather rows from."""
 
-    def may_draw(self, is_measured: bool) -> bool:
-        return self._may_know and bool(self._memory.seen.any())
+    def may_draw(self, known: int, is_measured: bool) -> bool:
+        return self._may_know and known > 0
 
     def look_ahead(self, steps_left: int) -> None:
         # JAX and devices run steps while Python goes on; scores can be read only after them.
@@ -107,29 +108,23 @@ class PooledParts:
     def next_steps(self, steps_left: int) -> int:
         return self._reader.new_steps(steps_left)
 
-    def take_uniform(self, steps: int, candidates: FloatArray | None, rests: bool) -> None:
+    def take_uniform(self, steps: int, scores: RememberedScores | None, rests: bool) -> None:
         if rests:
             self._reader.forget_earlier()
-        self.left, self._candidates, self._draws = steps, candidates, False
+        self.left, self._candidates, self._draws = steps, scores, False
 
-    def draw(
-        self, steps: int, scores: FloatArray, probability: FloatArray, steps_left: int
-    ) -> bool:
+    def draw(self, steps: int, scores: RememberedScores, steps_left: int) -> bool:
         try:
             batches = self._reader.pool(steps, steps_left)
         except NotPooled:
             self.take_uniform(steps, None, rests=False)
             return False
-        # Rows that were never read before get the mean, as others without a score do.
-        known = np.full(self.count, scores.mean())
-        known[: len(scores)] = scores
-
         earlier = self._reader.earlier
         pool = [*earlier, *batches]
 
         def draw(places: list[int], count: int) -> tuple[IntArray, FloatArray]:
             numbers = np.concatenate([pool[place].numbers for place in places])
-            chances = resampling.sampling_probability(known[numbers], self._floor)
+            chances = resampling.sampling_probability(scores.of(numbers), self._floor)
             positions = systematic_draw(count * chances, self._generator)
             return positions, resampling.importance_weights(chances)[positions]
 
@@ -157,7 +152,7 @@ class PooledParts:
         batch = self._reader.batch(steps_left)
         numbers, candidates, candidate = batch.numbers, self._candidates, None
         if candidates is not None and numbers.max() < len(candidates):
-            candidate = candidates[numbers]
+            candidate = candidates.weights(numbers)
         examples = Examples(batch.data, batch.indices)
         drawn = Drawn(numbers, np.ones(len(numbers)), candidate, row_length(batch.data))
         return Taken(examples, drawn, [len(numbers)], None, numbers)

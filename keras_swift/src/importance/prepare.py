@@ -114,7 +114,7 @@ def remember(
     floor = settings.floor_of(remembered=True)
     parts: Parts
     if isinstance(reader, ArrayReader):
-        parts = ArrayParts(reader, memory, fresh.generator)
+        parts = ArrayParts(reader, fresh.generator)
     elif isinstance(reader, StreamReader) and identity is not None:
         parts = PooledParts(KnownReader(reader, identity, on_read), memory, floor, fresh.generator)
     else:

@@ -19,14 +19,13 @@ import numpy as np
 
 from keras_swift.src._pages import read_on
 from keras_swift.src._state import SavedState
-from keras_swift.src._types import FloatArray
 from keras_swift.src.data.leaves import pieces
 from keras_swift.src.fitting.journal import Journal
-from keras_swift.src.importance import resampling
 from keras_swift.src.importance.batch import Batch
 from keras_swift.src.importance.easing import Easing
 from keras_swift.src.importance.gain import RealisedGain
 from keras_swift.src.importance.parts import Parts, Taken
+from keras_swift.src.importance.remembered_scores import RememberedScores
 from keras_swift.src.importance.step_records import StepRecords, StepRecordsState
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.scoring.scorer import Scorer
@@ -284,32 +283,24 @@ class RememberedSampler:
         if scores is None:
             self.parts.take_uniform(steps, None, rests)
             return Plan()
-        probability = resampling.sampling_probability(scores, self._floor)
-        weights = resampling.importance_weights(probability)
-        self._tau = resampling.variance_reduction(resampling.sampling_probability(scores))
-        if not self._is_worth_it(scores, weights):
-            self.parts.take_uniform(steps, weights, rests)
+        self._tau = scores.tau
+        if not self._is_worth_it(scores):
+            self.parts.take_uniform(steps, scores, rests)
             pays_back = rests and self._ahead > 0
             return Plan(rate_scale=PAYING_BACK if pays_back else 1.0)
-        if not self.parts.draw(steps, scores, probability, steps_left):
+        if not self.parts.draw(steps, scores, steps_left):
             return Plan()
         gain = self.gain.value
         return Plan(by_importance=True, rate_scale=max(1.0, gain) ** self._step_power, gain=gain)
 
-    def _scores(self) -> FloatArray | None:
-        """The scores of all examples, shape `(n,)`; `None` while too few are known."""
-        if not self.parts.may_draw(self.gain.is_measured):
-            return None
-        scores = self.memory.score.astype(np.float64)
-        unknown = ~self.memory.seen
-        # Examples without a score get the mean, neither avoided nor preferred.
-        scores[unknown] = scores[~unknown].mean()
-        return scores
+    def _scores(self) -> RememberedScores | None:
+        """The scores of all examples; `None` while too few are known."""
+        scores = RememberedScores(self.memory.score, self._floor)
+        return scores if self.parts.may_draw(scores.known, self.gain.is_measured) else None
 
-    def _is_worth_it(self, scores: FloatArray, weights: FloatArray) -> bool:
+    def _is_worth_it(self, scores: RememberedScores) -> bool:
         if self._easing.is_on:
             return False
         if self.gain.is_measured:
             return self.gain.value > SHUTS_BELOW
-        # The gain that the scores predict, if they still hold.
-        return bool(np.sum(scores**2) > OPENS_ABOVE * np.sum(weights * scores**2))
+        return scores.predict_gain() > OPENS_ABOVE
