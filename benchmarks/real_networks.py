@@ -14,11 +14,13 @@ are there are not made again, so a run that was killed goes on.
 
 fit             model.fit
 averaged        the same with use_ema=True
+longer          the same with half as many epochs again
 infobatch       half of the examples below the mean loss left out, the other half counted twice
 ours            ImportanceTraining(model), nothing else
 same rate       ours with scale_learning_rate=False
 three quarters  ours with three quarters of the epochs
 mean of two     ours by the mean of the last two scores of each example
+floor 0.2       ours with floor=0.2 in place of 0.5: weights of up to 5
 fresh           the paper's rule: presample=3.0, its threshold, fresh scores
 without ids     of a pipeline that augments: ours, but examples cannot be known again
 
@@ -50,14 +52,17 @@ import keras_swift as ks
 SIDES = {
     "fit": None,
     "averaged": None,
+    "longer": None,
     "infobatch": {"scale_learning_rate": False},
     "ours": {},
     "same rate": {"scale_learning_rate": False},
     "three quarters": {},
     "mean of two": {},
+    "floor 0.2": {"floor": 0.2},
     "fresh": {"presample": 3.0},
     "without ids": {},
 }
+LENGTHS = {"three quarters": 0.75, "longer": 1.5}
 CHOOSING, REPORTING = (0, 1), (2, 3, 4)
 
 
@@ -104,8 +109,8 @@ def run(name, side, rate, seed, arguments):
     steps = len(data.x) if data.y is None else -(-len(data.x) // task.batch_size)
     # As many examples as the others, however few there are.
     epochs = size.epochs if data.y is None else round(size.epochs * len(all_data.x) / len(data.x))
-    if side == "three quarters":
-        epochs = epochs * 3 // 4
+    if side in LENGTHS:
+        epochs = int(epochs * LENGTHS[side])
 
     def measured(model, *of):
         return task.measure(model if own.kept == 1.0 else Corrected(model, own.kept), *of)
@@ -115,7 +120,7 @@ def run(name, side, rate, seed, arguments):
     if own.class_weight is not None:
         given["class_weight"] = own.class_weight(data)
     if task.pipeline:
-        ids = side not in ("fit", "averaged", "without ids")
+        ids = side not in ("fit", "averaged", "longer", "without ids")
         given["x"] = augmented(data.x, data.y, task.batch_size, seed, ids)
         given["steps_per_epoch"] = steps
     elif data.y is None:

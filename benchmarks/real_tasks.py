@@ -9,17 +9,17 @@ from Fashion-MNIST.
 import dataclasses
 import functools
 import pathlib
-import sys
 from collections.abc import Callable
 
 import keras
 import numpy as np
 from keras import layers, ops
-from tasks import FlipAndShift, dataset, set_seed
+from tasks import dataset, set_seed
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
-import bucketed_lines
-import common
+# Of the examples, whose folder `tasks` finds.
+import bucketed_lines  # isort: skip
+import cifar10_importance  # isort: skip
+import common  # isort: skip
 
 CLASSES = "sparse_categorical_crossentropy"
 COLOUR, GREY = (32, 32, 3), (28, 28, 1)
@@ -115,37 +115,10 @@ class Real:
     pipeline: bool = False
 
 
-def normalised(x, filters, size, strides=1):
-    x = layers.Conv2D(filters, size, strides=strides, padding="same", use_bias=False)(x)
-    return layers.BatchNormalization()(x)
-
-
-def backbone(width, shape=COLOUR, stem_strides=2):
-    """A residual network of three stages of two blocks, batch-normalised, without a head."""
-    inputs = keras.Input(shape)
-    x = layers.Activation("relu")(normalised(inputs, width, 3, stem_strides))
-    for stage in range(3):
-        filters = width * 2**stage
-        for block in range(2):
-            strides = 2 if stage and block == 0 else 1
-            shortcut = x if strides == 1 else normalised(x, filters, 1, strides)
-            x = layers.Activation("relu")(normalised(x, filters, 3, strides))
-            x = layers.Activation("relu")(layers.Add()([normalised(x, filters, 3), shortcut]))
-    return keras.Model(inputs, layers.GlobalAveragePooling2D()(x), name="backbone")
-
-
 def resnet(data, width, augment=True, dropout=0.0):
     # The small size reads images at half their resolution.
-    stages = backbone(width, COLOUR, stem_strides=2 if width < 16 else 1)
-    return keras.Sequential(
-        [
-            keras.Input(COLOUR),
-            *([FlipAndShift()] if augment else []),
-            stages,
-            *([layers.Dropout(dropout)] if dropout else []),
-            layers.Dense(10, activation="softmax"),
-        ]
-    )
+    strides = 2 if width < 16 else 1
+    return cifar10_importance.network(COLOUR, 10, width, strides, augment, dropout)
 
 
 def cifar(folder, size, seed):
@@ -279,7 +252,7 @@ def scenes(images, labels, count, generator, side=32):
 def unet(data, width):
     def twice(x, filters):
         for _ in range(2):
-            x = layers.Activation("relu")(normalised(x, filters, 3))
+            x = layers.Activation("relu")(cifar10_importance.normalised(x, filters, 3))
         return x
 
     inputs = keras.Input((32, 32, 1))

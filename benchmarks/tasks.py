@@ -7,11 +7,18 @@ in, scaled up to the same shape, and a line says so.
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Callable
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import layers
+
+# The examples have the data, the layer and the networks that are shared with them.
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
+from common import FlipAndShift, set_seed
+
+__all__ = ["TASKS", "FlipAndShift", "Task", "dataset", "set_seed"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,19 +45,6 @@ class Task:
     epochs: int
     optimizer: Callable = lambda rate: keras.optimizers.SGD(rate, momentum=0.9)
     prepare: Callable | None = None
-
-
-def set_seed(seed):
-    """`keras.utils.set_random_seed`, but leaves TensorFlow unseeded.
-
-    With a seed for TensorFlow `fit` shuffles arrays in the same order in every
-    epoch (Keras 3.15), and uniform training ends far worse than it has to.
-    """
-    keras.utils.set_random_seed(seed)
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        tf.random.set_seed(None)
 
 
 def scaled_digits(shape):
@@ -189,30 +183,6 @@ def lstm():
     return keras.Sequential(
         [keras.Input((98, 8)), layers.LSTM(64), layers.Dense(10, activation="softmax")]
     )
-
-
-class FlipAndShift(layers.Layer):
-    """Flips half of the images and shifts all by up to an eighth, in training only."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.seeds = keras.random.SeedGenerator()
-
-    def call(self, images, training=False):
-        if not training:
-            return images
-        count, size = ops.shape(images)[0], images.shape[1]
-        pad = size // 8
-        flips = keras.random.uniform((count, 1, 1, 1), seed=self.seeds) < 0.5
-        images = ops.where(flips, ops.flip(images, axis=2), images)
-        # A product with zeros and ones: gathering rows image by image is slow on most backends.
-        for pattern in ("bij,bjkc->bikc", "bij,bkjc->bkic"):
-            shifts = keras.random.randint((count,), -pad, pad + 1, seed=self.seeds)
-            places = ops.expand_dims(shifts, 1) + ops.arange(size, dtype=shifts.dtype)
-            # Rows of zeros where the place is outside.
-            found = ops.expand_dims(places, 2) == ops.arange(size, dtype=shifts.dtype)
-            images = ops.einsum(pattern, ops.cast(found, images.dtype), images)
-        return images
 
 
 def half_of_the_classes(model, data, seed):

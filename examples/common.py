@@ -2,11 +2,13 @@
 
 import argparse
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+from keras import ops
 
 import keras_swift as ks
 
@@ -17,8 +19,8 @@ def ratio_or_auto(text):
     return text if text == "auto" else float(text)
 
 
-def parser(description, epochs, seeds=1):
-    """The arguments every example takes."""
+def parser(description, epochs, seeds=1, plot=None):
+    """The arguments every example takes; `plot` is the file of its figure, if it always has one."""
     found = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -39,7 +41,12 @@ def parser(description, epochs, seeds=1):
         help="arrays x_train, y_train, x_test, y_test; default: Keras downloads them, and without "
         "a network scikit-learn's digits are used",
     )
-    found.add_argument("--plot", metavar="FILE.png", help="write a figure of the last run")
+    found.add_argument(
+        "--plot",
+        metavar="FILE.png",
+        default=plot,
+        help="the figure of the last run; default: %(default)s",
+    )
     return found
 
 
@@ -54,6 +61,30 @@ def set_seed(seed):
         import tensorflow as tf
 
         tf.random.set_seed(None)
+
+
+class FlipAndShift(keras.layers.Layer):
+    """Flips half of the images and shifts all by up to an eighth, in training only."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.seeds = keras.random.SeedGenerator()
+
+    def call(self, images, training=False):
+        if not training:
+            return images
+        count, size = ops.shape(images)[0], images.shape[1]
+        pad = size // 8
+        flips = keras.random.uniform((count, 1, 1, 1), seed=self.seeds) < 0.5
+        images = ops.where(flips, ops.flip(images, axis=2), images)
+        # A product with zeros and ones: gathering rows image by image is slow on most backends.
+        for pattern in ("bij,bjkc->bikc", "bij,bkjc->bkic"):
+            shifts = keras.random.randint((count,), -pad, pad + 1, seed=self.seeds)
+            places = ops.expand_dims(shifts, 1) + ops.arange(size, dtype=shifts.dtype)
+            # Rows of zeros where the place is outside.
+            found = ops.expand_dims(places, 2) == ops.arange(size, dtype=shifts.dtype)
+            images = ops.einsum(pattern, ops.cast(found, images.dtype), images)
+        return images
 
 
 def digits():
@@ -130,12 +161,16 @@ def compare(build, arguments, data):
     print(f"{arguments.epochs} epochs, {arguments.seeds} seeds", flush=True)
     rows, history = {}, None
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
-    settings = {"batch_size": arguments.batch_size, "epochs": arguments.epochs, "verbose": 0}
+    # A bar for whoever watches, not for a file.
+    bar = 1 if sys.stdout.isatty() else 0
+    settings = {"batch_size": arguments.batch_size, "epochs": arguments.epochs, "verbose": bar}
     # Importance training eases off where the validation loss stops falling.
     settings["validation_split"] = 0.1
     for side in ("fit", "importance"):
         rows[side] = []
         for seed in seeds:
+            if bar:
+                print(f"{side}, seed {seed}")
             set_seed(seed)
             model = build()
             cost = 1.0

@@ -14,7 +14,7 @@ import numpy as np
 
 
 def main():
-    parser = common.parser(__doc__, epochs=10)
+    parser = common.parser(__doc__, epochs=10, plot="permuted_mnist_lstm.png")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--units", type=int, default=128)
     parser.add_argument(

@@ -197,6 +197,7 @@ def test_the_tables_of_the_docs_are_those_of_the_rows(name):
 def real_tasks(monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.syspath_prepend(FOLDER.parent / "examples")
     spec = importlib.util.spec_from_file_location("its_real_tasks", FOLDER / "real_tasks.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "its_real_tasks", module)

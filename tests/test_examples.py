@@ -11,7 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-@pytest.fixture(params=["examples/common.py", "benchmarks/tasks.py"])
+@pytest.fixture(params=["examples/common.py"])
 def set_seed(request, monkeypatch):
     path = ROOT / request.param
     spec = importlib.util.spec_from_file_location(f"seeded_{path.stem}", path)
