@@ -27,14 +27,15 @@ class Batch:
             all ones in a uniform batch.
         indices: int64 array, shape `(b,)`, into the data, of a `PyDataset` in
             the order of batches and rows, of other streams into
-            `trainer.memory`; `None` where scores are not remembered.
-        sample_weight: the user's weights of these examples, as given; `None` without.
+            `trainer.memory`; `None` for a stream whose scores are not
+            remembered.
+        sample_weight: the user's weights of these examples, as given; `None` if none were.
         scores: float64 array, shape `(b,)`, the scores of these examples;
             remembered ones if nothing was scored for the draw;
             `None` for a uniform batch that was not scored.
         presample_size: int, how many examples the batch was drawn from.
         by_importance: bool, whether the batch was drawn by importance.
-        rate_scale: float, the factor of the learning rate.
+        rate_scale: float, the step multiplies the learning rate by it. Defaults to 1.0.
         gain: float, the measured variance gain of the draw; 1 for a uniform batch.
     """
 
@@ -81,8 +82,13 @@ def mask_correction(valid: FloatArray, positions: IntArray) -> FloatArray:
     draw that prefers long sequences raises; the factor `V / V_presample`
     makes it divide by the presample's.
 
+    Args:
+        valid: float array, shape `(B, outputs)`, each example's unmasked share.
+        positions: int array, shape `(b,)`, the drawn examples.
+
     Returns:
-        float64 array, one factor for each output.
+        float64 array, one factor for each output; 1 for an output that is
+        masked everywhere.
     """
     valid = valid.astype(np.float64)
     everywhere = valid.mean(axis=0)

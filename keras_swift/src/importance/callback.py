@@ -10,13 +10,14 @@ from keras_swift.src import backends
 from keras_swift.src._types import Logs
 from keras_swift.src.importance.feed import Feed
 
-# What the history has and the progress bar does not show.
+# In the history, but not in the progress bar.
 NOT_SHOWN = ("tau", "importance", "presample")
 
 
 class SamplingCallback(keras.callbacks.Callback):
-    """Marks the epochs and has them judged, captures JAX's values, writes to the logs.
+    """Begins and ends the feed's epochs, decides whether to ease off, and adds to the logs.
 
+    Before each step it also lets the sampler capture the model's values (JAX).
     It does not implement `on_train_batch_end`, because then Keras waits for
     every step.
     """
@@ -32,12 +33,12 @@ class SamplingCallback(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         if not self._checked:
-            # Not before: `BackupAndRestore` may begin with a later epoch.
+            # Not in `on_train_begin`: `BackupAndRestore` may begin with a later epoch.
             self._checked = True
             self._check_processes(epoch)
         self._feed.end_epoch()
         self._feed.begin_epoch()
-        # Not at the end of the epoch before, where it would break the progress bar's line.
+        # Not in `on_epoch_end`, where it would break the progress bar's line.
         news = self._feed.easing.news()
         if news and (self.params or {}).get("verbose") and backends.active().process()[0] == 0:
             print(f"From epoch {epoch + 1} on: {news}")
@@ -67,7 +68,7 @@ class SamplingCallback(keras.callbacks.Callback):
             logs.update(self._feed.epoch_summary())
 
     def _check_processes(self, epoch: int) -> None:
-        """Raises if the processes of a training would wait for one another."""
+        """Raises if processes differ in a number that would make them wait for one another."""
         feed = self._feed
         numbers = {
             "The first epoch": epoch,
@@ -82,22 +83,22 @@ class SamplingCallback(keras.callbacks.Callback):
         easing = self._feed.easing
         losses = {"loss": float(logs["val_loss"])} if "val_loss" in logs else {}
         if not losses and any(name.startswith("val_") for name in logs):
-            # The `test_step` reports no loss.
+            # A `test_step` of the model's own that reports no loss.
             easing.validates = False
-        # The same decision on each process.
+        # Averaged, so that every process decides the same.
         own = {"score": self._feed.sampler.mean_score, **losses}
         found = backends.active().mean_over_processes(own)
         easing.hear(found.get("loss"), found["score"])
 
 
 class OwnFitCallback(SamplingCallback):
-    """The same in a `fit` of the user's, where nothing stands between the logs and the bar."""
+    """The callback for a `fit` that users call, whose progress bar shows every log."""
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         super().on_epoch_end(epoch, logs)
         history = getattr(self._feed.model, "history", None)
         if logs is not None and history is not None:
-            # The bar shows all logs, and one number of ours is enough.
+            # Of ours, the bar shows only `gain`.
             for name in NOT_SHOWN:
                 history.history.setdefault(name, []).append(logs.pop(name))
 

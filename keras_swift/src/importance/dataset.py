@@ -49,13 +49,14 @@ class ImportanceDataset(keras.utils.PyDataset):
     `weighted_metrics`, or use `ImportanceTraining`, which weights them.
 
     Items are made in step with training: item *i* of an epoch is drawn when
-    the model requests it, whatever its index, and scored by the weights of
-    that moment. There are three exceptions: uniform batches of arrays are
-    drawn up to seven steps sooner, several at a time; on JAX off the CPU,
-    Keras pulls one batch ahead, so the weights are one step old; with
+    the model requests it, whatever its index, and scored with the model's
+    current weights. There are three exceptions: uniform batches of arrays
+    are drawn up to seven steps early, several at a time; on JAX, Keras
+    fetches one batch ahead (on an accelerator; before Keras 3.15 on a CPU
+    too), so the model's weights are one step old; with
     `steps_per_execution=k` they are those at the start of each k steps.
     Indexing the dataset outside an epoch shows its first examples with
-    weights of 1, and changes no state.
+    importance weights of 1, and changes no state.
 
     Args:
         model: a compiled `keras.Model`.
@@ -69,16 +70,17 @@ class ImportanceDataset(keras.utils.PyDataset):
         sample_weight: weights of the examples in the loss, shape `(n,)`, or
             `(n, steps)` for one weight per time step. They multiply the score
             and the weight. Defaults to `None`, 1 for all.
-        batch_size: int, `b`. Defaults to `None`, 32; a source of batches
-            has its own.
+        batch_size: int, `b`; a source of batches has its own. Defaults to
+            `None`: 32, or `ceil(n / steps_per_epoch)` if that is given.
         presample: float above 1, the presample ratio `B / b`, for the paper's
-            rule; or `"auto"`: 2, 3 or 5, the one with the highest expected
-            benefit, while the variance gain exceeds the cost of a step,
-            `k > 1 + f r`. Defaults to `None`: `"auto"`, or 3.0 if a
+            rule; or `"auto"`: the ratio `r` of 2, 3 and 5 with the highest
+            expected benefit, while the variance gain `k` exceeds the cost of
+            a step, `k > 1 + f r`, where scoring an example costs `f = 1/3` of
+            training on it. Defaults to `None`: `"auto"`, or 3.0 if a
             `tau_threshold` is given.
-        tau_threshold: float, 0 or more: the gate opens above it. 0 keeps it
-            open. Defaults to `None`: with a number for `presample`, the
-            paper's `(B + 3b) / (3b)`.
+        tau_threshold: float, 0 or more: the gate opens while the running
+            mean of `tau` is above it; 0 keeps it open. Defaults to `None`:
+            with a number for `presample`, the paper's `(B + 3b) / (3b)`.
         score: `"gradient_norm"` (the upper bound of the gradient norm),
             `"loss"`, or a callable `(y_true, y_pred) -> (n,)` in
             `keras.ops`. Defaults to `"gradient_norm"`.
@@ -193,9 +195,9 @@ class ImportanceDataset(keras.utils.PyDataset):
         """The callback that goes with this dataset in `model.fit`.
 
         Returns:
-            A `keras.callbacks.Callback`. It puts `gain` into the logs of
-            every epoch, this, `tau`, `importance` and `presample` into the
-            history and, on JAX, keeps the model's values for the scores.
+            A `keras.callbacks.Callback`. It adds `gain`, `tau`, `importance`
+            and `presample` to the history, `gain` also to the logs of every
+            epoch and, on JAX, captures the model's values to score with.
         """
         return OwnFitCallback(self.feed)
 

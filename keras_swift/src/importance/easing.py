@@ -1,9 +1,9 @@
 """Decides when draws by importance stop helping, so that training goes on with uniform batches.
 
-Draws by importance learn the training data sooner. Once a model begins to learn single examples by
-heart, it also does that sooner, and would end with a higher validation loss than after uniform
-training. At the end of an epoch this file judges whether the next one is uniform: by the validation
-loss, or without one by what the memory knows of the training examples.
+Draws by importance learn the training data sooner. A model that begins to memorise single examples
+does that sooner too, and would end with a higher validation loss than after uniform training. After
+each epoch this file decides whether the next one is uniform: by the validation loss or, without
+validation data, by the remembered scores of the training examples.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ import math
 
 from keras_swift.src._state import SavedState
 
-# Validations in a row without a new lowest loss, after which batches are uniform. One is often
-# noise: under a decaying rate, easing off after one costs half of what importance training gains.
+# Validations in a row without a new lowest loss, after which batches are uniform. A single one is
+# often noise: with a decaying learning rate, easing off after one loses half of what importance
+# training gains.
 PATIENCE = 2
 # Without validation data, batches are uniform while the mean score is below this share of that of
 # the first epoch. Scores are gradients at the outputs, so they fall to 0 where the targets are met,
-# whatever the loss: the share of wrong predictions serves as well, but only classifiers have it.
+# whatever the loss. The share of wrong predictions would do as well, but only classifiers have it.
 SCORE_LEFT = 0.4
 
 
 @dataclasses.dataclass(frozen=True)
 class EasingState(SavedState):
-    """What an `Easing` has heard and decided."""
+    """The losses and scores that an `Easing` compares with, and its decision."""
 
     is_on: bool
     was_on: bool
@@ -64,7 +65,7 @@ class Easing:
         self.forget()
 
     def begin(self, enabled: bool, validates: bool = True) -> None:
-        """Called before each training, which continues with what the one before has heard.
+        """Called before each training; what earlier ones reported is kept.
 
         Args:
             enabled: bool, as above.
@@ -73,7 +74,7 @@ class Easing:
         self._enabled, self.validates = enabled, validates
 
     def forget(self) -> None:
-        """Forgets what was heard: the next batches are drawn by importance."""
+        """Forgets all losses and scores: the next batches are drawn by importance."""
         self.is_on = False
         self._was_on = False
         self._lowest = math.inf

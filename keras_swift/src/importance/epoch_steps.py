@@ -1,6 +1,6 @@
 """Counts the steps of epochs and passes, and queues the batches that are drawn for them.
 
-This file decides how many batches are drawn at a time, and when an epoch has no other step.
+This file decides how many batches are drawn at a time, and when an epoch ends.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ class EpochSteps:
     Attributes:
         is_pass: bool, whether an epoch is one pass through the data.
         ends_with_a_pass: bool, as above.
+        in_epoch: int, the steps of an epoch, unless its pass ends sooner.
         taken: int, batches handed over in this epoch.
-        in_pass: int, the steps of the pass in the epochs before.
+        in_pass: int, the steps of the current pass that earlier epochs took.
         within_epoch: bool, whether an epoch has begun and not ended.
     """
 
@@ -64,7 +65,7 @@ class EpochSteps:
 
     @property
     def is_open_ended(self) -> bool:
-        """bool, whether an epoch ends with a pass whose length nobody knows beforehand."""
+        """bool, whether an epoch ends with a pass whose length is not known beforehand."""
         return self.ends_with_a_pass and self._reader.is_open_ended
 
     @property
@@ -103,8 +104,8 @@ class EpochSteps:
         """Ends the epoch, and its pass if that is over.
 
         Args:
-            sampler: `Sampler`, which gets back the batches that an epoch ended early did not train
-                on.
+            sampler: `Sampler`, which takes back the batches that were drawn but not trained on,
+                because the epoch ended early.
         """
         self.within_epoch = False
         if self._model.steps_per_execution == 1:
@@ -116,7 +117,7 @@ class EpochSteps:
         self.in_pass += self.taken
         if self.in_pass >= self.pass_length:
             self.in_pass = 0
-            # Of arrays a permutation is left where some batches were drawn by importance.
+            # Batches drawn by importance leave part of an array's permutation unread.
             of_arrays = self.ends_with_a_pass and isinstance(self._reader, ArrayReader)
             if self.is_open_ended or of_arrays:
                 self._reader.restart()
@@ -163,8 +164,8 @@ class EpochSteps:
         """How many batches to draw now."""
         number: int = self._model.steps_per_execution
         if number > 1 and not self.taken:
-            # An item requested one step early belongs to the next execution, when the
-            # first step has taken the values that it could be scored by.
+            # Keras requests these items early, for the next execution. They are drawn now, because
+            # the first step consumes the values to score them with (JAX donates the state).
             number += backends.active().prefetch_depth()
         elif number == 1:
             number = sampler.batches_ready(left)

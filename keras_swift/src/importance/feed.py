@@ -1,6 +1,6 @@
 """What Keras reads in training: batches drawn in step with it, and their state.
 
-This file decides who draws the next batch, and what an item holds.
+This file decides which sampler draws the next batch, and what an item holds.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class FeedState(SavedState):
 
     Attributes:
         reader: `ReaderState`.
-        steps_in_pass: int, the steps of the pass that were made.
+        steps_in_pass: int, how many steps of the current pass were taken.
         easing: `EasingState`.
         fresh: `PresamplingState`.
         remembered: the state of the sampler by remembered scores, or `None`.
-        remembers: bool, whether that draws.
+        remembers: bool, whether the sampler by remembered scores is the one that draws.
     """
 
     reader: ReaderState
@@ -62,8 +62,8 @@ class FeedState(SavedState):
 class Feed(keras.utils.PyDataset):
     """The batches of a training run, epoch after epoch.
 
-    Items are `(x, y, weights)`, with both kinds of weights in a dict for a `WeightedStep`. Outside
-    an epoch an item shows the first examples, and changes no state.
+    Items are `(x, y, weights)`, where `weights` is the dict that a `WeightedStep` takes. Outside an
+    epoch an item shows the first examples, and changes no state.
 
     Args:
         model: `keras.Model` in training.
@@ -73,11 +73,11 @@ class Feed(keras.utils.PyDataset):
         journal: `Journal` of what the model tells the samplers.
         easing: `Easing`.
         on_draw: callable that gets every `Batch` before it is trained on, or `None`.
-        scales_rate: bool, whether items have the factor of the learning rate.
+        scales_rate: bool, whether items carry the factor of the learning rate, `"rate_scale"`.
 
     Attributes:
         model, reader, steps, journal, easing: as above.
-        sampler: `Sampler` that draws.
+        sampler: the `Sampler` that draws at present.
         barrier: `StepBarrier` that items wait for, or `None`.
         error: the last exception, or `None`.
     """
@@ -102,7 +102,7 @@ class Feed(keras.utils.PyDataset):
         self.easing = easing
         self.fresh = fresh
         self.sampler: Sampler = fresh
-        # That draws by remembered scores, or did.
+        # The sampler by remembered scores, kept for its state even after it is over.
         self._remembered: Sampler | None = None
         self._on_draw = on_draw
         self._scales_rate = scales_rate
@@ -164,7 +164,8 @@ class Feed(keras.utils.PyDataset):
     def next_batches(self) -> list[tuple[Any, dict[str, Any]]]:
         """The batches that can be drawn together, as `(indices, weights)` pairs of one length.
 
-        For a pipeline that calls `begin_step` as it trains on each of them.
+        All but the first are for later steps, which `EpochSteps.begin_step` announces: the
+        callback calls it.
         """
         with self._keeping_errors():
             if not self.steps.within_epoch:
@@ -173,24 +174,27 @@ class Feed(keras.utils.PyDataset):
                 drawn = [self.next_batch()]
                 while self.steps.follows(drawn[0]):
                     drawn.append(self.next_batch())
-                # The first is for the current step.
+                # The first is for the step that has begun.
                 self.steps.are_early(drawn[1:])
             return [(batch.indices, self._packed(batch)[2]) for batch in drawn]
 
     def specimens(self, count: int) -> list[tuple[Any, Any, Any]]:
-        """Items of the shapes and types of training; fewer at the end of a generator."""
+        """Up to `count` items of the shapes and types of training; draws nothing.
+
+        There are fewer at the end of a generator.
+        """
         return [self._packed(batch) for batch in self.uniform_specimens(count)]
 
     def uniform_specimens(self, count: int) -> list[Batch]:
-        """Batches of those shapes and types, with weights of 1; draws nothing."""
+        """Up to `count` batches of the shapes of training, with importance weights of 1."""
         return [uniform_batch(self.fresh.scorer, found) for found in self.reader.specimens(count)]
 
     def arrays_to_gather_from(self) -> tuple[ArrayTree, ArrayTree] | None:
         """Switches to index-only batches if the arrays may be copied.
 
         Returns:
-            A tuple `(x, y)` of structures of NumPy arrays, for use of `next_batches` in place of
-            items; or `None`, and nothing has changed.
+            A tuple `(x, y)` of structures of NumPy arrays: then `next_batches` is to be called in
+            place of items. `None` if nothing has changed.
         """
         source = self.reader.source
         if source is None or self._on_draw is not None or self.barrier is not None:
@@ -202,7 +206,12 @@ class Feed(keras.utils.PyDataset):
         return arrays
 
     def keep_on_device(self, free: int) -> None:
-        """Keeps `x` and `y` on the accelerator if they fit into an eighth of `free` bytes."""
+        """Keeps `x` and `y` on the accelerator unless they take too many bytes.
+
+        Args:
+            free: int, the accelerator's free bytes, of which at most an eighth, and never more than
+                `COPIED_BYTES`, is used.
+        """
         # Callbacks that get batches expect NumPy arrays.
         if self._on_draw is None and self.reader.source is not None:
             self.reader.source.keep_on_device(min(COPIED_BYTES, int(FREE_SHARE * free)))
@@ -226,11 +235,11 @@ class Feed(keras.utils.PyDataset):
             self.reader.end_epoch()
 
     def epoch_summary(self) -> dict[str, float]:
-        """What was measured in the current epoch, or the last.
+        """What was measured in the current epoch or, between two, in the last one.
 
         Returns:
             A dict of `tau`, `gain`, `importance` and `presample`; see `ImportanceTraining`.
-            With several processes they are means over these: all must call this.
+            With several processes they are means over all of them, and all must call this.
         """
         summary = {"tau": float(self.sampler.tau), **self.steps.summary()}
         return backends.active().mean_over_processes(summary)
@@ -238,8 +247,8 @@ class Feed(keras.utils.PyDataset):
     def state(self) -> FeedState:
         """State of the permutations, draws, memory and gate, between two epochs.
 
-        Sources that cannot be indexed by batch begin again: their position is
-        not known.
+        Without the position in a source that cannot be indexed by batch, which
+        is not known: it is read from its beginning after `restore`.
         """
         return FeedState(
             reader=self.reader.state(),
@@ -268,11 +277,11 @@ class Feed(keras.utils.PyDataset):
             self.sampler = self._remembered if state.remembers else self.fresh
 
     def identity(self) -> State:
-        """What cannot differ between two starts of one run."""
+        """What must be the same when a run is resumed, as a dict of plain values."""
         reader = self.reader
         found: State = {"batch_size": reader.batch_size, "steps": self.steps.in_epoch}
         if reader.source is not None:
-            # To hash all of it would take long. A stream may augment its examples.
+            # Hashing all of it would take long. A stream has no hash: it may augment its examples.
             first = of_arrays(reader.first(reader.batch_size))
             found |= {"examples": reader.source.size, "first_batch": first}
         return found
@@ -288,7 +297,7 @@ class Feed(keras.utils.PyDataset):
     def _packed(self, batch: Batch) -> tuple[Any, Any, Any]:
         weights = {"importance": batch.importance, "weights": batch.weights}
         if self._scales_rate:
-            # One for each example: the parts of a batch must be of one length.
+            # The same for each example: all arrays of a batch must have its length.
             weights["rate_scale"] = np.full(len(batch.importance), batch.rate_scale, np.float32)
         if batch.sample_weight is not None:
             weights["sample_weight"] = batch.sample_weight

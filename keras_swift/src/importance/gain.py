@@ -16,17 +16,17 @@ class RealisedGain:
     """A running mean of the measured variance gain `k`.
 
     A batch drawn with weights `w`, whose scores turn out to be `s`, has
-    `1 / k` of the variance of a uniform one, with
+    `1 / k` of the second moment of a uniform one, with
 
         k = sum(w s**2) sum(w) / (sum(w c s**2) sum(w / c)),
 
     where `c` is `w`; while batches are uniform, `w` is 1 and `c` the weights
-    that they would have had. The sums with `s` are unbiased estimates of a
-    second moment, whatever the probabilities were computed from, so `k`
-    includes how stale they were. The others are known beforehand on average,
-    1 for each example; as they are in these steps, they take out what is
-    chance in the choice of the examples. Where all scores are the same, `k`
-    is never above 1.
+    that they would have had. The sums with `s` are unbiased estimates of
+    second moments, whatever the probabilities were computed from, so `k`
+    accounts for stale scores. The other two sums have the expectation 1 for
+    each example; using their realised values removes the noise that comes
+    from which examples were drawn. Where all scores are the same, `k` is
+    never above 1.
 
     Attributes:
         value: float, the running mean; it starts from 1.0, so that it grows as the gain is
@@ -57,16 +57,17 @@ def step_power(optimizer: Any) -> float:
     A batch with the noise of one `k` times as large allows a step `k` times
     as large with stochastic gradient descent. Optimizers that divide by a
     running size of the gradient, as Adam does, divide by its noise too:
-    theirs may be `sqrt(k)` times as large. Below its best rate even Adam
-    gains more by `k`, so it takes `k` where the rate follows a schedule: what
-    is too large at first is made up for as the rate decays.
+    their step may be `sqrt(k)` times as large. Below its best learning rate
+    even Adam gains more from `k`, so it gets `k` if the rate follows a
+    schedule: steps that are too large at first do no lasting harm, because
+    the rate decays.
 
     Args:
         optimizer: `keras.optimizers.Optimizer`, or one that wraps it.
 
     Returns:
-        0.5 for optimizers other than `keras.optimizers.SGD` at a rate without
-        a schedule, else 1.0.
+        1.0 for `keras.optimizers.SGD`, and for any optimizer whose rate
+        follows a schedule; else 0.5.
 
     Example:
         >>> step_power(keras.optimizers.SGD(0.1)), step_power(keras.optimizers.Adam())

@@ -9,9 +9,10 @@ from keras_swift.src._state import SavedState
 
 # The decay of the running mean in Algorithm 1 of the paper.
 MOMENTUM = 0.9
-# Presample ratios to choose from; few, because compiling backends compile each size.
+# Presample ratios to choose from; few, because compiling backends compile for each size.
 RATIOS = (2, 3, 5)
-# The cost of scoring an example in float32 over that of training on it: one forward pass of three.
+# The cost of scoring an example in float32 over that of training on it: scoring is one forward
+# pass, and a training step costs as much as three.
 COST_RATIO = 1 / 3
 
 
@@ -49,7 +50,7 @@ class Gate(Protocol):
 
     @property
     def gain(self) -> float:
-        """How many times larger a uniform batch would have the same variance, 1 or more."""
+        """The variance gain `k` of a batch drawn by importance, 1 or more; see `variance_gain`."""
 
     def update(self, tau: float, steps: int = 1) -> None:
         """Adds a measured variance reduction that stands for `steps` steps."""
@@ -62,7 +63,7 @@ class Gate(Protocol):
 
 
 def variance_gain(tau: float, ratio: float) -> float:
-    """How many times larger a uniform batch would have the same variance, `k`.
+    """The variance gain `k`: a uniform batch `k` times as large has the same variance.
 
     `k = 1 / (1 / tau**2 + 1 / r)`: importance sampling divides the second
     moment by `tau**2`, and cannot do better than the presample of `r` batches
@@ -73,7 +74,7 @@ def variance_gain(tau: float, ratio: float) -> float:
         ratio: float, the presample ratio `r`, above 1.
 
     Returns:
-        A float, 1 or more: smaller values count as 1.
+        A float, 1 or more: values below 1 are raised to 1.
 
     Example:
         >>> variance_gain(2.0, 4)
@@ -180,8 +181,8 @@ class CostGate(_RunningTau):
     def update(self, tau: float, steps: int = 1) -> None:
         """Adds a measured `tau` that stands for `steps` steps.
 
-        Unlike the paper's, the mean does not start from 0 but from the first measurement, so
-        that it is an estimate of the gain at once.
+        Unlike the paper's, the mean does not start from 0 but from the first measurement, so that
+        it estimates `tau` from the first step on.
         """
         kept = self._weight * MOMENTUM**steps
         new = 1.0 - MOMENTUM**steps
@@ -198,7 +199,7 @@ class CostGate(_RunningTau):
 
     @property
     def ratio(self) -> float:
-        """The ratio with the highest expected benefit; 1 if there is none to choose from."""
+        """The ratio with the highest `k / (1 + f r)`; 1 if there is none to choose from."""
         return max(self._ratios, key=self._worth, default=1.0)
 
     @property

@@ -26,7 +26,8 @@ from keras_swift.src._keras_losses import (
 from keras_swift.src._types import ArrayTree, Tensor
 from keras_swift.src.data.leaves import present_leaves, structure_key, with_leaves
 
-# From importance weights, shape `(b,)`, and an output to the weights in a metric's shape.
+# A function of importance weights, shape `(b,)`, and an output: the weights in the shape that a
+# metric takes.
 Shape = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -37,7 +38,7 @@ class StepWeights:
     Attributes:
         importance: float tensor, shape `(b,)`, all ones in a uniform batch.
         of_loss: structure of tensors, which the step passes on to the loss.
-        sample_weight: structure of tensors, the user's own; `None` without.
+        sample_weight: structure of tensors, the user's own; `None` if there are none.
         unchanged: a copy of `of_loss`, made before the loss gets it.
     """
 
@@ -57,8 +58,8 @@ class StepWeights:
     def of_fit(self) -> ArrayTree:
         """What the metrics of a uniform batch get in `fit`: the user's weights.
 
-        The loss has them before the metrics, so those that a masked loss has changed in place are
-        taken from `of_loss`.
+        A masked loss may change its weights in place (PyTorch), and in `fit` the metrics then get
+        the changed ones. These are in `of_loss`.
         """
         own = self.sample_weight
         if own is None or structure_key(own) != structure_key(self.of_loss):
@@ -68,7 +69,7 @@ class StepWeights:
             axes, changed = tuple(leaf.shape[1:]), tuple(of_loss.shape[1:])
             if axes == changed:
                 return of_loss
-            # A weight for each example has no axes that the loss needs: it is not changed.
+            # With fewer axes than the loss values it is broadcast, so no loss changes it in place.
             if None in (*axes, *changed) or math.prod(axes) != math.prod(changed):
                 return leaf
             return keras.ops.reshape(of_loss, keras.ops.shape(leaf))
@@ -136,7 +137,7 @@ class MetricUpdates:
         if weights is None:
             as_fit(sample_weight)
         elif sample_weight is not weights.of_loss:
-            # The user's own step has changed them, and knows why.
+            # The user's own `train_step` passes other weights, on purpose.
             as_drawn(sample_weight)
         else:
             _either(
@@ -175,7 +176,7 @@ def _either(
     """
     known = backends.active().known_value(condition)
     if known is not None:
-        # Metrics of a step that is not compiled may do anything.
+        # Not compiled: metrics may have side effects, so only the branch that holds may run.
         (first if known else second)()
         return
     before = [(variable, variable.value) for variable in variables]
@@ -210,10 +211,9 @@ _COUNTING = (keras.metrics.IoU, keras.metrics.MeanIoU)
 
 
 def _weights_shape(metric: keras.metrics.Metric, target: Tensor, output: Tensor) -> Shape | None:
-    """The function that shapes weights for a metric; `None`, with a warning, if it takes none.
+    """The function that shapes weights for a metric: `_for_rows` or `_for_entries`.
 
-    Returns:
-        `_for_rows` or `_for_entries`.
+    `None`, with a warning, for a metric that takes no weights.
     """
     ones = keras.ops.ones((output.shape[0],))
     for shape in () if isinstance(metric, _COUNTING) else (_for_rows, _for_entries):

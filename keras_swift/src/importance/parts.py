@@ -1,8 +1,8 @@
-"""The parts in which an epoch is drawn by remembered scores, and those of arrays.
+"""Parts of an epoch, each drawn at once by remembered scores: the interface, and parts of arrays.
 
-A part holds the examples of the next batches. `remembered` decides when the next one is due, and
-whether it is drawn by importance; this file decides which examples of arrays it holds, and `pool`
-which of a stream.
+A part holds the examples of the next batches. `remembered` decides when the next part is due, and
+whether it is drawn by importance. Which examples it holds is decided here for arrays, and in `pool`
+for streams.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from keras_swift.src.data.draws import systematic_draw
 from keras_swift.src.data.reader import ArrayReader, Examples
 from keras_swift.src.importance.remembered_scores import RememberedScores
 
-# The number of parts an epoch is drawn in. Halves and eighths differ by 1 % of the training loss.
+# The number of parts of an epoch. With 2 or 8 of them, the training loss differs by 1 %.
 PARTS = 4
 # Draws by importance begin when this share of the examples has been seen.
 KNOWN = 0.9
@@ -29,14 +29,14 @@ TOGETHER = 64
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """What the record of a batch's step is read by.
+    """Which examples a batch has, and their weights: its step records one row for each.
 
     Attributes:
-        numbers: int array, shape `(b,)`, the rows of the memory that its examples have.
+        numbers: int array, shape `(b,)`, the examples' rows in the memory.
         weights: float64 array, shape `(b,)`, their importance weights.
         candidate: float64 array, shape `(b,)`, the weights they have, or would have if drawn by
             importance; `None` while scores are not known.
-        length: int, how many numbers a row of its first input has.
+        length: int, how many numbers a row of its first input has. Defaults to 1.
     """
 
     numbers: IntArray
@@ -45,22 +45,23 @@ class Drawn:
     length: int = 1
 
     def part(self, rows: slice) -> Drawn:
-        """These rows of it."""
+        """The same of these rows alone."""
         candidate = None if self.candidate is None else self.candidate[rows]
         return Drawn(self.numbers[rows], self.weights[rows], candidate, self.length)
 
 
 @dataclasses.dataclass(frozen=True)
 class Taken:
-    """Batches of a part, one after another: what is done for all of them at once costs less.
+    """Consecutive batches of a part, taken together: most of the work costs as much as for one.
 
     Attributes:
-        examples: `Examples` of all of them.
-        drawn: `Drawn`, likewise.
+        examples: `Examples` of all batches.
+        drawn: `Drawn` of all batches.
         sizes: list of int, how many examples each batch has.
-        among: int array, shape `(m,)`, the rows of the memory from which they were drawn; `None`
-            for all of them.
-        positions: int array, shape `(k,)`, their examples in `among`.
+        among: int array, shape `(m,)`, the rows of the memory that could be drawn; `None` if all
+            could.
+        positions: int array, shape `(k,)`, the drawn examples, into `among` or, if that is `None`,
+            into the memory.
     """
 
     examples: Examples
@@ -93,16 +94,16 @@ class Parts(Protocol):
 
     @property
     def are_known_again(self) -> bool:
-        """Whether examples have been known again so far."""
+        """Whether examples have been recognised so far when they came again."""
 
     def draw_by_index(self) -> None:
-        """Switches to batches whose `x` and `y` may be `None`, because their rows are gathered."""
+        """Switches to index-only batches, whose `x` and `y` may be `None`."""
 
     def look_ahead(self, steps_left: int) -> None:
         """Reads what the next part will need, while steps of this one may still be running."""
 
     def next_steps(self, steps_left: int) -> int:
-        """How many batches the next part has, with so many left in the epoch."""
+        """How many batches the next part has, if the epoch has `steps_left` more."""
 
     def may_draw(self, known: int, is_measured: bool) -> bool:
         """Whether `known` scores are enough; `is_measured` if a gain has been measured."""
@@ -118,19 +119,22 @@ class Parts(Protocol):
         """
 
     def draw(self, steps: int, scores: RememberedScores, steps_left: int) -> bool:
-        """Begins a part drawn by importance; returns whether it is.
+        """Begins a part drawn by importance, or, if that is not possible, a uniform one.
 
         Args:
             steps: int, how many batches.
             scores: of all examples.
             steps_left: int, how many batches of the epoch are left.
+
+        Returns:
+            A bool, whether the part is drawn by importance.
         """
 
     def take(self, count: int, steps_left: int) -> Taken:
         """The part's next batches, up to `count` and at least one."""
 
     def take_back(self, count: int) -> None:
-        """Puts the last so many batches back."""
+        """Puts the last `count` batches back."""
 
     def begin_epoch(self, restarts: bool) -> None:
         """Called when an epoch begins; `restarts` if it must be a whole permutation."""
@@ -139,7 +143,7 @@ class Parts(Protocol):
         """Called when an epoch ends."""
 
     def release(self) -> None:
-        """Called when others draw from here on."""
+        """Called when another sampler draws from here on."""
 
     def state(self) -> SavedState:
         """State for `restore`, between two epochs."""
@@ -150,7 +154,7 @@ class Parts(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ArrayPartsState(SavedState):
-    """The examples of a part, as for `ArrayParts.begin`, and how many batches are used."""
+    """The arguments of `ArrayParts.begin`, and how many batches of the part were taken."""
 
     indices: IntArray
     weights: FloatArray
@@ -169,7 +173,7 @@ class ArrayParts:
         steps: int, how many batches a part has at most.
     """
 
-    # Every part is measured by itself.
+    # The gain is measured after every part.
     measured_steps = 1
     are_known_again = True
 
@@ -214,7 +218,7 @@ class ArrayParts:
         self._by_index = True
 
     def look_ahead(self, steps_left: int) -> None:
-        """Does nothing: arrays are there."""
+        """Does nothing: arrays need not be read ahead."""
 
     def next_steps(self, steps_left: int) -> int:
         return min(self.steps, max(1, steps_left))
@@ -238,7 +242,7 @@ class ArrayParts:
         return True
 
     def take(self, count: int, steps_left: int) -> Taken:
-        # Slices of a tensor on a device cost as much as its rows.
+        # On a device, slicing a joint batch costs as much as gathering the rows of each.
         count = 1 if self.reader.source.is_on_device else min(count, self.left)
         size = self.reader.batch_size
         begin = self._used * size
@@ -260,10 +264,10 @@ class ArrayParts:
             self.drop()
 
     def end_epoch(self) -> None:
-        """Does nothing: what is left comes in the next epoch."""
+        """Does nothing: the rest of the part is trained on in the next epoch."""
 
     def release(self) -> None:
-        """Does nothing: the memory stays."""
+        """Does nothing: there is nothing to free."""
 
     def state(self) -> ArrayPartsState:
         return ArrayPartsState(self._indices, self._weights, self._candidate, self._used)

@@ -26,7 +26,8 @@ def plot_training(
     is one, over epochs. The lower panel shows the realised variance gain, the
     factor by which a uniform batch would have to be larger (above 1 if
     importance sampling pays), and, as an area, the share of steps drawn by
-    importance. A line marks each epoch from which on all steps were uniform.
+    importance. A dotted line marks where epochs drawn by importance are
+    followed by uniform ones.
 
     Args:
         history: the `keras.callbacks.History` of `ImportanceTraining.fit`, or
@@ -39,7 +40,8 @@ def plot_training(
 
     Raises:
         ImportError: if matplotlib is not installed.
-        ValueError: if the history is not one of `ImportanceTraining`.
+        TypeError: if `history` is not a history or a dict, or `file` not a path.
+        ValueError: if the history lacks what `ImportanceTraining` adds.
     """
     values: Mapping[str, Sequence[float]] = getattr(history, "history", history)
     _HISTORY.check("history", values)
@@ -83,10 +85,10 @@ def plot_training(
         where, look = epoch - 0.5, {"color": ORANGE, "linewidth": 1.2, "linestyle": ":"}
         above.axvline(where, **look)
         below.axvline(where, label=label, **look)
-        # Named once.
+        # In the legend once: names that begin with "_" are left out.
         label = "_"
     lines = [*below.get_lines(), *share.get_lines()]
-    # Outside of the panels, where it covers no curve.
+    # Outside the panels, where it covers no curve.
     figure.legend(
         handles=[line for line in lines if not line.get_label().startswith("_")],
         loc="outside lower center",

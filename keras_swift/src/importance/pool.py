@@ -1,11 +1,11 @@
 """The parts of a stream for draws by remembered scores: pools of its next batches.
 
-A stream gives whole batches, so an example cannot be read alone. This file decides what is drawn
-from batches that are read anyway: each once an epoch, as in `model.fit`. A pool is the batches just
-read and some before them. As many rows are drawn as were just read, with weights that are exact in
-the pool, so a step's expected gradient is that of the pool's mean. A row is in five pools of a long
-epoch, and drawn once in all of them if scores are equal. The next batches are read while a pool is
-trained on.
+A stream yields whole batches, so an example cannot be read alone. This file decides what is drawn
+from the batches that are read anyway, each once an epoch, as in `model.fit`. A pool is the batches
+just read and some before them. As many rows are drawn as were just read, with weights that are
+exact in the pool, so a step's expected gradient is the mean gradient of the pool. In a long epoch a
+row is in five pools; with equal scores it is drawn once in the five together. The next batches are
+read while the model trains on a pool.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from keras_swift.src.records.pooled import Group, drawn_batches, row_length
 
 @dataclasses.dataclass(frozen=True)
 class PooledPartsState(SavedState):
-    """What is known of the examples of a stream; between two epochs there is no pool.
+    """The state of `PooledParts` between two epochs, when there is no pool.
 
     Attributes:
         identity: `IdentityState`.
-        read: lists of int, which items of a `PyDataset` were read last, as `KnownReader.state`.
+        read: lists of int, which items of a `PyDataset` were read last, from `KnownReader.state`;
+            `None` for other sources.
     """
 
     identity: IdentityState
@@ -44,7 +45,7 @@ class PooledPartsState(SavedState):
 
 
 class PooledParts:
-    """Parts of a stream: its next batches, as they come or drawn from all their rows.
+    """Parts of a stream: its next batches as they come, or batches drawn from a pool's rows.
 
     From the `k` rows of one shape in a pool as many are drawn as were just read, row `i` with the
     probability `p_i = floor / k + (1 - floor) s_i / sum(s)` and the weight `1 / (k p_i)`,
@@ -74,16 +75,17 @@ class PooledParts:
         self.left = 0
         # The group and the slice of its draws that make each batch; empty for batches as they come.
         self._drawn: collections.deque[tuple[Group, slice]] = collections.deque()
-        # Of batches as they come: the scores of which the weights would follow.
+        # In a part of batches as they come: the scores from which the weights would follow that
+        # examples would have if drawn by importance.
         self._candidates: RememberedScores | None = None
-        # Whether an epoch has begun in which examples may come that were read before.
+        # Whether an epoch has begun in which examples that were read before may come again.
         self._may_know = False
         # Whether the last part was drawn by importance.
         self._draws = False
 
     @property
     def together(self) -> int:
-        # Batches as they come are read one by one: a model may have changed the source.
+        # Batches as they come are read one by one: a step may change the source of the next.
         return max(1, len(self._drawn))
 
     @property
@@ -101,7 +103,8 @@ class PooledParts:
         return self._may_know and known > 0
 
     def look_ahead(self, steps_left: int) -> None:
-        # JAX and devices run steps while Python goes on; scores can be read only after them.
+        # Steps may still be running on the device. Reading scores waits for them, reading the
+        # stream need not.
         if self._draws:
             self._reader.look_ahead(steps_left)
 
@@ -158,7 +161,7 @@ class PooledParts:
         return Taken(examples, drawn, [len(numbers)], None, numbers)
 
     def take_back(self, count: int) -> None:
-        """Does nothing: at the end of an epoch what is left of a pool is dropped."""
+        """Does nothing: batches are given back at the end of an epoch, which drops the pool."""
 
     def begin_epoch(self, restarts: bool) -> None:
         """Called when an epoch begins, always with an empty pool."""

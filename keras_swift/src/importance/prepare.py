@@ -44,7 +44,9 @@ def make_feed(
     step_power: float = 0.0,
     ends_with_a_pass: bool = False,
 ) -> Feed:
-    """A feed that draws by fresh scores; scores a batch, to find a wrong `score` before training.
+    """Makes a feed that draws by fresh scores.
+
+    It scores one batch, so that a wrong `score` raises before training.
 
     Args:
         model: a compiled `keras.Model`; built here if necessary.
@@ -54,8 +56,8 @@ def make_feed(
         seed: int, `np.random.Generator` or `None`.
         easing: `Easing`.
         on_draw: callable that gets every `Batch` before it is trained on. Defaults to `None`.
-        step_power: float, batches drawn by importance multiply the learning rate by this power of
-            their variance gain. Defaults to 0.0, not at all.
+        step_power: float, a batch drawn by importance multiplies the learning rate by this power of
+            its variance gain. Defaults to 0.0, which leaves the rate as it is.
         ends_with_a_pass: bool, as for `EpochSteps`. Defaults to `False`.
     """
     check_model(model)
@@ -98,17 +100,17 @@ def remember(
     identity: Identity | None = None,
     on_read: Callable[[Known], None] | None = None,
 ) -> None:
-    """Has a feed draw by remembered scores.
+    """Makes a feed draw by remembered scores.
 
     Args:
         feed: `Feed`.
-        memory: `ExampleMemory` of as many examples as there are, or as have a number in
-            `identity`.
+        memory: `ExampleMemory` of all examples of arrays, or of those with a number in `identity`.
         tap: `Tap` that will record the training steps.
         settings: `ImportanceSettings`.
         step_power: float, as for `make_feed`.
         identity: `Identity` of the examples of a stream. Defaults to `None`, for arrays.
-        on_read: function of each batch of a stream that is handed over. Defaults to `None`.
+        on_read: function that gets each batch of a stream as it is handed over. Defaults to
+            `None`.
     """
     fresh, reader = feed.fresh, feed.reader
     floor = settings.floor_of(remembered=True)
@@ -123,14 +125,14 @@ def remember(
         parts, fresh.scorer, memory, floor, fresh.check_labels, step_power, feed.easing
     )
     feed.journal.tap = tap
-    # Keras requests so many batches before it trains on the first of them.
+    # How many batches Keras requests before it trains on the first of them.
     in_flight = feed.model.steps_per_execution + backends.active().prefetch_depth() + 1
     sampler.listen(feed.journal, in_flight)
     feed.draw_by(sampler)
 
 
 def _check_one_size(reader: Reader) -> None:
-    """Raises for arrays whose last batch is smaller, for which other processes would wait."""
+    """Raises for arrays whose last batch is smaller: other processes would wait for a full one."""
     if reader.source is not None and reader.form.fixed_size is None:
         size = reader.source.size
         raise ValueError(
@@ -144,7 +146,7 @@ def _check_one_size(reader: Reader) -> None:
 def _gate(reader: Reader, settings: ImportanceSettings) -> Gate:
     presample, source = settings.ratio, reader.source
     if isinstance(presample, str):
-        # A stream has examples for any.
+        # A stream has enough examples for a presample of any size.
         most = np.inf if source is None else source.size / reader.batch_size
         return CostGate(tuple(ratio for ratio in RATIOS if ratio <= most), COST_RATIO)
     size = reader.presample_size(presample)

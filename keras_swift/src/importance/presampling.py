@@ -31,9 +31,9 @@ from keras_swift.src.scoring.finite import not_finite, warn_not_finite
 from keras_swift.src.scoring.scorer import Scorer
 from keras_swift.src.validation import explained
 
-# While the gate is shut, every 16th batch is scored at first, later one after another eighth of the
-# run and finally every 64th: at f = 0.3 (scoring an example over training on it) that costs 2 % of
-# a step at first, and 0.5 % in the end.
+# The shortest and the longest interval, in steps, at which batches are scored while the gate is
+# shut; between the two it is an eighth of the steps so far. Scoring costs a third of training, so
+# it adds 2 % to the cost of a step at first, and 0.5 % in the end.
 PROBE_INTERVALS = (16, 64)
 NO_PRESAMPLE = (
     "`presample='auto'` cannot draw by importance from `x`, so batches are uniform from here on. "
@@ -49,7 +49,7 @@ class PresamplingState(SavedState):
         generator: dict, the state of the generator.
         gate: the state of the gate.
         step: int, how many batches were drawn.
-        unprobed: int, the steps since a batch was scored; `None` before the first was.
+        unprobed: int, the steps since a batch was last scored; `None` if none has been.
         owed: float, the fraction of an example that is carried to the next batch.
     """
 
@@ -66,12 +66,12 @@ class ImportanceSampler:
     Args:
         reader: `Reader`, for uniform batches and presamples.
         scorer: `Scorer`, whose first quantity is the score.
-        gate: `Gate`, which has the presample ratio.
+        gate: `Gate`, which decides between uniform and importance, and has the presample ratio.
         settings: `ImportanceSettings`.
         generator: `np.random.Generator`, for the draws.
         check_labels: function that raises for targets that do not fit.
         journal: `Journal` that notes the scores.
-        easing: `Easing`, while which is on batches are uniform.
+        easing: `Easing`; while it is on, batches are uniform.
         step_power: float, the learning rate is multiplied by this power of the variance gain.
 
     Reference:
@@ -102,9 +102,9 @@ class ImportanceSampler:
         self.check_labels = check_labels
         self._step_power = step_power
         self._step = 0
-        # Steps since a batch was scored.
+        # Steps since a batch was last scored; `None` if none has been.
         self._unprobed: int | None = None
-        # The model's values as `backends` captured them; `None` for its current ones.
+        # The model's values as the backend captured them; `None` to use its current ones.
         self._values: Any = None
         self._by_index = False
         self._has_warned = False
@@ -112,7 +112,7 @@ class ImportanceSampler:
         self._owed = 0.0
 
     def begin_step(self, model: keras.Model) -> None:
-        """Takes the values that the next presample is scored by."""
+        """Captures the model's values that the next presample is scored with."""
         self._values = backends.active().capture_values(model)
 
     def next_batches(self, count: int, steps_left: int) -> list[Batch]:
@@ -133,7 +133,7 @@ class ImportanceSampler:
         return self._drawn_batch(presample, scores, valid, drawn)
 
     def score(self, examples: Examples) -> tuple[FloatArray, FloatArray]:
-        """Scores of some examples, shape `(k,)`, and their unmasked shares, `(k, outputs)`.
+        """Scores of `k` examples, shape `(k,)`, and their unmasked shares, `(k, outputs)`.
 
         Raises:
             ValueError: if scores are negative.
@@ -168,10 +168,10 @@ class ImportanceSampler:
         self._unprobed = (self._unprobed or 0) - len(batches)
 
     def begin_epoch(self, restarts: bool) -> None:
-        """Does nothing: the reader begins again by itself."""
+        """Does nothing: the feed restarts the reader."""
 
     def end_epoch(self) -> None:
-        """Lets go of the values: after the epoch, those of the model count."""
+        """Drops the captured values: outside an epoch the model's own are current."""
         self._values = None
 
     is_over = False
@@ -215,7 +215,7 @@ class ImportanceSampler:
         return max(shortest, min(longest, self._step // 8))
 
     def _presample(self) -> Examples | None:
-        """The next presample; `None` if the data has none and the user asked for none."""
+        """The next presample; with `"auto"`, a warning and `None` where the data allow none."""
         try:
             presample = self.reader.presample(self.reader.presample_size(self.gate.ratio))
         except ValueError as error:
@@ -230,8 +230,8 @@ class ImportanceSampler:
     def _draws(self, presample: Examples) -> int:
         """How many examples to draw: as many as its batches have on average.
 
-        What rounding leaves is made up for in the next batch. Keras divides the sum of an epoch's
-        losses by the sum of these numbers, which would otherwise be too small or too large.
+        The next batch makes up for what rounding leaves: Keras divides the sum of an epoch's losses
+        by the sum of these numbers, which would otherwise be too small or too large.
         """
         wanted = presample.mean_length + self._owed
         draws = max(1, round(wanted))
@@ -248,7 +248,8 @@ class ImportanceSampler:
         self._unprobed = 0
         parts = (None, None, presample.data[2]) if self._by_index else presample.data
         x, y, sample_weight = select(parts, drawn.positions)
-        # A presample counts by its size: by this and by the number of draws, which is rounded.
+        # The number of draws is rounded. With this factor the weights sum to the unrounded number,
+        # on average, so a presample counts by its size.
         counts = presample.mean_length / len(drawn.positions)
         indices, importance = presample.indices, drawn.weights * counts
         return Batch(

@@ -21,7 +21,7 @@ from keras_swift.src.suspects.of_record import has_one_label
 
 
 def are_known_again(reader: Reader) -> bool:
-    """Whether examples can be known again: those of arrays, and in one process those of streams."""
+    """Whether examples can be recognised: those of arrays and, in one process, of streams."""
     return reader.source is not None or backends.active().process()[1] == 1
 
 
@@ -29,9 +29,9 @@ class Recollection:
     """The memory of the examples of one source.
 
     Attributes:
-        kept: `ExampleMemory` in the order in which scores are kept, or `None`.
-        identity: `Identity` of the examples of a stream, which `kept` has in the order in which
-            they were first read; `None` for arrays.
+        kept: `ExampleMemory`, of arrays by index, of a stream in the order in which examples were
+            first read; `None` if nothing is remembered.
+        identity: `Identity` of the examples of a stream; `None` for arrays.
         stored: `StoredTargets` of a stream whose examples have one label each, else `None`.
     """
 
@@ -44,7 +44,7 @@ class Recollection:
 
     @property
     def memory(self) -> ExampleMemory | None:
-        """The memory in the order of the data, or `None`."""
+        """The memory that users see, in the order of the data where it has one; or `None`."""
         if self.kept is None or self.identity is None:
             return self.kept
         if not self.identity.is_consistent:
@@ -62,15 +62,15 @@ class Recollection:
         self.kept = self._examples = None
 
     def of(self, reader: Reader, model: keras.Model) -> ExampleMemory | None:
-        """The memory to go on with, empty for another source than the last one.
+        """The memory to continue with; an empty one unless the source is the last one.
 
         Args:
             reader: `Reader`.
             model: `keras.Model` whose steps are to be recorded.
 
         Returns:
-            `ExampleMemory`, or `None` if scores cannot be remembered: the examples of this source
-            are not known again, or the model's steps cannot be recorded, with a warning.
+            `ExampleMemory`; or `None` if scores cannot be remembered, because the examples of this
+            source cannot be recognised or, with a warning, the model's steps cannot be recorded.
         """
         obstacle = backends.active().tap_obstacle(model)
         known_again = are_known_again(reader)
@@ -85,7 +85,7 @@ class Recollection:
             return None
         before, self._source = self._source, reader.identity()
         if self.kept is None or before != self._source:
-            # Scores of other data would be wrong, which costs variance but no bias.
+            # Begins anew: scores of other data would add variance, though no bias.
             if isinstance(reader, StreamReader):
                 self.kept, self.identity = ExampleMemory(0), Identity(reader)
                 self.stored = _stored_targets(reader, model)

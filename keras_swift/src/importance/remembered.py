@@ -1,8 +1,8 @@
 """Importance sampling by remembered scores: no example is scored only for the draw.
 
-A training step computes the outputs from which the scores of its examples follow. These scores,
-remembered, decide which examples the next part of an epoch holds. This file decides whether that
-part is drawn by importance, and how much larger the steps may be. Stale scores cost variance, never
+A training step computes the outputs from which the scores of its examples follow. The remembered
+scores decide which examples the next part of an epoch holds. This file decides whether that part is
+drawn by importance, and how much larger its steps may be. Stale scores cost variance but cause no
 bias: the weights are exact for the probabilities that were used.
 """
 
@@ -30,12 +30,12 @@ from keras_swift.src.importance.step_records import StepRecords, StepRecordsStat
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.scoring.scorer import Scorer
 
-# Draws by importance begin if the gain that the scores predict is above the first; they pause while
-# the realised gain is below the second.
+# Draws by importance begin when the gain that the scores predict is above the first, and pause
+# while the realised gain is not above the second.
 OPENS_ABOVE = 1.05
 SHUTS_BELOW = 1.02
-# The factor of a step while batches are uniform because importance stopped helping, until what
-# larger steps were ahead is made up for: else the run learns more by heart than at its own rate.
+# The factor of the learning rate after easing off, until the smaller steps have made up for the
+# larger ones before: otherwise the run would memorise more than at the optimizer's own rate.
 PAYING_BACK = 0.5
 NOT_RECORDED = (
     "The model's `train_step` does not call `compute_loss`, so its scores cannot be taken from the "
@@ -70,9 +70,9 @@ class RememberedState(SavedState):
         plan: `Plan` of the present part.
         gain: float, the realised gain so far.
         is_measured: bool, whether there was a measurement of it.
-        unmeasured: int, the steps since.
+        unmeasured: int, the steps since the last measurement.
         tau: float, the variance reduction that the scores predict.
-        ahead: float, by how many steps of the optimizer's own rate the larger steps are ahead.
+        ahead: float, the sum of `rate_scale - 1` over all steps.
     """
 
     records: StepRecordsState
@@ -89,20 +89,20 @@ class RememberedSampler:
     """Draws the parts of an epoch by the scores that earlier steps stored in a memory.
 
     Of the `m` draws of a part, example `i` gets `m p_i` on average, with
-    `p_i = floor / n + (1 - floor) s_i / sum(s)` and the weight `1 / (n p_i)`:
-    systematic draws, so that no count is off by 1 or more. Until most
-    examples have a score, and while scores predict no gain, parts are pieces
-    of a permutation, as in `model.fit`.
+    `p_i = floor / n + (1 - floor) s_i / sum(s)` and the weight `1 / (n p_i)`.
+    Draws are systematic, so no count is off by 1 or more. Until most examples
+    have a score, and while draws by importance promise no gain, batches are
+    uniform, as in `model.fit`.
 
     Args:
         parts: `Parts` of the data.
         scorer: `Scorer`, which knows the shape of each loss's weights.
-        memory: `ExampleMemory` of as many examples.
+        memory: `ExampleMemory` of the examples of `parts`.
         floor: float in [0, 1), the uniform share of the probabilities.
         check_labels: function that raises for targets that do not fit.
         step_power: float, the learning rate is multiplied by this power of the realised gain.
-            Defaults to 1.0; 0.0 for not at all.
-        easing: `Easing`, while which is on batches are uniform. Defaults to `None`, never.
+            Defaults to 1.0; 0.0 leaves the rate as it is.
+        easing: `Easing`; while it is on, batches are uniform. Defaults to `None`, never.
     """
 
     def __init__(
@@ -128,15 +128,15 @@ class RememberedSampler:
         # Steps since the gain was measured.
         self._unmeasured = 0
         self._tau = 0.0
-        # By how many steps of the optimizer's own rate the larger steps are ahead.
+        # By how many steps at the optimizer's own rate the scaled steps are ahead.
         self._ahead = 0.0
 
     def listen(self, journal: Journal, in_flight: int) -> None:
-        """Called before training, as `StepRecords.listen`."""
+        """Called before training; passes both to `StepRecords.listen`."""
         self.records.listen(journal, in_flight)
 
     def begin_step(self, model: keras.Model) -> None:
-        """Does nothing: scores are those that the steps recorded."""
+        """Does nothing: the steps record the scores, so no values need to be captured."""
 
     def next_batches(self, count: int, steps_left: int) -> list[Batch]:
         """The next batches; draws the next part when one is used up."""
@@ -144,7 +144,7 @@ class RememberedSampler:
         while len(found) < count:
             left = steps_left - len(found)
             self._have_part(left)
-            # The unmasked share of a batch is its own.
+            # With masks each batch has an unmasked share of its own to correct for.
             together = 1 if self.scorer.has_masks else count - len(found)
             found += self._batches(self.parts.take(together, left))
         return found
@@ -217,11 +217,11 @@ class RememberedSampler:
 
     @property
     def is_over(self) -> bool:
-        """bool, whether scores cannot be remembered any longer, so that others must draw."""
+        """bool, whether scores can no longer be remembered, so that another sampler must draw."""
         return self.records.records_nothing or not self.parts.are_known_again
 
     def retire(self) -> None:
-        """Called when others draw from here on: says why, and frees what is not needed."""
+        """Warns if the model's steps record nothing, and frees what is no longer needed."""
         if self.records.records_nothing:
             warnings.warn(NOT_RECORDED, stacklevel=3)
         self.parts.release()

@@ -23,7 +23,7 @@ from keras_swift.src.importance.feed import Feed
 from keras_swift.src.importance.weighted_step import WeightedStep
 from keras_swift.src.scoring.compiled import uniform_warning
 
-# What the history says of uniform batches.
+# What the history holds for each epoch of uniform batches.
 UNIFORM = {"tau": 0.0, "importance": 0.0, "presample": 1.0, "gain": 1.0}
 # The models in training: a model's own `fit` may call ours.
 _IN_TRAINING: weakref.WeakSet[keras.Model] = weakref.WeakSet()
@@ -35,12 +35,12 @@ def is_in_training(model: keras.Model) -> bool:
 
 
 def plain_fit(model: keras.Model, given: FitArguments) -> keras.callbacks.History:
-    """Calls Keras' own `fit`, whatever the model's is."""
+    """Calls Keras' own `fit`, even if the model overrides it."""
     return given.passed_to(functools.partial(keras.Model.fit, model))
 
 
 def uniform_fit(model: keras.Model, reason: str, given: FitArguments) -> keras.callbacks.History:
-    """Calls `model.fit` itself, says why, and adds the history of uniform batches."""
+    """Warns of the reason, calls `model.fit`, and adds what the history says of uniform batches."""
     warnings.warn(uniform_warning(reason), stacklevel=3)
     with _in_training(model):
         history = given.passed_to(model.fit)
@@ -56,18 +56,18 @@ def fit_on(
     rest: dict[str, Any],
     seed: int | None,
 ) -> keras.callbacks.History:
-    """Trains the model of a feed on it, and ends the feed.
+    """Trains the model of a feed on its batches, and closes the feed's reader.
 
     Args:
         feed: `Feed`.
-        weighted_step: `WeightedStep` that takes its items.
+        weighted_step: `WeightedStep` that takes the feed's items.
         callbacks: the user's.
         rest: the other arguments of `model.fit`.
         seed: int, the user's, or `None`.
     """
     model = feed.model
     if backends.active().has_replicas(model):
-        # Its pipeline always fetches ahead.
+        # The pipeline of a distributed data set always fetches ahead.
         feed.barrier = StepBarrier()
     sampling = SamplingCallback(feed)
     ours = [sampling, *([feed.barrier] if feed.barrier else [])]
@@ -95,7 +95,7 @@ def fit_on(
 
 
 def hook_of(callbacks: Any) -> Callable[[Batch], None] | None:
-    """A function that hands a batch to the callbacks that ask for it, or `None`."""
+    """A function that passes a batch to each callback with `on_batch_drawn`; `None` without one."""
     hooks = [one.on_batch_drawn for one in listed(callbacks) if hasattr(one, "on_batch_drawn")]
 
     def on_draw(batch: Batch) -> None:
@@ -115,6 +115,6 @@ def _in_training(model: keras.Model) -> Iterator[None]:
 
 
 def keras_seed() -> int:
-    """A seed from where Keras' random layers get theirs: `keras.utils.set_random_seed`."""
+    """A seed drawn as Keras' layers draw theirs, so that `keras.utils.set_random_seed` fixes it."""
     state = keras.ops.convert_to_numpy(keras.random.SeedGenerator().state)
     return int(np.asarray(state).flat[0])

@@ -1,4 +1,4 @@
-"""What draws the batches of a training run: the interface of its samplers."""
+"""The interface of the samplers that draw the batches of a training run."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from keras_swift.src.importance.batch import Batch
 class Sampler(Protocol):
     """Draws one batch after another.
 
-    `presampling.ImportanceSampler` scores a presample for it, `remembered.RememberedSampler`
-    remembers what training steps recorded.
+    `presampling.ImportanceSampler` draws by the scores of a presample,
+    `remembered.RememberedSampler` by the scores that training steps recorded.
     """
 
     @property
     def tau(self) -> float:
-        """The variance reduction of the scores; 0 while it is not known."""
+        """float, the variance reduction of the scores; 0 while it is not known."""
 
     @property
     def mean_score(self) -> float:
-        """The mean score of the examples; NaN if it is not remembered."""
+        """float, the mean of the remembered scores; NaN while there are none."""
 
     @property
     def is_over(self) -> bool:
@@ -36,11 +36,11 @@ class Sampler(Protocol):
         """Called before each training step of this model."""
 
     def next_batches(self, count: int, steps_left: int) -> list[Batch]:
-        """The next batches, `count` of them.
+        """The next `count` batches.
 
         Args:
             count: int, how many, at least 1.
-            steps_left: int, how many steps of the epoch are left, these included.
+            steps_left: int, how many steps the epoch has left, including these.
         """
 
     def batches_ready(self, steps_left: int) -> int:

@@ -11,9 +11,9 @@ import keras
 from keras_swift.src._types import ArrayTree, Score
 from keras_swift.src.rules import check, check_if_given
 
-# The presample ratio of the paper's gate if only its threshold is given.
+# The presample ratio of the paper's rule if only its threshold is given.
 PRESAMPLE = 3.0
-# The uniform share of the probabilities: it bounds the weights by 10 for fresh scores, and by 2 for
+# The uniform share of the probabilities. It bounds the weights by 10 for fresh scores, and by 2 for
 # remembered ones, so that stale scores do little harm.
 FRESH_FLOOR = 0.1
 REMEMBERED_FLOOR = 0.5
@@ -21,9 +21,14 @@ REMEMBERED_FLOOR = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class ImportanceSettings:
-    """What `ImportanceTraining` and `ImportanceDataset` are told beside model and data.
+    """The arguments of `ImportanceTraining` and `ImportanceDataset` beside model and data.
 
-    The attributes are arguments of both, and have their meaning and defaults.
+    Each attribute means what the argument of its name means there.
+
+    Raises:
+        TypeError: for a value of another type than there.
+        ValueError: for a value outside its range, or a `tau_threshold` given
+            with `presample="auto"`.
     """
 
     presample: float | Literal["auto"] | None = None
@@ -75,7 +80,7 @@ class ImportanceSettings:
         return REMEMBERED_FLOOR if remembered else FRESH_FLOOR
 
     def check_for(self, model: keras.Model) -> None:
-        """Raises for settings that the model cannot be trained with."""
+        """Raises `ValueError` if the learning rate is to be scaled without an optimizer."""
         if self.scale_learning_rate and getattr(model, "optimizer", None) is None:
             raise ValueError(
                 "`scale_learning_rate` needs a model that was compiled with an optimizer. "
@@ -89,7 +94,7 @@ class ImportanceSettings:
             has_replicas: bool, whether several devices train on the parts of a batch.
 
         Raises:
-            ValueError: if it must, and cannot.
+            ValueError: if the user asked for it with replicas.
         """
         if has_replicas and self.scale_learning_rate:
             raise ValueError(
@@ -102,7 +107,7 @@ class ImportanceSettings:
         return self.is_auto and not has_replicas
 
     def described(self) -> list[tuple[str, str]]:
-        """The presample, and the others that differ from their defaults, as names and texts."""
+        """`(name, text)` of the presample ratio and of each setting that is not the default."""
         found = [("presample", repr(self.ratio))]
         score = getattr(self.score, "__name__", None) or repr(self.score)
         if score != repr("gradient_norm"):

@@ -1,7 +1,7 @@
-"""Reads back what training steps recorded of their examples, into the memory.
+"""Reads what training steps recorded of their examples back into the memory.
 
-This file decides which recorded row belongs to which example, and when a model is taken to record
-nothing.
+This file decides which recorded row belongs to which example, and after how many silent steps a
+model counts as one that records nothing.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from keras_swift.src.importance.parts import Drawn, Taken
 from keras_swift.src.records.growing import GrowingRows
 from keras_swift.src.records.memory import ExampleMemory, MemoryState
 
-# Rows that may stay on the device before they are read; a tap holds four times as many.
+# Rows that may stay on the device before they are read. Taps hold more than twice as many, because
+# batches drawn ahead add theirs.
 UNREAD = 2**14
 
 
 @dataclasses.dataclass(frozen=True)
 class Moments(SavedState):
-    """Sums over the examples of some steps, of which `gain.RealisedGain` makes the variance gain.
+    """Sums over the examples of some steps, from which `gain.RealisedGain` computes the gain.
 
     Attributes:
         weights: float, the sum of the weights `w` they had.
@@ -41,7 +42,7 @@ class Moments(SavedState):
     inverse: float = 0.0
 
     def plus(self, weights: FloatArray, candidate: FloatArray, scores: FloatArray) -> Moments:
-        """These and the sums over further examples; scores that are not finite count as 0."""
+        """The sums with further examples added; scores that are not finite count as 0."""
         squares = np.square(scores.astype(np.float64))
         squares[~np.isfinite(squares)] = 0.0
         return Moments(
@@ -58,7 +59,8 @@ class StepRecordsState(SavedState):
 
     Attributes:
         memory: `MemoryState`.
-        valid: float32 array, shape `(n, outputs)`, unmasked shares; `None` without masks.
+        valid: float32 array, shape `(n, outputs)`, unmasked shares times the length of a row;
+            `None` without masks.
         moments: `Moments`.
     """
 
@@ -68,12 +70,12 @@ class StepRecordsState(SavedState):
 
 
 class StepRecords:
-    """The batches whose steps are not read back yet, and what the others recorded.
+    """The batches whose records have not been read back, and what was read of the others.
 
     Args:
         memory: `ExampleMemory` that gets the scores.
-        outputs: int, how many outputs with masks the model has: the unmasked shares of their
-            entries are recorded too.
+        outputs: int, how many outputs have their unmasked shares recorded too: all of them if any
+            has a mask, else 0.
 
     Attributes:
         memory: as above.
@@ -92,7 +94,8 @@ class StepRecords:
         self._journal: Journal | None = None
         self._unread: collections.deque[Drawn] = collections.deque()
         self.unread_rows = 0
-        # How many batches may be drawn ahead, and how many were drawn since the last record.
+        # How many batches may be drawn ahead of their steps, and how many were drawn since a record
+        # was last found.
         self._in_flight = 1
         self._unheard = 0
         self.records_nothing = False
@@ -111,17 +114,17 @@ class StepRecords:
 
     @property
     def are_due(self) -> bool:
-        """bool, whether so much is unread that it must be read now."""
+        """bool, whether so many rows are unread that they must be read now."""
         return self.unread_rows >= UNREAD
 
     def expect(self, drawn: Drawn) -> None:
-        """Called for each batch that is drawn; its step comes after those before."""
+        """Called for each batch that is drawn, in the order of the steps."""
         self._unread.append(drawn)
         self.unread_rows += len(drawn.numbers)
         self._unheard += 1
 
     def take_back(self, batches: list[Batch]) -> None:
-        """Undoes `expect` for these batches, the last ones."""
+        """Undoes `expect` for these batches, which are the last ones drawn."""
         for _ in batches[: len(self._unread)]:
             self.unread_rows -= len(self._unread.pop().numbers)
             self._unheard -= 1
@@ -131,7 +134,7 @@ class StepRecords:
 
         Args:
             count: int, how many examples are known.
-            together: int, how many batches are drawn ahead at most.
+            together: int, how many batches are drawn together at most.
         """
         if self._journal is None:
             return
@@ -168,19 +171,22 @@ class StepRecords:
         return moments
 
     def make_room(self, count: int) -> None:
-        """Makes room for so many examples, if they are more than there are."""
+        """Makes room for at least `count` examples."""
         count = max(count, len(self.memory))
         self.memory.resize(count)
         if self._valid_rows is not None:
             self._valid_rows.resize(count)
 
     def forget_unread(self) -> None:
-        """Called when no step will be recorded any more."""
+        """Drops the batches that have not been read back: their steps will record nothing more."""
         self._unread.clear()
         self.unread_rows = 0
 
     def corrections(self, taken: Taken) -> FloatArray | None:
-        """Factors that undo the division by the batch's unmasked share; `None` without masks."""
+        """Factors that undo the division by the batch's unmasked share, shape `(outputs,)`.
+
+        `None` without masks, or while no share is known.
+        """
         if self._valid_rows is None:
             return None
         valid = self._valid_rows.values
@@ -206,9 +212,9 @@ class StepRecords:
 
 
 def _lengths(batches: list[Drawn]) -> FloatArray:
-    """The length of a row for each row of these batches, shape `(k, 1)`.
+    """The length of each row of these batches, a float32 array of shape `(k, 1)`.
 
-    The unmasked share times this is the same however far an example was padded.
+    The unmasked share times this length is the same however far an example was padded.
     """
     found = [batch.length for batch in batches]
     return np.repeat(found, [len(batch.numbers) for batch in batches])[:, None].astype(np.float32)

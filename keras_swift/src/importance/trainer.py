@@ -48,25 +48,27 @@ class ImportanceTraining(Trainer):
     By default the training step yields the score of each example, an upper
     bound of the norm of its gradient, without a further forward pass, and the
     trainer remembers it. After the first epoch it draws each quarter of an
-    epoch by these scores, half of it uniformly; importance weights keep the
-    gradient unbiased, however stale a score is. The learning rate of such a
-    step is multiplied by the variance gain realised in the steps before (for
-    Adam at a constant rate its root), as a larger batch would allow; the
-    optimizer's own rate, which schedules and callbacks read and set, does not
-    change. Batches are uniform while there is no gain, and once the validation
-    loss stops falling, see `ease_off`.
+    epoch by these scores, mixed half and half with uniform probabilities;
+    importance weights keep the gradient unbiased, however stale a score is.
+    The learning rate of such a step is multiplied by the variance gain
+    realised in earlier steps (for Adam at a constant rate by its square
+    root), as a larger batch would allow; the optimizer's own rate, which
+    schedules and callbacks read and set, does not change. Batches are uniform
+    while there is no gain, and once the validation loss stops falling; see
+    `ease_off`.
 
     An example is recognised by its index in arrays (in memory or on disk); by
     its batch and row in a `PyDataset`; in other streams (`tf.data`,
     `DataLoader`, grain, generators) by its id if they yield
     `(x, y, sample_weight, ids)`, else by its contents. A stream is read once
-    an epoch, as in `fit`, and batches are drawn from pools of its next
-    batches, which a thread reads ahead. Where contents change from pass to pass
-    (augmentation without ids), with several processes, and for models whose
-    training step cannot be recorded, a uniform presample of `r` batches is
-    scored in one forward pass while the variance gain exceeds its cost,
-    `k > 1 + f r`. A number for `presample` selects the paper's rule, with
-    fresh scores, for any data.
+    an epoch, as in `fit`, and batches are drawn from pools of the batches
+    just read; a slow source is read ahead in a thread. Where contents change
+    from pass to pass (augmentation without ids), for streams with several
+    processes, and for models whose training step cannot be recorded, a
+    uniform presample of `r` batches is scored in one forward pass while the
+    variance gain `k` exceeds its cost, `k > 1 + f r`, where scoring an example
+    costs `f = 1/3` of training on it. A number for `presample` selects the
+    paper's rule, with fresh scores, for any data.
 
     The reported `loss` and the compiled metrics are weighted so that they
     estimate what uniform training would report. What takes no weights (losses
@@ -88,19 +90,19 @@ class ImportanceTraining(Trainer):
         presample: `"auto"`, as above; or a float above 1, examples scored for
             each example trained, `B / b`, by the paper's rule. Defaults to
             `None`: `"auto"`, or 3.0 if a `tau_threshold` is given.
-        tau_threshold: float, 0 or more; the gate of the paper's rule opens
-            above it; 0 keeps it open. Defaults to `None`:
-            `(B + 3b) / (3b)`.
+        tau_threshold: float, 0 or more; the gate of the paper's rule is open
+            while the running mean of `tau` is above it; 0 keeps it open.
+            Defaults to `None`: `(B + 3b) / (3b)`.
         score: `"gradient_norm"`, `"loss"`, or a callable
             `(y_true, y_pred) -> (n,)` in `keras.ops`. Defaults to
             `"gradient_norm"`.
         floor: float in [0, 1), the uniform share mixed into the
             probabilities; it bounds the weights by `1 / floor`. Defaults to
             `None`: 0.5 for remembered scores, 0.1 for fresh ones.
-        seed: int or `None`, fixes permutations and draws and repeats a run to
-            the last bit; each call of `fit` continues from the last. Defaults
-            to `None`: the seed of `keras.utils.set_random_seed`, else fresh
-            entropy.
+        seed: int, `np.random.Generator` or `None`; fixes permutations and
+            draws, so that a run can be repeated to the last bit. Each call of
+            `fit` continues where the last one ended. Defaults to `None`: the
+            seed of `keras.utils.set_random_seed`, else fresh entropy.
         score_inputs: function of the inputs of a presample, NumPy arrays as
             in `x`, that returns the inputs to score instead: cheaper ones,
             such as every second pixel for a model that pools over the whole
@@ -121,10 +123,11 @@ class ImportanceTraining(Trainer):
         memory: `ExampleMemory`, what the last `fit` remembered of each
             example: `score`, `loss`, `margin`, `probability` and `wrong`,
             arrays of shape `(n,)`, NaN for examples not seen; `None` if
-            nothing was remembered. For a `PyDataset` a copy at that time, in
-            the order of batches and rows; for other streams in the order in
-            which examples were first read, with their `ids`. Another `fit` on
-            the same arrays, or the same object, continues with it.
+            nothing was remembered. For a `PyDataset` it is a copy, made when
+            it is read, in the order of batches and rows; for other streams it
+            is in the order in which examples were first read, with their
+            `ids`. Another `fit` on the same arrays, or on the same data set
+            object, continues with it.
 
     Raises:
         TypeError: if `model` is not a Keras model.
@@ -180,17 +183,17 @@ class ImportanceTraining(Trainer):
         return self._recollection.memory
 
     def forget(self) -> None:
-        """Forgets what earlier calls of `fit` remembered; the next one begins without scores."""
+        """Forgets what earlier calls of `fit` remembered: the next call begins without scores."""
         self._recollection.forget()
         self._easing.forget()
 
     def suspects(self, class_names: ClassNames = None) -> Suspects:
         """The labels of the last `fit` that are probably wrong, by what it remembered.
 
-        Costs no training. Importance draws look at doubtful examples more often than uniform
-        draws do, which may change their order; `find_suspects` trains uniformly. Of a stream only
-        the last loss and margin are remembered, not means over the training. A stream is read
-        once more, for what the model proposes; where it can be read only once, nothing is.
+        Costs no training. Importance training draws doubtful examples more often than uniform
+        training does, which may change their order; `find_suspects` trains uniformly. Of a stream
+        only the last loss and margin are remembered, not means over the training. A stream is read
+        once more for the labels that the model proposes; one that can be read only once gets none.
 
         Args:
             class_names: as for `find_suspects`.
@@ -199,8 +202,8 @@ class ImportanceTraining(Trainer):
             `Suspects`, as `find_suspects` returns them.
 
         Raises:
-            ValueError: if the last `fit` remembered nothing, and for models that predict other
-                than one class for each example.
+            ValueError: if the last `fit` remembered nothing, or if the model predicts anything
+                but one class for each example.
         """
         known = self._recollection
         return suspects_of_memory(self.model, known.examples, known.kept, class_names)
@@ -244,14 +247,14 @@ class ImportanceTraining(Trainer):
         `ImportanceDataset` for what a presample is if `x` yields batches.
         `sample_weight` and `class_weight` weight the objective: they multiply
         the scores and the weights. With `steps_per_epoch`, an epoch is that
-        many steps and the next one continues in the data; where a pass
-        through data that can be read again ends, the epoch ends too, with
-        Keras' warning (if Keras fetches ahead, as JAX does on a GPU and a
-        `tf.distribute` strategy does, and with several processes, it has all
-        of its steps).
+        many steps and the next one continues in the data. If a pass through
+        data that can be read again ends sooner, the epoch ends with it and
+        Keras warns, as in `model.fit`; but an epoch has all of its steps with
+        several processes and where Keras fetches ahead (JAX on a GPU, before
+        Keras 3.15 on a CPU too, and `tf.distribute` strategies).
 
         A callback with a method `on_batch_drawn(batch)` gets each
-        `Batch` before it is trained on: its indices, scores and weights.
+        `Batch` before the model trains on it: its indices, scores and weights.
 
         Returns:
             The `keras.callbacks.History` of `model.fit`, with `importance`,
@@ -282,7 +285,7 @@ class ImportanceTraining(Trainer):
             validation_freq=validation_freq,
         )
         if running.is_in_training(self.model):
-            # We called the model's own `fit`, and it calls us: `x` already holds our batches.
+            # The model's own `fit`, which we called, has called us: `x` yields our batches.
             return running.plain_fit(self.model, given)
         check_fit(given)
         reason = why_uniform(self.model, self.settings.score, x, y)
@@ -291,14 +294,14 @@ class ImportanceTraining(Trainer):
         return self._fit(given)
 
     def _fit(self, given: FitArguments) -> keras.callbacks.History:
-        """Trains on batches that are drawn, unless the loss or the data forbid it."""
+        """Trains on drawn batches; on uniform ones if the loss or the data allow no others."""
         settings, backend = self.settings, backends.active()
         scales = settings.scales_rate(backend.has_replicas(self.model))
         power = step_power(self.model.optimizer) if scales else 0.0
         data, rest = given.resolved(needs_targets(self.model, settings.score))
         self._easing.begin(settings.eases_off, validates=rest["validation_data"] is not None)
-        # An item fetched ahead must not be of the next epoch, of which nothing is known yet, and
-        # processes with parts of different sizes must not wait for one another.
+        # Otherwise an item fetched ahead could belong to the next epoch, of which nothing is known
+        # yet, and processes whose data differ in size would wait for one another.
         ends_with_a_pass = backend.process()[1] == 1 and not backend.fetches_ahead(self.model)
         try:
             feed = make_feed(
@@ -316,7 +319,7 @@ class ImportanceTraining(Trainer):
         except (NoExampleLoss, UnevenBatch) as error:
             if is_dataset(given.x) or not isinstance(given.x, Iterator):
                 return running.uniform_fit(self.model, str(error), given)
-            # Its first batch has been read.
+            # `model.fit` cannot take over: the iterator's first batch has been read.
             raise
         self._check_weights(feed.reader)
         self._remember(feed, power)
@@ -339,12 +342,12 @@ class ImportanceTraining(Trainer):
         if memory is None:
             self._weighted_step.record_nothing()
         else:
-            # The batches of a `PyDataset` may be much larger than its first.
+            # Twice as many as may be unread, because batches may be larger than the first one.
             rows = 2 * UNREAD + (TOGETHER + 2) * feed.reader.batch_size
             tap = self._weighted_step.record(StepScores(self._scorer), rows)
             known = self._recollection
             store = None if known.stored is None else known.stored.add_batch
             remember(feed, memory, tap, self.settings, power, known.identity, store)
         if kept is None or kept is not self._recollection.kept:
-            # What was heard of other data says nothing of these.
+            # Losses and scores on other data say nothing about these.
             self._easing.forget()

@@ -1,8 +1,8 @@
 """Separates the importance weights from the user's inside the train step.
 
-Keras hands one array of weights to the loss and to `weighted_metrics`, and
-none to plain `metrics`. While a `WeightedStep` is entered, batches carry both,
-and the metrics are updated by `MetricUpdates`.
+Keras passes one array of weights to the loss and to `weighted_metrics`, and
+none to plain `metrics`. While a `WeightedStep` is entered, batches carry the
+importance weights and the user's, and `MetricUpdates` updates the metrics.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Observer:
     """Computes the numbers of a step's examples, an `Observe` for backends.
 
     Args:
-        current: what the step that is being traced or run knows of its batch.
+        current: thread-local, whose `weights` are the `StepWeights` of the step that is being
+            traced or run; `None` outside steps.
 
     Attributes:
         step_scores: `StepScores`, or `None` for no record.
@@ -63,7 +64,7 @@ class Observer:
 
 
 class WeightedStep:
-    """Runs a model's own `train_step` on batches that carry both weights.
+    """Runs a model's own `train_step` on batches that carry importance and loss weights.
 
     The third part of a batch is a dict: `"weights"`, those of the loss;
     `"importance"`, shape `(b,)`; `"rate_scale"`, shape `(b,)`, all equal, if the
@@ -86,7 +87,7 @@ class WeightedStep:
         self._recorded: tuple[int, int] | None = None
         self._own = OwnStep(model)
         self._step: Any = None
-        # Of the batch in the step that is being traced or run; a mirrored
+        # The weights of the step that is being traced or run; a mirrored
         # strategy traces the steps of its replicas in threads that take turns.
         self._current = threading.local()
         self._observer = Observer(self._current)
@@ -97,14 +98,14 @@ class WeightedStep:
 
         Args:
             step_scores: `StepScores`.
-            rows: int, how many examples are recorded between two readings.
+            rows: int, how many examples may be recorded between two readings.
 
         Returns:
             The `Tap` that holds what was recorded.
         """
         form = (step_scores.columns, rows)
         if self.tap is None or form != self._recorded:
-            # Not the step that was traced.
+            # The step that was traced writes to the old tap.
             self._own.forget()
             self.tap = backends.active().make_tap(*form)
         self._recorded = form
@@ -119,7 +120,13 @@ class WeightedStep:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """A context in which `model.fit` takes such batches; restores the model at its end."""
+        """A context in which `model.fit` takes batches whose third part is the dict of weights.
+
+        The model is restored at the end.
+
+        Raises:
+            ValueError: if Keras runs with Flax NNX.
+        """
         if getattr(keras.config, "is_nnx_enabled", bool)():
             raise ValueError(
                 "keras_swift trains Keras' own variables. Received: Keras with Flax NNX enabled "
@@ -132,7 +139,7 @@ class WeightedStep:
             metrics.update_state = self._update_state
         tapped: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if self.tap is not None:
-            # A step that failed may have left something.
+            # A step that failed in an earlier run may have left rows.
             self.tap.clear()
             tapped = backends.active().tapped(model, self.tap, self._observer)
         try:
@@ -168,17 +175,17 @@ class WeightedStep:
         self._metrics.update(current, y_true, y_pred, sample_weight)
 
     def inspect(self, reader: Reader) -> None:
-        """Finds out which plain metrics take weights, and warns of losses and metrics without.
+        """Finds out which plain metrics take weights; warns of metrics and losses that take none.
 
         Args:
-            reader: `Reader`, whose first examples are tried.
+            reader: `Reader`, whose first examples are used to try.
 
         Raises:
             NoExampleLoss: for a loss that compares the examples of a batch.
         """
         model = self._model
         axes = {size for leaf in present_leaves(reader.first(1)[:2]) for size in leaf.shape[1:]}
-        # A number of examples that no other axis has, or weights could pair with that axis.
+        # A number of examples that is no other axis's length, or weights could pair with that axis.
         count = next(number for number in itertools.count(8) if number not in axes)
         x, y, _ = reader.first(count)
         losses = build(model, x, y)
@@ -194,7 +201,7 @@ class WeightedStep:
         targets, outputs = losses.matching.aligned(y, y_pred)
         for output in losses.outputs:
             check_comparisons(output, output.of(targets), output.of(outputs))
-        # The trial changes nothing and needs no other process.
+        # The trial must change no variable and must not wait for other processes.
         local = backends.active().local_state(model)
         with keras.StatelessScope(local) if local else contextlib.nullcontext():
             self._metrics.inspect(tensors(y), y_pred)
