@@ -1,6 +1,7 @@
 """What training computed for each example, remembered from step to step and read as columns.
 
-`memory` stores the numbers by example, `step` and `outputs` read them off a training step,
-`columns` turns them into features, `identity` says which example is which, `known_reader` reads a
+`memory` stores the numbers by example and `target_record` by target, `recorder` fills both from the
+training steps, which `step` and `outputs` read. `columns` is the read interface, from which
+features are computed. `identity` recognises the examples of a stream, and `known_reader` reads a
 stream by it.
 """

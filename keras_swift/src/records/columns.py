@@ -1,4 +1,4 @@
-"""What is read of the record of a training, for the features from training.
+"""The read interface of a training record, from which features are computed.
 
 A snapshot of a trained network says little about wrong labels, because it has memorised them; the
 course of its training says much.
@@ -68,8 +68,8 @@ class FinishedRecord:
 
         Args:
             order: int array, shape `(n,)`, the present index of each example, or -1 for one that
-                was not seen; `None` for the present order.
-            entries: int, how many numbers an example has. Defaults to 1.
+                was not seen, whose numbers are NaN; `None` for the present order.
+            entries: int, how many consecutive numbers an example has in each array. Defaults to 1.
         """
         if order is None:
             return self

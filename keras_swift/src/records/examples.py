@@ -1,7 +1,7 @@
-"""The examples that a record is of: those of arrays, by index, or of a stream, read again.
+"""The examples of a record: of arrays, by index, or of a stream, which is read again.
 
-This file decides how the few examples that are asked for later (those that are shown, and those
-that a model is to say more of) are found. Nothing of a stream is held.
+This file decides how single examples are found after training, to be shown or to be scored once
+more. No examples of a stream are held in memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from keras_swift.src.records.known_reader import Known
 from keras_swift.src.records.targets import TargetOutput
 from keras_swift.src.scoring.compiled import CompiledLosses
 
-# Places among the indices that were asked for, and `(x, y)` of as many rows as were asked for: the
+# `(places, x, y)`: the places among the requested indices, and `(x, y)` of `size` rows. The
 # last chunk is padded, so that all have one compiled shape.
 Chunk: TypeAlias = tuple[IntArray, ArrayTree, ArrayTree]
 
@@ -33,10 +33,10 @@ class Examples(Protocol):
 
     Attributes:
         size: int, `n`; of a stream, how many are known so far.
-        ids: array, shape `(n,)`, what the user calls them, or hashes of them; or `None`.
+        ids: array, shape `(n,)`, the ids that the user gave, or hashes of the examples; or `None`.
         has_ids: bool, whether `ids` are the user's.
-        order: int array, shape `(n,)`: under which number a record has them; -1 for examples that
-            were not read. `None` if the numbers are the indices.
+        order: int array, shape `(n,)`, each example's row in a record; -1 for examples that were
+            not read. `None` if rows and indices are the same.
     """
 
     @property
@@ -58,10 +58,10 @@ class Examples(Protocol):
         """The targets of all examples, by index."""
 
     def chunks(self, size: int, indices: IntArray | None = None) -> Iterator[Chunk]:
-        """The examples at these indices, or all by their numbers, `size` at a time."""
+        """The examples at these indices, or all in the order of a record, `size` at a time."""
 
     def data(self) -> Iterator[tuple[IntArray, Data]]:
-        """All examples in parts, with their numbers."""
+        """All examples in parts, with their rows in a record; -1 for examples that have none."""
 
     def first_input(self, indices: IntArray) -> Array:
         """The first array of the inputs at these indices."""
@@ -85,7 +85,7 @@ class ArrayExamples:
 
     @property
     def ids(self) -> None:
-        """`None`: an index says all."""
+        """`None`: an index identifies an example."""
 
     @property
     def order(self) -> None:
@@ -115,14 +115,14 @@ class ArrayExamples:
 
 
 class StreamExamples:
-    """The examples of a stream that have been read, found again in another pass.
+    """The examples of a stream that have been read; another pass finds them again.
 
     Args:
         source: the stream, as for `Stream`.
         first: `(x, y, sample_weight)`, its first batch.
         identity: `Identity` of its examples.
         class_weight: as for `Stream`. Defaults to `None`.
-        stored: `StoredTargets`, which others fill. Defaults to `None`.
+        stored: `StoredTargets`, filled as the stream is read in training. Defaults to `None`.
     """
 
     def __init__(
@@ -165,9 +165,9 @@ class StreamExamples:
         return self._stored.given(self.order)
 
     def read_again(self) -> Generator[Known]:
-        """One pass; the numbers of examples that were never read before are -1.
+        """The batches of one pass; the numbers of examples that were never read before are -1.
 
-        Nothing comes of a source that can be read only once, or has no end.
+        Yields nothing for a source that can be read only once, or has no end.
         """
         stream = Stream(self._source, None, self._class_weight)
         if stream.is_shared or is_endless(self._source):
@@ -216,26 +216,26 @@ class StreamExamples:
                 f"{type(self._source).__name__}, which gave {len(found)} of {len(indices)} again."
             )
         shape = np.max([row.shape for row in found.values()], axis=0)
-        # Sequences of several lengths are shown with zeros behind them.
+        # Shorter sequences are padded with zeros.
         shown: Array = np.zeros((len(indices), *shape.tolist()), found[0].dtype)
         for place, row in found.items():
             shown[place][tuple(slice(length) for length in row.shape)] = row
         return shown
 
     def _wanted(self, indices: IntArray | None) -> Iterator[tuple[IntArray, Data]]:
-        """The rows of a pass that are asked for, each once, with their places in `indices`."""
+        """The requested rows of a pass, each once, with their places in `indices`."""
         order = self.order
         numbers: IntArray = np.arange(self.size) if indices is None else indices
         if indices is not None and order is not None:
             numbers = order[indices]
-        # The last is for rows without a number.
+        # The last entry is for rows without a number: their -1 indexes it.
         place_of = np.full(self.size + 1, -1)
         place_of[numbers] = np.arange(len(numbers))
         place_of[-1] = -1
         left = int((place_of >= 0).sum())
         passing = self.read_again()
         while left and (known := next(passing, None)) is not None:
-            # Of an example that comes twice the first row will do.
+            # If an example comes twice, its first row suffices.
             seen, first = np.unique(known.numbers, return_index=True)
             rows = np.sort(first[place_of[seen] >= 0])
             if len(rows):

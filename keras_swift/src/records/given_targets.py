@@ -1,7 +1,7 @@
-"""The targets that examples were given, and which of them count, by example.
+"""The given targets of each example, and which of them count.
 
-Of arrays they are made of all targets at once; of a stream they are stored as its batches are read,
-as compactly as classes and values allow.
+Those of arrays are made from all targets at once; those of a stream are stored as its batches are
+read, as compactly as classes and values allow.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from keras_swift.src.scoring.compiled import CompiledLosses
 
 @dataclasses.dataclass(frozen=True)
 class GivenTargets:
-    """What examples have for targets.
+    """The given targets of some examples.
 
     Attributes:
-        labels: of each output the given classes or values, shape `(n, *entries)`.
-        counted: of each output which targets have a weight, bool, shape `(n * targets,)`.
+        labels: for each output an array of the given classes or values, shape `(n, *entries)`.
+        counted: for each output a bool array, shape `(n * targets,)`: which targets have a weight
+            other than 0.
     """
 
     labels: tuple[Array, ...]
@@ -41,7 +42,7 @@ class GivenTargets:
         sample_weight: ArrayTree,
         size: int,
     ) -> GivenTargets:
-        """Those of some examples.
+        """The targets in `y` and which of them count.
 
         Args:
             outputs: sequence of `TargetOutput`.
@@ -66,7 +67,7 @@ class StoredTargetsState(SavedState):
 class StoredTargets:
     """The targets of the examples of a stream, by their numbers.
 
-    Takes 5 bytes for each class or value. Of an example the targets that came first are stored.
+    Takes 5 bytes for each class or value. If an example comes again, its first targets are kept.
 
     Args:
         outputs: sequence of `TargetOutput`.
@@ -137,7 +138,7 @@ class StoredTargets:
                 rows.values[:] = values
 
     def given(self, order: IntArray | None = None) -> GivenTargets:
-        """What is stored.
+        """The stored targets.
 
         Args:
             order: int array, shape `(n,)`, the number of each example, or -1 for one that was not
@@ -159,7 +160,7 @@ class StoredTargets:
 
 
 def _stored_shape(output: TargetOutput) -> tuple[int, ...]:
-    # Nothing is said of the targets of other losses.
+    # The targets of other losses are not stored: only whether they count matters.
     return () if output.kind == "losses" else output.entries
 
 
@@ -170,7 +171,7 @@ def _stored_type(output: TargetOutput) -> type[np.generic]:
 def _counted(
     output: TargetOutput, losses: CompiledLosses, sample_weight: ArrayTree, size: int
 ) -> BoolArray:
-    """Which targets have a weight, a bool array of shape `(n * targets,)`."""
+    """Which targets have a weight other than 0, a bool array of shape `(n * targets,)`."""
     everywhere = np.ones((size, *output.entries), bool)
     (weight,) = losses.matching.weights(sample_weight, losses.y_pred, [output.output.path])
     if weight is not None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_swift.src._types import Array
 
-# By how much an array grows that is full.
+# The factor by which a full array grows.
 GROWTH = 1.25
 
 
@@ -43,7 +43,7 @@ class GrowingRows:
         return self._rows[: self._size]
 
     def resize(self, size: int) -> None:
-        """Makes them `size` rows; the first ones keep their numbers."""
+        """Changes the number of rows to `size`; rows that remain keep their values."""
         if size > len(self._rows):
             rows = np.full(
                 (max(size, int(GROWTH * len(self._rows))), *self._rows.shape[1:]),

@@ -1,8 +1,8 @@
-"""Which example is this? How the examples of a stream are known again in another epoch.
+"""Recognises the examples of a stream when they come again in another epoch.
 
-By the ids that the user gives; by the batch and the row in which they come, in a `PyDataset` that
-keeps its places; else by what they contain. This file decides which of these holds, and in which
-order examples are numbered: that in which they are first read.
+By the ids that the user gives; else, in a `PyDataset` that keeps every example in its place, by
+batch and row; else by their contents. This file decides which of these applies. It numbers examples
+in the order in which they are first read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from keras_swift.src.records.keys import KeyTable, content_keys, id_keys
 
 @dataclasses.dataclass(frozen=True)
 class PlacesState(SavedState):
-    """The state of `Places`: an entry of each array for each batch of the source."""
+    """The state of `Places`: its arrays have an entry for each batch of the source."""
 
     sizes: IntArray
     firsts: IntArray
@@ -61,8 +61,8 @@ class Places:
     Args:
         batches: int, how many batches the source has.
         usual: int, how many rows a batch is assumed to have until it is read.
-        compares: bool, whether other targets at a place mean other examples: in a source that may
-            reorder them, not in one that may augment them.
+        compares: bool, whether a batch whose targets have changed holds other examples: true for a
+            source that may reorder its examples, not for one that may only augment them.
 
     Attributes:
         count: int, how many examples have a number.
@@ -81,8 +81,8 @@ class Places:
     def __init__(self, batches: int, usual: int, compares: bool) -> None:
         self._usual = usual
         self._compares = compares
-        # Of each batch: its rows (-1: not read), the number of the first one, and a sum of the
-        # targets.
+        # For each batch: how many rows it has (-1: not read), the number of its first example, and
+        # a checksum of its targets.
         self._sizes = np.full(batches, -1)
         self._firsts = np.full(batches, -1)
         self._targets = np.zeros(batches, np.int64)
@@ -91,7 +91,7 @@ class Places:
 
     @property
     def size(self) -> int:
-        """int, how many examples the source has, as far as is known."""
+        """int, how many examples the source has; unread batches count with their usual size."""
         return int(self._assumed_sizes.sum())
 
     def numbers(self, batch: int, data: Data) -> IntArray:
@@ -165,15 +165,15 @@ class Identity:
         reader: `StreamReader`.
 
     Attributes:
-        kind: `"ids"`, `"places"` or `"content"`, what an example is known by.
-        is_consistent: bool, whether examples have been known again so far.
+        kind: `"ids"`, `"places"` or `"content"`, what an example is recognised by.
+        is_consistent: bool, whether examples have been recognised so far when they came again.
     """
 
     def __init__(self, reader: StreamReader) -> None:
         self.kind: Literal["ids", "places", "content"] = "content"
         self._places: Places | None = None
         self._table: KeyTable | None = None
-        # Each new id, in the order of the numbers.
+        # The ids in the order of the numbers, in several arrays that are joined when they are read.
         self._ids: list[Array] = []
         self.is_consistent = True
         if reader.has_ids:
@@ -182,7 +182,7 @@ class Identity:
             self.kind = "places"
             self._places = places_of(reader)
         if not reader.has_places or reader.has_hooks or reader.has_ids:
-            # A hook may reorder the examples: then they are known by their contents.
+            # A hook may reorder the examples: then they are recognised by their contents.
             self._table = KeyTable()
 
     @property
@@ -194,7 +194,7 @@ class Identity:
 
     @property
     def ids(self) -> Array | None:
-        """The ids of the examples, or hashes of their contents; `None` for places."""
+        """The ids of the examples, or hashes of their contents, shape `(n,)`; `None` for places."""
         if self.kind == "content" and self._table is not None:
             return self._table.keys
         if not self._ids:
@@ -208,10 +208,12 @@ class Identity:
         return self._places.order() if self.kind == "places" and self._places else None
 
     def key(self, read: Read) -> Array | None:
-        """What a batch's examples are known by, `None` for their places; may run in a thread.
+        """The keys by which a batch's examples are recognised, shape `(b,)`; `None` for places.
+
+        May run in a thread.
 
         Raises:
-            ValueError: if this batch has ids and others have not.
+            ValueError: if this batch has ids and others have not, or the other way round.
         """
         if (read.ids is not None) != (self.kind == "ids"):
             raise ValueError(
@@ -251,12 +253,12 @@ class Identity:
         return np.full(rows, -1) if self._table is None else self._table.find(read.keys)
 
     def forget(self, why: str) -> None:
-        """Gives up knowing examples again, and says so."""
+        """Stops recognising examples, and warns with the reason `why`."""
         self.is_consistent = False
         warnings.warn(why, stacklevel=2)
 
     def release(self) -> None:
-        """Frees the keys of examples that are not known again."""
+        """Frees the keys, once examples need not be recognised any longer."""
         self._table, self._ids = None, []
 
     def state(self) -> IdentityState:
@@ -281,7 +283,7 @@ class Identity:
         self._ids = [] if state.ids is None else [state.ids.copy()]
 
     def indices(self, read: Read, numbers: IntArray) -> IntArray:
-        """Where a batch's examples are in the memory that users see, shape `(b,)`."""
+        """The indices of a batch's examples in the memory that users see, shape `(b,)`."""
         if self.kind == "places" and self._places is not None and read.index is not None:
             return self._places.indices(read.index, len(numbers))
         return numbers
@@ -313,7 +315,7 @@ def _begins(sizes: IntArray) -> IntArray:
 
 
 def _sum_of(targets: Any) -> int:
-    """A number that other targets, or the same in another order, change."""
+    """A checksum of the targets and their order."""
     found = 0
     for leaf in present_leaves(targets):
         array: Array = leaf.astype(str) if leaf.dtype == object else leaf

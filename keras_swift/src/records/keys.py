@@ -1,4 +1,4 @@
-"""Numbers the examples of a stream by keys of 64 bits: of what they contain, or of the user's ids.
+"""Numbers the examples of a stream by 64-bit keys, made from their contents or the user's ids.
 
 This file decides which bytes of an example make its key, and how keys are looked up.
 """
@@ -16,19 +16,19 @@ from keras_swift.src.data.leaves import is_text, present_leaves
 from keras_swift.src.data.read import Read
 from keras_swift.src.records.growing import GrowingRows
 
-# Of a longer row only its first bytes make the key, and a piece at every so many bytes after them.
-# The places do not depend on the length, so padding a row does not change its key.
+# The key of a row covers its first `WHOLE` bytes and, after them, `PIECE` bytes in every `EVERY`.
+# Where these are does not depend on the length, so padding a row does not change its key.
 WHOLE = 2048
 PIECE, EVERY = 64, 4096
-# The share of the slots of a table that may be taken, and by how much a full one grows.
+# The largest share of a table's slots that is taken, and the factor by which a full table grows.
 LOAD, GROWTH = 0.5, 1.5
 
 
 def content_keys(read: Read) -> Array:
     """A hash of each row of the inputs and targets of a batch.
 
-    Trailing zero bytes do not count: a sequence keeps its key however far it is padded. Of a row of
-    more than 2048 bytes, the first 2048 count and 64 at every 4096 after them.
+    Trailing zero bytes do not count: a sequence keeps its key however far it is padded with zeros.
+    In a row of more than 2048 bytes, the first 2048 count and, after them, 64 in every 4096.
 
     Args:
         read: `Read`, a batch of `b` examples.
@@ -48,7 +48,7 @@ def content_keys(read: Read) -> Array:
     keys: Array | None = None
     for leaf in present_leaves(read.batch[:2]):
         own = _text_keys(leaf) if is_text(leaf) else _number_keys(leaf)
-        # Mixed, so that the same in two parts is not the same in two others.
+        # Mixed before it is added, so that swapping the contents of two arrays changes the key.
         keys = own if keys is None else _mixed(keys) + own
     if keys is None:
         raise RuntimeError("a batch has no inputs")
@@ -56,7 +56,7 @@ def content_keys(read: Read) -> Array:
 
 
 def id_keys(ids: Array) -> Array:
-    """A key for each id, shape `(b,)`: one of its own for each integer, a hash of a string.
+    """A key for each id, a uint64 array of shape `(b,)`: unique for integers, hashes of strings.
 
     Args:
         ids: array of integers or strings, shape `(b,)`.
@@ -69,8 +69,8 @@ def id_keys(ids: Array) -> Array:
 class KeyTable:
     """Numbers keys in the order in which they are first seen: 0, 1, 2, ...
 
-    An open hash table with linear probing, in arrays: 8 bytes for each key and 4 for each of two to
-    three slots, without a Python object for any.
+    A hash table with open addressing and linear probing, in arrays: each key takes 8 bytes, and 4
+    for each of its two to three slots, but no Python object.
 
     Args:
         expected: int, how many keys to make room for. Defaults to 0.
@@ -117,7 +117,7 @@ class KeyTable:
         new = np.flatnonzero(found < 0)
         if len(new):
             different, first, inverse = np.unique(keys[new], return_index=True, return_inverse=True)
-            # In the order in which they come, not in that of the keys.
+            # `np.unique` sorts by key; numbers follow the order in which the keys come.
             ranks = np.argsort(np.argsort(first))
             before = len(self)
             found[new] = before + ranks[inverse]
@@ -125,19 +125,19 @@ class KeyTable:
         return found
 
     def place(self, keys: Array, numbers: IntArray, count: int) -> None:
-        """Gives keys the numbers of the rows they stand for; of equal keys the first counts.
+        """Stores keys under given numbers; among equal keys the first counts.
 
         Args:
             keys: uint64 array, shape `(b,)`.
-            numbers: int array, shape `(b,)`, none of them given before.
-            count: int, how many numbers have been given then.
+            numbers: int array, shape `(b,)`, none of them in use.
+            count: int, how many numbers are in use afterwards.
         """
         unknown = self.find(keys) < 0
         different, first = np.unique(keys[unknown], return_index=True)
         self._add(different, numbers[unknown][first], count)
 
     def restore(self, keys: Array) -> None:
-        """Makes it the table of these keys, in the order of their numbers."""
+        """Replaces the contents by these keys, which are in the order of their numbers."""
         self._rows = GrowingRows(0, (), 0, np.uint64)
         self._slots = np.full(_slots_for(max(len(keys), 64)), -1, np.int32)
         self._add(keys, np.arange(len(keys)), len(keys))
@@ -161,7 +161,7 @@ class KeyTable:
         slots = self._homes(keys)
         while len(numbers):
             empty = self._slots[slots] < 0
-            # Of several keys for one slot the last is there; the others look further.
+            # If several keys want one slot, NumPy keeps the last; the others probe on.
             self._slots[slots[empty]] = numbers[empty]
             rest = self._slots[slots] != numbers
             numbers, slots = numbers[rest], (slots[rest] + 1) % len(self._slots)
@@ -181,12 +181,12 @@ def _mixed(keys: Array) -> Array:
 
 
 def _number_keys(leaf: Array) -> Array:
-    """A hash of what counts of each row of an array of numbers.
+    """A hash of each row of an array of numbers, of the bytes that `_words_of_rows` selects.
 
-    Two sums of the row's words of 32 bits times factors of 64 bits, of which the upper
-    halves are kept: the chance that two rows have one key is 2^-64 if factors are random
-    ("multilinear hashing", Lemire and Kaser 2014, Strongly universal string hashing is fast). Zeros
-    add nothing, wherever a row ends, and a whole batch takes one call.
+    Two sums of the row's 32-bit words times 64-bit factors, of which the upper halves are kept:
+    with random factors, two rows share a key with probability 2^-64 ("multilinear hashing", Lemire
+    and Kaser 2014, Strongly universal string hashing is fast). Zeros add nothing, so trailing ones
+    do not count, and one call hashes a whole batch.
     """
     words = _words_of_rows(leaf).astype(np.uint64)
     first, second = (np.einsum("ij,j->i", words, factor) for factor in _factors(words.shape[1]))
@@ -196,27 +196,27 @@ def _number_keys(leaf: Array) -> Array:
 
 
 def _factors(words: int) -> tuple[Array, Array]:
-    """Two uint64 arrays of shape `(words,)`; those of fewer words are their beginnings."""
+    """Two uint64 arrays of shape `(words,)`; a shorter pair is the beginning of a longer one."""
     whole = _all_factors(1 << (words - 1).bit_length())
     return whole[0, :words], whole[1, :words]
 
 
 @functools.lru_cache(maxsize=8)
 def _all_factors(words: int) -> Array:
-    # The numbers of the splitmix64 generator.
+    # The sequence of the splitmix64 generator, from seed 0.
     steps = np.arange(1, 2 * words + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return np.ascontiguousarray(_mixed(steps).reshape(words, 2).T)
 
 
 def _words_of_rows(leaf: Array) -> Array:
-    """What counts of each row, as uint32 words; the last one is filled up with zeros."""
+    """The bytes of each row that make its key, as uint32 words; the last is padded with zeros."""
     count = len(leaf)
     rows = np.ascontiguousarray(leaf).reshape(count, -1).view(np.uint8)
     width = rows.shape[1]
     if width > WHOLE:
         pieces = (width - WHOLE) // EVERY
         end = WHOLE + pieces * EVERY
-        # Of the last piece there may be only a part.
+        # The last piece may be cut short by the end of the row.
         between = rows[:, WHOLE:end].reshape(count, pieces, EVERY)[:, :, :PIECE]
         parts = [rows[:, :WHOLE], between.reshape(count, -1), rows[:, end : end + PIECE]]
         rows = np.concatenate(parts, axis=1)

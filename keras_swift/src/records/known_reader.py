@@ -1,10 +1,10 @@
-"""Reads the batches of a stream together with which examples they have.
+"""Reads the batches of a stream and says which examples they hold.
 
-This file decides how many batches make a pool, and when examples are no longer taken for known.
+This file decides how many batches make a pool, and when examples no longer count as recognised.
 
-A pool is what has just been read, a twentieth of an epoch, and what was read before that, a quarter
-of an epoch together. An example that is to be drawn eight times in an epoch is then drawn in five
-pools, by new scores in each, and training waits for a twentieth of an epoch at most.
+A pool is a quarter of an epoch: the twentieth that was just read, and what was read before it. The
+draws of an example that is to be drawn eight times in an epoch are then spread over five pools,
+each with newer scores, and training waits until a twentieth of an epoch is read at most.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from keras_swift.src.data.read_ahead import Pace
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.records.identity import Identity
 
-# Batches in hand and read ahead take at most this many bytes together, but as many batches may be
-# read for a pool as a queue of Keras' workers holds.
+# Batches in hand and read ahead take at most this many bytes together; but a pool may always read
+# as many batches as the queue of Keras' workers holds, 10.
 POOL_BYTES = 2**28
 LEAST_BATCHES = 10
-# A pool has a quarter of an epoch, of which a twentieth is new: while the first is read nothing is
-# trained.
+# The shares of an epoch that a pool holds, and that are new in it. Training waits while new batches
+# are read for the first pool.
 POOL_SHARE, NEW_SHARE = 1 / 4, 1 / 20
-# Contents are no identity if fewer than this share come back in a second pass.
+# Contents identify nothing if fewer than this share of the examples come back in a second pass.
 FEW = 0.1
-# What has to be known of every example needs this share of a second pass: less come back where each
-# has two forms, as images that are turned at random.
+# A record of every example needs at least this share to come back in a second pass: only half do if
+# each example has two forms, such as images that are flipped at random.
 MOST = 0.6
-# Of a source without an end, so many examples may be new before they are given up.
+# How many new examples a source without an end may yield before recognising them is given up.
 MOST_NEW = 2**24
 NOT_KNOWN_AGAIN = (
     "The examples of `x` have other contents in each pass, so their scores cannot be remembered: "
@@ -51,11 +51,11 @@ NOT_KNOWN_AGAIN = (
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """A batch, and which examples it has.
+    """A batch, and which examples it holds.
 
     Attributes:
         data: `(x, y, sample_weight)`, structures with first axis `b`.
-        numbers: int array, shape `(b,)`, by `Identity.numbers`.
+        numbers: int array, shape `(b,)`, the examples' numbers, from `Identity.numbers`.
         indices: int array, shape `(b,)`, into the memory that users see.
         item: int, the batch's index in a `PyDataset`; `None` for other sources.
     """
@@ -67,33 +67,34 @@ class Known:
 
     @functools.cached_property
     def shape(self) -> str:
-        """What batches must have in common to be joined; asked of each in several pools."""
+        """What batches must have in common to be joined; cached, as each is in several pools."""
         leaves = [(leaf.shape[1:], leaf.dtype.kind) for leaf in present_leaves(self.data)]
         return f"{structure_key(self.data)} {leaves}"
 
 
 class NotKnownAgain(ValueError):
-    """Examples of a stream that do not come back in another pass; says the cure."""
+    """Examples of a stream are not recognised in another pass; the message has the cure."""
 
 
 class NotPooled(Exception):
-    """Batches that cannot be drawn from, because few of their examples are known."""
+    """Batches that cannot be drawn from, because too few of their examples were recognised."""
 
 
 class KnownReader:
-    """Reads the batches of a stream, and which examples they have.
+    """Reads the batches of a stream and recognises their examples.
 
     Args:
         reader: `StreamReader`.
         identity: `Identity` of its examples.
-        on_read: function of each batch that is handed over. Defaults to `None`.
+        on_read: function that gets each batch as it is handed over. Defaults to `None`.
 
     Attributes:
         batch_size: int, the rows of its first batch.
         num_batches: int, the steps of an epoch.
+        size: int, the examples of an epoch, if all batches are as long as the first one.
         pool_steps: int, how many new batches a pool has at most.
-        known_share: float, the share of the examples of the last batches that were known before;
-            `None` in the first pass.
+        known_share: float, the share of the examples in recent batches that were read before;
+            `None` in the first pass. `several` sets it.
     """
 
     def __init__(
@@ -109,31 +110,32 @@ class KnownReader:
         self.size = self.batch_size * self.num_batches
         reader.know_by(identity.key)
         self.pool_steps, most = self._sizes()
-        # The last ones that were read, each as long as a pool's new batches.
+        # What was read last, in parts that are as long as a pool's new batches; and the part that
+        # `batch` is filling.
         self._parts: collections.deque[list[Known]] = collections.deque(maxlen=most)
         self._coming: list[Known] = []
         self._steps = 0
         self._new = 0
         self.known_share: float | None = None
-        # Examples and new ones of the batches in question, and how many batches these are.
+        # Since `known_share` was last set: examples, new examples, batches.
         self._asked = np.zeros(3, np.int64)
         self._pace = Pace()
 
     def _sizes(self) -> tuple[int, int]:
-        """How many new batches a pool has at most, and how many times as many in all."""
+        """How many new batches a pool has at most, and how many parts of that length in all."""
         steps = math.ceil(self.num_batches * POOL_SHARE)
         new = max(LEAST_BATCHES, math.ceil(self.num_batches * NEW_SHARE))
         size: int = sum(leaf.nbytes for leaf in present_leaves(self._reader.first(self.batch_size)))
         fit = POOL_BYTES // max(1, size)
-        # One part is copied as it is drawn, and the next one is read meanwhile.
+        # Memory for two more parts: one is copied as it is drawn, and the next is read meanwhile.
         new = max(1, min(new, steps, max(LEAST_BATCHES, fit // 3)))
         return new, max(1, min(round(steps / new), fit // new - 2))
 
     def new_steps(self, steps_left: int) -> int:
         """How many batches are read for the next pool.
 
-        The pools of an epoch have equal numbers, or one more or less: a part that was smaller than
-        the others would be drawn from more often for each of its rows.
+        The numbers of an epoch's pools differ by one at most: the rows of a much smaller part would
+        be drawn more often than those of others.
 
         Args:
             steps_left: int, how many batches of the epoch are unread.
@@ -147,19 +149,22 @@ class KnownReader:
         return [batch for part in list(self._parts)[:-1] for batch in part]
 
     def forget_earlier(self) -> None:
-        """Frees what was read, while nothing is drawn from it."""
+        """Frees the batches that were read: nothing is drawn from them for a while."""
         self._parts.clear()
         self._coming = []
 
     def state(self) -> list[list[int]] | None:
-        """Which items of a `PyDataset` that keeps its places were read last, for `restore`."""
+        """The items that were read last of a `PyDataset` that keeps its places, for `restore`.
+
+        `None` for other sources.
+        """
         if self.identity.kind != "places" or self._reader.has_hooks:
             return None
         parts = (*self._parts, self._coming)
         return [[batch.item for batch in part if batch.item is not None] for part in parts]
 
     def restore(self, state: list[list[int]] | None) -> None:
-        """Reads what `state` returned again."""
+        """Reads the items that `state` returned once more."""
         self.forget_earlier()
         if state is not None:
             *parts, self._coming = [[self._again(item) for item in part] for part in state]
@@ -177,15 +182,15 @@ class KnownReader:
         return known
 
     def stop_reading_ahead(self) -> None:
-        """Called at the end of an epoch."""
+        """Called at the end of an epoch, after which the source may change."""
         self._reader.read_ahead(0, in_thread=False)
         self._pace.pause()
 
     def _read(self, count: int, steps_left: int) -> list[Read]:
-        """The next batches, of which so many steps of the epoch are left."""
+        """The next `count` batches, if the epoch has `steps_left` unread ones."""
         found = []
         new = count - self._reader.in_hand
-        # What `look_ahead` has read takes no time, and no training is between the two.
+        # What `look_ahead` has read takes no time, and no training lies between that and now.
         with self._pace.reading(new) if new > 0 else contextlib.nullcontext():
             for left in range(steps_left, steps_left - count, -1):
                 # Not past the end of an epoch, after which the source may be another.
@@ -207,8 +212,8 @@ class KnownReader:
         """The next batch.
 
         Args:
-            steps_left: int, how many batches of the epoch are unread, this one included; up to a
-                pool of them is read ahead.
+            steps_left: int, how many batches of the epoch are unread, including this one; at
+                most as many as are new in a pool are read ahead.
         """
         (read,) = self._read(1, steps_left)
         before = self.identity.count
@@ -225,7 +230,7 @@ class KnownReader:
         return known
 
     def several(self, count: int, steps_left: int) -> list[Known]:
-        """The next batches, whether their examples are known or not.
+        """The next batches, whether or not their examples are recognised (-1 if they cannot be).
 
         Args:
             count: int, how many.
@@ -242,7 +247,7 @@ class KnownReader:
         rows = sum(map(len, numbers))
         self._new = self._new + rows if identity.count - before == rows else 0
         if identity.kind == "content" and self._new > MOST_NEW:
-            # Nobody knows when a source without an end has given all of its examples.
+            # A source without an end has no second pass that could show whether examples come back.
             self.known_share = 0.0
         if self._steps >= self._reader.whole_pass:
             self._asked += rows, identity.count - before, count
@@ -253,10 +258,11 @@ class KnownReader:
         return [self._known(read, found) for read, found in zip(reads, numbers, strict=True)]
 
     def check_come_back(self) -> None:
-        """Raises if a second pass through the data does not give the examples of the first.
+        """Raises if a second pass through the data does not yield the examples of the first.
 
         Raises:
-            NotKnownAgain: says the cure.
+            NotKnownAgain: if fewer than 60 % of the examples were recognised, or batches have
+                other sizes than in the first pass.
         """
         identity, share = self.identity, self.known_share
         if identity.is_consistent and (share is None or share >= MOST):
@@ -273,14 +279,15 @@ class KnownReader:
         )
 
     def pool(self, count: int, steps_left: int = 0) -> list[Known]:
-        """The next batches; with `earlier` they are a pool.
+        """The next batches; together with `earlier` they are a pool.
 
         Args:
             count: int, how many.
             steps_left: int, as for `batch`.
 
         Raises:
-            NotPooled: if most of their examples are new; they are read again then.
+            NotPooled: if most of their examples are new or examples are not recognised; the next
+                call reads the same batches.
         """
         identity = self.identity
         with self._reader.all_or_none():

@@ -1,7 +1,7 @@
 """A store of what training computed for each example: score, loss, margin and label probability.
 
 A training step computes the outputs from which all of these follow, so remembering them costs no
-forward pass. `importance.remembered` and `records.recorder` fill it.
+forward pass. `importance.step_records` and `records.recorder` fill it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ COLUMNS = ("score", "loss", "margin", "probability")
 
 @dataclasses.dataclass(frozen=True)
 class MemoryState(SavedState):
-    """The state of an `ExampleMemory`: its latest numbers, sums and counts, a row an example."""
+    """The state of an `ExampleMemory`: latest numbers, sums and counts, a row for each example."""
 
     latest: FloatArray
     sums: FloatArray
@@ -30,7 +30,7 @@ class MemoryState(SavedState):
 class ExampleMemory:
     """The latest numbers of every example, by its index in the data.
 
-    Takes 16 bytes an example, and with `averages` 20 more.
+    Takes 16 bytes for each example, and with `averages` 20 more.
 
     Args:
         size: int, `n`, the number of examples.
@@ -98,12 +98,18 @@ class ExampleMemory:
 
     @property
     def probability(self) -> FloatArray:
-        """float32 array, shape `(n,)`: the predicted probability of the label; NaN likewise."""
+        """float32 array, shape `(n,)`: the predicted probability of the label.
+
+        NaN for models that are not classifiers.
+        """
         return self._latest[:, 3]
 
     @property
     def wrong(self) -> FloatArray:
-        """float32 array, shape `(n,)`: 1 if a class other than the label was predicted."""
+        """float32 array, shape `(n,)`: 1 if a class other than the label was predicted, else 0.
+
+        NaN for models that are not classifiers.
+        """
         wrong = (self.margin <= 0).astype(np.float32)
         wrong[np.isnan(self.margin)] = np.nan
         return wrong
@@ -125,31 +131,42 @@ class ExampleMemory:
 
     @property
     def mean_loss(self) -> FloatArray:
-        """float64 array, shape `(n,)`: the mean loss over all times the example was trained on."""
+        """float64 array, shape `(n,)`: the mean loss over all times the example was trained on.
+
+        Here and in the other means, NaN for examples that have not been seen.
+
+        Raises:
+            ValueError: if the memory keeps no averages.
+        """
         return self._mean(0)
 
     @property
     def mean_margin(self) -> FloatArray:
-        """float64 array, shape `(n,)`: the mean margin likewise."""
+        """float64 array, shape `(n,)`: the mean margin over all times it was trained on."""
         return self._mean(1)
 
     @property
     def mean_probability(self) -> FloatArray:
-        """float64 array, shape `(n,)`: the mean probability of the label likewise."""
+        """float64 array, shape `(n,)`: the mean probability of the label over these times."""
         return self._mean(2)
 
     @property
     def share_wrong(self) -> FloatArray:
-        """float64 array, shape `(n,)`: the share of wrong predictions, 0 to 1."""
+        """float64 array, shape `(n,)`: the share of these times with a wrong prediction, 0 to 1."""
         return self._mean(3)
 
     def record(self, indices: IntArray, values: FloatArray) -> None:
         """Stores what a step computed for its examples.
 
         Args:
-            indices: int array, shape `(k,)`; the last row of a repeated example counts.
-            values: float array, shape `(k, 4)`, in the order of `COLUMNS`, or `(k, 2)`, only score
-                and loss. Rows with a score that is not finite are left out.
+            indices: int array, shape `(k,)`. Of a repeated example the last row is the latest, and
+                all rows count in the averages.
+            values: float array, shape `(k, 4)`: score, loss, margin and probability; or `(k, 2)`,
+                only score and loss. Rows with a score that is not finite are left out.
+
+        Raises:
+            TypeError: if `indices` is not an int vector.
+            ValueError: if an index is outside the memory, or `values` has another shape.
         """
         self._check(indices, values)
         finite = np.isfinite(values[:, 0])
@@ -162,14 +179,14 @@ class ExampleMemory:
         rows = np.full((len(indices), 4), np.nan)
         rows[:, : columns - 1] = values[:, 1:]
         rows[:, 3] = np.where(np.isnan(rows[:, 1]), np.nan, rows[:, 1] <= 0)
-        # In a third of the time of `np.add.at`.
+        # Takes a third of the time of `np.add.at`.
         order = np.argsort(indices, kind="stable")
         recorded, firsts, counts = np.unique(indices[order], return_index=True, return_counts=True)
         self._counts[recorded] += counts
         self._sums[recorded] += np.add.reduceat(rows[order], firsts, axis=0)
 
     def _check(self, indices: IntArray, values: FloatArray) -> None:
-        """Raises for what cannot be recorded."""
+        """Raises for the arguments that `record` refuses."""
         found = int_array("indices", indices)
         if len(found) and not 0 <= found.min() <= found.max() < len(self):
             raise ValueError(
@@ -183,7 +200,7 @@ class ExampleMemory:
             )
 
     def resize(self, size: int) -> None:
-        """Makes room for `size` examples; the first ones keep their numbers."""
+        """Changes the number of examples to `size`; those that remain keep their numbers."""
         check(size=size)
         self._rows.resize(size)
         if self._averages:
@@ -195,7 +212,7 @@ class ExampleMemory:
 
         Args:
             order: int array, shape `(n,)`, the present index of each example, or -1 for one that
-                was not seen.
+                was not seen, whose numbers are NaN.
         """
         order = int_array("order", order)
         found = ExampleMemory(len(order))

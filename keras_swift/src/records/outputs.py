@@ -1,4 +1,4 @@
-"""Loss of each example, and probability and margin of its label, from one forward pass."""
+"""Loss of each example, and probability and margin of its label, from the model's outputs."""
 
 from __future__ import annotations
 
@@ -34,13 +34,16 @@ from keras_swift.src.validation import check_model
 
 
 def label_outputs(model: keras.Model) -> tuple[LabelOutput, ...] | None:
-    """The outputs of a built classifier; `None` if any compiled loss is of another kind."""
+    """The outputs of a built classifier; `None` if a compiled loss does not compare classes."""
     found = [label_output(output) for output in compiled_losses(model)]
     return None if None in found or not found else tuple(o for o in found if o is not None)
 
 
 def is_one_class(model: keras.Model) -> bool:
-    """Whether each example has one label: a single output that is class probabilities."""
+    """Whether the model has a single output of class probabilities: softmax, or one sigmoid.
+
+    An output with a class at each step or pixel counts too; for its targets `classes_of` is `None`.
+    """
     found = label_outputs(model)
     if found is None or len(found) != 1:
         return False
@@ -50,7 +53,7 @@ def is_one_class(model: keras.Model) -> bool:
 
 
 def classes_of(y: ArrayTree) -> IntArray | None:
-    """The class of each example, an int array; `None` if targets are not one class each."""
+    """The class of each example, int array of shape `(n,)`; `None` unless each has just one."""
     if keras.tree.is_nested(y):
         return None
     labels = np.asarray(y[:])
@@ -72,10 +75,11 @@ class LabelScorer:
     Args:
         model: a compiled `keras.Model`; built from `x` and `y` if it is not.
         x, y: NumPy structures, a batch of at least one example.
-        gradient_norms: bool, whether `of_outputs` has the gradient norm too. Defaults to `False`.
-        temperatures: floats above 0, at which the label's probability is wanted too. Defaults to
-            none.
-        targets: sequence of `TargetOutput`, whose numbers are wanted too. Defaults to none.
+        gradient_norms: bool, whether `of_outputs` returns the gradient norm too. Defaults to
+            `False`.
+        temperatures: floats above 0, at which a call returns the label's probability too. Defaults
+            to none.
+        targets: sequence of `TargetOutput`, whose numbers are returned too. Defaults to none.
 
     Attributes:
         targets: tuple of `TargetOutput`, as given.
@@ -123,24 +127,24 @@ class LabelScorer:
             for classifiers `"probability"`, `"margin"`, `"right"` (the share
             of margins above 0) and `"weight"`, shape `(n, outputs)`: weighted
             means over the labels of an example, and their mean weight. With
-            `temperatures` (k of them), shape `(n, outputs, k)`: `"tempered"`, such means of the
-            label's probability at each, and `"confidence"`, of the largest probability. With
-            `targets`, shape `(n, their columns)`: `"targets"`.
+            `k` `temperatures`, shape `(n, outputs, k)`: `"tempered"`, the same means of the label's
+            probability at each temperature, and `"confidence"`, those of the largest probability.
+            With `targets`, shape `(n, columns of all targets)`: `"targets"`.
         """
         inputs = (x, y) if sample_weight is None else (x, y, sample_weight)
         # Inside `fit`, JAX does not keep the values in the model.
         return self._compiled(backends.active().capture_values(self._model), *inputs)
 
     def of_outputs(self, y: ArrayTree, y_pred: ArrayTree) -> Tensor:
-        """The numbers of a batch whose outputs a step has computed.
+        """The numbers of each example, from the outputs that a step has computed.
 
         Args:
             y, y_pred: structures of tensors, as `compute_loss` gets them.
 
         Returns:
-            A float32 tensor, shape `(n, columns)`: the gradient norm, if it is wanted; the loss,
-            without sample weights; of classifiers margin and probability, `combined` over the
-            outputs; and the numbers of `targets`.
+            A float32 tensor, shape `(n, columns)`: with `gradient_norms` the gradient norm; the
+            loss, without sample weights; for classifiers margin and probability, means over the
+            outputs by loss weight; and the numbers of `targets`.
         """
         y, y_pred = self._matching.aligned(y, y_pred)
         numbers = self._gradient_norm_of(y, y_pred) if self._gradient_norms else []
@@ -169,7 +173,7 @@ class LabelScorer:
         return ops.stop_gradient(ops.concatenate(parts, axis=1) if self.targets else columns)
 
     def _gradient_norm_of(self, y: ArrayTree, y_pred: ArrayTree) -> list[Tensor]:
-        """The feature `"gradient_norm"`, in a list of one."""
+        """The gradient norm of each example, as the feature `"gradient_norm"`: a list of one."""
         found = [
             pre_activation_gradient(output, output.of(y), output.of(y_pred))
             for output in self._outputs
@@ -242,7 +246,7 @@ class LabelScorer:
 
         def at(temperature: Tensor) -> Tensor:
             probability, margin, _ = label_values(label, y, tempered(label, y_pred, temperature))
-            # Where another class is more probable, by how much.
+            # A negative margin is how much more probable another class is.
             largest = probability - ops.minimum(margin, 0.0)
             return ops.stack([mean(probability), mean(largest)])
 
@@ -250,7 +254,7 @@ class LabelScorer:
 
 
 def combined(scores: dict[str, FloatArray], name: str, weights: Sequence[float]) -> FloatArray:
-    """A quantity of `LabelScorer`, as the mean over the outputs, weighted by their losses."""
+    """The mean of a `LabelScorer`'s quantity over the outputs, shape `(n,)`, by loss weight."""
     share = np.asarray(weights, np.float64) / np.sum(weights)
     found: FloatArray = np.asarray(scores[name], np.float64) @ share
     return found

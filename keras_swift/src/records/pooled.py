@@ -1,6 +1,6 @@
-"""Draws from a pool: rows of the next batches of a stream and earlier ones, in groups of one shape.
+"""Draws rows from a pool, the next batches of a stream and earlier ones, in groups of one shape.
 
-As many rows are drawn as were read, and cut into batches as long as those that were read.
+As many rows are drawn as were just read, and cut into batches as long as those that were read.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from keras_swift.src.data.arrays import Data
 from keras_swift.src.data.leaves import all_leaves, packed, present_leaves
 from keras_swift.src.records.known_reader import Known
 
-# From the places of some batches in the pool and how many of their rows are drawn, `m`: which rows,
-# one after another, and with what weights; int and float64 arrays of shape `(m,)`.
+# From the places of some batches in the pool, and the number `m` of rows to draw from them, to
+# `(positions, weights)`: int and float64 arrays of shape `(m,)`. Positions count the rows of these
+# batches, one batch after another.
 DrawRows: TypeAlias = Callable[[list[int], int], tuple[IntArray, FloatArray]]
 
 
@@ -28,9 +29,9 @@ class Group:
 
     Attributes:
         data: the drawn rows, `(x, y, sample_weight)`, first axis `m`.
-        pool: int array, shape `(k,)`, which examples the pool has of this shape.
+        pool: int array, shape `(k,)`, the numbers of the pool's examples of this shape.
         positions: int array, shape `(m,)`, the drawn rows, into `pool`.
-        indices: int array, shape `(m,)`, where these are in the memory that users see.
+        indices: int array, shape `(m,)`, the drawn rows, into the memory that users see.
         weights: float64 array, shape `(m,)`, their importance weights.
         length: int, how many numbers a row of the first input has.
     """
@@ -46,12 +47,12 @@ class Group:
 def drawn_batches(
     batches: Sequence[Known], draw: DrawRows, earlier: Sequence[Known] = ()
 ) -> list[tuple[Group, slice]]:
-    """The batches that are trained on in place of those that were read.
+    """The drawn batches, to train on in place of those that were read.
 
     Args:
-        batches: sequence of `Known` that were read; as many rows of each shape are drawn.
-        draw: called once for each group of one shape. Places count `earlier` first.
-        earlier: sequence of `Known` that may be drawn as well. Defaults to none.
+        batches: sequence of `Known` that were just read; as many rows of each shape are drawn.
+        draw: function that draws, called once for each shape. Places count `earlier` first.
+        earlier: sequence of `Known`, whose rows may be drawn as well. Defaults to none.
 
     Returns:
         A list with a group and a slice of its draws for each of `batches`.
@@ -98,7 +99,7 @@ def _rows_of(batches: list[Known], positions: IntArray) -> Data:
             rows[places] = leaf[positions[places] - (ends[number] - len(leaf))]
         return rows
 
-    # As many leaves in each batch, `None`s included: they are of one form.
+    # All batches have as many leaves, `None`s included, because their structure is the same.
     columns = zip(*(all_leaves(batch.data) for batch in batches), strict=True)
     data: Data = packed(batches[0].data, map(gathered, columns))
     return data

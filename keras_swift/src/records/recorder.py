@@ -1,6 +1,7 @@
 """Makes the record of a training.
 
-This file decides how: by the training's own steps, or by forward passes where those cannot be read.
+This file decides how: from the training's own steps, or by forward passes where steps cannot be
+recorded.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from keras_swift.src.records.targets import TargetOutput
 
 # The cost of a forward pass over the data in epochs of training, which have a backward pass too.
 FORWARD_COST = 1.0 / 3.0
-# More passes over the data hardly change the means over a training.
+# The most forward passes in a training: more of them hardly change the means over it.
 LOOKS = 16
-# A forward pass keeps no activations for a backward pass, so it takes more examples at a time.
+# How many times as large the batches of a forward pass are: it keeps no activations.
 LARGER_BATCH = 4
 
 
@@ -54,8 +55,8 @@ class Drawn(Protocol):
 
     Attributes:
         most_unread: int, how many examples there may be between two readings of the steps.
-        reads_after: int, after how many examples steps are read within an epoch; `None` for the end
-            of the epoch.
+        reads_after: int, after how many examples the steps are read within an epoch; `None` to read
+            them only at its end.
     """
 
     @property
@@ -65,27 +66,27 @@ class Drawn(Protocol):
     def reads_after(self) -> int | None: ...
 
     def start_epoch(self, epoch: int) -> None:
-        """Sets the data set to this epoch, if it is not there yet."""
+        """Begins this epoch, unless it has begun."""
 
     def drawn(self, epoch: int) -> list[IntArray]:
-        """The examples of each batch handed out in this epoch, the present one or the last."""
+        """The examples of each batch handed out in this epoch, the current or the previous one."""
 
 
 class RecordingCallback(keras.callbacks.Callback):
-    """Records the examples as they are trained on; else all, by forward passes at epochs' ends.
+    """Records examples as they are trained on, or all of them by a forward pass after an epoch.
 
     Args:
         examples: `Examples` that are trained on.
         scorer: `LabelScorer` of the model in training.
         batch_size: int, of training.
-        every: int, epochs from one forward pass to the next; the first epoch has one.
+        every: int, epochs from one forward pass to the next; the first is after the first epoch.
         step: `RecordedStep` of the model, or `None` for forward passes.
 
     Attributes:
         record: `ExampleMemory` so far, with averages. Its score is the gradient norm if that is
             recorded, else the loss.
         targets: `TargetRecord` of the scorer's targets, or `None` if it has none.
-        cost: float, in epochs of training.
+        cost: float, of the forward passes so far, in epochs of training.
         diverged: `Divergence`, the first loss that was not finite, or `None`.
     """
 
@@ -184,7 +185,7 @@ class RecordingCallback(keras.callbacks.Callback):
         self.cost += FORWARD_COST
 
     def _read(self, drawn: list[IntArray], ends: bool = False) -> None:
-        """Reads what the steps on these batches have left, or goes over to forward passes.
+        """Reads what the steps on these batches recorded; if they did not, uses forward passes.
 
         Args:
             drawn: list of int arrays, the examples of each batch.
@@ -208,11 +209,11 @@ class RecordingCallback(keras.callbacks.Callback):
         self._read_steps += len(drawn)
 
     def _add(self, batches: list[IntArray], numbers: FloatArray) -> None:
-        """Adds rows of the gradient norm, if there is one, the loss and what classifiers have.
+        """Adds rows of the gradient norm, if it is recorded, the loss and what classifiers have.
 
         Args:
             batches: list of int arrays, the examples of each batch.
-            numbers: float array, a row for each of them, or for the first of them.
+            numbers: float array, a row for each example, or for the first ones if training stopped.
         """
         if not len(numbers):
             return
@@ -226,7 +227,7 @@ class RecordingCallback(keras.callbacks.Callback):
             self.diverged = Divergence(
                 self._epoch + 1, None if self._step is None else step, int(indices[place])
             )
-        # A stream may have shown more examples since.
+        # A stream may have yielded new examples since the last rows.
         size = max(len(self.record), self._examples.size)
         self.record.resize(size)
         if self.targets is not None:
@@ -247,15 +248,13 @@ def recording(
     gradient_norms: bool = False,
     targets: Sequence[TargetOutput] = (),
 ) -> RecordingCallback:
-    """A recorder for a training run, to enter as `listening` and to pass to `fit` as a callback.
-
-    The only place that decides how a record is made.
+    """A recorder for a training run: enter its `listening`, and pass it to `fit` as a callback.
 
     Args:
         model: a built, compiled `keras.Model`.
         source: `ArraySource` of the data it is trained on, or `Examples`.
         batch_size: int.
-        epochs: int, of the training; 0 for a trained model, which can only be looked at.
+        epochs: int, of the training; 0 for a trained model, whose record is one forward pass.
         gradient_norms: bool, whether the steps record them too. Defaults to `False`.
         targets: sequence of `TargetOutput`, each of whose targets is recorded too. Defaults to
             none.
@@ -271,7 +270,7 @@ def recording(
 
 def record_cost(model: keras.Model, epochs: int) -> float:
     """The most that the record of a training can cost, in epochs of training."""
-    # Whether a step of the model's own can be recorded shows only when it runs.
+    # Whether a `train_step` of the model's own can be recorded shows only when it runs.
     if backends.active().tap_obstacle(model) is None and "train_step" not in own_methods(model):
         return 0.0
     return -(-epochs // _looks_every(epochs)) * FORWARD_COST

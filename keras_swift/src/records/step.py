@@ -1,4 +1,4 @@
-"""Reads the numbers of a record off the training steps, which compute the outputs anyway."""
+"""Takes the numbers of a record from the training steps, which compute the outputs anyway."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from keras_swift.src.records.outputs import LabelScorer
 
 
 class RecordedStep:
-    """The numbers of the examples that a model's steps train on, in step order.
+    """Records the numbers of the examples that a model's steps train on, in step order.
 
     Args:
         model: a compiled, built `keras.Model`.
@@ -43,10 +43,10 @@ class RecordedStep:
             rows: int, how many examples there may be between two readings.
         """
         if self._tap is None or rows != self._rows:
-            # Not the step that was traced.
+            # The step that was traced writes to the old tap.
             self._own.forget()
             self._tap, self._rows = backends.active().make_tap(self._columns, rows), rows
-        # A step that failed may have left something.
+        # A step that failed in an earlier run may have left rows.
         self._tap.clear()
         self._step = self._model.train_step
         with (
@@ -57,7 +57,7 @@ class RecordedStep:
 
     @property
     def tap(self) -> Tap | None:
-        """`Tap` of the numbers, of `columns` each; `None` before `entered`."""
+        """`Tap` of the scorer's `columns` numbers for each example; `None` before `entered`."""
         return self._tap
 
     def _train_step(self, *arguments: Any) -> Any:
@@ -80,7 +80,7 @@ class _Observer:
         return None if found is None else self.numbers(*found)
 
     def inputs(self, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayTree, ...] | None:
-        # A step of the model's own may compute losses of other outputs.
+        # A `train_step` of the model's own may compute losses of other outputs.
         inside = getattr(self._inside, "step", False) and self._scorer.fits(y, y_pred)
         return (y, y_pred) if inside else None
 

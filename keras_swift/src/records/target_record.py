@@ -1,4 +1,4 @@
-"""What a training computed for every target of every example, as sums over the training."""
+"""What a training computed for every target of every example: sums over it, and latest numbers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from keras_swift.src.records.columns import FinishedRecord
 from keras_swift.src.records.growing import GrowingRows
 from keras_swift.src.records.targets import TargetOutput
 
-# A record takes at most as much memory as a data set that is held.
+# A record takes about as much memory at most as a data set that is held.
 RECORD_BYTES = 2 * 2**30
-# Of one target: three sums in float64, two counts, and two numbers as last seen.
+# About the bytes of one target: 44 for a label (four float64 sums, two float32 numbers as last seen
+# and an int32 count), 28 for a value.
 TARGET_BYTES = 3 * 8 + 4 * 4
 _SMALLEST = 1e-30
 
 
 class TargetRecord:
-    """The sums, by the index of an example.
+    """Sums, counts and latest numbers of every target, by the index of its example.
 
     Args:
         outputs: sequence of `TargetOutput`.
@@ -55,7 +56,11 @@ class TargetRecord:
             )
 
     def resize(self, size: int) -> None:
-        """Makes room for `size` examples; the first ones keep their numbers."""
+        """Changes the number of examples to `size`; those that remain keep their numbers.
+
+        Raises:
+            ValueError: if there are more targets than fit in `RECORD_BYTES`.
+        """
         if size == self._size:
             return
         self._check(size)
@@ -67,11 +72,11 @@ class TargetRecord:
             rows.resize(size)
 
     def add(self, indices: IntArray, numbers: FloatArray) -> None:
-        """Adds what a step computed.
+        """Adds what a step computed for its examples.
 
         Args:
             indices: int array, shape `(k,)`.
-            numbers: float array, shape `(k, columns of all outputs)`.
+            numbers: float array, shape `(k, columns of all outputs)`, from `TargetOutput.numbers`.
         """
         start = 0
         for place, output in enumerate(self._outputs):
@@ -88,9 +93,9 @@ class TargetRecord:
                     last.values[indices] = columns[name]
 
     def finished(self, place: int) -> FinishedRecord:
-        """The record of one output: arrays of shape `(n * targets,)`, NaN where none counts.
+        """The record of one output: arrays of shape `(n * targets,)`.
 
-        The margin of values is target minus prediction.
+        NaN for targets that never counted. The margin of values is target minus prediction.
 
         Args:
             place: int, the number of the output.

@@ -1,4 +1,4 @@
-"""What an example has targets for: one class, several labels, one for each step, values.
+"""The kinds of targets: one class, several labels, a class at each step, values.
 
 This file decides which targets can be wrong on their own, and which numbers a step yields for each.
 """
@@ -47,9 +47,9 @@ class TargetOutput:
             to predict; `"losses"`, anything else, known only by its loss.
         output: its `OutputLoss`.
         label: its `LabelOutput`, for the first two kinds.
-        entries: tuple of ints, the axes of an example's targets: `()` for one, `(T,)` for one at
+        entries: tuple of ints, the shape of an example's targets: `()` for one, `(T,)` for one at
             each of `T` steps or for `T` labels, `(h, w)` for pixels.
-        classes: int, out of how many classes a target is one; 0 if it is none.
+        classes: int, the number of classes; 0 for values and other losses.
     """
 
     name: str
@@ -71,7 +71,7 @@ class TargetOutput:
 
     @property
     def is_multi_label(self) -> bool:
-        """bool, whether each entry is a question of its own, rather than a step or a pixel."""
+        """bool, whether entries are taken for labels: yes or no, along one axis."""
         return self.kind == BINARY and len(self.entries) == 1
 
     def numbers(self, y: ArrayTree, y_pred: ArrayTree) -> Tensor:
@@ -81,8 +81,8 @@ class TargetOutput:
             y, y_pred: structures of tensors, aligned with the losses.
 
         Returns:
-            A float32 tensor, shape `(n, columns)`: of labels the probabilities, then the margins;
-            of values target minus prediction; else the loss. NaN for masked or ignored targets.
+            A float32 tensor, shape `(n, columns)`: for classes the probabilities, then the margins;
+            for values target minus prediction; else the loss. NaN for masked or ignored targets.
         """
         y, y_pred = self.output.of(y), self.output.of(y_pred)
         if self.kind == "losses":
