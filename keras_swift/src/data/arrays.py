@@ -32,7 +32,7 @@ from keras_swift.src.data.on_disk import RowsOnDisk, is_mapped
 # `(x, y, sample_weight)` of some examples.
 Data: TypeAlias = tuple[ArrayTree, ArrayTree, ArrayTree]
 
-# How many examples a model is built from, and a loss is asked about.
+# How many examples are used to build a model and to inspect its losses.
 SPECIMEN = 8
 
 
@@ -115,7 +115,7 @@ class ArraySource:
         return lengths["x"][0]
 
     def identity(self) -> list[tuple[int, tuple[int, ...]]]:
-        """Identifies the arrays: equal for the same ones; for others, only by chance."""
+        """Identifies the arrays: equal for the same ones, different for others but by accident."""
         return [
             (leaf.ctypes.data if isinstance(leaf, np.ndarray) else id(leaf), leaf.shape)
             for leaf in present_leaves((self.x, self.y))
@@ -140,9 +140,10 @@ class ArraySource:
         return self._in_memory is not None
 
     def keep_on_device(self, most_bytes: int) -> None:
-        """Copies `x` and `y` to the model's device, unless they are not in memory or too large.
+        """Copies `x` and `y` to the model's device, if they fit into `most_bytes`.
 
-        From then on `take` gathers rows there and returns tensors.
+        From then on `take` gathers rows there and returns tensors. Arrays on disk and arrays that
+        hold anything but numbers stay where they are.
         """
         arrays = self.arrays(most_bytes)
         numbers = all(leaf.dtype.kind in "biuf" for leaf in present_leaves(arrays or ()))
@@ -157,7 +158,7 @@ class ArraySource:
             self._in_memory = None
 
     def specimen(self) -> tuple[ArrayTree, ArrayTree]:
-        """`(x, y)` of the first few examples, to build a model with and ask its loss."""
+        """`(x, y)` of the first few examples, to build a model and inspect its losses."""
         return self.take(np.arange(min(SPECIMEN, self.size)))[:2]
 
     def take(self, indices: IntArray, only_weights: bool = False) -> Data:
@@ -185,7 +186,7 @@ def select(data: tuple[ArrayTree, ...], indices: IntArray | slice) -> tuple[Arra
         if array is None:
             return None
         if keras.ops.is_tensor(array):
-            # It is on the model's device, so its rows are too.
+            # On the model's device: rows are gathered there.
             return keras.ops.take(array, indices, axis=0)
         chosen = array[indices]
         chosen = chosen.toarray() if scipy.sparse.issparse(chosen) else np.asarray(chosen)
@@ -199,7 +200,7 @@ def _on_device(array: Array) -> Tensor:
 
 
 def standard(array: Array) -> Array:
-    """The array, of `keras.config.floatx()` if it is of float64, as in `model.fit`."""
+    """The array, cast to `keras.config.floatx()` if it is float64, as in `model.fit`."""
     return array.astype(keras.config.floatx()) if array.dtype == np.float64 else array
 
 
@@ -300,7 +301,7 @@ def split(
     def lazily(leaf: Any, rows: slice) -> Any:
         return leaf.part(rows) if isinstance(leaf, RowsOnDisk) else leaf[rows]
 
-    # Keras gets what is held out, and it does not take `RowsOnDisk`.
+    # What is held out is passed to Keras, which does not take `RowsOnDisk`.
     return cut(slice(None, kept), lazily), cut(slice(kept, None), operator.getitem)
 
 
@@ -314,7 +315,7 @@ def class_weights(
             shape `(n, classes)`.
         class_weight: dict from class number to weight; other classes
             have weight 1. `None` returns `sample_weight`.
-        sample_weight: the weights given with it. Defaults to `None`.
+        sample_weight: the user's weights. Defaults to `None`.
 
     Raises:
         ValueError: if both are given, or if `y` is a structure of several

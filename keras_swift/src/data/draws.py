@@ -10,11 +10,12 @@ from keras_swift.src._types import FloatArray, IntArray
 def systematic_draw(expected: FloatArray, generator: np.random.Generator) -> IntArray:
     """Draws each example its expected number of times, rounded up or down at random.
 
-    Points one apart are laid over the expected counts end to end, from a
-    random start and with the examples in random order. The mean of each
-    count is exactly `expected`, as in independent draws with replacement, but
-    a count never differs from it by 1 or more. So there is less noise, and
-    equal probabilities give an ordinary shuffled epoch, each example once.
+    The expected counts are laid end to end, in random order, and an example
+    is drawn at each of `k` points that are 1 apart, from a random start. The
+    mean of each count is exactly `expected`, as in independent draws with
+    replacement, but a count never differs from it by 1 or more. So there is
+    less noise, and equal probabilities with `k = n` give an ordinary shuffled
+    epoch, each example once.
 
     Args:
         expected: float array, shape `(n,)`, non-negative, with a sum that is
@@ -34,9 +35,9 @@ def systematic_draw(expected: FloatArray, generator: np.random.Generator) -> Int
     order = generator.permutation(len(expected))
     cumulative = np.cumsum(expected[order])
     if count:
-        # Undoes the rounding of the sum, which could drop or add a draw at the end.
+        # Removes the rounding error of the sum, which could drop or add a draw at the end.
         cumulative *= count / cumulative[-1]
-    # Whole counts must not depend on the last bit of a sum.
+    # Otherwise rounding errors could change counts whose expectation is a whole number.
     cumulative = np.round(cumulative, 9)
     points = np.arange(count) + generator.uniform(1e-6, 1.0 - 1e-6)
     drawn = order[np.searchsorted(cumulative, points, side="right")]

@@ -1,4 +1,4 @@
-"""Data sets held in memory as arrays, for those who need every example by its index."""
+"""Data sets held in memory as arrays, where every example is needed by its index."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def held(data: Any, argument: str = "validation_data") -> tuple[ArrayTree, ...]:
     Args:
         data: such a tuple, or a `PyDataset`, `tf.data.Dataset` or
             `DataLoader`, which is read once.
-        argument: str, what errors call it. Defaults to `"validation_data"`.
+        argument: str, its name in errors. Defaults to `"validation_data"`.
 
     Raises:
         TypeError: for a generator, and anything else that is not data.
@@ -75,7 +75,7 @@ def held_examples(
 
     Args:
         x: structure of arrays; or a `PyDataset`, `tf.data.Dataset` or
-            `DataLoader` of batches, whose passes are all alike.
+            `DataLoader` of batches, with the same batches in every pass.
         y, sample_weight: structures of arrays; `None` with a data set, which
             has its own.
 
@@ -95,7 +95,7 @@ def held_examples(
     found = held(x, "x")
     first = _parts(next(iter(_batches(x, "x"))))
     same = all(
-        # NaN is refused later, by its name; strings cannot be asked for it.
+        # NaN is refused later, by an error of its own; strings have none to compare.
         np.array_equal(again, whole[: len(again)], equal_nan=again.dtype.kind in "fc")
         for again, whole in zip(present_leaves(first), present_leaves(found), strict=True)
     )
@@ -133,7 +133,7 @@ def _batches(data: Any, argument: str) -> Iterable[Any]:
 
 
 def check_ends(data: Any, argument: str) -> None:
-    """Raises unless a data set has an end and can be read again.
+    """Raises unless `data` is a data set that has an end and can be read again.
 
     Raises:
         TypeError: for a generator, and anything else that is not a data set.

@@ -16,15 +16,18 @@ from keras_swift.src.data.permutations import Permutations
 
 
 class ItemReader:
-    """Reads the items of a `PyDataset` by index, ahead of time, in its own `workers`.
+    """Reads the items of a `PyDataset` by index; ahead of time, if it has `workers`.
 
     Args:
         dataset: `PyDataset`.
-        generator: `np.random.Generator` for the order of a finite one, or `None`, its own order.
+        generator: `np.random.Generator` for the order of a finite data set; `None` for 0, 1, 2, ...
 
     Attributes:
-        order: the order of the indices.
+        order: `Permutations` of the indices; of an endless data set, a count.
         ahead: int, how many items the workers may read ahead.
+
+    Raises:
+        ValueError: if the data set has no batches.
     """
 
     def __init__(
@@ -44,12 +47,12 @@ class ItemReader:
 
     @property
     def has_workers(self) -> bool:
-        """Whether items are read in threads or processes of the data set's own."""
+        """Whether items are read in threads or processes, as the data set asks for."""
         dataset = self._dataset
         return bool(dataset.workers > 1 or (dataset.workers and dataset.use_multiprocessing))
 
     def next_item(self) -> tuple[int, Any]:
-        """The next index, and the item there."""
+        """`(index, item)`, the next in order."""
         if not self.has_workers:
             index = int(self.order.take(1)[0])
             return index, self._dataset[index]

@@ -94,7 +94,7 @@ def of_frame(frame: Any) -> Array:
 
 
 def as_fed(structure: ArrayTree) -> ArrayTree:
-    """The structure as Keras takes it: arrays of strings as tensors, all else as it is."""
+    """The structure as Keras accepts it: arrays of strings as tensors, all else unchanged."""
     return keras.tree.map_structure(
         lambda leaf: keras.ops.convert_to_tensor(leaf) if _is_text_array(leaf) else leaf, structure
     )
@@ -105,7 +105,7 @@ def _is_text_array(leaf: Any) -> bool:
 
 
 def structure_key(structure: ArrayTree) -> str:
-    """A key for a structure's containers and the places of its leaves and `None`s."""
+    """A string that is equal for structures of equal containers, with `None`s in equal places."""
     return repr(map_leaves(lambda leaf: None if leaf is None else 0, structure))
 
 
@@ -119,7 +119,7 @@ def map_leaves(function: Callable[[Any], Any], structure: ArrayTree) -> ArrayTre
 
 
 def all_leaves(structure: ArrayTree) -> list[Any]:
-    """`keras.tree.flatten`, likewise; `None`s are leaves."""
+    """`keras.tree.flatten`, faster for arrays and tuples of arrays; `None`s are leaves."""
     if structure is None or hasattr(structure, "shape"):
         return [structure]
     if type(structure) is tuple:
@@ -141,9 +141,10 @@ def with_leaves(structure: ArrayTree, leaves: Iterable[Any]) -> ArrayTree:
 
 
 def packed(structure: ArrayTree, leaves: Iterator[Any]) -> ArrayTree:
-    """`keras.tree.pack_sequence_as`, likewise.
+    """`keras.tree.pack_sequence_as`, faster for arrays and tuples of arrays.
 
-    Not `map_leaves` with the next leaf: Keras flattens a dict by its keys, and maps it as it is.
+    Mapping each leaf to the next of `leaves` would not do: on PyTorch, Keras flattens a dict in the
+    order of its sorted keys, but maps it in the dict's own order.
     """
     if structure is None or hasattr(structure, "shape"):
         return next(leaves)
@@ -154,9 +155,12 @@ def packed(structure: ArrayTree, leaves: Iterator[Any]) -> ArrayTree:
 
 
 def pieces(structure: ArrayTree, rows: list[slice]) -> list[ArrayTree]:
-    """These rows of every leaf, a structure for each slice; `None` stays `None`."""
+    """The rows of every leaf in each slice, one structure a slice; `None` stays `None`.
+
+    A single slice must cover all rows.
+    """
     if len(rows) == 1:
-        # All of them.
+        # All rows, so nothing is sliced.
         return [structure]
     return [
         map_leaves(lambda leaf, own=own: None if leaf is None else leaf[own], structure)  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Arrays on a disk: what is read row by row, and never whole."""
+"""Arrays on a disk, which are read row by row and never whole."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keras_swift.src._types import Array, IntArray
 
 
 def is_mapped(array: Any) -> bool:
-    """Whether an array is on disk, or a view of one that is."""
+    """Whether an array is memory-mapped, or a view of one that is."""
     while array is not None and not isinstance(array, np.memmap):
         array = getattr(array, "base", None)
     return array is not None

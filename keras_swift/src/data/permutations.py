@@ -28,9 +28,11 @@ class PermutationState(SavedState):
 
 
 class Permutations:
-    """Goes through the examples in one random order after another.
+    """Yields the indices of all examples in one random order after another.
 
-    Without a generator the order is that of the data.
+    Args:
+        size: int, the number of examples.
+        generator: `np.random.Generator`; `None` for the order of the data, each time.
     """
 
     def __init__(self, size: int, generator: np.random.Generator | None) -> None:
@@ -70,12 +72,12 @@ class Permutations:
 
     @property
     def left(self) -> int:
-        """int, how many indices are left in this order, or in the next if there are none."""
+        """int, how many indices are left in this order, or in the next one if it has ended."""
         ended = self._order is None or self._next == self._size
         return self._size if ended else self._size - self._next
 
     def step_back(self, count: int) -> None:
-        """Makes `take` return the last `count` indices again; all must be of one order."""
+        """Makes `take` return the last `count` indices again; these must be of one order."""
         self._next -= count
 
     def upcoming(self, count: int) -> list[int]:
@@ -87,7 +89,7 @@ class Permutations:
         return indices
 
     def restart(self, size: int | None = None) -> None:
-        """Makes the next `take` begin a new order, of `size` examples if given."""
+        """Makes the next `take` begin a new order, of `size` examples if that is given."""
         self._size = self._size if size is None else size
         self._order, self._next = None, 0
 

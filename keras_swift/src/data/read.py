@@ -1,6 +1,6 @@
 """One batch of a stream, checked and as NumPy arrays.
 
-This file decides which items a stream may yield, and what may name their examples.
+This file decides which items a stream may yield, and what may be an id.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ class Read:
 
     Attributes:
         batch: `(x, y)` or `(x, y, sample_weight)` of NumPy structures.
-        ids: array, shape `(b,)`, the user's names of the examples; `None` without.
-        sparse: list of bool, whether each leaf of the inputs and targets came as a sparse one.
-        index: int, its index in a `PyDataset`; `None` for other sources.
-        position: the place in the order of a `PyDataset` before this batch, for `restore`.
-        keys: what `Stream.key` made of the batch; `None` without.
+        ids: array, shape `(b,)`, the ids that the user gave the examples; `None` if none.
+        sparse: list of bool, whether each leaf of the inputs and targets came as a sparse array.
+        index: int, the batch's index in a `PyDataset`; `None` for other sources.
+        position: the state of the order of a `PyDataset` before this batch, for `restore`.
+        keys: what the function given to `Stream.know_by` returned for this batch; `None` if there
+            is none.
     """
 
     batch: StreamBatch
@@ -62,12 +63,14 @@ def checked_item(item: Any, needs_targets: bool, class_weight: dict[int, float] 
 
     Args:
         item: `(x, y)`, `(x, y, sample_weight)` or `(x, y, sample_weight, ids)`.
-        needs_targets: bool; otherwise it may also be `(x,)` or `x` alone.
+        needs_targets: bool, whether there must be a `y`; otherwise the item may also be `(x,)` or
+            `x` alone.
         class_weight: dict from class number to weight, or `None`.
 
     Raises:
         TypeError: for parts that are not arrays, and ids that are neither integers nor strings.
-        ValueError: for parts of other shapes.
+        UnevenBatch: for parts of different lengths.
+        ValueError: for an item of another form, or weights beside `class_weight`.
     """
     batch: StreamBatch = tuple(item) if isinstance(item, list) else item
     if not needs_targets and not (isinstance(batch, tuple) and len(batch) > 1):

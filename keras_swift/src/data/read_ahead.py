@@ -1,7 +1,7 @@
 """Reads a source in a thread, so that it is read while the model trains.
 
-This file decides who reads, and when: one thread at a time, never more than was allowed, and only
-a source that is slow.
+This file decides which thread reads, and when: one at a time, never more than was allowed, and in
+the background only from a source that is slow.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ T = TypeVar("T")
 # source that never answers keeps no program from ending.
 PATIENCE = 30.0
 # A source is slow if reading takes more than this share of the time. Python runs one thread at a
-# time, so that reading a quick one in a thread costs more than it saves.
+# time, so reading a quick source in a thread costs more than it saves.
 SLOW = 1 / 4
-# After so many batches that is measured. JAX does not wait for the first thirty-two steps.
+# Over how many batches that is measured: JAX returns from its first 32 steps without waiting for
+# them, so fewer batches would make training look quicker than it is.
 MEASURED = 64
 
 
 class ReadAhead(Generic[T]):
-    """Calls `read` in a thread, in order, and hands over what it returned.
+    """Calls `read` in a thread, and hands over its results in order.
 
-    The thread begins when reading ahead is first allowed; without that, `next` calls `read` itself.
-    After a `None` (the end of a pass) or an exception nothing is read until `next` has handed that
+    The thread starts when reading ahead is first allowed; until then `next` calls `read` itself.
+    After a `None` (the end of a pass) or an exception nothing is read until `next` has handed it
     over and is called again.
 
     Args:
@@ -52,7 +53,7 @@ class ReadAhead(Generic[T]):
         self._thread: threading.Thread | None = None
 
     def allow(self, count: int) -> None:
-        """Lets so many results wait to be handed over; 0 stops reading ahead."""
+        """Lets up to `count` results wait to be handed over; 0 stops reading ahead."""
         with self._changed:
             self._allowed = count
             if count and self._thread is None and not self._is_closed:
@@ -63,7 +64,7 @@ class ReadAhead(Generic[T]):
             self._changed.notify_all()
 
     def next(self) -> T | None:
-        """The next result of `read`; an exception arrives as it was raised there."""
+        """The next result of `read`; raises what `read` raised."""
         with self._changed:
             self._is_halted = False
             if self._thread is not None:
@@ -127,10 +128,10 @@ class ReadAhead(Generic[T]):
 
 
 class Pace:
-    """Measures whether a source is slow: whether a quarter of the time is spent reading it.
+    """Measures whether a source is slow: whether reading takes more than a quarter of the time.
 
     Attributes:
-        is_slow: bool, whether it has been; from then on nothing is measured.
+        is_slow: bool, whether the source was slow in any measurement so far.
 
     Example:
         >>> pace = Pace()
@@ -143,7 +144,7 @@ class Pace:
 
     def __init__(self) -> None:
         self.is_slow = False
-        # When the last reading ended, of how many batches, and how long it took.
+        # Of the last reading: when it ended, how many batches it read, and how long it took.
         self._last: tuple[float, int, float] | None = None
         self._begin()
 
@@ -151,15 +152,15 @@ class Pace:
         self._batches, self._spent, self._passed = 0, 0.0, 0.0
 
     def pause(self) -> None:
-        """Called at the end of an epoch: what comes until the next batch does not count."""
+        """Called at the end of an epoch: the time until the next batch does not count."""
         self._last = None
 
     @contextlib.contextmanager
     def reading(self, batches: int) -> Iterator[None]:
-        """A context in which so many batches are read."""
+        """A context in which `batches` batches are read."""
         began = time.perf_counter()
         if self._last is not None:
-            # A whole round: what was read, and the training on it.
+            # A whole round: reading batches, and training on them until now.
             ended, count, seconds = self._last
             self._batches += count
             self._spent += seconds

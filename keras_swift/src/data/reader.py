@@ -1,4 +1,4 @@
-"""How the data are read, and the reader of arrays: uniform batches and presamples of their rows."""
+"""The interface for reading data as uniform batches and presamples, and the reader of arrays."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from keras_swift.src.data.arrays import ArraySource, Data
 from keras_swift.src.data.leaves import present_leaves
 from keras_swift.src.data.permutations import Permutations
 
-# Most batches drawn together, and their largest size in bytes: after a training step Python's code
-# is no longer in the processor's caches, and drawing one batch costs several times what it costs
-# right after another. The batches themselves should not fill the caches.
+# The most batches drawn together, and the most bytes they may have. After a training step Python's
+# code has left the processor's caches, so drawing a batch costs several times what it costs right
+# after another one. The batches themselves should not fill the caches.
 TOGETHER = 8
 TOGETHER_BYTES = 4_000_000
 
@@ -32,8 +32,10 @@ class Examples:
             axis (tensors for `x` and `y` if they are kept on a device);
             `sample_weight` may be `None`, and so may `x` and `y` if the
             rows are gathered by index later.
-        indices: int64 array, which examples they are; `None` from a stream.
+        indices: int64 array, which examples they are; `None` for a stream whose examples are not
+            recognised.
         batches: float, how many batches they amount to: `r` for a presample of `r` batches.
+            Defaults to 1.0.
     """
 
     data: Data
@@ -46,7 +48,7 @@ class Examples:
 
     @property
     def mean_length(self) -> float:
-        """How many examples their batches have on average."""
+        """float, the mean number of examples in each of the batches."""
         return len(self) / self.batches
 
 
@@ -56,8 +58,8 @@ class ItemForm:
 
     Attributes:
         fixed_size: int, how many examples every batch has, or `None` if they may differ.
-        sparse: list of bool, whether each leaf of `(x, y)` came as a sparse one.
-        has_one_shape: bool, whether all have one shape, but for their number of examples.
+        sparse: list of bool, whether each leaf of `(x, y)` came as a sparse array.
+        has_one_shape: bool, whether all have one shape, except for the number of examples.
         element_spec: what a `tf.data` source says of its items; `None` for other sources.
     """
 
@@ -69,11 +71,11 @@ class ItemForm:
 
 @dataclasses.dataclass(frozen=True)
 class ReaderState(SavedState):
-    """Where a reader is.
+    """The position of a reader.
 
     Attributes:
         uniform: the position among the uniform batches, `None` if it is not known.
-        presample: that among the presamples.
+        presample: the position among the presamples, likewise.
     """
 
     uniform: Any
@@ -86,9 +88,9 @@ class Reader(Protocol):
     Attributes:
         form: `ItemForm`.
         batch_size: int, `b`; of a stream, the rows of its first batch.
-        num_batches: int, how many batches an epoch has if `fit` is not told.
-        is_open_ended: bool, whether a pass may end before the steps of an epoch, and nobody knows
-            when.
+        num_batches: int, how many batches an epoch has by default.
+        is_open_ended: bool, whether a pass may end before the steps of an epoch, and it is not
+            known when.
     """
 
     form: ItemForm
@@ -113,17 +115,17 @@ class Reader(Protocol):
 
         Args:
             steps: int, how many steps of it were taken.
-            are_waiting: bool, whether batches were read for steps to come.
+            are_waiting: bool, whether batches for later steps have already been read.
         """
 
     def first(self, count: int) -> Data:
         """The first `count` examples, repeated if there are fewer; changes no state."""
 
     def specimens(self, count: int) -> list[Examples]:
-        """Up to `count` batches, of the shapes of all; changes no state."""
+        """Up to `count` batches, of the shapes that all batches have; changes no state."""
 
     def uniform(self, by_index: bool = False) -> Examples:
-        """The next uniform batch; `by_index`, only its weights."""
+        """The next uniform batch; with `by_index`, without `x` and `y`."""
 
     def take_back(self, count: int) -> None:
         """Makes `uniform` return the last `count` examples again; at most those drawn together."""
@@ -144,7 +146,7 @@ class Reader(Protocol):
         """Makes the next uniform batch begin a new pass."""
 
     def identity(self) -> Any:
-        """Identifies the data: equal for the same ones."""
+        """Identifies the data: equal if and only if they are the same, but for accidents."""
 
     def state(self) -> ReaderState:
         """State for `restore`."""
@@ -153,7 +155,7 @@ class Reader(Protocol):
         """Restores what `state` returned."""
 
     def close(self) -> None:
-        """Frees what reading took."""
+        """Stops workers and threads, and frees copies of the data."""
 
 
 class ArrayReader:
@@ -212,16 +214,16 @@ class ArrayReader:
         return self.source.take(np.arange(count) % self.source.size)
 
     def specimens(self, count: int) -> list[Examples]:
-        """A batch of the first examples, whose shape is that of all batches. Changes no state."""
+        """One batch of the first examples, in a list; changes no state."""
         return [self.examples(np.arange(self.batch_size))]
 
     def uniform(self, by_index: bool = False) -> Examples:
-        """The next uniform batch, smaller at the end of an epoch; `by_index`, only its weights."""
+        """The next uniform batch, smaller at a pass's end; with `by_index`, without `x` and `y`."""
         return self._take(self._uniform.take(self.batch_size, across=False), by_index)
 
     @property
     def size(self) -> int:
-        """The number of examples."""
+        """int, the number of examples."""
         return self.source.size
 
     def identity(self) -> Any:
@@ -229,7 +231,7 @@ class ArrayReader:
 
     @property
     def is_within_pass(self) -> bool:
-        """Whether the current permutation of uniform batches is partly read."""
+        """Whether the current permutation of uniform batches has been read in part."""
         return self._uniform.left < self.size
 
     @property
@@ -238,7 +240,7 @@ class ArrayReader:
         return self._together
 
     def examples(self, indices: IntArray, by_index: bool = False) -> Examples:
-        """The examples at these indices; `by_index`, only their weights."""
+        """The examples at these indices; with `by_index`, without `x` and `y`."""
         return self._take(indices, by_index)
 
     def uniform_indices(self, count: int) -> IntArray:
@@ -278,7 +280,7 @@ class ArrayReader:
     def restore(self, state: ReaderState) -> None:
         self._uniform.restore(state.uniform)
         if self.form.fixed_size is not None and self._uniform.left % self.form.fixed_size:
-            # The saved position belongs to another batch size.
+            # The position was saved with another batch size.
             self._uniform.restart()
         self._presample.restore(state.presample)
 

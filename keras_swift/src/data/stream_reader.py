@@ -35,10 +35,10 @@ class StreamReader:
         generators: two `np.random.Generator`, for the order of the batches of
             a finite `PyDataset`.
         shuffle: bool, whether that order is random.
-        steps_per_epoch: int or `None`. Without it the stream must end;
+        steps_per_epoch: int or `None`. Without it the stream must end, and
             one of unknown length is read once to count its batches.
-        needs_targets: bool, as there.
-        warns: bool, whether counting is said, with `steps_per_epoch` as the cure.
+        needs_targets: bool, as for `streams.Stream`. Defaults to `True`.
+        warns: bool, whether to warn when a pass is read to count its batches. Defaults to `True`.
 
     Attributes:
         stream: the source, or a list of the batches of a generator that was read to its end.
@@ -88,10 +88,10 @@ class StreamReader:
         )
         self.batch_size = len(Examples(self._first, None))
         self.num_batches = steps_per_epoch or self._uniform.length or self._counted(source, warns)
-        # Whether a pass may end before the steps of an epoch, nobody knows when.
+        # A pass may end before the steps of an epoch, and its length is not known.
         ends = self._uniform.length is None and not self._shared and not is_endless(source)
         self.is_open_ended = steps_per_epoch is not None and ends
-        # Batches are drawn one by one: a model may have changed the source between them.
+        # Batches are drawn one by one: a step may change the source of the next.
         self.together = 1
 
     @property
@@ -111,7 +111,7 @@ class StreamReader:
 
         Args:
             steps: int, how many steps of it were taken.
-            are_waiting: bool, whether batches were read for steps to come.
+            are_waiting: bool, whether batches for later steps have already been read.
         """
         if math.isinf(self.pass_length) and not are_waiting and not self._uniform.has_more():
             return False
@@ -149,7 +149,7 @@ class StreamReader:
         return x, y, sample_weight
 
     def specimens(self, count: int) -> list[Examples]:
-        """The next batches, up to `count`, fewer at the end; they are read again later."""
+        """The next batches, up to `count`, fewer at the end; `uniform` returns them again."""
         found: list[Examples] = []
         with self._uniform.unchanged():
             while len(found) < count:
@@ -172,8 +172,8 @@ class StreamReader:
         """The next batches, joined.
 
         Raises:
-            ValueError: if they differ in form, or a generator ends; they are
-                read again then.
+            ValueError: if they differ in form, or a generator ends; the next
+                call then reads the same batches.
         """
         with self._presample.all_or_none():
             return self._joined(size // self.batch_size)
@@ -196,14 +196,14 @@ class StreamReader:
 
     @property
     def whole_pass(self) -> float:
-        """How many batches give every example once; infinity if nobody knows."""
+        """How many batches hold every example once; infinity if that is not known."""
         if self._shared or is_endless(self.stream):
             return math.inf
         counted = self._uniform.length or self._uniform.counted
         return counted or (math.inf if self.is_open_ended else self.num_batches)
 
     def know_by(self, key: Callable[[Read], Any]) -> None:
-        """Makes `key(read)` of each uniform batch where it is read, perhaps in a thread."""
+        """Stores `key(read)` with each uniform batch as it is read, perhaps in a thread."""
         self._uniform.know_by(key)
 
     @property
@@ -217,7 +217,7 @@ class StreamReader:
 
     @property
     def in_hand(self) -> int:
-        """int, how many of the next uniform batches were read before."""
+        """int, how many of the next uniform batches have already been read."""
         return self._uniform.in_hand
 
     def read_ahead(self, count: int, in_thread: bool) -> None:
@@ -229,7 +229,7 @@ class StreamReader:
         return self._uniform.next_read()
 
     def read_item(self, index: int) -> Read:
-        """A batch of a `PyDataset` by its index; moves nothing in the stream."""
+        """A batch of a `PyDataset` by its index; the stream keeps its position."""
         return self._uniform.read_item(index)
 
     def unchanged(self) -> contextlib.AbstractContextManager[None]:
@@ -237,7 +237,7 @@ class StreamReader:
         return self._uniform.unchanged()
 
     def all_or_none(self) -> contextlib.AbstractContextManager[None]:
-        """A context that, if it fails, has read no uniform batch: they are read again."""
+        """A context that moves nothing if it fails: its uniform batches are then read again."""
         return self._uniform.all_or_none()
 
     def begin_epoch(self) -> None:
@@ -249,7 +249,7 @@ class StreamReader:
     def end_epoch(self) -> None:
         """Called when an epoch ends."""
         self._uniform.end_epoch()
-        # The epoch's end may have changed its items.
+        # The hook at the epoch's end may have changed the items.
         self._presample.forget()
 
     def restart(self) -> None:
@@ -292,7 +292,7 @@ def joined(batches: Sequence[StreamBatch]) -> Data:
 
 
 def _held(source: Iterator[Any]) -> list[Any]:
-    """The batches of a generator to its end: `fit` would read them in one epoch."""
+    """The batches of a generator, read to its end, which `model.fit` takes as one epoch."""
     batches, size = [], 0
     for batch in source:
         batches.append(batch)

@@ -48,14 +48,14 @@ def is_endless(source: Any) -> bool:
     """Whether a source says that it has no end."""
     cardinality = getattr(source, "cardinality", None)
     if callable(cardinality):
-        # Of distributed data sets it is a number.
+        # A distributed data set has a number there, not a method.
         cardinality = cardinality()
     # TensorFlow's -1 means "no end"; -2 means "unknown".
     return cardinality is not None and int(cardinality) == -1
 
 
 def check_stream_arguments(x: Any, y: Any, sample_weight: Any, batch_size: Any, split: Any) -> None:
-    """Raises for arguments of `fit` that belong to arrays; warns of `batch_size`."""
+    """Raises for arguments of `fit` that need arrays; warns that `batch_size` has no effect."""
     kind = f"x of type {type(x).__name__}"
     for name, value in (("y", y), ("sample_weight", sample_weight)):
         if value is not None:
@@ -77,7 +77,7 @@ def check_stream_arguments(x: Any, y: Any, sample_weight: Any, batch_size: Any, 
 
 
 class Stream:
-    """Batches of a source as NumPy structures, restarted whenever it ends.
+    """The batches of a source as NumPy structures; read again whenever it ends.
 
     A `PyDataset`'s own `workers` read its batches, ahead of time and in a
     fixed order; nothing else of this package runs in them.
@@ -88,13 +88,13 @@ class Stream:
         generator: `np.random.Generator` for the order of the batches of a
             finite `PyDataset`. Defaults to `None`, their own order; other
             sources always keep theirs.
-        class_weight: dict from class number to weight, multiplied into the
-            loss as in `model.fit`. Defaults to `None`.
-        needs_targets: bool, whether a batch has to have targets. Defaults to
-            `True`. Otherwise an item may also be `(x,)` or `x` alone.
+        class_weight: dict from class number to weight, which become the
+            batch's weights, as in `model.fit`. Defaults to `None`.
+        needs_targets: bool, whether a batch must have targets. Defaults to
+            `True`. If `False`, an item may also be `(x,)` or `x` alone.
 
     Attributes:
-        counted: int, the batches of a whole pass, once one has ended.
+        counted: int, the batches of a whole pass; `None` until one has ended.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Stream:
         self._reader: ItemReader | None = None
         if isinstance(source, keras.utils.PyDataset):
             self._reader = ItemReader(source, generator)
-        # Batches of the pass that were read, and of a whole pass once one has ended.
+        # How many batches of this pass were read, and of a whole pass once one has ended.
         self._read_in_pass = 0
         self.counted: int | None = None
         self._key: Callable[[Read], Any] | None = None
@@ -154,7 +154,10 @@ class Stream:
         return read
 
     def has_more(self) -> bool:
-        """Whether the pass goes on, for an iterable that does not tell its length: reads ahead."""
+        """Whether the pass goes on; to find out, reads the next batch of an iterable.
+
+        For iterables of unknown length.
+        """
         if self._again or self._iterator is None:
             return True
         read = self._ahead.next()
@@ -167,12 +170,17 @@ class Stream:
 
     @property
     def in_hand(self) -> int:
-        """int, how many of the next batches were read before and are not read anew."""
+        """int, how many of the next batches have already been read."""
         return len(self._again)
 
     def read_ahead(self, count: int, in_thread: bool) -> None:
-        """Lets so many batches be read ahead, by a `PyDataset`'s workers or, if so, by a thread."""
-        # The next one, and others that will be read again, are in hand already.
+        """Lets `count` batches be read ahead: by a `PyDataset`'s workers, else perhaps in a thread.
+
+        Args:
+            count: int, how many besides the next one.
+            in_thread: bool, whether a source without workers is read in a thread.
+        """
+        # The next batch, and others that were put back, are in hand already.
         count = max(0, count - max(0, len(self._again) - 1))
         if self._reader is not None and self._reader.has_workers:
             self._reader.ahead = max(self._reader.ahead, count)
@@ -180,7 +188,7 @@ class Stream:
             self._ahead.allow(count if in_thread else 0)
 
     def know_by(self, key: Callable[[Read], Any]) -> None:
-        """Makes `key(read)` the `keys` of each batch, where it is read, perhaps in a thread."""
+        """Stores `key(read)` as the `keys` of each batch as it is read, perhaps in a thread."""
         self._key = key
         again = [dataclasses.replace(read, keys=key(read)) for read in self._again]
         self._again = collections.deque(again)
@@ -216,7 +224,7 @@ class Stream:
         return self._checked(item, index, position)
 
     def read_item(self, index: int) -> Read:
-        """A batch of a `PyDataset` by its index; moves nothing."""
+        """A batch of a `PyDataset` by its index; the stream keeps its position."""
         return self._checked(self._source[index], index)
 
     def _checked(self, item: Any, index: int | None, position: Any = None) -> Read:
@@ -234,7 +242,7 @@ class Stream:
             self._reader.order.restore(waiting[0].position)
 
     def restart(self) -> None:
-        """Makes the next batch the first of a new pass, if there can be one."""
+        """Makes the next batch the first of a new pass, if the source can be read again."""
         if self.is_shared:
             return
         self._stop_reading_ahead()
@@ -257,7 +265,7 @@ class Stream:
 
     @contextlib.contextmanager
     def all_or_none(self) -> Iterator[None]:
-        """A context that, if it fails, has read nothing: the batches are read again."""
+        """A context that moves nothing if it fails: its batches are then read again."""
         if self._seen is not None:
             # `unchanged` puts them back anyway.
             yield
@@ -274,7 +282,7 @@ class Stream:
     def begin_before_the_last(self) -> None:
         """Reshuffles until the last, perhaps smaller, batch is not first.
 
-        The first batch that is read shows the shape of all.
+        The first batch determines the batch size.
         """
         order = None if self._reader is None else self._reader.order
         if isinstance(order, Permutations) and order.size > 1:
@@ -302,7 +310,7 @@ class Stream:
             self._reader.forget()
 
     def close(self) -> None:
-        """Stops the reading thread and the workers, and closes an iterator of our own."""
+        """Stops the reading thread and the workers, and closes an iterator that we opened."""
         self._ahead.close()
         if self._reader is not None:
             self._reader.close()
