@@ -1,4 +1,4 @@
-"""The frameworks: `base` has the interface, and each framework a file that implements it.
+"""The frameworks: `base` has the interface, and one file for each framework implements it.
 
 Only the framework that Keras runs on is imported, when it is first needed.
 """
@@ -15,7 +15,11 @@ _CLASSES = {"tensorflow": "TensorFlowBackend", "jax": "JaxBackend", "torch": "To
 
 @functools.cache
 def active() -> Backend:
-    """The backend that Keras runs on."""
+    """The `Backend` of the framework that Keras runs on.
+
+    Raises:
+        ValueError: if that is none of TensorFlow, JAX and PyTorch.
+    """
     name = keras.backend.backend()
     if name not in _CLASSES:
         raise ValueError(

@@ -20,15 +20,15 @@ from keras_swift.src.data.reader import ItemForm
 
 # A model's `(trainable, non_trainable)` values.
 Values: TypeAlias = tuple[list[Tensor], list[Tensor]]
-# From `(values, *inputs)` to one row of each quantity for each row of the inputs: on tensors, to
-# be compiled by the framework, and on NumPy arrays.
+# Functions from `(values, *inputs)` to one row of each quantity for each row of the inputs: of
+# tensors, for the framework to compile, and of NumPy arrays.
 TensorScoring: TypeAlias = Callable[..., dict[str, Tensor]]
 Scoring: TypeAlias = Callable[..., dict[str, FloatArray]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Gathered:
-    """What the processes of a training know of their examples.
+    """Numbers of the examples of all processes of a training.
 
     Attributes:
         columns: dict from name to float64 array, the rows of all processes, one process after
@@ -46,7 +46,7 @@ class Fed(Protocol):
     """The interface of a training run's batches for `Backend.feed`.
 
     Attributes:
-        form: `ItemForm` of the items, which are dense where they came as sparse ones.
+        form: `ItemForm` of the items; arrays that came sparse are dense in them.
     """
 
     form: ItemForm
@@ -69,7 +69,7 @@ class Fed(Protocol):
         """Items of the shapes and types to come, up to `count`; draws nothing."""
 
     def arrays_to_gather_from(self) -> tuple[ArrayTree, ArrayTree] | None:
-        """`(x, y)` if `next_batches` may be used in place of items, else `None`."""
+        """`(x, y)` to gather the rows of `next_batches` from; `None` to use items instead."""
 
     def next_batches(self) -> list[tuple[IntArray, ArrayTree]]:
         """The next block of items, as `(indices, weights)` pairs of one length."""
@@ -79,13 +79,13 @@ class Fed(Protocol):
 
 
 class Observe(Protocol):
-    """From what a step's `compute_loss` gets to the numbers of its examples."""
+    """Computes the numbers of a step's examples from what its `compute_loss` gets."""
 
     def __call__(self, y: ArrayTree, y_pred: ArrayTree) -> Tensor | None:
         """The numbers, a tensor of shape `(b, c)`; `None` outside training steps."""
 
     def inputs(self, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayTree, ...] | None:
-        """All that the numbers depend on, for `numbers`; `None` outside training steps."""
+        """The inputs for `numbers`, all that it depends on; `None` outside training steps."""
 
     def numbers(self, *inputs: ArrayTree) -> Tensor:
         """The numbers of these inputs: each row depends on the same row of the inputs alone."""
@@ -122,8 +122,8 @@ class Backend:
 
     # Whether Keras requests items of a `PyDataset` several steps ahead of training.
     PULLS_AHEAD = False
-    # The number of examples a model is built with, `None` for any. Not a small one: Keras takes a
-    # bare array of as many examples as the model has outputs for a list of targets.
+    # The number of examples a model is built with, `None` for any. Not a small one: Keras mistakes
+    # an array of as many examples as the model has outputs for a list of targets.
     EXAMPLES_TO_BUILD: int | None = 61
 
     def compile_scoring(self, function: TensorScoring, model: keras.Model) -> Scoring:
@@ -142,10 +142,10 @@ class Backend:
         raise NotImplementedError
 
     def step(self, model: keras.Model, data: Any) -> tuple[dict[str, Tensor], list[Tensor] | None]:
-        """One call of the model's own `train_step`, which the caller must undo.
+        """Calls the model's own `train_step` once; the caller must undo what it changes.
 
         Returns:
-            Its logs, and the values of its metrics after it unless the variables hold them.
+            The step's logs, and the values of its metrics, `None` if the variables hold them.
         """
         return model.train_step(data), None
 
@@ -157,17 +157,20 @@ class Backend:
         """Raises if batches cannot be drawn for the way the model is distributed."""
 
     def process(self) -> tuple[int, int]:
-        """The rank of this process, and how many train one model together: `(0, 1)` for one."""
+        """`(rank, count)`: of this process, and of those that train the model together."""
         return 0, 1
 
     def check_agreement(self, numbers: dict[str, int]) -> None:
         """Raises, on every process, if the processes of a training differ in these numbers.
 
-        The processes exchange the numbers once.
+        All processes must call this: they exchange the numbers.
+
+        Args:
+            numbers: dict from what an error calls a number to the number.
         """
 
     def mean_over_processes(self, numbers: dict[str, float]) -> dict[str, float]:
-        """The means of these numbers over the processes of a training, the same on each."""
+        """The means of these numbers over all processes, the same on each: all must call this."""
         return numbers
 
     def gather_rows(self, columns: dict[str, FloatArray]) -> Gathered:
@@ -180,7 +183,7 @@ class Backend:
         return Gathered(columns, [slice(0, size)], slice(0, size))
 
     def array_dtype(self, dtype: str) -> str:
-        """The dtype that an array of this one has when a step gets it."""
+        """The dtype in which a step gets arrays of this dtype."""
         return dtype
 
     def known_value(self, condition: Tensor) -> bool | None:
@@ -188,7 +191,7 @@ class Backend:
         raise NotImplementedError
 
     def common_scale(self, scales: Tensor) -> Tensor:
-        """One scale for the step, from those in its batch, shape `(b,)`."""
+        """The scale of a step's learning rate, from the scales in its batch, shape `(b,)`."""
         return scales[0]
 
     def local_state(self, model: keras.Model) -> list[tuple[Any, Tensor]]:
@@ -210,24 +213,27 @@ class Backend:
         )
 
     def snapshot(self, model: keras.Model) -> list[tuple[Any, Any]] | None:
-        """References to the values of all variables before a step; `None` if inaccessible."""
+        """`(variable, value)` for all variables before a step, values as references.
+
+        Empty if a failed step loses no values; `None` if they cannot be read now.
+        """
         return []
 
     def restore_lost(self, snapshot: list[tuple[Any, Any]] | None) -> None:
         """Gives the model back the values that a failed step took from it."""
 
     def random_state(self) -> list[Array]:
-        """The framework's own random state if layers draw from it; else empty."""
+        """The states of the framework's own random generators, if models draw from them."""
         return []
 
     def restore_random_state(self, state: list[Array]) -> None:
         """Restores what `random_state` returned."""
 
     def seed_random_state(self, seed: int) -> None:
-        """Sets that state as a seed does, if there is one."""
+        """Seeds the generators of `random_state`, if there are any."""
 
     def skip_step(self, model: keras.Model, arguments: tuple[Any, ...], logs: Any) -> Any:
-        """Stands for a call of the model's train function: drops its data, trains on none.
+        """Takes the place of a call of the model's train function: drops its data untrained.
 
         Args:
             model: `keras.Model`.
@@ -237,11 +243,11 @@ class Backend:
         return logs
 
     def prefetch_depth(self) -> int:
-        """How many steps before its own an item is made, despite `feed`."""
+        """How many steps early Keras requests an item, despite `feed`."""
         return 0
 
     def fetches_ahead(self, model: keras.Model) -> bool:
-        """Whether an item may be made before the epoch that it is for."""
+        """Whether Keras may request an item before the epoch that it is for."""
         return self.prefetch_depth() > 0
 
     def has_replicas(self, model: keras.Model) -> bool:
@@ -265,7 +271,7 @@ class Backend:
     def tap_obstacle(self, model: keras.Model) -> str | None:
         """`None` if `tapped` can read the outputs of this model's steps.
 
-        Else a sentence with the reason and the cure, empty if there is none.
+        Else a sentence with the reason and the cure; `""` if there is no cure.
         """
         return None
 
@@ -282,8 +288,8 @@ class Backend:
     def tapped(self, model: keras.Model, tap: Tap, observe: Observe) -> Iterator[None]:
         """A context in which `tap` gets the result of `observe` for every training step.
 
-        Any step, Keras' or the user's, has targets and outputs, with their masks, in
-        `compute_loss`. The model is restored at the end.
+        `observe` is called in `compute_loss`, where any step, Keras' or the user's, has targets and
+        outputs with their masks. The model is restored at the end.
         """
         own = model.compute_loss
 
@@ -301,7 +307,7 @@ class Backend:
 
 @contextlib.contextmanager
 def overridden(owner: Any, **methods: Callable[..., Any]) -> Iterator[None]:
-    """A context in which an object has these methods of its own; restored at the end."""
+    """A context in which these methods replace those of an object; restored at the end."""
     before = {name: vars(owner)[name] for name in methods if name in vars(owner)}
     for name, method in methods.items():
         setattr(owner, name, method)
@@ -315,7 +321,7 @@ def overridden(owner: Any, **methods: Callable[..., Any]) -> Iterator[None]:
 
 
 def drop(iterator: Iterator[Any], count: int) -> Any:
-    """Reads the items of an execution, which has one at least; returns the first."""
+    """Reads up to `count` items, but at least one, and returns the first."""
     first = next(iterator)
     for _ in range(count - 1):
         next(iterator, None)
@@ -329,11 +335,11 @@ def padded(array: Array, multiple: int) -> Array:
 
 
 def several_processes(what: str, why: str) -> ValueError:
-    """The error for training in several processes other than on JAX.
+    """The error for several processes that do not train as importance training needs.
 
     Args:
-        what: what was found.
-        why: a sentence, the reason against it.
+        what: str, what was received.
+        why: str, a sentence with the reason why that does not work.
     """
     return ValueError(
         "Importance training in several processes must run on JAX, with "

@@ -115,7 +115,7 @@ class JaxBackend(Backend):
         sizes = multihost_utils.process_allgather(np.array(len(own), np.int32)).tolist()
         padded = np.zeros((max(sizes), own.shape[1]))
         padded[: len(own)] = own
-        # JAX would round them to float32, and make ties of ranks.
+        # Exchanged as bits: JAX would round the numbers to float32, and distinct ones would tie.
         bits = multihost_utils.process_allgather(padded.view(np.uint32))
         found = [rows[:size] for rows, size in zip(bits.view(np.float64), sizes, strict=True)]
         ends = np.cumsum([0, *sizes]).tolist()
@@ -124,7 +124,7 @@ class JaxBackend(Backend):
         return Gathered(whole, parts, parts[jax.process_index()])
 
     def array_dtype(self, dtype: str) -> str:
-        # JAX takes 64 bits as 32 unless told otherwise, and warns of who asks for 64 by name.
+        # JAX turns 64 bits into 32 unless configured otherwise, and warns if 64 are asked for.
         return str(jax.dtypes.canonicalize_dtype(dtype))
 
     def known_value(self, condition: Tensor) -> bool | None:
@@ -133,8 +133,9 @@ class JaxBackend(Backend):
     def common_scale(self, scales: Tensor) -> Tensor:
         if jax.process_count() == 1:
             return scales[0]
-        # A scale divides the variance of its process's shard; for similar shards the mean of the
-        # variances is that of the whole step. Scales travel in the batch: one float per step.
+        # The variance of a process's shard is divided by its scale; for similar shards the mean of
+        # these variances is that of the whole step. Scales are in the batch, so no process has to
+        # ask another.
         return 1.0 / jnp.mean(1.0 / scales)
 
     def local_state(self, model: keras.Model) -> list[tuple[Any, Tensor]]:
@@ -156,7 +157,7 @@ class JaxBackend(Backend):
             trainable = [_value(variable) for variable in model.trainable_variables]
             non_trainable = [_value(variable) for variable in model.non_trainable_variables]
             return trainable, non_trainable
-        # Keras wraps lists that are set on a model.
+        # Keras wraps lists that are attributes of a model; plain ones are needed here.
         return list(state["trainable_variables"]), list(state["non_trainable_variables"])
 
     def current_values(self, model: keras.Model, captured: Values | None) -> Values:
@@ -175,8 +176,8 @@ class JaxBackend(Backend):
         return [(variable, value_or_none(variable)) for variable in variables]
 
     def restore_lost(self, snapshot: list[tuple[Any, Any]] | None) -> None:
-        # Keras empties the variables before it requests the first batch of an epoch, and loses
-        # their values if that fails.
+        # Keras empties the variables before it requests the first batch of an epoch, and their
+        # values are lost if that request fails.
         for variable, value in snapshot or ():
             if value_or_none(variable) is None and value is not None and not value.is_deleted():
                 variable.assign(value)
@@ -204,7 +205,7 @@ class JaxBackend(Backend):
         return logs, state
 
     def prefetch_depth(self) -> int:
-        # Keras starts transfers to a device early; before 3.15, on a CPU too.
+        # Keras transfers a batch to an accelerator one step early; before 3.15, to a CPU too.
         transfers = jax.default_backend() != "cpu" or release() < (3, 15)
         return int(transfers and keras.distribution.distribution() is None)
 
@@ -213,7 +214,7 @@ class JaxBackend(Backend):
         nnx = getattr(keras.config, "is_nnx_enabled", bool)()
         if nnx or not isinstance(distribution, keras.distribution.DataParallel | None):
             return ""
-        # Outputs can be added only to Keras' own step.
+        # `jax_tap` can add outputs only to Keras' own step.
         if type(model).train_step is not keras.Model.train_step:
             return (
                 "On JAX, scores cannot be taken from a `train_step` of the model's own. Override "
@@ -238,9 +239,12 @@ def _on_local_devices(*axes: str) -> jax.sharding.NamedSharding:
 
 
 def _local(values: _Structure) -> _Structure:
-    """The values such that this process can compute with them alone: no copies, no collectives.
+    """The values as arrays with which this process can compute alone, without collectives.
 
-    Values that no other process holds are returned as they are.
+    Values that no other process holds stay as they are, or are copied to all of this one's devices.
+
+    Raises:
+        ValueError: if this process holds only parts of a value.
     """
     if jax.process_count() == 1:
         return values
@@ -268,11 +272,11 @@ def _local(values: _Structure) -> _Structure:
 
 
 class CallbackMissing(RuntimeError):
-    """Scoring within a `fit` whose callbacks lack the data set's."""
+    """Scoring was tried in a `fit` without the data set's callback."""
 
 
 def _value(variable: keras.Variable) -> Tensor:
-    # `variable.value` would return freshly initialised numbers here.
+    # While Keras has emptied a variable, `variable.value` returns freshly initialised numbers.
     value = value_or_none(variable)
     if value is None:
         raise CallbackMissing(_MISSING)

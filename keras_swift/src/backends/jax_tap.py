@@ -19,9 +19,9 @@ _VALUES = "keras_swift_values"
 
 
 class _Passed:
-    """Values that one function of a traced step passes to the next."""
+    """Holds the values that one function of a traced step passes on to a later one."""
 
-    # Or `None`, but with that type mypy would assume `None` even after a call that sets it.
+    # May be `None`; declared so, mypy would assume `None` even after a call that sets it.
     values: Tensor = None
 
 
@@ -37,7 +37,7 @@ class JaxTap(Tap):
 
 @jax.tree_util.register_pytree_node_class
 class _Observed:
-    """Outputs of a step and the numbers for its examples."""
+    """Outputs of a step, and the numbers of its examples."""
 
     def __init__(self, y_pred: ArrayTree, values: Tensor) -> None:
         self.y_pred, self.values = y_pred, values

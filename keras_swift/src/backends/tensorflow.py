@@ -32,7 +32,7 @@ class TensorFlowBackend(Backend):
 
     PULLS_AHEAD = True
     # The loops of some losses (CTC) keep the shapes that they were first traced with, and
-    # TensorFlow's optimizer complains of other ones.
+    # TensorFlow's graph optimizer complains about others later.
     EXAMPLES_TO_BUILD = None
 
     def compile_scoring(self, function: TensorScoring, model: keras.Model) -> Scoring:
@@ -47,8 +47,8 @@ class TensorFlowBackend(Backend):
         concrete: dict[Any, Any] = {}
 
         def called(traced: Any, *inputs: ArrayTree) -> dict[str, Tensor]:
-            # Via concrete functions: TensorFlow mistakes a function made for each model for one
-            # that is traced again and again, and warns.
+            # Via concrete functions: as each model has a function of its own, TensorFlow would warn
+            # of one that is traced again and again.
             leaves = keras.tree.flatten(inputs)
             key = traced is compiled, *((leaf.shape, leaf.dtype) for leaf in leaves)
             if key not in concrete:
@@ -130,7 +130,7 @@ class TensorFlowBackend(Backend):
         (iterator,) = arguments
         data = drop(iterator, model.steps_per_execution)
         if not are_metrics_built(model):
-            # Here the first step would build them, and a backup restores them before.
+            # The skipped first step would have built the metrics, which a backup restores.
             local = model.distribute_strategy.experimental_local_results
             x, y, _ = keras.utils.unpack_x_y_sample_weight(
                 keras.tree.map_structure(lambda leaf: local(leaf)[0], data)
@@ -139,7 +139,7 @@ class TensorFlowBackend(Backend):
         return logs
 
     def random_state(self) -> list[Array]:
-        # Of `tf.random.get_global_generator`: Keras' layers draw from seeds of their own.
+        # For models that draw from it themselves: Keras' layers have seeds of their own.
         return [tf.random.get_global_generator().state.numpy()]
 
     def restore_random_state(self, state: list[Array]) -> None:
@@ -157,7 +157,7 @@ class TensorFlowBackend(Backend):
         return replicas > 1
 
     def tap_obstacle(self, model: keras.Model) -> str | None:
-        # It is not known which step a batch is for.
+        # Where batches are fetched ahead, it is not known which step a batch is for.
         return "" if self.fetches_ahead(model) else None
 
     def fetches_ahead(self, model: keras.Model) -> bool:
@@ -186,8 +186,9 @@ class _TensorFlowTap(Tap):
         self._written = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def write(self, values: Tensor) -> None:
-        # For a batch of fixed size the count is known before the batch is drawn. It must not change
-        # earlier, because the sampler reads what the steps before have written.
+        # The count must not change before the batch has been drawn, because drawing it may read
+        # what earlier steps wrote. Without the dependency it could: the size of a batch may be
+        # static.
         with tf.control_dependencies([values]):
             count = tf.shape(values, out_type=tf.int64)[0]
             places = (self._written.read_value() + tf.range(count)) % self._rows_held
@@ -197,7 +198,7 @@ class _TensorFlowTap(Tap):
     def read(self) -> FloatArray:
         written = int(self._written.numpy())
         unread = np.arange(self._taken, written) % self._rows_held
-        # If there were more rows than it holds, nobody knows whose the last ones are.
+        # If more rows were written than it holds, it is not known whose rows are left.
         fits = written - self._taken <= self._rows_held
         self._taken = written
         rows: FloatArray = tf.gather(self._buffer, unread if fits else unread[:0]).numpy()

@@ -28,14 +28,15 @@ def pipeline(dataset: Fed, model: keras.Model, fetches_ahead: bool) -> Any:
     dataset = weakref.proxy(dataset)
     strategy = model.distribute_strategy
     several = strategy.num_replicas_in_sync > 1
-    # `tf.data` would stack a list into one tensor.
+    # `tf.data` would stack the arrays of a list into one tensor.
     specimens = [keras.tree.lists_to_tuples(item) for item in dataset.specimens(2)]
     example = specimens[0]
-    # A missing array is `None` in every item.
+    # An array that is `None` here is `None` in every item.
     leaves = [tf.convert_to_tensor(leaf) for leaf in present_leaves(example)]
     shapes = _shapes(dataset, model, specimens)
     dtypes = [leaf.dtype for leaf in leaves]
-    # Strategies of one device fetch ahead, and then it is not known which step a batch is for.
+    # Batches drawn together must be for the steps that follow, one by one. Where a strategy fetches
+    # ahead, it is not known which step a batch is for.
     together = model.steps_per_execution == 1 and not (several or fetches_ahead)
     arrays = dataset.arrays_to_gather_from() if together else None
     if arrays is not None:
@@ -54,9 +55,13 @@ def pipeline(dataset: Fed, model: keras.Model, fetches_ahead: bool) -> Any:
 def _shapes(dataset: Fed, model: keras.Model, specimens: list[ArrayTree]) -> list[list[int | None]]:
     """The shape of each leaf of an item, `None` for axes that may differ between items.
 
-    Those that differ between two items, as in Keras' own data sets; those that the model or the
-    source leaves open, because two items of one length say nothing of the third; and those as
-    long as one of these: targets and masks have the length of their inputs.
+    These are the axes that differ between two items, as in Keras' own data sets; those that the
+    model or the source leaves open, because a third item may have another length than the first
+    two; and those as long as one of the latter, because targets and masks have the length of their
+    inputs.
+
+    Raises:
+        ValueError: if only some items have weights.
     """
     example, other = specimens[0], specimens[-1]
     shapes = [tuple(np.shape(leaf)) for leaf in present_leaves(example)]
@@ -70,7 +75,7 @@ def _shapes(dataset: Fed, model: keras.Model, specimens: list[ArrayTree]) -> lis
     lengths = set() if dataset.form.has_one_shape else _open_lengths(dataset, model, example)
     return [
         [
-            # With a known length, the steps of recurrent layers take less time.
+            # If the batch size is known, steps of recurrent layers take less time.
             dataset.form.fixed_size,
             *(
                 size if size == second and size not in lengths else None
@@ -88,11 +93,11 @@ def _open_lengths(dataset: Fed, model: keras.Model, example: ArrayTree) -> set[i
     found: set[int] = set()
     for shapes, leaves in ((given, present_leaves(example[0])), (spec, present_leaves(example))):
         for shape, leaf in zip(shapes, leaves, strict=False):
-            # TensorFlow does not know the rank of some.
+            # Some shapes have no known rank.
             if shape is None or getattr(shape, "rank", 0) is None or len(shape) != leaf.ndim:
                 continue
             found |= {leaf.shape[axis] for axis in range(1, leaf.ndim) if shape[axis] is None}
-    # An axis of length 1 may be the last of targets, which losses drop if they know it is 1.
+    # Length 1 stays known: losses drop the last axis of targets only if they know that it is 1.
     return found - {1}
 
 
@@ -104,7 +109,7 @@ def _items(
     def item(index: Array) -> list[Array]:
         return _of_types(present_leaves(dataset[int(index)]), dtypes)
 
-    # As they came: for sparse inputs the gradient of a layer is sparse too.
+    # Sparse again if they came sparse: then the gradient of the first layer is sparse too.
     sparse = [*dataset.form.sparse, *[False] * len(dtypes)]
 
     def load(index: Tensor) -> ArrayTree:
@@ -121,7 +126,7 @@ def _items(
     def goes_on(index: Tensor) -> Tensor:
         return tf.reshape(tf.numpy_function(lambda _: dataset.goes_on(), [index], tf.bool), ())
 
-    # Keras reads on in it from epoch to epoch, until it ends.
+    # Keras continues in one iterator from epoch to epoch, until it ends.
     return tf.data.Dataset.range(2**62).take_while(goes_on).map(load)
 
 
@@ -132,15 +137,15 @@ def _gathered(
     dtypes: list[tf.DType],
     shapes: list[list[int | None]],
 ) -> tf.data.Dataset:
-    """The same, gathered by index from copies of the arrays.
+    """The items of a dataset, whose rows are gathered by index from copies of the arrays.
 
     TensorFlow calls Python once for all batches drawn together, and gathers
     the rows itself, as in `model.fit`.
     """
     count = len(present_leaves(arrays))
     with tf.device("CPU:0"):
-        # A data set of their own: if `gather` captured the arrays, its graph would keep them in
-        # memory until Python collects cycles.
+        # The arrays are a data set of their own: if `gather` captured them, its graph would keep
+        # them in memory until Python's garbage collector runs.
         whole = tf.data.Dataset.from_tensors(
             tuple(
                 tf.convert_to_tensor(array, dtype)

@@ -29,8 +29,8 @@ class TorchBackend(Backend):
     def compile_scoring(self, function: TensorScoring, model: keras.Model) -> Scoring:
         def score(values: Values | None, *inputs: ArrayTree) -> dict[str, FloatArray]:
             inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
-            # `no_grad`, not `inference_mode`: the loss is differentiated in the
-            # model's output, which is impossible for inference tensors.
+            # `no_grad`, not `inference_mode`: the loss is differentiated with respect
+            # to the model's output, which is impossible for inference tensors.
             with torch.no_grad():
                 outputs = function(values or self.current_values(model, None), *inputs)
             scores: dict[str, FloatArray] = keras.tree.map_structure(
@@ -65,7 +65,7 @@ class TorchBackend(Backend):
         return (value.detach(), rest), slope
 
     def random_state(self) -> list[Array]:
-        # Keras' dropout draws from PyTorch's global generators.
+        # Dropout layers without a seed draw from PyTorch's global generators.
         states = [torch.get_rng_state()]
         if torch.cuda.is_available():
             states += torch.cuda.get_rng_state_all()
@@ -120,14 +120,14 @@ class TorchBackend(Backend):
 
 
 class _TorchTap(Tap):
-    """Keeps the tensors on their device, and moves them to the host together.
+    """Keeps tensors on their device, and computes and moves them to the host together.
 
-    Without a compiler each of the many small operations on a step's outputs costs as much for
-    several steps as for one, so they are done for several together.
+    Without a compiler, each of the many small operations on a step's outputs costs as much for
+    several steps as for one, so the numbers of several steps are computed together.
     """
 
-    # Steps whose numbers are computed together, and the most values in their inputs: beyond that
-    # the operations cost more than their calls, and the inputs should not fill the memory.
+    # The most steps whose numbers are computed together, and the most values in their inputs: with
+    # more, calling an operation costs little beside computing it, and inputs would fill the memory.
     STEPS, VALUES = 16, 2**20
 
     def __init__(self, columns: int) -> None:
@@ -140,10 +140,10 @@ class _TorchTap(Tap):
     # Not compiled: a growing list would cause a new trace at every step.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def defer(self, inputs: tuple[ArrayTree, ...], numbers: Callable[..., Tensor]) -> None:
-        """Called in a step with what its numbers are computed from, now or later."""
+        """Called in a step; computes its numbers from `inputs`, now or with those of others."""
         leaves = keras.tree.flatten(inputs)
         there = [leaf for leaf in leaves if leaf is not None]
-        # Only what has a row for each example can be joined with other steps.
+        # Only arrays with a row for each example can be joined with those of other steps.
         rows = {
             len(leaf) if isinstance(leaf, torch.Tensor) and leaf.ndim else None for leaf in there
         }
@@ -157,7 +157,7 @@ class _TorchTap(Tap):
         form = [None if leaf is None else (leaf.shape[1:], leaf.dtype) for leaf in leaves]
         if form != self._form or self._values + values > self.VALUES:
             self._compute_waiting()
-            # Not the outputs themselves, which would keep the step's graph.
+            # Only the structure: the outputs themselves would keep the step's graph alive.
             like = keras.tree.map_structure(lambda leaf: None if leaf is None else 0, inputs)
 
             def compute(joined: list[torch.Tensor]) -> Tensor:
@@ -185,7 +185,7 @@ class _TorchTap(Tap):
         self._rows.append(values.detach())
 
     def clear(self) -> None:
-        # Without computing it.
+        # Not by `read`, which would compute what waits.
         self._rows, self._waiting, self._values = [], [], 0
 
     def read(self) -> FloatArray:
