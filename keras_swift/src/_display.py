@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 
 def html_table(title: str, rows: Iterable[tuple[str, str]]) -> str:
-    """HTML of a title, and a row for each name and value, both escaped.
+    """The HTML of a title and a table with a row for each `(name, value)`; all text is escaped.
 
-    Colours and fonts are the page's, which may be light or dark.
+    Colours and fonts are those of the page, which may be light or dark.
 
     Example:
         >>> html_table("Batch", [("size", "< 32")]).partition("<tr>")[2]

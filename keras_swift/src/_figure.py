@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 class NotebookFigure(Figure):
     """A figure that notebooks show as an image.
 
-    They show pyplot's figures anyway, and others only once pyplot has drawn one.
+    Notebooks show pyplot's figures anyway, but others only once pyplot has drawn one.
     """
 
     def _repr_png_(self) -> bytes:

@@ -1,6 +1,6 @@
 """The private names of Keras that this package uses: of models, layers, variables and optimizers.
 
-With `_keras_losses` the only files that use private names, or names that may be missing.
+Only this file and `_keras_losses` use private names of Keras, or names that may be missing.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ _OF_MODEL = (
     "_symbolic_build",
 )
 _OF_LOSS = ("_flat_losses", "_metrics", "_user_loss", "_user_loss_weights")
-# Present once the metrics are built.
+# Checked only once the metrics are built, because they are missing before.
 _OF_BUILT_METRICS = ("_flat_metrics",)
 _OF_OPTIMIZER = ("_get_current_learning_rate", "_learning_rate")
 
 
 def release() -> tuple[int, int]:
-    """The major and minor number of this Keras."""
+    """`(major, minor)` of the version of Keras."""
     import keras
 
     major, minor = keras.__version__.split(".")[:2]
@@ -82,7 +82,7 @@ def check_release(model: keras.Model) -> None:
 
 
 def innermost(optimizer: Any) -> Any:
-    """The optimizer that makes the step, without the loss scaling that may wrap it."""
+    """The optimizer that updates the weights, without wrappers such as `LossScaleOptimizer`."""
     while hasattr(optimizer, "inner_optimizer"):
         optimizer = optimizer.inner_optimizer
     return optimizer
@@ -137,8 +137,8 @@ def symbolic_build(model: keras.Model, x: ArrayTree, y: ArrayTree) -> None:
 def already_built(model: keras.Model) -> Iterator[None]:
     """A context in which `fit` does not build the model again.
 
-    A model that never uses its compiled loss counts as unbuilt, and Keras would pass its
-    `compute_loss` the weights in the form that only our step understands.
+    Keras takes a model that never uses its compiled loss for unbuilt, and to build it would pass
+    its `compute_loss` the dict of weights that only our step understands.
     """
     model._symbolic_build = lambda *args, **kwargs: None
     try:
@@ -159,18 +159,18 @@ def number_of_calls(layer: keras.Layer) -> int:
 
 
 def value_or_none(variable: keras.Variable) -> Tensor | None:
-    """A variable's value; `None` if Keras has emptied it for a compiled step (JAX)."""
+    """A variable's value; `None` while Keras keeps it outside the variable, in `fit` on JAX."""
     return variable._value
 
 
 def jax_state(model: keras.Model) -> dict[str, list[Tensor]] | None:
-    """The trainer's state (JAX) if the variables are not in sync with it, else `None`."""
+    """The state that `fit` keeps outside the variables (JAX); `None` if the variables hold it."""
     synced = getattr(model, "_jax_state_synced", True)
     return None if synced else getattr(model, "_jax_state", None)
 
 
 def is_jax_synced(model: keras.Model) -> bool:
-    """bool, whether the variables hold the state (JAX)."""
+    """Whether the variables hold the current values; on JAX, not in the middle of `fit`."""
     return getattr(model, "_jax_state_synced", True)
 
 
@@ -199,7 +199,7 @@ def with_mask(tensor: Tensor, mask: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def wrapping_train_step(model: keras.Model, wrap: Callable[[JaxStep], JaxStep]) -> Iterator[None]:
-    """A context in which the train function that Keras makes calls `wrap(step)` for its step.
+    """A context in which the train function that Keras makes calls `wrap(step)` in place of a step.
 
     For JAX, where the function is a Python loop around a jitted step. The model is restored at
     the end.
@@ -228,9 +228,12 @@ def wrapping_train_step(model: keras.Model, wrap: Callable[[JaxStep], JaxStep]) 
 
 
 def until_it_ends(dataset: Any) -> Any:
-    """What `fit` reads a `PyDataset` by whose `goes_on()` tells before each item if there is one.
+    """An adapter through which `fit` reads a `PyDataset` until its `goes_on()` is false.
 
-    To Keras a `PyDataset` without a length has no end, so this is an adapter of its own.
+    Keras' own adapter takes a `PyDataset` without a length to have no end.
+
+    Args:
+        dataset: `PyDataset` with a method `goes_on()`, asked before each item.
     """
     try:
         from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
@@ -255,7 +258,7 @@ def resumed_epoch(model: keras.Model) -> int | None:
 
 
 def resume_at(model: keras.Model, epoch: int | None) -> None:
-    """Makes `fit` begin with this epoch; `None`, with its argument `initial_epoch`."""
+    """Makes `fit` begin with this epoch; `None` leaves that to its argument `initial_epoch`."""
     model._initial_epoch = epoch
 
 
@@ -279,7 +282,7 @@ def process_seed() -> int | None:
 
 
 def seed_variables(model: keras.Model) -> list[keras.Variable]:
-    """The random states of a model's layers: variables of neither weights nor metrics."""
+    """The variables with the random states of a model's layers: neither weights nor metrics."""
     known = {id(variable) for variable in (*model.weights, *model.metrics_variables)}
     return [variable for variable in model.non_trainable_variables if id(variable) not in known]
 
@@ -296,7 +299,7 @@ def global_seed_state() -> keras.Variable:
 def rate_and_iterations(optimizer: Any) -> tuple[Any, keras.Variable]:
     """An optimizer's learning rate and its step count, a variable.
 
-    The rate is a variable, a schedule of the step count or a function without arguments.
+    The learning rate is a variable, a schedule of the step count, or a function without arguments.
     """
     optimizer = innermost(optimizer)
     return getattr(optimizer, "_learning_rate", None), optimizer.iterations
@@ -306,8 +309,8 @@ def rate_and_iterations(optimizer: Any) -> tuple[Any, keras.Variable]:
 def scaled_rate(optimizer: Any, scale: Tensor | float) -> Iterator[None]:
     """A context in which an optimizer uses `scale` times its learning rate.
 
-    The rate itself does not change, so callbacks never read a scaled one, an
-    exception cannot leave one behind, and a schedule continues.
+    The optimizer's own rate does not change, so callbacks never read a scaled
+    one, an exception cannot leave one behind, and a schedule continues.
 
     Args:
         optimizer: `keras.optimizers.Optimizer`.

@@ -1,6 +1,6 @@
 """The private names of Keras that hold a model's compiled losses and metrics.
 
-With `_keras` the only files that use private names, or names that may be missing.
+Only this file and `_keras` use private names of Keras, or names that may be missing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def flat_losses(container: Any) -> list[tuple[Path, keras.losses.Loss, float | N
 def as_compared(container: Any, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayTree, ArrayTree]:
     """Targets and outputs in the structures in which a container of losses compares them.
 
-    Keras itself does the matching, in a copy that notes what it gets. Leaves may be anything.
+    Keras itself matches them, in a copy of the container whose loss notes its arguments. Leaves may
+    be anything.
 
     Args:
         container: the container of the compiled losses, built or not.
@@ -49,10 +50,10 @@ def as_compared(container: Any, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayT
         note(y_true, y_pred)
         raise _Noted
 
-    # `copy.copy` would serialise it.
+    # `copy.copy` would serialise the container.
     asked = object.__new__(type(container))
     vars(asked).update(vars(container))
-    # Keras would count the notes as values of the losses.
+    # No metrics, which would count the values that `note` returns as losses.
     asked._flat_losses, asked._metrics = [container.Loss((), note, None, "")], [None]
     asked.build = note_and_end
     with contextlib.suppress(_Noted):
@@ -61,7 +62,7 @@ def as_compared(container: Any, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayT
 
 
 class _Noted(Exception):
-    """Ends the call of a container that is not built."""
+    """Ends the call of an unbuilt container, once its arguments have been noted."""
 
 
 def explains_loss(error: Exception) -> bool:
@@ -77,10 +78,10 @@ def user_loss(container: Any) -> Any:
 
 
 def built_losses(model: keras.Model, y: ArrayTree, y_pred: ArrayTree) -> Any:
-    """The container of a model's compiled losses, built; `None` if it was compiled without.
+    """The container of a model's compiled losses, built; `None` if it was compiled without any.
 
     A model that overrides `compute_loss` may never build its container. Then this returns another
-    one of the same losses, because building the model's would add metrics to it.
+    container of the same losses, because building the model's would add metrics to the model.
 
     Args:
         model: a compiled `keras.Model`.
@@ -102,7 +103,7 @@ def compile_metrics(model: keras.Model) -> Any:
 
 
 def plain_metrics(container: Any) -> list[Any]:
-    """The lists of plain metrics in a built container, one for each output; `None` for none."""
+    """A built container's groups of plain metrics, one for each output, `None` if it has none."""
     metrics: list[Any] = container._flat_metrics
     return metrics
 
@@ -122,7 +123,7 @@ def flatten_targets(container: Any, y: ArrayTree) -> list[Tensor]:
     """Targets or outputs in the order of the container's metrics."""
     import keras
 
-    # Keras 3.14.0 has them in the order of `tree.flatten`.
+    # In Keras 3.14.0 metrics have the order of `tree.flatten`.
     flatten = getattr(container, "_flatten_y", None) or keras.tree.flatten
     leaves: list[Tensor] = flatten(y)
     return leaves

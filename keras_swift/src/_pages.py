@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# The folder of the pages in the repository. The address of the site replaces it once there is one.
+# The folder of the pages in the repository, to be replaced by the site's address once there is one.
 DOCS = "docs/"
 
 

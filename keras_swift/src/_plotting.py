@@ -1,4 +1,4 @@
-"""Imports matplotlib when a figure is drawn, saves figures, and sets their colours."""
+"""The class, the colours and the files of figures; matplotlib is imported when one is drawn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#767676"
 
 
 def import_figure() -> type[Figure]:
-    """The class of figures, which need no window and no global state."""
+    """The figures' class, which needs neither a window nor pyplot's global state.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+    """
     try:
         from keras_swift.src._figure import NotebookFigure
     except ImportError as error:

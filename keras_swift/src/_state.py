@@ -1,4 +1,4 @@
-"""States: what an object needs to go on as if it had never stopped, as one value."""
+"""States: all that an object needs to continue as if it had never stopped, in one value."""
 
 from __future__ import annotations
 

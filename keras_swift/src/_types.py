@@ -19,7 +19,7 @@ IntArray: TypeAlias = npt.NDArray[np.integer[Any]]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 # An array of any type: images, labels, text.
 Array: TypeAlias = npt.NDArray[Any]
-# A state for `restore`: nested dicts and lists of numbers, strings and arrays.
+# Plain values to save or to compare, by name: nested dicts and lists of numbers, strings, arrays.
 State: TypeAlias = dict[str, Any]
 # The logs that Keras passes to callbacks.
 Logs: TypeAlias = dict[str, Any] | None

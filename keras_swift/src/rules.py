@@ -1,7 +1,7 @@
-"""What each argument must be: an argument of one name is checked in the same way everywhere.
+"""What each argument must be: arguments of the same name are checked the same way everywhere.
 
-This file decides which types and values are taken, and how an error is worded. What depends on
-other arguments, on the model or on the data is checked in `validation` and where it is known.
+This file decides which types and values are accepted, and how errors are worded. What depends on
+other arguments, on the model or on the data is checked in `validation`, and where it is known.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ class Rule:
 
     Attributes:
         must: str, ends the sentence "`name` must be ...".
-        kinds: tuple of types; a value of another one is a `TypeError`.
-        holds: function of a value of these types; where it is false, a `ValueError`.
-        cure: str, a sentence for the end of the message. Defaults to none.
+        kinds: tuple of types; a value of any other type is a `TypeError`.
+        holds: function of a value of these types; if it returns false, that is a `ValueError`.
+            Defaults to one that is always true.
+        cure: str, a sentence for the end of the message. Defaults to `""`.
     """
 
     must: str
@@ -62,14 +63,14 @@ def check(**arguments: Any) -> None:
 
 
 def check_if_given(**arguments: Any) -> None:
-    """The same for arguments that may be `None`."""
+    """`check` for arguments that may be `None`."""
     for name, value in arguments.items():
         if value is not None:
             RULES[name].check(name, value, ", or None")
 
 
 def plain(value: Any) -> Any:
-    """A number of NumPy as one of Python, which not every framework takes; the rest as it is."""
+    """A NumPy scalar as a Python one, because not every framework takes both; others unchanged."""
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -80,7 +81,7 @@ def check_seed(seed: Any) -> None:
 
 
 def check_fit(arguments: Any) -> None:
-    """Raises for arguments of `fit`, without the data, that are not what Keras takes.
+    """Raises for arguments of `fit`, other than the training data, that Keras would not take.
 
     Args:
         arguments: an object with their names as attributes.
@@ -90,13 +91,19 @@ def check_fit(arguments: Any) -> None:
 
 
 def numbers(name: str, value: Any, shape: Sequence[int | None] | None) -> FloatArray:
-    """An argument as a float64 array; raises unless it has numbers and this shape.
+    """An argument as a float64 array.
 
     Args:
+        name: str, of the argument.
+        value: what was given.
         shape: the length of each axis, `None` for any; or `None` for any shape.
+
+    Raises:
+        TypeError: if it does not hold numbers.
+        ValueError: if it has another shape.
     """
     try:
-        # NumPy makes NaN of `None`.
+        # NumPy would turn `None` into NaN.
         array = np.array("" if value is None else value, np.float64)
     except (TypeError, ValueError) as error:
         raise TypeError(
@@ -117,7 +124,7 @@ def numbers(name: str, value: Any, shape: Sequence[int | None] | None) -> FloatA
 
 
 def int_array(name: str, value: Any) -> IntArray:
-    """An argument as an int vector; raises for anything else."""
+    """An argument as a vector of ints; anything else is a `TypeError`."""
     array = np.asarray(value)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise TypeError(
@@ -127,7 +134,7 @@ def int_array(name: str, value: Any) -> IntArray:
 
 
 def numbers_between(name: str, given: Any, low: float, high: float) -> FloatArray:
-    """An argument as a read-only float64 vector; raises unless all lie in `[low, high]`."""
+    """An argument as a read-only float64 vector; raises unless all numbers are in `[low, high]`."""
     array = numbers(name, given, (None,))
     # Written so that NaN fails too.
     if not np.all((array >= low) & (array <= high)):
@@ -146,7 +153,7 @@ def one_of(choices: Iterable[str]) -> Rule:
 
 @contextlib.contextmanager
 def in_argument(name: str) -> Iterator[None]:
-    """Says in errors which argument the `x`, `y` and `sample_weight` that they name are in."""
+    """A context that adds to errors which argument the `x` or `y` that they name belongs to."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -155,7 +162,7 @@ def in_argument(name: str) -> Iterator[None]:
 
 
 def shown(value: Any) -> str:
-    """A value in an error: an array by its shape, and no more than a line of anything."""
+    """A value as errors show it: an array by its shape, anything else in at most 80 characters."""
     shape = getattr(value, "shape", None)
     if shape is not None and not np.isscalar(value):
         return f"{type(value).__name__} of shape {tuple(shape)}"

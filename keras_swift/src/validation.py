@@ -1,4 +1,4 @@
-"""Checks of arguments, all made before any data is read."""
+"""Checks of models and targets, and errors that name the data where these do not fit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keras_swift.src._types import ArrayTree
 
 
 class UnfitData(ValueError):
-    """Data, model, loss and score do not fit; the error names which, and the cure."""
+    """Data, model, loss and score do not fit one another; the message says where."""
 
 
 def check_model(
@@ -23,10 +23,16 @@ def check_model(
     """Raises unless `model` is a compiled Keras model.
 
     Args:
+        model: what was given.
         any_batches: bool, whether it must take batches of any size in any
             order. Defaults to `True`.
         trains: bool, whether it must be able to train. Defaults to `False`.
-        name: str, the argument. Defaults to `"model"`.
+        name: str, the argument's name in errors. Defaults to `"model"`.
+
+    Raises:
+        ImportError: if Keras lacks what this package relies on.
+        TypeError: if it is not a Keras model.
+        ValueError: if it is not compiled, or not as asked for.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(
@@ -63,8 +69,8 @@ def why_own_batches(model: keras.Model) -> str | None:
         for tensor in getattr(model, "inputs", None) or []
         if tensor.shape and tensor.shape[0] is not None
     ]
-    # Keras builds a `Sequential` without `Input` for the size of its first batch, and goes on with
-    # any other.
+    # Keras builds a `Sequential` without `Input` for the size of its first batch, but it then takes
+    # batches of any size.
     if fixed and not _takes_one_more(model):
         return (
             "`model` must take batches of any size, because a presample is larger than a batch. "
@@ -75,7 +81,7 @@ def why_own_batches(model: keras.Model) -> str | None:
 
 
 def _takes_one_more(model: keras.Model) -> bool:
-    """Whether a model puts out one row more for a batch larger by one than it was built for."""
+    """Whether a model has an output for each row of a batch one larger than it was built for."""
     inputs = [
         keras.KerasTensor(
             (None if None in tensor.shape[:1] else tensor.shape[0] + 1,) + tuple(tensor.shape[1:]),
@@ -93,7 +99,7 @@ def _takes_one_more(model: keras.Model) -> bool:
 
 @contextlib.contextmanager
 def explained(x: ArrayTree, y: ArrayTree) -> Iterator[None]:
-    """Names the data in the error if the user's model, loss or score cannot process it.
+    """A context that names the data in errors if the model, loss or score cannot process it.
 
     Frameworks name the operation that failed, not the argument.
 
@@ -116,7 +122,7 @@ def explained(x: ArrayTree, y: ArrayTree) -> Iterator[None]:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    # TensorFlow's and PyTorch's class; JAX has one for all errors, with a code.
+    # TensorFlow and PyTorch have a class for it; JAX has one for all errors, with a code.
     named = type(error).__name__ in ("ResourceExhaustedError", "OutOfMemoryError")
     coded = getattr(error, "error_code_string", None) == "RESOURCE_EXHAUSTED"
     return named or coded or isinstance(error, MemoryError)
@@ -129,7 +135,7 @@ def _shapes(structure: ArrayTree) -> Any:
 
 
 def check_targets(y: ArrayTree) -> None:
-    """Raises if there are none."""
+    """Raises `ValueError` if there are no targets."""
     if y is None:
         raise ValueError(
             "`y` must be given: a search trains the model on it. Received: y=None. "
