@@ -1,7 +1,10 @@
 """Helpers around `model.fit`, shared by both trainers.
 
-`arguments` separates the data from the other arguments of `fit`, `run` calls `model.fit`,
-`callbacks` puts our callbacks around the user's, `backup` is our `BackupAndRestore` and `resume`
-works with Keras' own, `model_state` reads and writes variables,
-`weight_average` averages weights, `atomic` writes files whole or not at all.
+`trainer` is the base class of both, `arguments` separates the data from the other arguments of
+`fit`, `run` calls `model.fit`, `callbacks` puts our callbacks around the user's and `own_step`
+replaces the model's `train_step` meanwhile. `backup` is our `BackupAndRestore`, `backup_file` its
+file, `resumable` and `journal` are what it saves besides the model; `resume` works with Keras' own.
+`model_state` and `random_states` read and restore variables and random generators,
+`weight_average` averages weights, `states` turns states into bytes, and `atomic` writes files whole
+or not at all.
 """

@@ -26,7 +26,7 @@ class TrainingData:
         examples: `ArraySource`; or a source of batches for `Stream`.
         batch_size: int, `b`; `None` for a source of batches, which has its own.
         class_weight: dict for a source of batches, or `None`. For arrays,
-            class weights are multiplied into their weights.
+            class weights are multiplied into the sample weights.
         shuffle: bool, whether the order is random.
         steps_per_epoch: int or `None`.
         needs_targets: bool, whether every example must have a target.
@@ -64,7 +64,8 @@ class TrainingData:
         check_if_given(
             batch_size=batch_size, steps_per_epoch=steps_per_epoch, class_weight=class_weight
         )
-        # Keras has "batch" for files whose rows are expensive to read one by one.
+        # Keras' "batch" is for files whose rows are expensive to read one by one: these are read in
+        # order.
         shuffle = bool(shuffle) and shuffle != "batch"
         if is_stream(x):
             check_stream_arguments(x, y, sample_weight, batch_size, 0.0)
@@ -120,24 +121,24 @@ class FitArguments:
     validation_freq: int | Sequence[int]
 
     def __post_init__(self) -> None:
-        # Keras and PyTorch's loader ask some of them for an int of Python.
+        # Keras and PyTorch's `DataLoader` accept only a Python number for some arguments.
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, plain(getattr(self, field.name)))
 
     def passed_to(self, fit: Callable[..., History]) -> History:
-        """Calls a `fit` of Keras with all of them."""
+        """Calls `fit`, a method like `keras.Model.fit`, with all arguments."""
         named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return fit(**named)
 
     def resolved(self, needs_targets: bool = True) -> tuple[TrainingData, dict[str, Any]]:
-        """Splits them, except `callbacks`, into data and the rest.
+        """Splits the arguments, except `callbacks`, into training data and the rest.
 
         Args:
             needs_targets: bool, whether there has to be a `y`. Defaults to `True`.
 
         Returns:
-            A tuple `(data, rest)`: the training data, and the arguments passed
-            on to `model.fit`, with the data that `validation_split` holds out.
+            A tuple `(data, rest)`: the training data, and the arguments passed on to `model.fit`,
+            among them the validation data that `validation_split` holds out.
 
         Raises:
             TypeError: if `x` is neither arrays nor a source of batches.

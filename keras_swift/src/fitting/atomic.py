@@ -81,14 +81,14 @@ def written(path: str, write: Callable[[BinaryIO], Any]) -> Iterator[str]:
     except OSError as error:
         if error.filename not in (temporary, None):
             raise
-        # The user knows nothing of the name in between.
+        # The temporary name would mean nothing to the user.
         raise OSError(error.errno, error.strerror, path) from error
 
 
 def sync_folder(path: str) -> None:
     """Flushes to disk that `path` is now the name of another file."""
     if os.name == "nt":
-        # A folder cannot be opened there.
+        # Windows cannot open a folder.
         return
     descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
     try:
@@ -101,7 +101,7 @@ def opened_exclusively(path: str, kept: int | None) -> int:
     """The descriptor of a new file, open for writing.
 
     Args:
-        path: str, under which there is nothing yet, no link either.
+        path: str, a name that does not exist yet, not even as a link.
         kept: int, the permissions of the file it is to replace; `None` if there is none.
     """
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)

@@ -1,8 +1,9 @@
-"""`BackupAndRestore`: a run that is killed at any moment ends as one that was not.
+"""`BackupAndRestore`: a run killed at any moment and started again ends as one never killed.
 
-This file decides what a backup holds and when it is restored. In the middle of an epoch that is
-the state at the epoch's beginning, with what has happened since; the steps that the backup has
-done pass by again without training, so that data, callbacks and draws come to the same place.
+This file decides what a backup holds and when it is restored. A backup in the middle of an epoch
+also holds the state of the draws at the epoch's beginning, and what the model told them since. When
+the run is resumed, the steps done before the backup are passed through without training, so that
+data, callbacks and draws come to the same position.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from keras_swift.src.rules import check, plain
 
 
 class BackupAndRestore(keras.callbacks.BackupAndRestore):
-    """Backs up a run so that it continues to the last bit, whenever it is killed.
+    """Backs up a run so that it continues exactly, to the last bit, whenever it is killed.
 
-    The callback of Keras, with the same arguments, for our trainers and for
-    `model.fit`. Weights, optimizer, position, draws, what is remembered of
+    A `keras.callbacks.BackupAndRestore` with the same arguments, for our trainers
+    and for `model.fit`. Weights, optimizer, position, draws, what is remembered of
     each example, and all random states (of layers such as dropout, and of
     Keras, the framework, NumPy and Python) are in one file. It is written beside
     the last one, has a checksum, and becomes current by one rename. Keras'
@@ -43,19 +44,19 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
     callbacks and the metrics of the backup in the logs. That is exact in our trainers for
     arrays, and for a `PyDataset` that gives the same items again. In
     `model.fit` it is exact where the order of the data is that of NumPy's
-    (JAX) or PyTorch's generator, or fixed. States of the user's callbacks and
-    data are not known, so those begin again, as in Keras.
+    (JAX) or PyTorch's generator, or fixed. A backup cannot hold the states of the
+    user's callbacks and data, so those begin again, as in Keras.
 
     Args:
         backup_dir: str or path, the folder, for this run alone; with several
             processes, one for each. In a folder that is not local
             (`gs://...`) the callback does what Keras' does, with a warning.
-        save_freq: `"epoch"`, or int, 1 or more: after so many batches, also in
-            the middle of an epoch. Defaults to `"epoch"`. `False` never
-            saves.
+        save_freq: `"epoch"`, or int, 1 or more: the number of batches from one
+            backup to the next, also in the middle of an epoch. `False` never
+            saves. Defaults to `"epoch"`.
         double_checkpoint: bool, whether the backup before the last one is
             kept too, and used, with a warning, if the last one is damaged.
-            Defaults to `False`: that is an error.
+            Defaults to `False`: a damaged backup is then an error.
         delete_checkpoint: bool, whether the backup is deleted when training
             is finished. Defaults to `True`.
 
@@ -84,10 +85,10 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         super().__init__(folder, plain(save_freq), double, plain(delete_checkpoint))
         self._folder = None if "://" in folder else BackupFolder(folder, double)
         self._run = Run()
-        # The backup whose steps pass by in the present epoch.
+        # The backup whose steps are passed through in the present epoch.
         self._passing: Unit | None = None
         self._train_function: Any = None
-        # Restored again when the first batch has been read.
+        # Random states, restored again when the first batch has been read.
         self._random_then: State | None = None
         self._random_at_epoch_begin: State | None = None
 
@@ -98,7 +99,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
 
     @contextlib.contextmanager
     def in_run(self, run: Run) -> Iterator[None]:
-        """A context for a `model.fit` on batches of ours."""
+        """A context in which the callback backs up `run`, a `model.fit` on our batches."""
         if self._folder is None:
             warnings.warn(
                 f"`BackupAndRestore({self.backup_dir!r})` backs up weights and optimizer there, as "
@@ -146,14 +147,15 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             self._passing = unit
         else:
             restore_random_states(state["random"])
-            # A run that was not ended reads on. To begin to read takes a number from PyTorch.
+            # A run that was never killed keeps reading. To begin reading, as here, draws a number
+            # from PyTorch's generator, so its state is restored again after that.
             self._random_then = state["random"] if run.reads_on else None
         if state["epoch"] < (self.params or {}).get("epochs", np.inf):
             self._folder.prepare()
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._current_epoch, self._last_batch_seen = epoch, 0
-        # Or a later `fit` would begin there too.
+        # Otherwise a later `fit` would begin at the resumed epoch too.
         resume_at(self.model, None)
         if self._passing is not None:
             restore_random_states(self._passing.state["random_at_epoch_begin"])
@@ -171,7 +173,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         self._train_function = own = model.train_function
 
         def pass_by(*arguments: Any) -> Any:
-            # First, so that an exception leaves nothing behind.
+            # First, so that an exception does not leave `pass_by` in the model.
             model.train_function = own
             return backend.skip_step(model, arguments, dict(numbers))
 
@@ -210,7 +212,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             self._folder.delete()
 
     def _save(self, epoch: int, batch: int) -> None:
-        """Saves a run of which so many epochs are done, and so many batches of the next one."""
+        """Saves a run after `epoch` whole epochs and `batch` batches of the next one."""
         model, place = self.model, self._run.place
         state = {
             "version": VERSION,
@@ -246,7 +248,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         }
 
     def _check(self, unit: Unit) -> None:
-        """Raises for a backup of something else.
+        """Raises for a backup of another run or model.
 
         Raises:
             ValueError: naming the file, what differs and the cure.

@@ -27,9 +27,9 @@ from keras_swift.src._types import State
 from keras_swift.src.fitting.atomic import opened_exclusively, permissions, sync_folder
 from keras_swift.src.fitting.states import from_bytes, to_bytes
 
-# The version of the content.
+# The version of the content: files of another one are refused.
 VERSION = 3
-# Keras reads no other ending.
+# `Model.save_weights` accepts no other ending for a single file.
 ENDING = ".weights.h5"
 CURRENT = f"backup{ENDING}"
 PREVIOUS = f"backup-before{ENDING}"
@@ -68,7 +68,7 @@ class BackupFolder:
     def __init__(self, path: str, keeps_two: bool) -> None:
         self.path = path
         self._keeps_two = keeps_two
-        # A damaged one must not take the place of a good one.
+        # Whether the current backup may replace the previous one: a damaged one must not.
         self._is_good = True
         self._current, self._previous = (os.path.join(path, name) for name in (CURRENT, PREVIOUS))
 
@@ -76,15 +76,15 @@ class BackupFolder:
         """Writes a backup, and only then makes it the current one, by one rename.
 
         Raises:
-            OSError: naming the file, with the cure, if it cannot be written; the backup before is
-                still there.
+            OSError: naming the file, with the cure, if it cannot be written; the backup before it
+                is kept.
         """
         with self._explaining("write the backup"):
             os.makedirs(self.path, exist_ok=True)
             temporary = os.path.join(self.path, f"{secrets.token_hex(8)}{_PART}{ENDING}")
             kept, content = permissions(self._current), to_bytes(state)
             try:
-                # Keras writes into the file that is there, which keeps its permissions.
+                # Keras writes into an existing file, which keeps its permissions.
                 with os.fdopen(opened_exclusively(temporary, kept), "wb") as file:
                     self._check_room(file.fileno(), model, len(content))
                 model.save_weights(temporary)
@@ -101,10 +101,10 @@ class BackupFolder:
                     os.unlink(temporary)
 
     def read(self) -> Unit | None:
-        """The current backup; the one before if that is damaged and there is one; or `None`.
+        """The current backup; if it is missing or damaged, the one before; `None` without either.
 
         Raises:
-            DamagedBackup: naming the file, with the cure.
+            DamagedBackup: if there is no readable one, naming the file, with the cure.
             ValueError: for a backup of another version.
         """
         try:
@@ -124,7 +124,7 @@ class BackupFolder:
         return found
 
     def prepare(self) -> None:
-        """Raises now if no backup could be written later, and removes what a kill has left.
+        """Raises now if no backup could be written later; removes a killed run's temporary files.
 
         Raises:
             OSError: naming the folder, with the cure.
@@ -143,13 +143,15 @@ class BackupFolder:
         return any(os.path.exists(os.path.join(self.path, name)) for name in OF_KERAS)
 
     def delete(self) -> None:
-        """Deletes the folder; a kill meanwhile leaves a whole backup or none.
+        """Deletes the backups, and the folder if nothing else is in it.
+
+        A kill meanwhile leaves a whole backup or none.
 
         Raises:
             OSError: naming the folder, with the cure.
         """
         with self._explaining("delete the backup"):
-            # The current one goes last: one call makes it unreadable.
+            # The current one goes last, by a single call.
             for path in (self._previous, self._current):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
@@ -162,24 +164,24 @@ class BackupFolder:
     def _check_room(self, descriptor: int, model: keras.Model, count: int) -> None:
         """Raises if there is no room for weights and `count` bytes in an empty file.
 
-        HDF5 may end the process, in a later write, if it finds no room itself.
+        Without this check HDF5 may abort the process in a later write when the disk is full.
         """
         if not hasattr(os, "posix_fallocate"):
             return
         optimizer = getattr(model, "optimizer", None)
         count += sum(map(_bytes_of, [*model.variables, *getattr(optimizer, "variables", [])]))
         with contextlib.suppress(FileNotFoundError):
-            # With what HDF5 needs for itself.
+            # The size of the last backup includes what HDF5 needs for itself.
             count = max(count, os.path.getsize(self._current))
         try:
             os.posix_fallocate(descriptor, 0, count)
         except OSError as error:
-            # Some file systems cannot tell.
+            # Some file systems cannot reserve room.
             if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
                 raise
 
     def _keep(self) -> None:
-        """Makes the current backup the one before as well, without a moment without either."""
+        """Makes the current backup the previous one too; at no moment is either name missing."""
         beside = os.path.join(self.path, f"{secrets.token_hex(8)}{_PART}{ENDING}")
         try:
             os.link(self._current, beside)
@@ -193,7 +195,7 @@ class BackupFolder:
         try:
             yield
         except (OSError, RuntimeError) as error:
-            # h5py raises a `RuntimeError` if a file that is full cannot be closed.
+            # h5py raises a `RuntimeError` if it cannot close a file because the disk is full.
             raise OSError(
                 f"`BackupAndRestore` cannot {what} {self._current}. Received: {error}. Make room, "
                 "or make the folder writable, and start the same script again: the backup before, "

@@ -50,7 +50,7 @@ class ThreeDigits(float):
     """A float that Keras' progress bar shows with three digits."""
 
     def __truediv__(self, other: float) -> ThreeDigits:
-        # The bar divides by a count of 1.
+        # The progress bar divides by a count of 1, and the quotient must keep this format.
         return ThreeDigits(float(self) / other)
 
     def __format__(self, spec: str) -> str:
@@ -87,8 +87,9 @@ def with_callbacks(
 ) -> Iterator[list[keras.callbacks.Callback] | keras.callbacks.CallbackList]:
     """The user's callbacks with ours around them.
 
-    Ours come first, so that the user's see what ours write to the logs. Behind the user's come the
-    history and the progress bar too, which Keras adds if they are missing.
+    `front` comes first, so that the user's callbacks see what ours write to the logs. Then come the
+    user's, with a `History` if they have none, then `behind`, and last the progress bar, so that
+    `behind` can change what the bar shows but not what the history keeps.
 
     Args:
         callbacks: the user's argument of `fit`: `None`, a callback, a list of

@@ -1,8 +1,8 @@
 """What a model has told its sampler since an epoch began, so that the epoch can be drawn again.
 
-Which batches an epoch holds follows from the state at its beginning and from what the model told
-in it: the numbers that its steps recorded, and scores. With both, the first steps of an epoch are
-drawn again in another process without training on them, and every batch after them is the same.
+The batches of an epoch are determined by the state at its beginning and by what the model told the
+sampler during it: the numbers that its steps recorded, and scores. With both, another process draws
+the first steps of the epoch again without training on them, and every later batch is the same.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Journal:
     """Notes what a model tells its sampler in an epoch, or tells it again.
 
     Attributes:
-        is_kept: bool, whether anything is noted; `False` until somebody sets it, because it takes
-            memory.
+        is_kept: bool, whether anything is noted. `False` at first, because notes take memory; set
+            by a callback that backs up within epochs.
         tap: the `Tap` that records the steps, or `None`.
         steps: int, how many steps of the first epoch pass by without training.
     """
@@ -54,7 +54,7 @@ class Journal:
 
     @property
     def is_retold(self) -> bool:
-        """bool, whether the sampler has not been told everything again."""
+        """bool, whether restored notes are left that the sampler has not been told again."""
         return bool(self._retold)
 
     def begin_epoch(self) -> None:
@@ -65,7 +65,7 @@ class Journal:
         self._is_restored = False
 
     def told(self, ask: Callable[[], Any]) -> Any:
-        """What the model tells, from `ask` or as it was before.
+        """What the model tells its sampler: the next restored note, else what `ask` returns.
 
         Args:
             ask: function that returns an array or a dict of them.
@@ -80,14 +80,14 @@ class Journal:
         return np.asarray(self.told(self._read))
 
     def state(self) -> JournalState:
-        """State for `restore`, in the middle of an epoch; changes nothing of what is told."""
+        """State for `restore`, in the middle of an epoch; does not change what is told later."""
         if self.tap is not None:
             # Read now, or it would be lost with the process; the sampler gets it in its turn.
             self._unread = [self._read()]
         return JournalState(list(self._noted), list(self._unread))
 
     def restore(self, state: JournalState, steps: int) -> None:
-        """Tells again what `state` noted in so many steps."""
+        """From now on tells again what `state` noted in the first `steps` steps of the epoch."""
         self.steps = steps
         self._retold = collections.deque(state.noted)
         self._unread = list(state.unread)

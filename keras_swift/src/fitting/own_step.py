@@ -1,4 +1,8 @@
-"""Replaces the model's `train_step` for a while, and keeps apart what Keras compiles from it."""
+"""Replaces a model's `train_step` for a call of `fit`.
+
+The train function that Keras compiles from the other step is kept for the next call, apart from the
+model's own.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ class OwnStep:
         self._left: Callable[..., Any] | None = None
 
     def forget(self) -> None:
-        """Has the step traced again next time."""
+        """Makes Keras trace the step again at the next `entered`."""
         self._function = self._left = None
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Global random generators, read, restored, or set for a while: all that a process has.
+"""Reads, restores and temporarily seeds all global random generators of a process.
 
 This file decides what a seeded training may depend on, and what a backup of one holds. Layers draw
 from global generators where they have no seed of their own, PyTorch's dropout above all; Keras
@@ -49,7 +49,7 @@ def restore_random_states(states: State) -> None:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """A context in which the global generators begin with a seed; restores them at its end.
+    """A context in which the global generators are seeded; restores them at its end.
 
     These are Python's, NumPy's, Keras' and the framework's.
 
@@ -57,13 +57,14 @@ def seeded(seed: int) -> Iterator[None]:
         seed: int, not negative.
     """
     python = random.getstate()
-    # Made by the first who asks, from Python's generator.
+    # Keras makes this state when it is first asked for, with a number from Python's generator; the
+    # generator is set back, as if none had been drawn.
     state = global_seed_state()
     random.setstate(python)
     before = random_states()
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    # Seeds of frameworks have 64 bits with a sign.
+    # Frameworks take signed 64-bit seeds.
     backends.active().seed_random_state(seed % 2**63)
     state.assign(np.array([seed % 2**31, 0], before["keras"].dtype))
     try:

@@ -1,4 +1,4 @@
-"""What a backup holds besides the model: the interface of what draws, and its state in a run."""
+"""What a backup holds besides the model: the interface of what makes batches, and the run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Resumable(Protocol):
         """Restores what `state` returned."""
 
     def identity(self) -> State:
-        """What cannot differ between two starts of one run: numbers and strings by name."""
+        """What must be the same when a run is resumed: numbers and strings by name."""
 
 
 @dataclasses.dataclass
@@ -38,9 +38,9 @@ class Run:
 
     Attributes:
         place: `Resumable`, or `None` in a `fit` of the user's, where Keras makes the batches.
-        identity: dict, what cannot differ between two starts of one run.
+        identity: dict, what must be the same when the run is resumed.
         at_epoch_begin: state of `place` when the epoch began.
-        reads_on: bool, whether an epoch goes on in the data where the last one ended.
+        reads_on: bool, whether an epoch continues in the data where the last one ended.
     """
 
     place: Resumable | None = None
@@ -50,7 +50,7 @@ class Run:
 
 
 class EpochBegins(keras.callbacks.Callback):
-    """Keeps the state at the beginning of an epoch; placed before all that draws.
+    """Keeps the state at the beginning of each epoch; placed before every callback that draws.
 
     Args:
         run: `Run`.
@@ -68,7 +68,11 @@ class EpochBegins(keras.callbacks.Callback):
 
 
 def listed(callbacks: Any) -> list[keras.callbacks.Callback]:
-    """The user's callbacks: `None`, a callback, a structure of them or a `CallbackList`."""
+    """The user's callbacks as a list.
+
+    Args:
+        callbacks: `None`, a callback, a structure of them or a `CallbackList`.
+    """
     given = getattr(callbacks, "callbacks", callbacks)
     found: list[keras.callbacks.Callback] = keras.tree.flatten(given or [])
     return found

@@ -3,7 +3,8 @@
 Keras saves weights and optimizer; this file saves, beside them, the state of the permutations, the
 random generators and the gate, and the random states of layers such as dropout, which Keras leaves
 out. There is one file for each epoch that a run could resume from. A kill between two files leaves
-parts that do not belong together, which is an error here; ours, in `backup`, has one file.
+parts that do not belong together, which is an error here; our own callback, in `backup`, writes one
+file.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ def resuming(
 
     Returns:
         Two lists of callbacks, to place before the user's and after them;
-        both empty without a `BackupAndRestore`.
+        both empty without a `BackupAndRestore` of Keras with a local folder.
     """
     directories = _directories(callbacks)
     if not directories:
@@ -171,7 +172,7 @@ def resuming(
 
 
 def _check(directory: str) -> None:
-    """Raises for a folder from which Keras would begin again silently, or fail without a cure."""
+    """Raises for a folder from which Keras would silently begin again, or fail without advice."""
     weights, position = (os.path.join(directory, name) for name in OF_KERAS)
     if is_backup(directory):
         raise ValueError(
@@ -204,7 +205,7 @@ def _json(path: str) -> Any:
 
 
 def _directories(callbacks: Any) -> list[str]:
-    """The local folders of the `BackupAndRestore` callbacks among these."""
+    """The local folders of Keras' own `BackupAndRestore` callbacks among these."""
     found = []
     for callback in listed(callbacks):
         of_keras = isinstance(callback, keras.callbacks.BackupAndRestore)

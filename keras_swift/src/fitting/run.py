@@ -18,7 +18,8 @@ class Feed(Protocol):
     """An object that makes batches.
 
     Attributes:
-        error: its last exception, or `None`: TensorFlow wraps that in an error of its own.
+        error: its last exception, or `None`. Kept here because TensorFlow raises an error of its
+            own in its place.
     """
 
     error: Exception | None
@@ -48,8 +49,8 @@ def run_fit(
         callbacks: the user's, as `fit` takes them; restored at the end.
         rest: the other arguments of `model.fit`.
         behind: our callbacks that come after the user's. Defaults to none.
-        trainer: str, what draws the batches.
-        seed: int, the user's, or `None`.
+        trainer: str, the name of the trainer. A run is resumed only by the same one.
+        seed: int, the user's, or `None`; likewise.
 
     Raises:
         Exception: what the feed raised, unwrapped.
@@ -64,7 +65,7 @@ def run_fit(
         ) as callbacks,
     ):
         try:
-            # Batches stay in the order they are drawn in; to shuffle them Keras would use the
+            # Batches stay in the order in which they are drawn: Keras would shuffle them by the
             # global generator.
             return model.fit(data, callbacks=callbacks, shuffle=False, **rest)
         except Exception:
@@ -75,7 +76,7 @@ def run_fit(
 
 @contextlib.contextmanager
 def _backed_up(callbacks: Any, run: Run) -> Iterator[list[keras.callbacks.Callback]]:
-    """A context in which our backups among the user's callbacks are of this run.
+    """A context in which our `BackupAndRestore` among the user's callbacks backs up this run.
 
     Yields:
         A list of callbacks to place before all others.

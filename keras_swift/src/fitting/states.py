@@ -1,4 +1,7 @@
-"""States, plain values and arrays as bytes, without pickling: the form of all that is saved."""
+"""Turns states, plain values and arrays into bytes and back, without pickle.
+
+Everything that a training saves has this format.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def from_bytes(content: bytes) -> Any:
 
 
 def write_state(path: str, state: Any) -> None:
-    """Writes a file of such a state, atomically."""
+    """Writes what `to_bytes` returns for a state to a file, whole or not at all."""
     write_atomically(path, lambda file: _dump(file, state))
 
 
@@ -80,9 +83,9 @@ def _load(file: BinaryIO) -> Any:
 
 
 def _of_kind(found: dict[str, Any]) -> Any:
-    """A dict that was read, as the state it was; a dict if no such state is known.
+    """The `SavedState` that a dict was written from; the dict itself if that class is not known.
 
-    Another release may have other states: its files are refused by their version.
+    Another release may have other classes: its files are refused later, by their version.
     """
     kind: Any = SavedState.KINDS.get(found.get("__state__", ""))
     if kind is None:

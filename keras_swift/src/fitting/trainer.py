@@ -1,4 +1,4 @@
-"""What both trainers answer for their model, so that one object trains, predicts and evaluates."""
+"""What both trainers pass on to their model, so that one object trains, predicts and evaluates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import keras
 
 
 class Trainer:
-    """A trainer of a compiled Keras model; a subclass brings `fit`.
+    """A trainer of a compiled Keras model; a subclass defines `fit`.
 
     Each name below is the model's own. Keras' wrappers for scikit-learn ask
     for no others, so a function that returns a trainer may be given to them
