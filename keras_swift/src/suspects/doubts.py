@@ -1,4 +1,4 @@
-"""Doubts about every target of a training: of one output, from the record of all processes."""
+"""The doubts about every target of one output, from the training records of all processes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MOST_ENTRIES = 1000
 
 @dataclasses.dataclass(frozen=True)
 class OutputDoubts:
-    """What is known of the targets of one output.
+    """The targets of one output and the doubts about them.
 
     Attributes:
         output: its `TargetOutput`.
         labels: the given targets, shape `(n, *entries)`.
-        doubts: `Doubts` of shape `(n * targets,)`.
+        doubts: `Doubts`, arrays of shape `(n * targets,)`, with `targets` targets in an example.
     """
 
     output: TargetOutput
@@ -41,7 +41,10 @@ def doubts_of(output: TargetOutput, labels: Array, record: FinishedRecord) -> Do
         record: the record of each target, arrays of shape `(n * targets,)`.
 
     Returns:
-        `Doubts`, of shape `(n * targets,)`; NaN where a target does not count.
+        `Doubts`, arrays of shape `(n * targets,)`; NaN where a target does not count.
+
+    Raises:
+        ValueError: if no target counts.
     """
     group = _groups(output, labels)
     gathered = backends.active().gather_rows({**record.columns(), "group": group})
@@ -60,8 +63,8 @@ def doubts_of(output: TargetOutput, labels: Array, record: FinishedRecord) -> Do
         known = None if output.label is None else groups[counted]
         doubts = find_doubts(every, known)
         if output.is_multi_label:
-            # Hard entries are contradicted with confidence as wrong ones are, which the lower end
-            # counts: it was fitted to examples of one label.
+            # The lower end counts labels contradicted with confidence, and was fitted to examples
+            # with one label. Of several labels, hard ones are contradicted with confidence too.
             share = WrongShare(doubts.share.estimate, low=0.0, high=doubts.share.high)
             doubts = dataclasses.replace(doubts, share=share)
 
@@ -79,7 +82,7 @@ def doubts_of(output: TargetOutput, labels: Array, record: FinishedRecord) -> Do
 
 
 def _groups(output: TargetOutput, labels: Array) -> Array:
-    """The kind of target that each one is: its class, and its entry if entries are questions."""
+    """The group that each target is compared with: its class, its entry, or both."""
     entry = np.broadcast_to(np.arange(output.size), (len(labels), output.size)).reshape(-1)
     if output.kind == "losses":
         return np.zeros(len(labels))

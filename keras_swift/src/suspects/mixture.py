@@ -1,7 +1,7 @@
 """Estimates how many labels are wrong, and which.
 
 Pure NumPy. This file decides when an example counts as more likely wrong than right: by a mixture
-of the losses where it has two kinds of them, else by what the most confident predictions say.
+model of the losses where they fall into two kinds, else by the most confident predictions.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ ITERATIONS = 100
 # Two components further apart than this, in their standard deviations, are distinct
 # (Ashman, Bird and Zepf 1994).
 TWO_KINDS = 2.0
-# The share of the examples whose predictions, of whatever class, are the most confident.
+# The share of the examples that are anchors: those whose predictions are the most confident.
 CONFIDENT = 0.1
 # A label whose mean margin is below this was contradicted with confidence.
 DEEP = -0.3
-# The interval of the share of wrong labels, fitted to generated cases: see `_share_of_margins`.
+# Constants of the interval of the share of wrong labels, fitted to generated cases: see
+# `_share_of_margins`.
 OF_CONFIDENT, OF_CONTRADICTED, OF_BELIEVED, ALLOWED = 0.85, 0.7, 0.5, 0.02
-# Of fewer contradicted labels nothing is said.
+# With a smaller share of contradicted labels, the verdict is never `NOT_LEARNED`.
 MANY = 0.05
 # If a smaller share of the contradicted labels is contradicted with confidence, and losses are of
 # one kind, half of the suspects are right.
 SEPARATED = 0.4
-# The share of the contradicted labels that were predicted right when last seen.
+# If a larger share of the contradicted labels was predicted right when last seen, the verdict is
+# `MEMORISED`.
 LEARNED_BY_HEART = 0.5
 NOT_LEARNED = "not learned yet"
 MEMORISED = "memorised"
@@ -42,15 +44,19 @@ class WrongShare(NamedTuple):
     """The share of examples whose label is wrong.
 
     Attributes:
-        estimate: float from 0 to 1, the share of the labels that are suspects
-            where the losses fall into two kinds.
+        estimate: float from 0 to 1, the share of the labels that are suspects,
+            before a verdict leaves fewer of them.
         low: float, the lower end of an interval that is meant to hold the true
             share in nine cases of ten. It counts the labels that the model
-            contradicted with confidence; 0 for entries of multi-label targets.
+            contradicted with confidence; 0 for entries of multi-label targets
+            and for losses without class probabilities.
         high: float, the upper end. It counts all labels that the model
             contradicted, and adds an allowance for wrong labels that look right
             or were memorised. `benchmarks/wrong_share.py` measures how often
             the interval holds the truth.
+
+    For targets that are values, all three count those beyond a tail of
+    distances from the predictions.
     """
 
     estimate: float
@@ -67,12 +73,12 @@ class Doubts:
 
     Attributes:
         scores: float64 array, shape `(n,)`, higher for more doubtful labels.
-        probability: float64 array, shape `(n,)`, of a wrong label, from the
-            mixture.
+        probability: float64 array, shape `(n,)`, of a wrong label, by the
+            mixture model.
         suspect: bool array, shape `(n,)`: more likely wrong than right.
         share: `WrongShare`.
-        verdict: str: what stands against the doubts, `NOT_LEARNED` or
-            `MEMORISED`; `""` if nothing.
+        verdict: str: a reason to rely less on the doubts, `NOT_LEARNED` or
+            `MEMORISED`; `""` without one.
     """
 
     scores: FloatArray
@@ -92,26 +98,30 @@ def find_doubts(record: TrainingRecord, classes: IntArray | None) -> Doubts:
     average over training another class was more probable than the label,
     because hard examples of clean data form an upper component too.
 
-    Where the two components are not distinct, a network has not learned enough
+    Where the two components are not distinct, the network has not learned enough
     to separate the two kinds, and the mixture may call half of a clean class
-    wrong. There no larger share of the labels is suspect, those with the lowest
-    margins, than is contradicted by the most confident predictions (anchor
-    points, as in Patrini et al., CVPR 2017), or has a mean margin below `DEEP`
-    if that is most of the contradicted ones; none, if more than half of the
-    anchors are contradicted. Without class probabilities there are none either.
+    wrong. The share of suspects in such a class, its lowest margins, is then
+    limited to the share of the most confident predictions (anchor points, as in
+    Patrini et al., CVPR 2017) that contradict their labels. If most of the
+    contradicted labels of the class are contradicted with confidence, with a
+    mean margin below `DEEP`, the limit is at least `OF_CONFIDENT` times their
+    share. If more than half of the anchors contradict their labels, no such
+    class has suspects. Without class probabilities none has either.
 
-    Where hardly any of the contradicted labels are contradicted with
-    confidence, the verdict is `NOT_LEARNED`; where most were predicted right
-    when last seen, `MEMORISED`. If the components are not distinct either,
-    there are then no more suspects than the share of wrong labels is at least.
+    The verdict is `MEMORISED` if most of the contradicted labels were predicted
+    right when last seen. It is `NOT_LEARNED` if less than `SEPARATED` of them
+    were contradicted with confidence and the components are not distinct for
+    most examples. With a verdict and such components, the share of suspects is at
+    most the lower end of the share of wrong labels.
 
     Args:
-        record: a `TrainingRecord`.
+        record: a `TrainingRecord`, in which every loss is finite; margins and
+            probabilities are NaN if the loss has no class probabilities.
         classes: int array, shape `(n,)`; `None` fits all examples together.
     """
     loss = np.asarray(record.mean_loss, np.float64)
     margin = np.asarray(record.mean_margin, np.float64)
-    # A loss may be negative, or 0.
+    # The logarithm needs positive numbers, and a loss may be negative or 0.
     shifted = loss - min(float(loss.min()), 0.0)
     values = np.log(shifted + 1e-3 * max(float(np.median(shifted)), 1e-9))
     groups = _groups(classes, len(values))
@@ -135,7 +145,7 @@ def find_doubts(record: TrainingRecord, classes: IntArray | None) -> Doubts:
         if few:
             _keep_lowest(suspect, margin, np.arange(len(margin)), int(share.low * len(margin)))
     else:
-        # Losses do not say what another class would have been.
+        # Losses alone do not say whether another class was more probable.
         estimate = float(suspect.mean())
         share = WrongShare(estimate, 0.0, min(1.0, upper + _sampling_error(upper, len(loss))))
     certain = np.nextafter(0.5, 1.0)
@@ -157,26 +167,28 @@ def _keep_as_many_as_anchors(
     distinct: BoolArray,
     few: bool,
 ) -> bool:
-    """Leaves no more suspects in groups of one kind than confident predictions contradict.
+    """Limits the suspects in groups without distinct components to what anchors contradict.
 
     Args:
-        suspect: bool array, shape `(n,)`, changed.
-        few: bool, whether labels that are contradicted with confidence are no reason for more.
+        suspect: bool array, shape `(n,)`, changed in place.
+        few: bool, whether labels that are contradicted with confidence do not raise the limit.
 
     Returns:
-        Whether the network is a judge of labels.
+        Whether the network can judge labels: most anchors agree with their labels, or suspects are
+        left.
     """
     mixed = np.flatnonzero(~distinct[groups])
     if not len(mixed):
         return True
     margin = np.asarray(record.mean_margin, np.float64)
-    # Another class was the most probable one where the margin is below 0.
+    # The largest probability: the label's, plus what another class had more where the margin is
+    # below 0.
     confidence = np.asarray(record.mean_probability, np.float64) - np.minimum(margin, 0.0)
     order = np.argsort(-confidence[mixed], kind="stable")
     anchors = mixed[order[: max(1, round(CONFIDENT * len(mixed)))]]
     contradicted = float(np.mean(margin[anchors] < 0))
-    # Of words of a text, say, hardly any is the most probable one: such a network is no judge of
-    # labels.
+    # The next word of a text, say, is rarely the most probable one: a network that predicts it
+    # cannot judge labels.
     judges = contradicted <= 0.5
     if not judges:
         contradicted = 0.0
@@ -185,8 +197,7 @@ def _keep_as_many_as_anchors(
         members = np.flatnonzero(groups == group)
         most = contradicted * sizes[group]
         deep = np.sum(margin[members] < DEEP)
-        # Where most of the contradicted labels are contradicted with confidence, hard examples are
-        # the fewer.
+        # Hard examples are rarely contradicted with confidence, so here they are the minority.
         if judges and not few and deep > 0.5 * np.sum(margin[members] < 0):
             most = max(most, OF_CONFIDENT * deep)
         _keep_lowest(suspect, margin, members, round(most))
@@ -194,7 +205,7 @@ def _keep_as_many_as_anchors(
 
 
 def _keep_lowest(suspect: BoolArray, margin: FloatArray, members: IntArray, most: int) -> None:
-    """Leaves at most so many suspects among these examples, those with the lowest margins."""
+    """Leaves at most `most` suspects among these examples, those with the lowest margins."""
     members = members[suspect[members]]
     suspect[members[np.argsort(margin[members], kind="stable")[most:]]] = False
 
@@ -212,22 +223,22 @@ def _share_of_margins(margin: FloatArray, estimate: float) -> WrongShare:
     low = OF_CONFIDENT * confidently - ALLOWED
     believed = OF_BELIEVED * np.sqrt(contradicted) * (1.0 - contradicted)
     high = OF_CONTRADICTED * contradicted + ALLOWED + believed
-    # Anchors may contradict fewer than that.
+    # Anchors may have limited the suspects to fewer than that.
     low = max(0.0, min(low - _sampling_error(confidently, size), estimate))
     high = min(1.0, max(high, estimate) + _sampling_error(contradicted, size))
     return WrongShare(float(np.clip(estimate, low, high)), low, float(high))
 
 
 def _sampling_error(share: float, size: int) -> float:
-    """How far a share of so many examples may be from that of all, at 90 %."""
+    """Half the width of a 90 % interval for a share that was counted in `size` examples."""
     return 1.645 * float(np.sqrt(share * (1.0 - share) / size))
 
 
 def _verdict(record: TrainingRecord, separated: bool) -> str:
-    """What stands against the doubts.
+    """The reason to rely less on the doubts, or `""`.
 
     Args:
-        separated: bool, whether the losses of most examples are of two kinds.
+        separated: bool, whether most examples are in groups with distinct components.
     """
     margin = np.asarray(record.mean_margin, np.float64)
     last = np.asarray(record.margin, np.float64)
@@ -242,7 +253,7 @@ def _verdict(record: TrainingRecord, separated: bool) -> str:
 
 
 def _groups(classes: IntArray | None, size: int) -> IntArray:
-    """The number of each example's group: its class, or 0 for all small classes."""
+    """The number of each example's group: a large class, or all small classes together."""
     groups = np.zeros(size, np.int64)
     if classes is None:
         return groups
@@ -309,7 +320,10 @@ def _responsibility(fit: _Fit, centres: FloatArray) -> FloatArray:
 
 
 def _posterior(fit: _Fit, centres: FloatArray) -> FloatArray:
-    """The same, but rising with the loss: a wide component must not claim the lowest losses."""
+    """The probability of the upper component, made to rise with the loss.
+
+    Otherwise a wide upper component would claim the lowest losses too.
+    """
     share = _responsibility(fit, centres)
     share = np.where(centres <= fit[1][:, None], 0.0, share)
     return np.maximum.accumulate(share, axis=1)

@@ -14,7 +14,7 @@ ClassNames: TypeAlias = Sequence[str] | Mapping[str, Sequence[str]] | None
 
 
 def check_class_names(names: Any, outputs: Sequence[TargetOutput]) -> None:
-    """Raises unless each class, or entry, of the outputs that are named has a name.
+    """Raises unless every class, or every entry, of the outputs that `names` is for has a name.
 
     Args:
         names: as for `find_suspects`.
@@ -26,7 +26,7 @@ def check_class_names(names: Any, outputs: Sequence[TargetOutput]) -> None:
     if isinstance(names, Mapping):
         named = dict(names)
     else:
-        # One list is for every output that has classes.
+        # A single list serves every output that has classes.
         named = {name: names for name, count in counts.items() if count} or {"": names}
     for name, given in named.items():
         where = f" for the output {name!r}" if name else ""

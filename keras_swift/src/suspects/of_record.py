@@ -34,12 +34,13 @@ def suspects_of_memory(
 ) -> Suspects:
     """The suspects of a training that was not made to find them.
 
-    By the means over that training if its memory has them, else by the numbers as last seen.
+    Labels are judged by means over that training if its memory has them, else by the numbers as
+    last seen.
 
     Args:
         model: the trained `keras.Model`.
         examples: `Examples` of its last `fit`, or `None`.
-        memory: what that `fit` remembered, in the order of their numbers, or `None`.
+        memory: what that `fit` remembered, in the order of the examples' numbers, or `None`.
         class_names: as for `find_suspects`.
 
     Raises:
@@ -122,7 +123,7 @@ def suspects_of_record(
     return put_together(found, proposals.of, record, examples, class_names)
 
 
-# What the names of types of text and objects begin with, in NumPy, pandas and TensorFlow.
+# Prefixes of the names of dtypes of text and objects, in NumPy, pandas and TensorFlow.
 _NO_NUMBERS = ("<U", ">U", "|S", "object", "str", "category", "<dtype: 'string'>", "datetime")
 
 

@@ -56,7 +56,7 @@ def plot_suspects(
         if image:
             picture = row[..., 0] if row.ndim == 3 and row.shape[-1] == 1 else row
             low, high = float(picture.min()), float(picture.max())
-            # Any scale of the images.
+            # Scaled, because images may have any range.
             axes.imshow((picture - low) / max(high - low, 1e-12), cmap="gray")
             axes.set_axis_off()
         else:

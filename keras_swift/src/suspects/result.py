@@ -76,8 +76,8 @@ class Suspects:
             shape `(n,)`.
         ids: array, shape `(n,)`, of a stream: the ids that it yielded, or
             uint64 hashes of the examples if it yielded none. `None` for arrays
-            and for a `PyDataset` without ids, whose examples count in the
-            order of batches and rows.
+            and for a `PyDataset` without ids, whose examples are counted in
+            the order of batches and rows.
     """
 
     indices: IntArray
@@ -100,7 +100,7 @@ class Suspects:
 
     @property
     def verdict(self) -> str:
-        """str, what stands against the doubts; of several outputs, that of the first with one."""
+        """str, a reason to rely less on the suspects; of the first output that has one."""
         return next((f.doubts.verdict for f in self._found if f.doubts.verdict), "")
 
     @property
@@ -126,6 +126,7 @@ class Suspects:
 
         Raises:
             ImportError: if pandas is not installed.
+            ValueError: if `ids` has another length.
         """
         try:
             import pandas
@@ -142,6 +143,9 @@ class Suspects:
         Args:
             file: path to write to.
             ids: as for `to_frame`.
+
+        Raises:
+            ValueError: if `ids` has another length.
         """
         check(file=file)
         columns = self._columns(ids)
@@ -172,7 +176,7 @@ class Suspects:
         return columns
 
     def _checked(self, ids: Any) -> Array:
-        """The ids as an array of one for each example."""
+        """The ids as an array; raises unless there is one for each example."""
         found, count = np.asarray(ids), len(self._found[0].labels)
         if found.shape != (count,):
             raise ValueError(
@@ -199,7 +203,7 @@ class Suspects:
         return found.labels.reshape(len(found.labels), -1)[index, entry].item()
 
     def _entry(self, k: int) -> Any:
-        """The entry of a suspect: a name, a number, or a tuple of them; `None` if it has one."""
+        """The entry of a suspect: a name, an index or a tuple; `None` for a single target."""
         place, _, entry = self._places[k]
         output = self._found[place].output
         if not output.entries:
@@ -231,14 +235,15 @@ class Suspects:
         return names[int(value)]
 
     def plot(self, file: str | os.PathLike[str] | None = None, count: int = SHOWN) -> Figure:
-        """Plots the most suspicious examples, each with its label and the model's own choice.
+        """Plots the examples of the most suspicious targets, with label and the model's own choice.
 
         Images (of one channel, three or four) are drawn as such, other rows as
-        lines of their first numbers.
+        lines of their first 12 numbers. If no target is suspect, the most
+        doubtful examples are drawn. A stream is read once more.
 
         Args:
             file: path to write the figure to. Defaults to `None`, not written.
-            count: int, how many examples. Defaults to 24.
+            count: int, how many suspects to draw at most. Defaults to 24.
 
         Returns:
             A `matplotlib.figure.Figure`.
@@ -251,7 +256,10 @@ class Suspects:
         return plot_suspects(self, self._examples, file, count)
 
     def captions(self, count: int) -> list[tuple[int, str]]:
-        """Index and caption of the most suspicious targets; of any if none is suspect."""
+        """Index and caption of the most suspicious targets.
+
+        If none is suspect, those of the most doubtful targets of the first output.
+        """
         check(count=count)
         if len(self):
             return [(int(self.indices[k]), self._caption(k)) for k in range(min(count, len(self)))]
@@ -295,7 +303,7 @@ class Suspects:
         return html_table(self._count(), rows)
 
     def _verdicts(self) -> str:
-        """What stands against the doubts, in words."""
+        """The verdicts on all outputs, each with advice, as sentences."""
         texts = [
             (f" of {found.output.name}" if len(self._found) > 1 else "", found.doubts.verdict)
             for found in self._found

@@ -1,7 +1,7 @@
 """Which of many numbers lie beyond the tail of the others: wrong values in a regression.
 
-Pure NumPy. This file decides how far the tail of right values is believed to reach: as the middle
-of the distances goes on, by a Weibull tail through their quartiles.
+Pure NumPy. This file decides how far the tail of right values is believed to reach: a Weibull tail,
+fitted to the quartiles of the distances, extends their middle.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import scipy.special
 from keras_swift.src._types import FloatArray, IntArray
 from keras_swift.src.suspects.mixture import Doubts, WrongShare
 
-# The distances through whose logarithms the tail goes: wrong values are fewer than the rest.
+# The quantiles that determine the tail: wrong values are too few to move them far.
 QUARTILES = (0.25, 0.5, 0.75)
-# The most of the values beyond the threshold that the tail of the others may account for.
+# The largest share of the values beyond the threshold that the tail of right values may explain.
 FALSE_SHARE = 0.2
-# Samples of the distances for the interval.
+# How often the distances are resampled for the interval.
 RESAMPLES = 200
 # The standard deviation of normal numbers over their median absolute deviation.
 NORMAL = 1.4826
@@ -25,19 +25,22 @@ NORMAL = 1.4826
 def find_far_values(residual: FloatArray, entry: IntArray, seed: int = 0) -> Doubts:
     """Finds values too far from what a network predicted over its training.
 
-    Distances are those of an entry's residuals from their median, in their median absolute
-    deviations. The survival function of the right ones is taken for `exp(-(d / scale) ** shape)`,
-    as it is between the quartiles; beyond the threshold it accounts for at most `FALSE_SHARE` of
-    the values.
+    A distance is that of a residual from the median residual of its entry, in units of 1.4826
+    median absolute deviations (a standard deviation, for normal residuals). The distances of right
+    values are assumed to have the survival function `exp(-(d / scale) ** shape)`, fitted to the
+    quartiles of all. Beyond the threshold it explains at most `FALSE_SHARE` of the values.
 
-    The share of wrong values is only known of those beyond a tail, so the interval goes from the
-    excess over an exponential tail to the excess over a normal one. Wrong values that are not far
-    from the right ones are in no estimate.
+    Only wrong values beyond a tail can be counted, and the tail is not known. So the interval of
+    their share goes from the excess over an exponential tail to the excess over a normal one. Wrong
+    values that are not far from the right ones are not counted.
 
     Args:
         residual: float64 array, shape `(n,)`, mean of target minus prediction over training.
-        entry: int array, shape `(n,)`, which number of the output it is of.
+        entry: int array, shape `(n,)`, the entry of the output that each residual is of.
         seed: int, of the resampling for the interval.
+
+    Returns:
+        `Doubts`, with the distances as scores.
     """
     distance = np.zeros(len(residual))
     for number in np.unique(entry):
@@ -70,7 +73,7 @@ def find_far_values(residual: FloatArray, entry: IntArray, seed: int = 0) -> Dou
 
 
 def _weibull_tail(distance: FloatArray) -> FloatArray:
-    """The survival function that goes through the quartiles of the distances."""
+    """The Weibull survival function with the distances' median and ratio of outer quartiles."""
     quantiles = np.maximum(np.quantile(distance, QUARTILES), 1e-12)
     if quantiles[-1] <= quantiles[0]:
         nearer: FloatArray = (distance <= quantiles[-1]).astype(np.float64)
@@ -83,17 +86,18 @@ def _weibull_tail(distance: FloatArray) -> FloatArray:
 
 
 def _excesses(distance: FloatArray, generator: np.random.Generator) -> tuple[float, float]:
-    """The least and the most of the values that lie beyond tails of other shapes.
+    """The interval of the share of wrong values, by an exponential and by a normal tail.
 
-    A share `w` of wrong values leaves `survival >= (1 - w) tail` for the right ones, wherever the
-    wrong ones are.
+    A share `w` of wrong values gives `survival <= w + (1 - w) tail`, wherever they are. So `w` is
+    at least the largest `(survival - tail) / (1 - tail)`. The ends are quantiles over resamples:
+    5 % with the exponential tail, 95 % with the normal one.
     """
     size = len(distance)
     grid = np.unique(np.quantile(distance, 1.0 - np.geomspace(1.0 / size, 0.5, 64)))
     counts = np.histogram(distance, [-1.0, *grid, np.inf])[0] / size
     drawn = generator.multinomial(size, counts, RESAMPLES) / size
     survival = drawn[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
-    # Both have the median absolute deviation of the distances.
+    # Both have the median of the distances, `1 / NORMAL`.
     exponential = np.exp(-np.log(2.0) * grid * NORMAL)
     normal = scipy.special.erfc(grid / np.sqrt(2.0))
     excess = [

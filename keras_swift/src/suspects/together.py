@@ -29,7 +29,7 @@ def put_together(
         found: sequence of `OutputDoubts`.
         propose: `Proposals.of`.
         record: the record of the examples.
-        examples: `Examples`, which know what they are called, and show themselves.
+        examples: `Examples`, for their ids and for plots.
         class_names: as for `find_suspects`.
     """
     places: list[tuple[int, int, int]] = []
@@ -101,7 +101,10 @@ def _instead_of(found: Sequence[OutputDoubts], proposals: list[Any]) -> Array | 
 
 
 def _share_of(found: Sequence[OutputDoubts]) -> WrongShare:
-    """The share over all targets; the bounds add up, as if all outputs erred alike."""
+    """The share over all targets.
+
+    The bounds are averaged like the estimates, as if the errors of all outputs went the same way.
+    """
     counts = np.array([np.isfinite(part.doubts.scores).sum() for part in found], np.float64)
     shares = np.array([part.doubts.share for part in found])
     estimate, low, high = counts / counts.sum() @ shares
