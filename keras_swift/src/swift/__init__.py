@@ -2,6 +2,7 @@
 
 Yao, Li and Xiao, NeurIPS 2024.
 
-`sampler` has the ten numbers, `features` its inputs, `datasets` the batches
-for `model.fit`, `trainer` the trainer. The `search` beside this package finds the numbers.
+`sampler` has the ten numbers, `features` its inputs, `datasets` and `pooled` the batches for
+`model.fit` from arrays and from streams, `trainer` the trainer. The package `search` beside this
+one finds the numbers. `suspects` has `find_suspects`, which trains on the same batches.
 """

@@ -1,6 +1,7 @@
 """How often the examples of a stream are to be drawn: by a reference model, or by known features.
 
-A chance is how often an example is drawn in an epoch that draws as many as there are, 1 on average.
+A chance is the expected number of draws of an example in an epoch with as many draws as examples:
+`n p`, 1 on average.
 """
 
 from __future__ import annotations
@@ -34,15 +35,16 @@ class ChancesState(SavedState):
     """The state of `StreamChances`.
 
     Attributes:
-        rows: float array, shape `(n, features)`, what was computed of the examples that have a
-            number; `None` if features were given, which do not change.
+        rows: float array, shape `(n, features)`, the features computed so far, by the examples'
+            numbers, NaN where there are none yet; `None` if features were given, which do not
+            change.
     """
 
     rows: FloatArray | None = None
 
 
 class StreamChances(Protocol):
-    """How often the rows of a pool are to be drawn, and what of it a resumed run needs."""
+    """The chances of the rows of a pool, with the state that a resumed run needs."""
 
     def __call__(self, batches: Sequence[Known], known: KnownReader) -> list[FloatArray]:
         """The chances of the rows of each batch, float64 arrays of shape `(b,)`."""
@@ -56,8 +58,11 @@ def chances_of(numbers: IntArray, chance: FloatArray) -> FloatArray:
     """The chances of these examples; 1, the mean, for those without a known one.
 
     Args:
-        numbers: int array, shape `(b,)`.
-        chance: float array, shape `(n,)`, by number.
+        numbers: int array, shape `(b,)`, by `Identity.numbers`.
+        chance: float array, shape `(n,)`, the chance of each number.
+
+    Returns:
+        A float64 array, shape `(b,)`.
     """
     found = np.ones(len(numbers))
     known = (numbers >= 0) & (numbers < len(chance))
@@ -68,8 +73,8 @@ def chances_of(numbers: IntArray, chance: FloatArray) -> FloatArray:
 class ReferenceChances:
     """Chances by features that a reference model computes when an example is first read.
 
-    Its rank is that among all examples read so far. Where contents are no identity, it is that
-    within the pool, and features are computed anew in each pass.
+    An example is ranked among all examples read so far. Where contents do not identify examples, it
+    is ranked within its pool, and its features are computed anew in each pass.
 
     Args:
         scorer: `FeatureScorer` of the reference model.
@@ -88,7 +93,7 @@ class ReferenceChances:
         self._identity = identity
         self._names = scorer.names
         self._rows = GrowingRows(0, (len(self._names),), np.nan, np.float64)
-        # By number, while no further example is read.
+        # By number; valid until a new example is read.
         self._chance = np.ones(0)
 
     def __call__(self, batches: Sequence[Known], known: KnownReader) -> list[FloatArray]:
@@ -144,7 +149,7 @@ class GivenChances:
 
     Args:
         chance: float array, shape `(n,)`.
-        ids: array, shape `(n,)`, the ids they belong to; `None` if an id is an index.
+        ids: array, shape `(n,)`, the id that each chance belongs to; `None` if ids are indices.
         identity: `Identity` of the examples.
     """
 
@@ -171,7 +176,7 @@ class GivenChances:
     def _found(self) -> IntArray:
         ids = self._identity.ids
         if ids is None:
-            # Of a `PyDataset` in the order of batches and rows.
+            # Without ids, the index of a `PyDataset`'s example counts batches and rows in order.
             order = self._identity.order()
             indices = np.full(self._identity.count, -1)
             if order is not None:

@@ -1,4 +1,4 @@
-"""The dataset of draws from arrays, and what tells a dataset the epoch.
+"""A dataset of batches drawn from arrays, and the callback that tells a dataset the epoch.
 
 This file decides which examples a batch holds; the sampler decides their probabilities.
 """
@@ -32,10 +32,10 @@ class DrawsState(SavedState):
 
 
 class DrawnDataset(keras.utils.PyDataset):
-    """Batches of examples drawn by static probabilities.
+    """Batches of examples drawn by given probabilities.
 
-    The draw of an epoch is a function of the seed and the epoch, so batches
-    may be fetched ahead of training, or twice.
+    The draw of an epoch is a function of the probabilities, the seed and the
+    epoch, so batches may be fetched ahead of training, or twice.
 
     Args:
         source: an `arrays.ArraySource`.
@@ -66,11 +66,11 @@ class DrawnDataset(keras.utils.PyDataset):
         self._expected = probability * draws
         self._steps = steps_per_epoch or -(-source.size // batch_size)
         self._seed = seed
-        # Draws of known probabilities depend on nothing that the model tells.
+        # Stays empty: draws by given probabilities do not depend on what the model tells.
         self.journal = Journal()
         self._epoch = first_epoch
         self._indices = self._draw()
-        # Those of the epoch before.
+        # The draws of the previous epoch.
         self._past = self._indices
 
     @property
@@ -84,12 +84,12 @@ class DrawnDataset(keras.utils.PyDataset):
 
     @property
     def most_unread(self) -> int:
-        """int, how many examples there may be between two readings of the steps."""
+        """int, the most examples whose records may be left unread: those of an epoch."""
         return self.num_examples
 
     @property
     def reads_after(self) -> None:
-        """`None`: the steps are read at the end of an epoch."""
+        """`None`: what the steps recorded is read at the end of an epoch."""
 
     def drawn(self, epoch: int) -> list[IntArray]:
         """The indices of the examples in each batch of this epoch or the one before."""
@@ -112,7 +112,7 @@ class DrawnDataset(keras.utils.PyDataset):
             self._indices = self._draw()
 
     def draw_by(self, probability: FloatArray) -> None:
-        """Draws this epoch and the next by other probabilities; called before an epoch's items."""
+        """Draws this and later epochs by other probabilities; called before an epoch's items."""
         self._expected = probability * self._draws
         self._indices = self._draw()
 
@@ -128,7 +128,7 @@ class DrawnDataset(keras.utils.PyDataset):
         self._indices = self._draw()
 
     def identity(self) -> State:
-        """What cannot differ between two starts of one run."""
+        """What must be the same when a run is resumed."""
         first = self._source.take(np.arange(min(self._batch_size, self._source.size)))
         return {
             "batch_size": self._batch_size,
@@ -157,7 +157,7 @@ class EpochCallback(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         if not self._checked:
-            # Not before: `BackupAndRestore` may begin with a later epoch.
+            # Not in `on_train_begin`: `BackupAndRestore` may begin with a later epoch.
             self._checked = True
             backends.active().check_agreement(
                 {

@@ -1,6 +1,6 @@
 """Ends a training whose loss or weights are no longer finite, and says what may have caused it.
 
-A record of such a training would be that of the steps before, without a word.
+Otherwise the record would silently be that of the steps before the divergence.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class RefuseDivergence(keras.callbacks.Callback):
         if found is None and np.isfinite(loss):
             if self._are_weights_finite():
                 return
-            # Some processors' ReLU makes 0 of a NaN, and then no loss shows it.
+            # On some processors ReLU turns NaN into 0, so that no loss shows it.
             when = f"weights that are not finite after epoch {epoch + 1}"
         else:
             when = f"a loss of {loss} in epoch {epoch + 1}"
@@ -57,7 +57,7 @@ class RefuseDivergence(keras.callbacks.Callback):
         )
 
     def _cause(self) -> str:
-        """The first number of the data that is not finite, or other advice."""
+        """Where the data are first not finite, or advice if they are finite."""
         for numbers, (x, y, sample_weight) in self._examples.data():
             for name, structure in {"x": x, "y": y, "sample_weight": sample_weight}.items():
                 index = _first_not_finite(structure)

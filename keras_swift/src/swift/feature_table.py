@@ -1,4 +1,4 @@
-"""The table of features: what each known name means. A new feature is an entry."""
+"""The table of features: what each known name means. To add a feature, add an entry."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class NamedFeature:
         source: `"model"`, one forward pass of a trained model; `"record"`, a record of its
             training.
         doubtful_end: 1.0 if a high value casts doubt on a label, -1.0 if a low one does.
-        compute: of a record, function from it to float array, shape `(n,)`; of a model, function
-            `(model, outputs, y)` of the model, its list of `OutputLoss` and some targets to a
-            quantity of `Scorer`.
+        compute: for `"record"`, a function from the record to a float array, shape `(n,)`; for
+            `"model"`, a function `(model, outputs, y)` of the model, its list of `OutputLoss` and
+            some targets that returns a quantity for `Scorer`.
     """
 
     source: Literal["model", "record"]
@@ -48,6 +48,6 @@ FEATURES: dict[str, NamedFeature] = {
 NAMES = tuple(name for name, feature in FEATURES.items() if feature.source == "model")
 RECORDED = tuple(name for name, feature in FEATURES.items() if feature.source == "record")
 RECORDED_NAMES = (*RECORDED, *(name + IN_CLASS for name in RECORDED))
-# The mean margin finds wrong labels best; but what a network never learned is better left out by
-# its last loss (docs/swift_sampler.md).
+# The mean margin finds wrong labels best; examples that a network never learned are better left out
+# by their last loss (docs/swift_sampler.md).
 DEFAULTS = ("mean_margin", "last_loss")

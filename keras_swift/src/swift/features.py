@@ -1,7 +1,7 @@
 """Per-example features of a data set, the inputs of a `SwiftSampler`.
 
-This file defines the named features for each kind of model, accepts a user's own features, and
-makes sure that nothing depends on the batch size of scoring.
+This file computes the named features of `feature_table`, accepts a user's own features, and makes
+sure that nothing depends on the batch size of scoring.
 """
 
 from __future__ import annotations
@@ -68,8 +68,9 @@ def compute_features(
       to 1; wrong is a margin that is not above 0. All but the loss are for classifiers.
     - `"last_loss"`: from the same `record`, the loss when the example was last
       trained on.
-    - the same with the suffix `"_in_class"`: the rank, from 0 to 1, among the
-      examples with the same label. For classifiers with one label per example.
+    - a feature of the record with the suffix `"_in_class"`: its rank, from 0 to
+      1, among the examples with the same label. For classifiers with one label
+      per example.
     - a callable `(y_true, y_pred) -> (n,)` in `keras.ops`, named after
       itself;
     - an array of shape `(n,)`, values that are computed already.
@@ -93,9 +94,10 @@ def compute_features(
 
     Returns:
         A dict from name to float64 array, shape `(n,)`, in the order of
-        `features`. That of a stream has an attribute `ids`, shape `(n,)`: its
-        examples in the order in which they were read, or `None` for a
-        `PyDataset` without ids, in the order of batches and rows.
+        `features`. The dict of a stream has an attribute `ids`, shape `(n,)`:
+        the ids that the stream yielded, or uint64 hashes of its examples, in
+        the order in which they were read. It is `None` for a `PyDataset`
+        without ids, whose examples are in the order of batches and rows.
 
     Raises:
         ValueError: for an unknown name, a feature that does not suit the model
@@ -130,7 +132,13 @@ def features_of(
     batch_size: int = 128,
     verbose: int | Literal["auto"] = 0,
 ) -> dict[str, FloatArray]:
-    """The features of examples that are known to fit the model; `named` by `named_features`."""
+    """The features of examples that were checked to fit the model.
+
+    Args:
+        model, record, batch_size, verbose: as for `compute_features`.
+        source: `ArraySource` of the examples.
+        named: the features, as `named_features` returns them.
+    """
     batch_size = min(batch_size, source.size)
     columns: dict[str, FloatArray] = {}
     scored = {}
@@ -172,7 +180,7 @@ def doubtful_end(name: str) -> float:
 
 
 def default_features(model: keras.Model) -> tuple[str, ...]:
-    """The features that best show what to leave out, among those that suit the model."""
+    """The features that best show which examples to leave out, among those that suit the model."""
     return DEFAULTS if label_outputs(model) is not None else ("mean_loss", "last_loss")
 
 
@@ -231,7 +239,7 @@ class FeatureScorer:
 
     Args:
         model: a compiled `keras.Model`; built from `x` and `y` if it is not.
-        features: mapping from names to `NAMES` or callables.
+        features: mapping from names to entries of `NAMES` or callables.
         x, y: NumPy structures, a batch of at least one example.
 
     Attributes:
@@ -277,7 +285,7 @@ class FeatureScorer:
 
 
 def named_features(features: Features) -> dict[str, Feature]:
-    """Features as a dict from name to name, callable or array.
+    """Features as a dict from the name that each is given to a known name, callable or array.
 
     Raises:
         TypeError: if `features` is neither a sequence nor a mapping of them.

@@ -29,7 +29,7 @@ class Layout:
 
     @property
     def coefficients(self) -> slice:
-        """One for each feature."""
+        """One coefficient for each feature."""
         return slice(2 * self.segments, self.size)
 
     @property

@@ -1,6 +1,7 @@
 """Draws by the record that the training itself makes: no other training comes first.
 
-This file decides when draws begin, and from what the examples are ranked at each epoch.
+This file decides when the sampler begins to draw, and by which features it ranks the examples in
+each epoch.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class OwnRecordState(SavedState):
     """The state of an `OwnRecord`.
 
     Attributes:
-        epochs: int, how many were recorded.
-        warmup: int, how many are uniform.
+        epochs: int, how many epochs were recorded.
+        warmup: int, how many epochs are uniform.
         record: the state of the record.
         stored: `StoredTargetsState` of a stream; `None` for arrays.
     """
@@ -65,7 +66,7 @@ class OwnRecord:
         batch_size: int.
         epochs: int, of the first `fit`.
         warmup: int, how many epochs are uniform, or `None` for a share of them.
-        wanted: the names of the features, from a record all but the gradient norm.
+        wanted: the names of the features; all but the gradient norm come from a record.
 
     Raises:
         ValueError: for features that do not suit the model.
@@ -82,7 +83,7 @@ class OwnRecord:
     ) -> None:
         self._model = model
         self.stream = data if isinstance(data, RecordedStream) else None
-        # Of a stream its first batch.
+        # A stream is represented by its first batch.
         source = self._source = data.first if isinstance(data, RecordedStream) else data
         self.examples: Examples = (
             ArrayExamples(source) if self.stream is None else self.stream.examples
@@ -106,7 +107,7 @@ class OwnRecord:
 
     def _column(self, name: str) -> FloatArray:
         if name == GRADIENT_NORM and not self.recorder.has_gradient_norms:
-            # The steps cannot be read.
+            # The record is made by forward passes, which do not record gradient norms.
             return self._gradient_norms()
         record, base = self.recorder.record, name.removesuffix(IN_CLASS)
         column = (
@@ -161,7 +162,7 @@ class OwnRecord:
             self._stored.restore(state.stored)
 
     def _check_features(self) -> None:
-        """Raises now what would be found out after the warm-up."""
+        """Raises, before training, for features that would fail after the warm-up."""
         nothing = np.full(self._source.size, np.nan)
         numbers = np.zeros(self._source.size)
         labels = numbers if self.recorder.has_labels else nothing
@@ -176,7 +177,7 @@ class OwnRecord:
 
 
 class RankAnew(keras.callbacks.Callback):
-    """Gives a dataset the probabilities of the record at each epoch after the warm-up.
+    """Makes a dataset draw by the record so far, at the beginning of each epoch after the warm-up.
 
     Args:
         dataset: `DrawnDataset` or `PooledDataset`.
@@ -229,11 +230,11 @@ class Place:
 
     @property
     def journal(self) -> Journal:
-        """Of what the steps record."""
+        """The journal of what the steps record."""
         return self.own.recorder.journal
 
     def identity(self) -> State:
-        """What cannot differ between two starts of one run."""
+        """What must be the same when a run is resumed."""
         return self.dataset.identity()
 
     def state(self) -> RecordedPlaceState:

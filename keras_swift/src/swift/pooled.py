@@ -1,4 +1,4 @@
-"""Batches of a stream: as they come, or drawn from pools of the next ones by given chances.
+"""Batches of a stream: as they come, or drawn by given chances from pools of the next batches.
 
 As many rows are drawn as are read, and each batch of the stream is read once an epoch.
 """
@@ -26,13 +26,13 @@ from keras_swift.src.records.pooled import Group, drawn_batches
 from keras_swift.src.swift.chances import ChancesState, StreamChances, chances_of
 from keras_swift.src.swift.datasets import Item
 
-# From the batches of a pool, and who read them, to how often each of their rows is to be drawn, 1
-# on average over the data: float64 arrays of shape `(b,)`.
+# A function of the batches of a pool and their `KnownReader` that returns the chances of the rows
+# of each batch, 1 on average over the data: float64 arrays of shape `(b,)`.
 Chances: TypeAlias = Callable[[Sequence[Known], KnownReader], list[FloatArray]]
-# A pool may be poor in rows that are drawn often, where the stream is not shuffled. These are drawn
-# at most so many times as often as they should, and the others make up for the rest.
+# If the stream is not shuffled, a pool may have few rows that are drawn often. These are drawn at
+# most this many times as often as they should be, and the missing draws are spread over all rows.
 MOST_OFTEN = 2.0
-# How many rows steps may leave before they are read; a tap holds four times as many.
+# How many examples the steps may record before that is read; a tap holds four times as many.
 UNREAD = 2**14
 
 
@@ -61,10 +61,10 @@ class PooledDataset(keras.utils.PyDataset):
     Args:
         stream: `StreamReader`.
         identity: `Identity` of its examples.
-        seed: int, of the draws; those of an epoch are a function of it, the epoch and the chances.
-        on_read: function of each batch that was read, which may raise. Defaults to `None`.
+        seed: int. The draws of an epoch are a function of the seed, the epoch and the chances.
+        on_read: function called with each batch that was read; it may raise. Defaults to `None`.
         must_come_back: bool, whether examples that do not come back in a second pass are an error.
-        restarts: bool, whether each epoch is a pass of its own; else an epoch goes on where the
+        restarts: bool, whether each epoch is a pass of its own; else an epoch continues where the
             last one ended.
         first_epoch: int, the epoch to start with.
 
@@ -117,12 +117,12 @@ class PooledDataset(keras.utils.PyDataset):
 
     @property
     def most_unread(self) -> int:
-        """int, how many examples there may be between two readings of the steps."""
+        """int, the most examples that steps may have recorded unread."""
         return 4 * UNREAD + 16 * self._stream.batch_size
 
     @property
     def reads_after(self) -> int:
-        """int, after how many examples steps are read."""
+        """int, after how many examples what the steps recorded is read."""
         return UNREAD
 
     def drawn(self, epoch: int) -> list[IntArray]:
@@ -138,7 +138,7 @@ class PooledDataset(keras.utils.PyDataset):
         self._is_training, self._epoch, self._drawn = True, epoch, []
 
     def draw_by(self, probability: FloatArray) -> None:
-        """Draws the pools to come by other probabilities, of the examples by their numbers."""
+        """Draws later pools by `probability`, shape `(n,)`, indexed by the examples' numbers."""
         chance = len(probability) * probability
         self.chances = lambda batches, known: [chances_of(b.numbers, chance) for b in batches]
 
@@ -209,7 +209,7 @@ class PooledDataset(keras.utils.PyDataset):
         self._identity.restore(state.identity)
         self._generator = np.random.default_rng([self._seed, self._epoch])
         if not self._stream.is_shared:
-            # What Keras has inspected was drawn before.
+            # The items that Keras has inspected were drawn before the state was restored.
             self._peeked.clear()
             self._plan.clear()
             self._read = 0
@@ -217,11 +217,11 @@ class PooledDataset(keras.utils.PyDataset):
         self._stream.restore(state.reader)
 
     def identity(self) -> State:
-        """What cannot differ between two starts of one run."""
+        """What must be the same when a run is resumed."""
         return {"batch_size": self._stream.batch_size, "steps": self.num_batches}
 
     def close(self) -> None:
-        """Ends an epoch that an error has ended, and stops reading."""
+        """Ends an epoch that an error interrupted, and stops reading."""
         try:
             self.on_epoch_end()
         finally:
@@ -250,11 +250,11 @@ class StreamPlace:
 
     @property
     def journal(self) -> Journal:
-        """Of nothing: features do not depend on the model in training."""
+        """An empty journal: features do not depend on the model in training."""
         return self.dataset.journal
 
     def identity(self) -> State:
-        """What cannot differ between two starts of one run."""
+        """What must be the same when a run is resumed."""
         return self.dataset.identity()
 
     def state(self) -> StreamPlaceState:

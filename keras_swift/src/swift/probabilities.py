@@ -1,7 +1,7 @@
 """Where the sampling probabilities of `SwiftTraining` come from.
 
-They come from the features of a search, from arrays that were given, or from what a trained
-model says of the examples. This file asks for what is missing.
+They come from the features of a search, from given arrays, or from a trained model that computes
+features. This file chooses among these, and its errors say what to pass if none is there.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Probabilities:
         return self.result if self.reference is None and self.features is None else None
 
     def wanted(self) -> dict[str, Feature]:
-        """The features that the sampler needs, by name, and the weights of its transform."""
+        """The features that the sampler needs, by name, with the gradient norm for `"cgf"`."""
         given = {} if self.features is None else named_features(self.features)
         wanted = {name: given.get(name, name) for name in self.sampler.features}
         if self.sampler.transform == "cgf":
@@ -99,7 +99,17 @@ class Probabilities:
         return self.of_columns(columns)
 
     def of_columns(self, columns: dict[str, FloatArray]) -> FloatArray:
-        """The probabilities of this process' examples, ranked among those of all processes."""
+        """The probabilities of this process' examples, ranked among those of all processes.
+
+        Args:
+            columns: dict from name to float array, shape `(n,)`, the features of its examples.
+
+        Returns:
+            A float64 array, shape `(n,)`, that sums to 1.
+
+        Raises:
+            ValueError: if the sampler draws no example of some process.
+        """
         gathered = backends.active().gather_rows(columns)
         probability = self.sampler.probabilities(gathered.columns)
         masses = [float(probability[part].sum()) for part in gathered.parts]

@@ -1,4 +1,4 @@
-"""A stream that a training is recorded on: which examples it has, and what their targets are."""
+"""A stream whose training is recorded: which examples it has, and what their targets are."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class RecordedStream:
     Args:
         model: a compiled `keras.Model`; built if it is not.
         stream: `StreamReader`.
-        stores_all: bool, whether targets of every kind are stored. Defaults to `False`, only
-            labels of which an example has one.
+        stores_all: bool, whether targets of every kind are stored. Defaults to `False`: only
+            labels, if each example has one.
 
     Attributes:
         losses: `CompiledLosses` of the model.

@@ -13,7 +13,7 @@ from keras_swift.src.scoring.label_outputs import with_classes_last
 from keras_swift.src.scoring.labels import class_axis
 from keras_swift.src.scoring.output_loss import OutputLoss
 
-# Far enough below any logit that the softmax is exactly 0, near enough that 0 * log(0) is 0.
+# So far below any logit that its softmax is exactly 0, but finite: 0 times it is 0, not NaN.
 _MASKED = -1e9
 
 
@@ -25,7 +25,7 @@ def renormed_entropy(
     Args:
         model: a built `keras.Model`.
         outputs: its compiled losses.
-        y: NumPy structure of targets, to tell class numbers from one-hot rows.
+        y: NumPy structure of targets; a nested one shows that there are several outputs.
 
     Raises:
         ValueError: if the model is not a classifier with three classes or
@@ -66,7 +66,7 @@ def renormed_entropy(
         labels = ops.cast(labels, "int32")
         logits = y_pred if from_logits else ops.log(ops.maximum(y_pred, 1e-30))
         target = ops.one_hot(labels, classes, dtype="float32")
-        # Normalised before the target is masked, so that `_MASKED` is below any logit.
+        # Normalised before the target is masked: then every logit is far above `_MASKED`.
         logits = ops.log_softmax(logits, axis=-1) * (1.0 - target) + _MASKED * target
         log_q = ops.log_softmax(logits, axis=-1)
         value = -ops.sum(ops.exp(log_q) * log_q, axis=-1)

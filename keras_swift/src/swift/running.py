@@ -42,7 +42,7 @@ class SwiftRun:
         Args:
             dataset: what the batches come from.
             place: `Resumable`, what a resumed run needs of it.
-            ours: callbacks that keep it in step with training.
+            ours: callbacks that keep the data set in step with training.
         """
         return run_fit(
             self.model,
@@ -62,7 +62,7 @@ class SwiftRun:
         dataset: DrawnDataset | PooledDataset,
         of_columns: Callable[..., Any],
     ) -> keras.callbacks.History:
-        """Trains by a record, which the training goes on with.
+        """Trains by a record, which this training continues.
 
         Args:
             own: `OwnRecord`.

@@ -1,7 +1,7 @@
 """`SwiftSampler`: a few numbers that decide how often each kind of example is drawn.
 
-NumPy only, except for Keras' serialisation registry. This file decides how features become
-probabilities (the paper's equations 4 to 10), and how degenerate inputs are handled.
+Pure NumPy and SciPy, except for Keras' serialisation registry. This file decides how features
+become probabilities (the paper's equations 4 to 10), and how degenerate inputs are handled.
 """
 
 from __future__ import annotations
@@ -60,8 +60,15 @@ class SwiftSampler:
             `[0, 1]`.
         coefficients: one number in `[-1, 1]` for each feature.
         features: names of the features, in the order of the coefficients.
+            Defaults to `("loss", "renormed_entropy")`.
         transform: `"cgf"`, the cumulative gradient function above, or
-            `"cdf"`, the plain share of examples with `G <= u`.
+            `"cdf"`, the plain share of examples with `G <= u`. Defaults to
+            `"cgf"`.
+
+    Raises:
+        TypeError: for arguments of another kind.
+        ValueError: for numbers outside their ranges, knots that are not in
+            order, or arguments whose lengths do not fit each other.
 
     Example:
         >>> sampler = SwiftSampler([0.5], [1.0, 1.0, 0.0], [1.0], features=["loss"],
@@ -116,12 +123,15 @@ class SwiftSampler:
         """The sampler that draws uniformly.
 
         Args:
-            features: names of the features.
-            segments: number of linear pieces of `H`, from 1.
-            transform: `"cgf"` or `"cdf"`.
+            features: names of the features. Defaults to `("loss",
+                "renormed_entropy")`.
+            segments: int, number of linear pieces of `H`, 1 or more. Defaults
+                to 4.
+            transform: `"cgf"` or `"cdf"`. Defaults to `"cgf"`.
 
         Returns:
-            A `SwiftSampler` with equally spaced knots and all values 1.
+            A `SwiftSampler` with equally spaced knots, and values and
+            coefficients of 1.
         """
         check(segments=segments)
         _NAMES.check("features", features)
@@ -132,7 +142,20 @@ class SwiftSampler:
     def from_parameters(
         cls, parameters: npt.ArrayLike, layout: Layout, transform: Transform = "cgf"
     ) -> SwiftSampler:
-        """Builds a sampler from `parameters` and `layout` of another sampler."""
+        """Builds a sampler from numbers in the order of `parameters`.
+
+        Args:
+            parameters: float array, shape `(layout.size,)`: knots, values and
+                coefficients.
+            layout: the `layout` of another sampler, which says how many knots
+                there are, and which features.
+            transform: `"cgf"` or `"cdf"`. Defaults to `"cgf"`.
+
+        Raises:
+            TypeError: if `layout` is not a sampler's.
+            ValueError: for another count of numbers, or values outside the
+                ranges of `SwiftSampler`.
+        """
         Rule("the `layout` of a sampler", (Layout,)).check("layout", layout)
         numbers = numbers_between("parameters", parameters, -1.0, 1.0)
         if len(numbers) != layout.size:
@@ -174,7 +197,7 @@ class SwiftSampler:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether the draw is uniform for any features."""
+        """Whether the draw is uniform whatever the features are."""
         return bool(np.all(self.values == self.values[0]))
 
     def piecewise_linear(self, transformed: FloatArray) -> FloatArray:
@@ -228,8 +251,9 @@ class SwiftSampler:
             A float64 array, shape `(n,)`, that sums to 1.
 
         Raises:
-            ValueError: if features are missing, of unequal length or not
-                finite.
+            ValueError: if features or a gradient norm that is needed are
+                missing, of unequal length or not finite, or a gradient norm is
+                negative.
         """
         height = self.piecewise_linear(self.transformed(features, gradient_norm))
         total = height.sum()
@@ -273,7 +297,7 @@ class SwiftSampler:
             A `SwiftSampler`.
 
         Raises:
-            ValueError: if the file is not JSON, not a sampler, from a newer
+            ValueError: if the file is not JSON, not a sampler, of another
                 version, or holds invalid values.
         """
         check(path=path)

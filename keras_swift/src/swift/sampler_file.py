@@ -14,7 +14,7 @@ VERSION = 1
 ENTRIES = {"knots", "values", "coefficients", "features", "transform"}
 
 
-# What has no default.
+# The entries without a default.
 NEEDED = {"knots", "values", "coefficients"}
 
 

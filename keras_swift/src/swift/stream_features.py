@@ -1,4 +1,4 @@
-"""The features of a stream's examples, computed in one pass and known by their identity."""
+"""The features of a stream's examples, computed in one pass and kept with their ids."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from keras_swift.src.swift.features import FeatureScorer, check_finite
 
 
 class FeaturesOfStream(dict[str, FloatArray]):
-    """A dict from name to float64 array, shape `(n,)`, and whose they are.
+    """A dict from name to float64 array, shape `(n,)`, with the ids of the examples.
 
     Attributes:
         ids: array, shape `(n,)`: the ids that the stream yielded, or uint64 hashes of its examples
-            if it yielded none; `None` for a `PyDataset` without ids, whose examples count in the
+            if it yielded none; `None` for a `PyDataset` without ids, whose examples are in the
             order of batches and rows.
     """
 

@@ -1,6 +1,6 @@
 """`find_suspects`: finds wrong labels from one training and nothing else.
 
-This file decides what a training records to find them; `keras_swift.src.suspects` does the rest.
+This file decides what the training records; `keras_swift.src.suspects` judges the targets by it.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class _Run:
                     verbose=self.verbose,
                 )
             except Exception:
-                # TensorFlow wraps it in one of its own.
+                # TensorFlow wraps the data set's exception in one of its own.
                 if dataset.error is not None:
                     raise dataset.error from None
                 raise
@@ -200,7 +200,7 @@ class _Run:
         class_names: ClassNames,
         batch_size: int,
     ) -> Suspects:
-        """What the record says, once the training has ended."""
+        """The suspects by the record, once the training has ended."""
         record = FinishedRecord.of(recorder.record)
         given = (record, recorder.targets, class_names, batch_size)
         return suspects_of_record(self.model, examples, losses, outputs, *given)
@@ -220,6 +220,6 @@ def _of_stream(run: _Run, x: Any, class_names: ClassNames) -> Suspects:
             recorder = run.recorder(examples, outputs, batch_size)
             behind = [EpochCallback(dataset), RefuseDivergence(recorder, examples)]
             run.train(dataset, recorder, behind)
-            # Another pass is to come, for what the model proposes.
+            # For its proposals, the model reads the stream once more.
             dataset.close()
             return run.suspects(recorder, examples, losses, outputs, class_names, batch_size)

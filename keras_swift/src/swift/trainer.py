@@ -1,7 +1,7 @@
 """`SwiftTraining`: `model.fit` on examples drawn by a `SwiftSampler`.
 
-This file gets the sampling probabilities for the data before training starts; `datasets` then makes
-the batches of an epoch.
+This file decides how a call of `fit` draws: by given features or by a record of its own
+(`probabilities`, `own_record`), and from arrays or from pools of a stream (`datasets`, `pooled`).
 """
 
 from __future__ import annotations
@@ -52,33 +52,33 @@ class SwiftTraining(Trainer):
     training metrics describe what was drawn; judge by validation data.
 
     **Arrays.** Each epoch draws as many examples as there are (or `batch_size
-    * steps_per_epoch`), with replacement, by static probabilities: each one
-    is drawn `n p` times, rounded up or down at random, in random order. A
-    uniform sampler gives ordinary shuffled epochs.
+    * steps_per_epoch`) by static probabilities `p`: with `k` draws each example
+    is drawn `k p` times, rounded up or down at random, in random order. A uniform
+    sampler gives ordinary shuffled epochs.
 
     **A record of its own.** A sampler whose features all come from a record of
     training (`"mean_margin"`, `"mean_loss_in_class"`, ...) needs no other
     training if neither `features` nor `reference` is given: `fit` records
     its own steps. The first epochs are uniform, `warmup` of them;
     before each later one the examples are ranked anew by the record so far.
-    Examples that are not drawn keep the numbers that they have. Another `fit`
+    Examples that are not drawn keep their record as it is. Another `fit`
     on the same arrays or stream continues with the record, without a second warm-up,
     unless the model has been compiled again.
 
     **Streams** (a `PyDataset`, a generator, a `tf.data.Dataset`, a PyTorch
     `DataLoader`, any iterable of batches) are read once an epoch and never
     held. From a pool of the next batches as many rows are drawn as were read,
-    by the same probabilities, and cut into batches as long as those. Where a
+    by the same probabilities, and cut into batches of the same sizes. Where a
     pool has few examples that are drawn often, these are drawn at most twice as
-    often as they should be, and what is missing is spread over all: shuffle the
-    stream. An example is known by its id, where batches are
+    often as they should be, and the missing draws are spread over all: shuffle
+    the stream. An example is known by its id, where batches are
     `(x, y, sample_weight, ids)`, else by its place or contents, as for
     `ImportanceTraining`. `reference` computes its features when it is first
     read; `features` may be what `compute_features` returned for the stream, or
     arrays with the ids as indices; without either, a record of its own has
     them. Where contents change in each pass, `reference` computes features
-    anew, and ranks are those within a pool. A search result goes with streams
-    that can be held, up to 2 GiB.
+    anew, and ranks are those within a pool. With a search result, the stream
+    is held in memory, up to 2 GiB.
 
     Args:
         model: a compiled `keras.Model`.
@@ -321,7 +321,7 @@ class SwiftTraining(Trainer):
         rest: dict[str, Any],
     ) -> keras.callbacks.History:
         """Trains on a stream, by a record of its own or by pools of its next batches."""
-        # With a number of steps, an epoch goes on where the last one ended.
+        # With a number of steps, an epoch continues where the last one ended.
         restarts, first_epoch = data.steps_per_epoch is None, rest["initial_epoch"]
         if self._records_itself():
             found = (stream.identity(), compile_loss(self.model))
