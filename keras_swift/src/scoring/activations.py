@@ -9,7 +9,7 @@ import keras
 from keras_swift.src._keras import history_of, number_of_calls
 
 Activation: TypeAlias = Literal["linear", "softmax", "sigmoid", "tanh", "relu"]
-# The activations through which a gradient in the output is pulled back.
+# The activations through which a gradient with respect to the output is propagated back.
 PULLED_BACK: tuple[Activation, ...] = ("linear", "softmax", "sigmoid", "tanh", "relu")
 _MOVING = (
     keras.layers.Flatten,
@@ -34,7 +34,7 @@ def output_activation(tensor: keras.KerasTensor) -> Activation:
 
     Layers that only move or pass on values are skipped. A layer without an
     activation, or with one that is not in `PULLED_BACK`, counts as
-    `"linear"`: the gradient is then taken in its output.
+    `"linear"`: the gradient is then that with respect to its output.
 
     Args:
         tensor: `KerasTensor`, an output of a functional model.

@@ -54,17 +54,17 @@ class CompiledLosses:
 
 
 def build(model: keras.Model, x: ArrayTree, y: ArrayTree) -> CompiledLosses:
-    """Builds model, losses, metrics and optimizer from one batch, as `fit` would.
+    """Builds model, losses, metrics and optimizer from one batch.
 
-    `fit` would do so itself, by fetching an item before training starts.
+    `fit` would do so itself, but by fetching an item of its data before training starts.
 
     Args:
         model: a compiled `keras.Model`.
         x, y: NumPy structures, a batch.
 
     Returns:
-        `CompiledLosses`; empty if the model was compiled without a loss, or
-            if it computes its loss itself and the compiled ones do not fit.
+        `CompiledLosses`; without outputs if the model was compiled without a
+            loss, or if it computes its loss itself and the compiled ones do not fit.
 
     Raises:
         ValueError: if the targets do not fit the outputs.
@@ -96,7 +96,7 @@ def build(model: keras.Model, x: ArrayTree, y: ArrayTree) -> CompiledLosses:
     except Exception as error:
         if not unused and "compute_loss" not in own_methods(model):
             raise
-        # The model's own `compute_loss` handles them.
+        # The model's own `compute_loss` handles its targets and outputs.
         missing = (
             "The model computes its loss by itself, and the compiled one does not fit its outputs: "
             f"{error}"
@@ -108,7 +108,7 @@ def build(model: keras.Model, x: ArrayTree, y: ArrayTree) -> CompiledLosses:
 
 
 def _with_rows(output: OutputLoss, outputs: ArrayTree) -> OutputLoss:
-    """The loss, refused if its output for one example has another number of rows."""
+    """The loss, with a refusal if the output for one example has more rows than one."""
     shapes = [tuple(leaf.shape) for leaf in keras.tree.flatten(output.of(outputs))]
     wrong = [shape for shape in shapes if not shape or shape[0] not in (1, None)]
     if not wrong:
@@ -159,9 +159,9 @@ def why_uniform(model: keras.Model, score: Score, x: Any, y: ArrayTree) -> str |
 
 
 def needs_targets(model: keras.Model, score: Any) -> bool:
-    """Whether examples without targets have no importance.
+    """Whether scores need targets.
 
-    They have if the model computes its loss by itself, and a callable the score.
+    They do not if the model computes its loss by itself and a callable computes the score.
 
     Args:
         model: a compiled `keras.Model`.
@@ -221,8 +221,8 @@ def build_for(model: keras.Model, reader: Reader) -> Callable[[ArrayTree], None]
         reader: `Reader`.
 
     Returns:
-        A function that raises for targets that do not fit, to call with those
-        of each batch; it does nothing if all were checked here.
+        A function that raises for targets that do not fit, to call with the
+        targets of each batch; it does nothing if all were checked here.
     """
     x, y, sample_weight = reader.first(2)
     losses = build(model, x, y)

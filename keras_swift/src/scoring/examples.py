@@ -1,7 +1,7 @@
 """Checks that every example fits a model, before anything is trained on it.
 
-This file decides which labels, weights and numbers are wrong. Found later they are an error of the
-framework without a name, or a loss that is not a number and ends a training silently.
+This file decides which labels, weights and numbers are wrong. Otherwise they would show later, as
+an error of the framework that names no argument, or as a NaN loss that silently ruins the training.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from keras_swift.src.scoring.output_loss import NoExampleLoss
 from keras_swift.src.scoring.scorer import Scorer
 from keras_swift.src.validation import explained
 
-# So many examples with numbers that are not finite are tried: most often all of them are wrong.
+# How many of the examples with numbers that are not finite are scored: usually all are wrong.
 _TRIED = 32
 
 
@@ -34,7 +34,7 @@ def check_examples(
     Args:
         model: a compiled `keras.Model`.
         source: `ArraySource` of the examples.
-        batch_size: int, at most so many examples build the model.
+        batch_size: int, the most examples to build the model from.
         needs_loss: bool, whether each example must have a loss that can be read. Defaults to
             `True`.
 
@@ -61,7 +61,7 @@ def check_examples(
 
 
 def _check_finite(model: ArrayTree, source: ArraySource, losses: CompiledLosses) -> None:
-    """Raises for weights that are not finite, and for such inputs and targets if the loss is so."""
+    """Raises for weights that are not finite, and for inputs and targets that make the loss so."""
     check_weights_are_finite(source.sample_weight, source.size)
     for name in ("x", "y"):
         bad = np.flatnonzero(rows_not_finite(getattr(source, name), source.size))

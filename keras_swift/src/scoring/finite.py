@@ -1,4 +1,4 @@
-"""Scores that are not finite: what to say of them."""
+"""Finds numbers that are not finite, in data and in scores, and describes them in errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from keras import ops
 from keras_swift.src._types import ArrayTree, BoolArray, FloatArray, IntArray
 from keras_swift.src.data.leaves import present_leaves
 
-# Bytes that are looked at together: the rows may be on disk.
+# Bytes that are read and checked at a time, because the rows may be on disk.
 _PART = 2**24
 
 
@@ -51,7 +51,7 @@ def not_finite_error(name: str, bad: IntArray, size: int) -> ValueError:
 
 
 def check_weights_are_finite(sample_weight: ArrayTree, size: int) -> None:
-    """Raises for weights of examples that are not finite: each makes the loss so."""
+    """Raises for sample weights that are not finite: one is enough to make the loss so."""
     bad = np.flatnonzero(rows_not_finite(sample_weight, size))
     if len(bad):
         raise not_finite_error("sample_weight", bad, size)

@@ -32,7 +32,7 @@ def predicted(model: keras.Model, x: ArrayTree) -> tuple[ArrayTree, list[Any]]:
     """
     local = backends.active().local_state(model)
     arguments = {"training": False} if accepts_training(model) else {}
-    # A layer may count its calls: nothing is assigned to a variable in there.
+    # Stateless, because a layer may assign to a variable, such as a count of its calls.
     with keras.StatelessScope(local, collect_losses=True) as scope:
         y_pred = model(tensors(x), **arguments)
     return without_list_of_one(y_pred), scope.losses

@@ -35,17 +35,19 @@ from keras_swift.src.validation import UnfitData
 def pre_activation_gradient(
     output: OutputLoss, y_true: ArrayTree, y_pred: ArrayTree, sample_weight: Tensor | None = None
 ) -> ExampleLosses:
-    """Per-example loss and its gradient in the last pre-activation.
+    """Per-example loss and its gradient with respect to the last pre-activation.
 
     The loss of an example is its share of the batch's loss, times the batch
     size: for the reduction `"sum_over_batch_size"` the mean over the entries
     of the output, for `"sum"` their sum.
 
-    For cross-entropy of a softmax the gradient is `softmax(z) sum(y) - y`,
-    for binary cross-entropy of a sigmoid `(sigmoid(z) - y) / d`, taken in
-    closed form because Keras clips probabilities and a clipped example has no
-    slope. Any other loss is differentiated in the output and pulled back
-    through the activation.
+    With pre-activations `z` and targets `y`, the gradient is
+    `softmax(z) sum(y) - y` for cross-entropy of a softmax, and
+    `(sigmoid(z) - y) / d` for binary cross-entropy of a sigmoid with `d`
+    entries on the last axis. Both are taken in closed form, because Keras
+    clips probabilities, and a clipped one has gradient 0. Any other loss is
+    differentiated with respect to the output, and the gradient is propagated
+    back through the activation.
 
     Args:
         output: `OutputLoss`.
@@ -58,7 +60,8 @@ def pre_activation_gradient(
         `ExampleLosses`.
 
     Raises:
-        ValueError: if the loss gives no value per example.
+        ValueError: if the loss gives no value per example, or the weights do
+            not fit its values.
     """
     output.check()
     loss = output.loss
@@ -90,7 +93,7 @@ def pre_activation_gradient(
 def _of_own_call(
     output: OutputLoss, y_true: ArrayTree, y_pred: ArrayTree, sample_weight: Tensor | None
 ) -> ExampleLosses:
-    """The same for a loss that computes in a `__call__` of its own."""
+    """`pre_activation_gradient` of a loss that computes in a `__call__` of its own."""
     found = own_losses(output, y_true, y_pred, sample_weight)
     gradient = found.gradient
     if not keras.tree.is_nested(y_pred):
@@ -102,7 +105,7 @@ def _of_own_call(
 def _of_several(
     output: OutputLoss, y_true: ArrayTree, y_pred: ArrayTree, sample_weight: Tensor | None
 ) -> ExampleLosses:
-    """The same for a loss of several outputs, differentiated in all of them."""
+    """`pre_activation_gradient` of a loss of several outputs, with respect to all of them."""
     loss = output.loss
     y_true = keras.tree.map_structure(
         lambda leaf: ops.convert_to_tensor(leaf, dtype=loss.dtype), y_true
@@ -143,7 +146,7 @@ def _example_losses(
     sample_weight: Tensor | None,
     of_leaf: Callable[[Tensor], Tensor] = lambda leaf: leaf,
 ) -> Tensor:
-    """The losses, of outputs to which `of_leaf` is applied once their masks have been read."""
+    """The losses of the examples; `of_leaf` is applied to `y_pred` after its mask was read."""
     dtype = output.loss.dtype
     y_true = keras.tree.map_structure(lambda leaf: ops.convert_to_tensor(leaf, dtype), y_true)
     mask = None if keras.tree.is_nested(y_pred) else mask_of(y_pred)
@@ -164,7 +167,7 @@ def _weighted_losses(
     mask: Tensor | None,
     sample_weight: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses of the examples, their unmasked share, and the factor of each loss value."""
+    """Losses of the examples, their unmasked share of loss values, and the factor of each value."""
     values = loss.call(y_true, y_pred)
     shapes = [tuple(leaf.shape) for leaf in keras.tree.flatten(y_pred)]
     examples = shapes[0][0]
@@ -248,7 +251,7 @@ def _over_axes(reduce: Callable[..., Tensor], tensor: Tensor) -> Tensor:
 
 
 def _closed_form(output: OutputLoss, y_true: Tensor, y_pred: Tensor) -> Tensor | None:
-    """The gradient of each loss value in the pre-activation, or `None`."""
+    """The gradient of each loss value with respect to the pre-activation; `None` if unknown."""
     loss = output.loss
     settings = _cross_entropy_settings(loss)
     if settings is None:
@@ -304,7 +307,7 @@ _CROSS_ENTROPIES: dict[Any, Literal["binary", "categorical", "sparse"]] = {
 
 
 def _pull_back(activation: Activation | None, y_pred: Tensor, gradient: Tensor) -> Tensor:
-    """The chain rule through an activation, written in its output."""
+    """The chain rule through an activation, written in terms of its output."""
     if activation == "softmax":
         return y_pred * (gradient - ops.sum(gradient * y_pred, axis=-1, keepdims=True))
     if activation == "sigmoid":

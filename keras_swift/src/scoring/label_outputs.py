@@ -1,7 +1,7 @@
 """Probability and margin of the labels in an output, and which labels count.
 
-This file decides which outputs are class probabilities or logits: it goes by the loss, never by the
-type of the targets.
+This file decides which outputs are class probabilities or logits: by the loss and the last
+activation, never by the type of the targets.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from keras_swift.src._keras_losses import loss_settings
 from keras_swift.src._types import Tensor
 from keras_swift.src.scoring.output_loss import OutputLoss, has_own_call
 
-# Below any probability that float32 can tell from 0.
+# A floor for probabilities in logarithms and divisors: negligible, and not yet 0 in float32.
 _SMALLEST = 1e-30
 CATEGORICAL: Final = "categorical"
 BINARY: Final = "binary"
@@ -29,7 +29,7 @@ class LabelOutput:
     Attributes:
         output: its `OutputLoss`.
         kind: `"categorical"`, one class out of several along `axis`, or
-            `"binary"`, each entry on its own (one, or several labels).
+            `"binary"`, each entry a label of its own, yes or no.
         from_logits: bool.
         axis: int, the axis of the classes; -1 for `"binary"`.
         ignored: int, the class whose entries do not count, or `None`.
@@ -43,10 +43,10 @@ class LabelOutput:
 
 
 def label_output(output: OutputLoss) -> LabelOutput | None:
-    """The `LabelOutput` of an output, decided by its loss; `None` for other outputs."""
+    """The `LabelOutput` of an output, by its loss and activation; `None` for other outputs."""
     loss = output.loss
     if has_own_call(loss):
-        # It may prepare the targets: what they say of the labels is known to the loss alone.
+        # Its `__call__` may prepare the targets, so only the loss knows which labels they mean.
         return None
     function = getattr(loss, "fn", None)
     name = f"{type(loss).__name__} {getattr(function, '__name__', loss.name)}".lower()
@@ -167,19 +167,23 @@ def other_class(label: LabelOutput, y_true: Tensor, y_pred: Tensor) -> Tensor:
         A float32 tensor, shape `(n, ...)`, without the axis of the classes.
     """
     labels, y_pred, _ = with_classes_last(label.axis, y_true, ops.cast(y_pred, "float32"))
-    # Probabilities are at least 0, logits may be anything.
+    # Below every entry, because logits may be negative.
     lowest = ops.min(y_pred, axis=-1, keepdims=True) - 1.0
     given = ops.one_hot(labels, y_pred.shape[-1], dtype="float32")
     return ops.cast(ops.argmax(ops.where(given > 0, lowest, y_pred), axis=-1), "float32")
 
 
 def with_classes_last(axis: int, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Class numbers, the output and rows of targets, each with its classes on the last axis.
+    """Class numbers, the output, and one row of targets for each label; classes on the last axis.
 
     Args:
-        axis: int, that of the classes in the output.
+        axis: int, the axis of the classes in the output.
         y_true: tensor of class numbers or one-hot rows.
         y_pred: tensor, the output.
+
+    Returns:
+        Three tensors: class numbers, shape `(n, ...)`; the output and float32 targets, shape
+        `(n, ..., classes)`.
     """
     rank = len(y_pred.shape)
     axis %= rank
@@ -206,7 +210,7 @@ def sum_over_entries(tensor: Tensor) -> Tensor:
 
 
 def _like(target: Tensor, p: Tensor) -> Tensor:
-    """Targets with as many axes as the predictions; their last axis may be missing or 1."""
+    """Targets with as many axes as the predictions: an axis of length 1 is added or removed."""
     while len(target.shape) < len(p.shape):
         target = ops.expand_dims(target, axis=-1)
     while len(target.shape) > len(p.shape) and target.shape[-1] == 1:
@@ -215,7 +219,7 @@ def _like(target: Tensor, p: Tensor) -> Tensor:
 
 
 def broadcast(weight: Tensor, like: Tensor) -> Tensor:
-    """Weights or masks, broadcast to the axes of the labels."""
+    """Weights or masks with as many axes as the labels, so that they broadcast."""
     while len(weight.shape) > len(like.shape) and weight.shape[-1] == 1:
         weight = ops.squeeze(weight, axis=-1)
     while len(weight.shape) < len(like.shape):

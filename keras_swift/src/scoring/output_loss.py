@@ -24,12 +24,12 @@ class UnweightedLoss(UnfitData):
 
 @dataclasses.dataclass(frozen=True)
 class OwnCall:
-    """What a loss with a `__call__` of its own makes of examples and weights, as it was asked.
+    """How a loss with a `__call__` of its own combines examples and weights, as tests have shown.
 
     Attributes:
         reduces: `"mean"` or `"sum"` over the examples; `"masked_mean"`, which divides by the
             unmasked share of the entries; or `"weighted_mean"`, which divides by the weights.
-        rank: int, how many axes the weights need after that of the examples.
+        rank: int, how many axes the weights need after the axis of the examples.
         full: bool, whether these axes have the lengths of the mask; else they have length 1.
     """
 
@@ -83,8 +83,10 @@ class ExampleLosses:
 
     Attributes:
         losses: float tensor, shape `(B,)`.
-        gradient: float tensor of the shape of the output, the gradient of
-            the loss in the last pre-activation, times the loss weight.
+        gradient: float tensor of the shape of the output, or `(B, d)` for a
+            loss of several outputs with `d` entries together: the gradient
+            of the loss with respect to the last pre-activation, times the
+            loss weight.
         valid: float tensor, shape `(B,)`, the unmasked share of the entries.
         axes: tuple of ints, the shape of one example's loss values.
         masked: bool, whether the output carries a mask.

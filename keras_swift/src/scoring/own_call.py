@@ -1,10 +1,11 @@
 """Losses with a `__call__` of their own: what they make of single examples and weights.
 
 Training calls the loss itself, not its `call`, and such a loss may prepare targets and weights,
-leave the weights out or compare examples. So it is asked: `with_answers` compares its values for a
-few examples with those for each of them alone. Where they are the weighted mean or sum, the loss is
-linear in the weights, and `n` times its derivative in the weight of an example is the loss of that
-example: one call and one gradient give the losses of a batch, whatever the loss does inside.
+leave the weights out or compare examples. So it is tested: `with_answers` compares its value for a
+few examples with its values for each of them alone. If the value is their weighted mean, the loss
+is linear in the weights, and `n` times its derivative with respect to the weight of an example is
+the loss of that example (of a sum, the derivative itself). One call and one gradient then give the
+losses of a batch, whatever the loss does inside.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from keras_swift.src.scoring.output_loss import (
 from keras_swift.src.scoring.structures import Matching
 from keras_swift.src.validation import UnfitData
 
-# How many examples a loss is asked about, and their weights: all different, in no order, so that
+# The weights of the examples that a loss is tested with: all different and in no order, so that
 # weights that are paired with another axis give another value.
 _WEIGHTS = np.array([1.0, 0.5, 1.75, 0.75, 2.0, 0.625, 1.5, 1.125], np.float32)
 
@@ -44,7 +45,7 @@ _WEIGHTS = np.array([1.0, 0.5, 1.75, 0.75, 2.0, 0.625, 1.5, 1.125], np.float32)
 def with_answers(
     model: keras.Model, losses: list[OutputLoss], matching: Matching, x: ArrayTree, y: ArrayTree
 ) -> list[OutputLoss]:
-    """The losses, those with a `__call__` of their own with an `OwnCall`.
+    """The losses; each with a `__call__` of its own gets its `OwnCall`, or a refusal.
 
     Args:
         model: a built, compiled `keras.Model`.
@@ -108,7 +109,7 @@ def _asked(output: OutputLoss, targets: ArrayTree, outputs: ArrayTree) -> Output
     question = _Question(output.loss, output.of(targets), output.of(outputs))
     refusals: list[UnfitData] = []
     error: Exception | None = None
-    # Nothing is assigned to a variable of the loss.
+    # In a scope, so that nothing is assigned to a variable of the loss.
     with keras.StatelessScope():
         for shape in question.shapes():
             try:
@@ -138,7 +139,7 @@ def _answer(loss: keras.losses.Loss, question: _Question, shape: OwnCall) -> Own
     alone = np.array([question.value(slice(i, i + 1), ones) for i in range(count)])
     whole = question.value(slice(None), ones)
     if not np.isfinite(whole) and not np.isfinite(alone).all():
-        # The model has diverged, which training will tell.
+        # The model has diverged, which training will show.
         return shape
     forms: dict[Reduces, Array] = {"mean": np.full(count, 1.0 / count), "sum": np.ones(count)}
     if question.mask is not None:
@@ -166,7 +167,7 @@ def _near(loss: keras.losses.Loss, value: float, expected: float) -> bool:
 def check_comparisons(output: OutputLoss, target: ArrayTree, prediction: ArrayTree) -> None:
     """Raises `NoExampleLoss` if a loss value depends on the other examples of the batch.
 
-    For a loss with the `__call__` of `keras.losses.Loss`; others were asked.
+    For a loss with the `__call__` of `keras.losses.Loss`; `with_answers` tests the others.
 
     Args:
         output: `OutputLoss`.
@@ -177,7 +178,7 @@ def check_comparisons(output: OutputLoss, target: ArrayTree, prediction: ArrayTr
         return
 
     def converted(leaf: Any) -> Tensor:
-        # Via NumPy, as above.
+        # Via NumPy: a TensorFlow tensor may carry logits, which a slice of it would not.
         return ops.convert_to_tensor(ops.convert_to_numpy(leaf), dtype=loss.dtype)
 
     def first(count: int | None) -> Any:
@@ -218,7 +219,8 @@ def own_losses(
             `None`.
 
     Returns:
-        `ExampleLosses`, whose gradient is that in the entries of all outputs, shape `(B, d)`.
+        `ExampleLosses`, whose gradient is that with respect to the entries of all outputs, shape
+        `(B, d)`.
     """
     mask = None if keras.tree.is_nested(y_pred) else mask_of(y_pred)
     leaves = [ops.stop_gradient(ops.convert_to_tensor(leaf)) for leaf in keras.tree.flatten(y_pred)]
@@ -243,7 +245,7 @@ def own_losses(
     answer = _answer_of(output)
     losses = slope[:, -1]
     if answer.reduces == "weighted_mean":
-        # The derivative of a mean that the weights divide is the distance from that mean.
+        # The derivative of a weighted mean gives an example's loss less the mean: add the mean.
         share = ops.ones_like(losses)
         if sample_weight is not None:
             share = ops.cast(ops.reshape(sample_weight, (count, -1)), "float32")

@@ -77,7 +77,7 @@ class Scorer:
         self.model = model
         self.quantities = tuple(quantities)
         self.traces = 0
-        # Known once the first batch has been scored.
+        # The following are known once the first batch has been scored.
         self.outputs: list[OutputLoss] = []
         self._weight_axes: list[tuple[int, ...]] = []
         self._masked_losses: list[bool] = []
@@ -85,7 +85,7 @@ class Scorer:
         self._structure: ArrayTree = None
         self._matching = Matching(None)
         self._training_argument = accepts_training(model)
-        # One compiled function for each form of the inputs.
+        # One compiled function for each structure of the inputs.
         self._compiled: dict[str, Scoring] = {}
         self._built_for = _NOT_BUILT
 
@@ -125,7 +125,7 @@ class Scorer:
         return self._compiled_for(inputs)(values, *present_leaves(inputs))
 
     def _compiled_for(self, inputs: tuple[ArrayTree, ...]) -> Scoring:
-        """The compiled function of the leaves of inputs of this form."""
+        """The compiled function for inputs of this structure; it takes their leaves."""
         key = structure_key(inputs)
         if key not in self._compiled:
             self._compiled[key] = self._compile(inputs)
@@ -174,8 +174,8 @@ class Scorer:
         valid: list[Tensor] = []
         for output, weight in zip(self.outputs, weights, strict=True):
             found = pre_activation_gradient(output, output.of(targets), output.of(outputs), weight)
-            # Keras multiplies mask and weights in place on PyTorch, so there
-            # the weights need all the axes; elsewhere they broadcast.
+            # On PyTorch Keras multiplies mask and weights in place, so the weights of a masked
+            # loss need all its axes; those of others broadcast.
             self._weight_axes.append(found.axes if found.masked else (1,) * len(found.axes))
             self._masked_losses.append(found.masked)
             self._masked |= found.masked

@@ -51,7 +51,7 @@ class StepScores:
             loss = scorer.of_outputs(y, y_pred)["loss"]
         numbers = [score, loss]
         if self.has_labels:
-            # As the loss weighs the outputs: one that does not train the model says nothing.
+            # Weighted as in the loss: labels of an output with weight 0 are not trained on.
             total = sum(label.output.weight for label in self._labels) or 1.0
             means = [
                 (label.output.weight / total, label_means(label, targets, outputs))

@@ -20,7 +20,7 @@ from keras_swift.src.validation import UnfitData
 class Matching:
     """Matches the losses of a compiled model with what they compare.
 
-    Keras is asked once for each combination of structures.
+    Keras matches each combination of structures once; the result is kept.
 
     Args:
         container: the container of the compiled losses, built or not; or `None`
@@ -68,8 +68,8 @@ class Matching:
     def weights(self, sample_weight: ArrayTree, y_pred: ArrayTree, paths: list[Path]) -> list[Any]:
         """The weights for each compiled loss: the same for all, or one array for each output.
 
-        They may have the structure of the outputs, as in Keras, or any form that the targets may
-        have.
+        Weights may have the structure of the outputs, as in Keras, or any structure that targets
+        may have.
 
         Args:
             sample_weight: one array, a structure of arrays or `None`.
@@ -110,7 +110,7 @@ class Matching:
         except Exception as error:
             raise ValueError(str(error)) from error
         for leaf in keras.tree.flatten((targets, outputs)):
-            # Keras takes anything with a length as a list of leaves, such as a dict's keys.
+            # Keras takes anything with a length for a list of leaves, such as the keys of a dict.
             if leaf is not None and not isinstance(leaf, _Place):
                 raise ValueError("y_true and y_pred have different structures.")
         return targets, outputs

@@ -38,8 +38,9 @@ def check_weights_arrive(
 ) -> None:
     """Raises if the model's step ignores the weights, and warns of metrics that do.
 
-    A model with Keras' own methods is not checked. For others two steps are
-    computed on the examples and undone, one of them with weights that are NaN.
+    A model with Keras' own methods is not checked, nor one whose step cannot
+    run outside `fit`. For others two steps are computed on the examples and
+    undone, one of them with weights that are NaN.
 
     Args:
         model: a compiled, built `keras.Model`.
@@ -47,7 +48,8 @@ def check_weights_arrive(
         weights: NumPy structure, their weights as training will get them.
 
     Raises:
-        ValueError: if the loss is the same whatever the weights are.
+        ValueError: if the loss is the same whatever the weights are, or the
+            model's `train_step` takes batches of two parts.
     """
     own = own_methods(model)
     if not own or backends.active().has_replicas(model):
@@ -82,7 +84,8 @@ def check_weights_arrive(
 def unpacks_pairs(error: Exception) -> bool:
     """Whether an error is that of a step that takes a batch of three parts for a pair.
 
-    Python raises a plain ValueError there, so the instruction is looked at that raised it.
+    Python raises a plain ValueError there, so this looks at the bytecode instruction that raised
+    it.
     """
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
@@ -94,7 +97,7 @@ def unpacks_pairs(error: Exception) -> bool:
     failed = instructions.get(last.tb_lasti)
     if failed is None or (failed.opname, failed.argval) != ("UNPACK_SEQUENCE", 2):
         return False
-    # The batch, or the step's arguments, of which it is the last.
+    # Candidates for the batch: any tuple, or the last item of one, as in the step's arguments.
     found = [value for value in frame.f_locals.values() if isinstance(value, tuple)]
     found += [value[-1] for value in found if value and isinstance(value[-1], tuple)]
     return any(len(value) == 3 for value in found)
@@ -149,7 +152,7 @@ class _Effect:
 
 
 def _tell(gradients: list[Any]) -> bool:
-    """Whether gradients say anything: through a ReLU that is off, they are 0 for any weights."""
+    """Whether any gradient is not 0: behind ReLUs that are off, all are 0 for any weights."""
     leaves = [keras.ops.convert_to_numpy(leaf) for leaf in present_leaves(gradients)]
     return any(np.any(leaf) for leaf in leaves)
 
