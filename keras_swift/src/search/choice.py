@@ -36,14 +36,15 @@ def candidates(
 def ranked(
     trials: Sequence[SearchTrial], direction: Direction, features: Mapping[str, FloatArray]
 ) -> list[tuple[SearchTrial, str]]:
-    """The trials other than uniform as they are worth confirming, each with the reason in words.
+    """The trials other than uniform in the order to confirm them, each with the reason in words.
 
-    First the one that draws most evenly among those whose objective differs
-    from the best by no more than the standard error of the difference: a few
-    epochs do not show what it costs to see few different examples. If they
-    are judged at one confidence, then the one of these that made the model
-    most confident in the labels: it shows what leaving examples out can give.
-    Then the others by their objectives.
+    First comes the one that draws most evenly among those as good as the
+    best, whose objective is worse by no more than the standard error of the
+    difference: a few epochs do not show what it costs to see few different
+    examples. If both the tempered and the plain probability of the label are
+    known, the second is the one of these that made the model most confident
+    in the labels: it shows what leaving examples out can give. Then come the
+    others by their objectives.
     """
     completed = [t for t in trials if t.number and math.isfinite(t.objective)]
     completed = [t for t in completed if not t.sampler.is_uniform]
@@ -79,7 +80,7 @@ def ranked(
 
 
 def effective_share(trial: SearchTrial, features: Mapping[str, FloatArray]) -> float:
-    """How many different examples a sampler draws, as a share of the data (Kish)."""
+    """Kish's effective sample size of a sampler's draws, as a share of the examples."""
     probability = trial.sampler.probabilities(features)
     return round(effective_sample_size(probability) / len(probability), 9)
 
@@ -88,6 +89,9 @@ def is_clearly_better(
     trial: SearchTrial, uniform: SearchTrial, objective: str, direction: Direction
 ) -> bool:
     """Whether a trial beats uniform by more than the sampling error of the validation data.
+
+    The objective must be better by more than `CLEARLY` standard errors. By the probabilities of
+    labels, other rules on label accuracy and confidence apply: see `SearchResult.best`.
 
     Args:
         trial, uniform: `SearchTrial`, judged on the same examples.
@@ -102,12 +106,13 @@ def is_clearly_better(
     if objective not in OURS_WITH_PREFIX or not known:
         return better
     probability, accuracy = names
-    # A model that sees few distinct examples grows confident, right or wrong: seen on clean data.
+    # Measured on clean data: a model that sees few distinct examples grows confident, right or
+    # wrong. So its accuracy counts too.
     more = trial.metrics[accuracy] - uniform.metrics[accuracy]
     share = uniform.metrics[accuracy]
     count = 1 if trial.values is None else len(trial.values)
-    # Both are judged on the same examples and mostly agree on them, so less than the binomial
-    # variance distinguishes them. The 0.4 is an assumption, not a measurement.
+    # Both are judged on the same examples and mostly agree on them, so the variance of their
+    # difference is less than twice the binomial one. The 0.4 is an assumption, not a measurement.
     same = math.sqrt(2.0 * 0.4 * max(share * (1.0 - share), 0.0) / count)
     # Wrong labels lower a model's confidence long before they lower its accuracy.
     surer = trial.metrics[probability] - uniform.metrics[probability]

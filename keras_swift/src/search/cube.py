@@ -18,8 +18,8 @@ from keras_swift.src.swift.layout import Layout
 from keras_swift.src.swift.ranks import cumulative_rank
 from keras_swift.src.swift.sampler import DEFAULT_FEATURES, SwiftSampler, Transform
 
-# Examples on which two samplers are compared. Their distance then has a standard error of a few
-# percent, and 4,000 candidates take a tenth of a second.
+# The number of examples on which samplers are compared. The distance of two then has a standard
+# error of a few percent, and 4,000 candidates take a tenth of a second.
 REFERENCE_SIZE = 256
 # Shares of the examples that the first trials keep, the least doubtful by the first feature, by the
 # second and by both, ordered so that even a few cover the range.
@@ -38,10 +38,10 @@ CUTS = (
 class SamplerCube:
     """Maps points of the unit cube to samplers, and samplers to what they draw.
 
-    The cube has one axis for each of a sampler's numbers. Uniform points give
-    knots distributed as sorted uniform numbers: axis `k` sets the distance of
-    knot `k` from the one before, as the smallest of the knots that remain.
-    Any point gives knots in order, so none has to be rejected.
+    The cube has one axis for each of a sampler's numbers. Axis `k` sets the
+    distance of knot `k` from the one before, as the smallest of the knots that
+    remain. So uniform points give knots distributed as sorted uniform numbers,
+    and any point gives knots in order: none has to be rejected.
 
     Two samplers are compared by their draws. Many points of the cube are the
     same sampler (values and coefficients may be scaled, or both reversed), so
@@ -54,7 +54,7 @@ class SamplerCube:
         transform: `"cgf"` or `"cdf"`.
         columns: mapping from feature names to arrays of shape `(n,)`, with
             `"gradient_norm"` for `"cgf"`: the examples samplers are compared
-            on. `None` takes a quasi-random cloud.
+            on. `None` takes quasi-random ranks.
         seed: int, chooses the examples among `columns`.
     """
 
@@ -94,15 +94,15 @@ class SamplerCube:
 
     @property
     def dimensions(self) -> int:
-        """How many numbers a sampler has: ten by default."""
+        """int, how many numbers a sampler has: ten by default."""
         return self._layout.size
 
     def design(self) -> list[SwiftSampler]:
-        """The first samplers of a search: graded cuts, which a random point of the cube never is.
+        """The first samplers of a search: graded cuts, which random points of the cube never are.
 
-        Those of `CUTS`, and one that drops the 20 % that the first feature
-        trusts most, whose easy examples may teach nothing. With a
-        single feature its cuts take the place of the others.
+        These are the cuts of `CUTS`, and one that drops the most trusted 20 %
+        by the first feature: easy examples may teach nothing. With a single
+        feature, all cuts are by that one.
         """
         first = self.features[0]
         cuts = []
@@ -114,15 +114,16 @@ class SamplerCube:
         return [*found, self.cut({first: -doubtful_end(first)}, 0.8)]
 
     def cut(self, signs: Mapping[str, float], keep: float) -> SwiftSampler:
-        """The sampler that draws the lowest share of the examples uniformly, and the others never.
+        """The sampler that draws a share of the examples uniformly, and the others never.
 
         With one or two segments, which allow no steep descent, its probability
         falls linearly.
 
         Args:
             signs: mapping from features to 1, which keeps the lowest values,
-                or -1, the highest. Of several the ranks are averaged.
-            keep: float in (0, 1), share of the examples kept.
+                or -1, which keeps the highest. The ranks of several features
+                are averaged.
+            keep: float in (0, 1), the share of the examples to keep.
         """
         coefficients = np.zeros(len(self.features))
         for name, sign in signs.items():
@@ -135,7 +136,7 @@ class SamplerCube:
         # Under "cgf" a share of the examples is a different share of the gradient norms.
         below = np.searchsorted(aggregate[order], np.quantile(aggregate, keep), side="right")
         place = float(np.sum(self._all_weights[order[:below]]) / np.sum(self._all_weights))
-        # Ties, such as equal shares of epochs, may leave nothing to cut.
+        # Ties, such as many equal values of `share_wrong`, may leave nothing to cut.
         place = min(place, 1.0 - 1e-6)
         values = np.zeros(self.segments + 1)
         values[: max(1, min(2, self.segments))] = 1.0

@@ -11,9 +11,9 @@ import scipy.spatial.distance
 
 from keras_swift.src._types import FloatArray
 
-# Hellinger distances lie in [0, 1.42].
+# For distances from 0 to the square root of 2, between unit vectors without negative entries.
 LENGTH_SCALES = (0.1, 0.16, 0.25, 0.4, 0.63, 1.0)
-# Share of the objective's variance that is noise: a validation metric always has some.
+# Shares of the objective's variance that are noise; not 0, because a validation metric has some.
 NOISE_SHARES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7)
 
 
@@ -21,13 +21,13 @@ class GaussianProcess:
     """Regression with a Matern 5/2 kernel, averaged over hyperparameters by their likelihood.
 
     Forty trials do not determine a length scale and a noise level: a single
-    best fit is often confident in the wrong one. So predictions are averaged
-    over a grid of both, weighted by the marginal likelihood; the level and
-    the variance of the objective are estimated for each. With a few dozen
+    best fit is often confident in wrong values. So predictions are averaged
+    over a grid of both, weighted by the marginal likelihood; the mean and the
+    variance of the objective are estimated for each pair. With a few dozen
     points at most this takes milliseconds.
 
     Args:
-        points: float array, shape `(n, m)`, such as `SamplerSpace.embed` gives.
+        points: float array, shape `(n, m)`, such as `SamplerCube.embed` returns.
         values: float array, shape `(n,)`, finite.
     """
 
@@ -56,7 +56,7 @@ class GaussianProcess:
         self._weights = weights / weights.sum()
 
     def predict(self, points: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Mean and standard deviation of the objective, without its noise.
+        """Mean and standard deviation of the noise-free objective at these points.
 
         Args:
             points: float array, shape `(k, m)`.
@@ -68,7 +68,7 @@ class GaussianProcess:
         mean = np.zeros(len(points))
         square = np.zeros(len(points))
         for weight, fit in zip(self._weights, self._fits, strict=True):
-            # Settings of negligible weight would take most of the time.
+            # Most of the grid has negligible weight, and would take most of the time.
             if weight < 0.01:
                 continue
             scale, share, factor, level, solved, variance = fit

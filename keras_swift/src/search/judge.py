@@ -1,6 +1,6 @@
-"""The validation data of a search: held as arrays, scored example by example.
+"""The validation data of a search: the model is scored on it example by example.
 
-This file decides what can be held, a trial's value on each validation example, and the standard
+This file decides the objective, a trial's value of it on each validation example, and the standard
 error of the difference of two trials.
 """
 
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 BLOCKS = 10
 # The name of the mean probability of the label, as in the logs of `fit`.
 LABEL_PROBABILITY = "label_probability"
-# The same after each output was brought to this mean of the largest probability, by one temperature
-# for all of its examples: samplers that leave out doubtful examples make a model more confident
-# whether or not it knows more.
+# The mean probability of the label at equal confidence. The logits of each output are divided by
+# one temperature for all examples, at which the largest probability is `CONFIDENCE` on average:
+# samplers that leave out doubtful examples make a model more confident whether or not it knows
+# more.
 TEMPERED_PROBABILITY = "tempered_probability"
 CONFIDENCE = 0.95
 TEMPERATURES = [2.0 ** (step / 4) for step in range(-16, 25)]
@@ -42,7 +43,7 @@ class Judge:
 
     Args:
         model: a built, compiled `keras.Model`.
-        validation_data: what `held` returned.
+        validation_data: tuple of arrays `(x, y)` or `(x, y, sample_weight)`.
         batch_size: int.
     """
 
@@ -143,7 +144,7 @@ class Judge:
     def _block_values(
         self, objective: keras_tuner.Objective, values: dict[str, FloatArray]
     ) -> FloatArray:
-        """The objective on parts of the validation data, every tenth example each."""
+        """The objective on each of `BLOCKS` parts; a part has every tenth example."""
         found = []
         for block in range(min(BLOCKS, self._source.size)):
             rows = np.arange(block, self._source.size, BLOCKS)
@@ -175,8 +176,8 @@ def at_confidence(
         probability: float array, shape `(n, k)`, of the label at `k` rising temperatures.
         confidence: float array, shape `(n, k)`, the largest probability.
         weight: float array, shape `(n,)`, of each example in the mean.
-        wanted: float, the mean confidence; the nearest there is if none of the temperatures gives
-            it. Defaults to 0.95.
+        wanted: float, the mean confidence. If it lies outside those of all temperatures, the
+            nearest is taken. Defaults to 0.95.
 
     Returns:
         A float array, shape `(n,)`, interpolated between two temperatures.
@@ -187,7 +188,7 @@ def at_confidence(
         [0.7, 0.2]
     """
     mean = weight @ confidence / weight.sum()
-    # Falling with the temperature.
+    # The confidence falls with the temperature, and `np.interp` needs rising numbers.
     place = np.interp(-wanted, -mean, np.arange(len(mean)))
     low = int(place)
     high = min(low + 1, len(mean) - 1)
@@ -220,7 +221,12 @@ def find_objective(
     judge: Judge,
     objective: str | keras_tuner.Objective | Sequence[str | keras_tuner.Objective] | None,
 ) -> keras_tuner.Objective:
-    """The objective as a `keras_tuner.Objective`, checked against what the model reports."""
+    """The objective as a `keras_tuner.Objective`, checked against what the model reports.
+
+    Raises:
+        ValueError: for a metric that the model does not report, or of which it is not known whether
+            more of it is better.
+    """
     import keras_tuner
 
     reported = list(judge.logs())
@@ -231,7 +237,7 @@ def find_objective(
     if judge.is_classifier:
         reported += OURS
     given = objective if isinstance(objective, list | tuple) else [objective]
-    # KerasTuner does not know the direction of ours.
+    # KerasTuner does not know the direction of our metrics.
     names = [f"val_{name}" for name in OURS]
     given = [
         keras_tuner.Objective(one, "max") if isinstance(one, str) and one in names else one

@@ -37,7 +37,9 @@ INTERVAL = 0.2
 
 @contextlib.contextmanager
 def locked(file: BinaryIO, wait_begins: Callable[[], None]) -> Iterator[None]:
-    """A context that holds the lock of an open file; waits while another one has it.
+    """A context that holds the lock of an open file; waits while another process has it.
+
+    Where the file system has no locks, the context is entered without one.
 
     Args:
         file: open for writing.
@@ -52,7 +54,7 @@ def locked(file: BinaryIO, wait_begins: Callable[[], None]) -> Iterator[None]:
             if not told:
                 wait_begins()
             told = True
-            # Not in the call of the operating system, so that Ctrl-C ends it everywhere.
+            # Waits here and not in a blocking system call, so that Ctrl-C works everywhere.
             time.sleep(INTERVAL)
         except OSError:
             # Some network file systems have no locks.

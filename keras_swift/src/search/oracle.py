@@ -32,8 +32,8 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
     """Suggests samplers: uniform first, then graded cuts, then those that a model predicts as best.
 
     Differs from KerasTuner's Bayesian oracle where that one fails for
-    samplers: trial 0 is uniform; the initial design is small, leaves out more
-    and more of the doubtful examples and continues with a shifted Sobol
+    samplers: trial 0 is uniform; the initial design is small, leaves out
+    graded shares of the doubtful examples and continues with a shifted Sobol
     sequence; the Gaussian process measures distances between the draws of
     samplers and estimates the objective's noise; the parametrisation orders
     the knots; an infinite objective is a failure; a resumed search continues
@@ -49,8 +49,9 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         num_initial_points: trials, uniform included, before the Gaussian
             process takes over. `None` takes two thirds of `max_trials`, at
             least 4 and at most 9.
-        beta: exploration, in standard deviations of the Gaussian process.
-        seed: int.
+        beta: float, exploration, in standard deviations of the Gaussian
+            process. Defaults to 1.5.
+        seed: int, fixes the suggestions. Defaults to 0.
     """
 
     def __init__(
@@ -150,10 +151,10 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         return chosen
 
     def _observations(self, number: int) -> tuple[FloatArray, FloatArray]:
-        """Points tried before a trial and their objectives, as losses, in order."""
+        """Points tried before trial `number`, and their objectives, where lower is better."""
         sign = -1.0 if self.objective.direction == "max" else 1.0
         trials = sorted(self.trials.values(), key=lambda trial: int(trial.trial_id))
-        # A trial that is run again is suggested as it was, before those that followed it.
+        # A trial that is run again must be suggested as it was, without the trials after it.
         trials = [trial for trial in trials if int(trial.trial_id) < number]
         running = {trial.trial_id for trial in self.ongoing_trials.values()}
         points, losses = [], []
@@ -183,11 +184,12 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
 
     @keras_tuner.synchronized  # type: ignore[untyped-decorator]
     def create_trial(self, tuner_id: str) -> Any:
-        """The next trial to run: first those that have no file any more."""
+        """The next trial to run: first those whose files are gone."""
         numbers = {int(trial_id) for trial_id in self.trials}
         lost = [number for number in range(len(numbers)) if number not in numbers]
         if lost and not self._retry_queue and tuner_id not in self.ongoing_trials:
-            # KerasTuner numbers the next trial by how many there are.
+            # KerasTuner numbers a new trial by how many trials there are, so it would never fill a
+            # gap.
             trial = keras_tuner.engine.trial.Trial(
                 self.hyperparameters.copy(), trial_id=str(lost[0])
             )
@@ -226,8 +228,9 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
             random.setstate(state)
 
     def _take_up(self, trial: Any) -> None:
-        """Adds a trial of before this process; one that is not finished is to be run again."""
-        # Ids are padded to the width of `max_trials`, which may have changed.
+        """Adds a trial of an earlier process; one that is not finished will be run again."""
+        # Under the id it had: KerasTuner pads ids to the width of `max_trials`, which may have
+        # changed.
         self.trials[trial.trial_id] = trial
         self.start_order.append(trial.trial_id)
         self._record_values(trial)

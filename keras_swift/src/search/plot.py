@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 def plot_search(result: SearchResult, file: str | os.PathLike[str] | None = None) -> Figure:
     """Draws what a search found, in three panels.
 
-    Left, how often each example is drawn, over the ranks of the sampler's
-    first two features (over the rank of the only one, if there is one):
-    1 is as often as uniformly. Middle, the sampler's piecewise-linear
-    function over the transformed aggregate, with the share of examples below
-    each point. Right, the objective of every trial and the best so far,
-    against uniform.
+    Left, how often each example is drawn in an epoch, over the ranks of the
+    sampler's first two features (or of its only one); a uniform draw is 1.
+    Middle, the sampler's piecewise-linear function over the transformed
+    aggregate, with the share of examples below each point. Right, the
+    objective of every trial and the best so far, against uniform, and the
+    objectives of the confirmed trials.
 
     Args:
         result: a `SearchResult`.

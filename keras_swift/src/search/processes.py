@@ -1,4 +1,4 @@
-"""The role of this process in a search that several share, by KerasTuner's variables."""
+"""This process' role in a search that several share, by KerasTuner's environment variables."""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@ from keras_swift.src.search.trial import Direction
 
 
 def time_to_come(seconds: float, epochs: int, trials: int, trial_epochs: int, confirm: int) -> str:
-    """How long the rest of a search will take at the speed of the pretraining.
+    """A text on how long the rest of a search will take at the speed of the pretraining.
 
     Args:
-        seconds, epochs: of the pretraining.
+        seconds, epochs: duration and epochs of the pretraining.
         trials, trial_epochs: how many trials are left, and the epochs of each.
-        confirm: int, how many of them will be trained from scratch.
+        confirm: int, how many trials will be trained from scratch.
     """
     text = (
         f"Pretrained in {duration(seconds)}. At that speed {trials} trials take about "
@@ -47,7 +47,7 @@ def trial_reporter(
 
 
 def duration(seconds: float) -> str:
-    """A duration in the largest unit of which it has two or more."""
+    """A duration in words, in the largest unit of which it has two or more."""
     for unit, size in (("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

@@ -65,7 +65,7 @@ def trial_rows(result: SearchResult) -> list[tuple[str, str]]:
 
 
 def _outcome(trial: SearchTrial, uniform: SearchTrial, result: SearchResult) -> str:
-    """What a training from scratch came to."""
+    """The objective of a training from scratch, and whether the trial was chosen."""
     text = f"from scratch {_against(trial, uniform, result.direction)}, "
     if trial.number == result.best.number:
         return text + "chosen"
@@ -75,7 +75,7 @@ def _outcome(trial: SearchTrial, uniform: SearchTrial, result: SearchResult) -> 
 
 
 def _against(trial: SearchTrial, uniform: SearchTrial, direction: Direction) -> str:
-    """The objective, with what it is better than uniform by and the noise of that."""
+    """The objective, its gain over uniform, and the standard error of the gain."""
     if not math.isfinite(trial.objective):
         return trial.status.lower()
     gain = signed(trial, direction) - signed(uniform, direction)

@@ -1,6 +1,6 @@
 """The result of a search: the sampler, all trials, the confirmed ones, and the suspect labels.
 
-This file decides which trial is the best, and when it is clearly better than uniform draws.
+This file decides which trial is the best; `choice` decides when one is clearly better than uniform.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class SearchResult:
 
     Attributes:
         features: dict from name to float64 array, shape `(n,)`: the features
-            of the training examples, and their `"gradient_norm"` by the
-            pretrained model.
+            of the training examples, and, for the transform `"cgf"`, their
+            `"gradient_norm"` by the pretrained model.
         trials: tuple of `SearchTrial`, in the order of their numbers.
         confirmed: tuple of `SearchTrial`: uniform, then the best of the
             trials, each trained from scratch for `pretrain_epochs`. Empty
@@ -52,11 +52,12 @@ class SearchResult:
             after the pretraining, averaged over the last epoch.
         pretrain_epochs: int, as given to `search`.
         finetune_epochs: int, as given to `search`.
-        pretrain_seconds: float, pretraining and features.
+        pretrain_seconds: float, duration of pretraining and features.
         record_epochs: float, what the record cost, in epochs of training: 0
             unless forward passes made it.
-        data_fingerprint: hash of the training data.
-        note: str, other decisions of `search`, such as other features.
+        data_fingerprint: str, hash of the training inputs and targets.
+        note: str, a remark on the features that `search` chose; `""` for the
+            usual ones.
     """
 
     features: dict[str, FloatArray]
@@ -83,16 +84,17 @@ class SearchResult:
     def best(self) -> SearchTrial:
         """The trial to train with: uniform unless another is clearly better.
 
-        If trials were confirmed, the best of those that were better than
+        If trials were confirmed, it is the best of those that were better than
         uniform *from scratch*, by more than two standard errors of the
-        difference, and got no fewer labels right than chance allows. If they
-        are judged by the tempered probability of the label, it is enough to be
-        no worse by it than one standard error, if the probability itself closes
-        a quarter of the gap from uniform's to 1. If they are judged by the
-        probability itself, a sampler must do that or get more labels right.
+        difference. By the label's probability, tempered or not, a sampler must
+        also get no fewer labels right than chance allows. By the tempered one
+        it is then enough to be no worse than one standard error, if the
+        probability itself closes a quarter of the gap from uniform's to 1. By
+        the probability itself, a sampler must close that or get more labels
+        right.
 
-        If not, the trial that draws most evenly among those as good as the best
-        one, if it is better than uniform by the same margin.
+        If no trials were confirmed, it is the trial that draws most evenly
+        among those as good as the best, if it beats uniform by the same rules.
         """
         if self.confirmed:
             uniform, *others = self.confirmed
@@ -105,7 +107,11 @@ class SearchResult:
         return self.uniform
 
     def is_better(self, trial: SearchTrial, uniform: SearchTrial) -> bool:
-        """Whether a trial beats uniform by more than the noise, as for `best`."""
+        """Whether a trial beats uniform, by the rules of `best`.
+
+        Args:
+            trial, uniform: `SearchTrial`, both from the trials or both confirmed.
+        """
         of_a_search = Rule("a trial of the search", (SearchTrial,))
         of_a_search.check("trial", trial)
         of_a_search.check("uniform", uniform)
@@ -120,7 +126,7 @@ class SearchResult:
     def gain(self) -> float:
         """How much better than uniform the best trial was; NaN if uniform failed.
 
-        From scratch if it was confirmed, else in the trials.
+        Measured in trainings from scratch if it was confirmed, else in the trials.
         """
         better, uniform = self._pair()
         return signed(better, self.direction) - signed(uniform, self.direction)
@@ -176,7 +182,7 @@ class SearchResult:
 
     @property
     def suspicion(self) -> FloatArray:
-        """How strongly each label is doubted, float64, shape `(n,)`: only the order matters."""
+        """How doubtful each label is, float64 array, shape `(n,)`: only the order matters."""
         return self._doubts.scores
 
     @property
@@ -203,6 +209,7 @@ class SearchResult:
             count: int, how many; all of them if there are fewer. Defaults to
                 `None`: those whose label is more likely wrong than right.
             return_scores: bool, whether to return their `suspicion` too.
+                Defaults to `False`.
 
         Returns:
             An int array of indices into the training data, most suspicious
@@ -216,13 +223,16 @@ class SearchResult:
         return (indices, self.suspicion[indices]) if return_scores else indices
 
     def plot(self, file: str | os.PathLike[str] | None = None) -> Figure:
-        """Plots the result: see `keras_swift.src.search.plot.plot_search`.
+        """Plots how often examples are drawn, the sampler's function, and all objectives.
 
         Args:
             file: path to write the figure to. Defaults to `None`, not written.
 
         Returns:
-            A `matplotlib.figure.Figure`.
+            A `matplotlib.figure.Figure`, with a panel for each of the three.
+
+        Raises:
+            ImportError: if matplotlib is not installed.
         """
         from keras_swift.src.search.plot import plot_search
 
@@ -233,7 +243,7 @@ class SearchResult:
     def __str__(self) -> str:
         title, rows = self._described()
         return "\n".join(
-            # Long names are not padded.
+            # Names longer than the column of names are not padded.
             [
                 title,
                 *(

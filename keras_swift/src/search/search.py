@@ -93,7 +93,7 @@ def search(
         x: inputs, an array, or a list or dict of arrays, first axis `n`; or a
             `PyDataset`, `tf.data.Dataset` or `DataLoader` with targets that gives
             the same examples in the same order at each pass. It is read once
-            and held in memory, up to 2 GiB; an index counts its examples.
+            and held in memory, up to 2 GiB; indices count its examples in order.
         y: targets, likewise; `None` with a data set.
         validation_data: what trials are judged on, as for `model.fit`; data
             sets are read once and held in memory, up to 2 GiB. Its labels may
@@ -110,21 +110,23 @@ def search(
         space: `SamplerSpace`, which features the sampler reads, and the form of
             its function. Defaults to `None`, `SamplerSpace()`.
         objective: a name from the logs of `fit`, a `keras_tuner.Objective`, or
-            a list of them. Defaults to `None`: if all outputs are class
-            probabilities or logits, `"val_tempered_probability"`: the mean
-            probability of the label over the validation data, which wrong
-            labels there do not mislead, at the temperature where the largest
-            probability is 0.95 on average; else `"val_loss"`.
-            The search also knows `"val_label_probability"`, without a
-            temperature, and `"val_label_accuracy"`.
+            a list of them. Defaults to `None`: `"val_tempered_probability"` if
+            all outputs are class probabilities or logits, else `"val_loss"`.
+            The former is the mean probability of the label on the validation
+            data, which wrong labels there do not mislead, at the temperature
+            where the largest probability is 0.95 on average. The search also
+            knows `"val_label_probability"`, without a temperature, and
+            `"val_label_accuracy"`.
         confirm: int, how many of the best trials to train from scratch;
             0 trusts the trials, and so does `pretrain_epochs=0`, without which
             there is no training to repeat. Defaults to 2.
-        method: `"bayesian"` or `"random"`.
+        method: `"bayesian"` or `"random"`, how samplers are proposed. Defaults
+            to `"bayesian"`.
         directory: folder for the search's files. Defaults to `None`, a
             temporary one, which cannot be resumed.
-        project_name: folder within `directory`.
-        overwrite: bool, whether to delete another search found there.
+        project_name: folder within `directory`. Defaults to `"swift_search"`.
+        overwrite: bool, whether to delete the search found there, and begin
+            again. Defaults to `False`.
         seed: int or `None`, fixes pretraining, draws and suggestions.
             Defaults to `None`, fresh entropy.
         verbose: `"auto"` or 1 for progress bars, 0 for silence.
@@ -229,7 +231,7 @@ def search(
 
 
 def _length(feature: Any) -> int | None:
-    """The length of an array; `None` of what has none, which is named later."""
+    """The length of an array; `None` if it has none, which raises later, with its name."""
     try:
         return len(feature)
     except TypeError:

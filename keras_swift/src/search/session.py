@@ -39,14 +39,14 @@ def run_search(task: Task, store: Store, note: str, overwrite: bool) -> SearchRe
 
     Args:
         task: `Task`.
-        store: `Store`, of the folder.
-        note: str, for the result.
+        store: `Store` of the folder.
+        note: str, the `note` of the result.
         overwrite: bool, whether to delete what is there.
     """
     data_fingerprint = fingerprint.of_arrays((task.source.x, task.source.y))
     described = _described(task, data_fingerprint)
     if store.has(START) and not overwrite:
-        # Without the lock, which needs a folder that can be written.
+        # A finished search is read without the lock, which needs a writable folder.
         found = _finished(task, store, described)
         if found is not None:
             return _result(task, *found, data_fingerprint, note)
@@ -72,7 +72,7 @@ def run_search(task: Task, store: Store, note: str, overwrite: bool) -> SearchRe
 def _finished(
     task: Task, store: Store, described: dict[str, str]
 ) -> tuple[Start, tuple[SearchTrial, ...], tuple[SearchTrial, ...]] | None:
-    """The parts of a search of which nothing is left to run, else `None`."""
+    """Start, trials and confirmed trials of a finished search; `None` if it is not finished."""
     settings = task.settings
     start = read_start(store, described, settings.seed)
     own, cube = store.of_search(start.search), _cube(task, start)
@@ -133,7 +133,7 @@ def _say_what_is_left(task: Task, start: Start, left: int) -> None:
 def _start(task: Task, store: Store, described: dict[str, str]) -> Start:
     """The shared start: read from disk, or made now."""
     if is_chief():
-        # The chief trains nothing: the first worker that is ready makes the start.
+        # The chief does not pretrain: the first worker that is ready makes the start.
         while not store.has(START):
             time.sleep(0.2)
     if not store.has(START):
@@ -162,7 +162,7 @@ def _described(task: Task, data_fingerprint: str) -> dict[str, str]:
         else fingerprint.of_arrays(np.asarray(feature))
         for name, feature in task.named.items()
     }
-    # With pretraining, weights start at random and need not match.
+    # Weights are compared only without pretraining: a model to pretrain starts at random ones.
     weights = settings.pretrain_epochs == 0
     return {
         "data": data_fingerprint + fingerprint.of_arrays(source.sample_weight),

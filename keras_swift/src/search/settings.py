@@ -35,6 +35,6 @@ class SearchSettings:
             check(**{name: getattr(self, name)})
         check_if_given(seed=self.seed)
         one_of(METHODS).check("method", self.method)
-        # PyTorch's loader, generators and JSON do not take numbers of NumPy.
+        # PyTorch's `DataLoader`, random generators and JSON do not accept NumPy's numbers.
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, plain(getattr(self, field.name)))

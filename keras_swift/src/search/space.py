@@ -1,4 +1,4 @@
-"""What kind of samplers a search looks for, as its caller says it."""
+"""`SamplerSpace`: which kind of samplers a search looks for."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from keras_swift.src.swift.sampler import TRANSFORMS, Transform
 class SamplerSpace:
     """The samplers that `search` can find.
 
-    A sampler reads features of the examples, adds them up with one coefficient
-    each, brings the sum to [0, 1] by `transform` and draws by a piecewise-linear
-    function of `segments` pieces. With the defaults those are ten numbers.
+    A sampler ranks the examples by each feature, adds the ranks up with one
+    coefficient each, brings the sum to [0, 1] by `transform` and draws by a
+    piecewise-linear function of `segments` pieces. With two features and the
+    defaults it has ten numbers.
 
     Args:
         features: what a sampler reads: names, functions or arrays, in a
@@ -30,8 +31,8 @@ class SamplerSpace:
             `"cgf"`.
 
     Raises:
-        ValueError: for an unknown feature or transform, or `segments` that are not
-            a positive integer.
+        TypeError: for arguments of another kind.
+        ValueError: for an unknown feature or transform, or `segments` below 1.
 
     Example:
 

@@ -52,7 +52,7 @@ class Task:
         source: `ArraySource`, the training data.
         judge: `Judge`, with the validation data.
         objective: `keras_tuner.Objective`.
-        named: dict from name to feature, those of `space`.
+        named: dict from name to feature, the features of the sampler.
         space: `SamplerSpace`.
         settings: `SearchSettings`.
     """
@@ -75,7 +75,15 @@ class Task:
         recorder: RecordingCallback | None = None,
         verbose: int | Literal["auto"] = 0,
     ) -> tuple[dict[str, float], FloatArray | None]:
-        """Trains with these probabilities and judges the mean weights of `averaged` epochs.
+        """Trains by these probabilities and judges the mean weights of the last epochs.
+
+        Args:
+            probability: float array, shape `(n,)`, sums to 1.
+            epochs: int.
+            seed: int, of the draws and all global generators.
+            averaged: float, over how many of the last epochs the weights are averaged.
+            recorder: `RecordingCallback`, or `None`.
+            verbose: as for `model.fit`. Defaults to 0.
 
         Returns:
             The logs of the last epoch and of the validation data, and the
@@ -114,12 +122,12 @@ def pretrain(task: Task, described: dict[str, str]) -> Start:
     judged: FloatArray | None = None
     if epochs:
         uniform = np.full(source.size, 1.0 / source.size)
-        # Not the trials' seed: they would begin with the draws that the pretraining ended with.
+        # Not the trials' seed: trials would repeat the draws that the pretraining began with.
         logs, judged = task.train(
             uniform, epochs, seed + 1, averaged=1.0, recorder=recorder, verbose=settings.verbose
         )
     else:
-        # A trained model shows only the end of its training.
+        # The record of a trained model, by one forward pass, shows only the end of its training.
         recorder.record_all()
     wanted = dict(task.named)
     if task.space.transform == "cgf":
@@ -175,7 +183,7 @@ def run_trials(task: Task, start: Start, store: Store, cube: SamplerCube) -> Non
     tuner = None
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            # KerasTuner prints that it resumes a search.
+            # KerasTuner prints that it resumes a search: kept from the user's output.
             tuner = SwiftTuner(oracle, evaluate, report, store.folder)
         tuner.search()
     except Exception:
@@ -217,7 +225,7 @@ def read_trials(store: Store, cube: SamplerCube) -> tuple[SearchTrial, ...]:
 
 
 def trials_left(store: Store, cube: SamplerCube, max_trials: int) -> int:
-    """How many trials are still to run, by any process; of unreadable ones, at least one."""
+    """How many trials are still to run, by any process; at least one if one cannot be read."""
     try:
         trials = read_trials(store, cube)
     except UnreadableFile:
@@ -242,7 +250,7 @@ def confirm(
 
     Args:
         task, start, store, trials: of the search.
-        train: bool, whether to train those that are not on disk, else they are left out.
+        train: bool, whether to train those that are not on disk; else they are left out.
     """
     best = to_confirm(task, start, trials)
     if not best:
@@ -275,7 +283,7 @@ def confirm(
 def _train_from_scratch(task: Task, start: Start, store: Store, trial: SearchTrial) -> None:
     begin = time.perf_counter()
     write_variables(task.model, start.initial)
-    # The draws of the pretraining, with which it is compared.
+    # With the seed of the pretraining, which it is compared with.
     logs, values = task.train(
         trial.sampler.probabilities(start.features),
         task.settings.pretrain_epochs,
@@ -294,7 +302,7 @@ def _train_from_scratch(task: Task, start: Start, store: Store, trial: SearchTri
 def _read_confirmed(task: Task, store: Store, trial: SearchTrial) -> SearchTrial:
     name = CONFIRMED.format(trial.number)
     header, columns = store.read_arrays(name)
-    # Several processes may find another sampler for a trial that is run again.
+    # A trial that is run again, by several processes, may have got another sampler.
     if header["sampler"] != trial.sampler.parameters.tolist():
         raise UnreadableFile(store.path(name), "belongs to another sampler")
     return _trained(

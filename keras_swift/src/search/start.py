@@ -19,8 +19,8 @@ class Start:
 
     Attributes:
         seed: int.
-        values: every variable of model and optimizer after the pretraining.
-        initial: the same before it.
+        values: list of arrays, every variable of model and optimizer after the pretraining.
+        initial: list of arrays, every variable before the pretraining.
         features: dict from name to array, shape `(n,)`.
         record: dict from name to array, shape `(n,)`: the record of the pretraining.
         pretrained_weights: for `model.set_weights`.
@@ -29,8 +29,7 @@ class Start:
             empty if not known.
         record_cost: float, cost of the record, in epochs.
         seconds: float, duration of the pretraining and the features.
-        settings: dict from what they describe to a hash of it: with the rest they identify the
-            search.
+        settings: dict from the parts of a search, such as `"data"`, to hashes of them.
     """
 
     seed: int
@@ -47,7 +46,7 @@ class Start:
 
     @property
     def search(self) -> str:
-        """str, the same for a start that is made again with the same outcome."""
+        """str, identifies the search: a start made again with the same outcome has the same one."""
         return fingerprint.of_settings(
             {
                 "settings": self.settings,

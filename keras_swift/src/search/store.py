@@ -34,7 +34,7 @@ VALUES = "values_{}.npy"
 # A trial trained from scratch.
 CONFIRMED = "confirmed_{}.npz"
 LOCK = "search.lock"
-# More than a seal has.
+# More bytes than a seal has.
 _SEAL_BYTES = 1024
 
 
@@ -79,7 +79,7 @@ class Store:
         """Writes a file whole or not at all, and seals it.
 
         Args:
-            name: str, one of those above.
+            name: str, one of the names that this module defines.
             write: function that writes the contents to a binary file.
             once: bool, whether to keep a file that is there: of several processes, the first one
                 wins. Defaults to `False`.
@@ -91,7 +91,7 @@ class Store:
 
         def sealed(file: BinaryIO) -> None:
             hashing = _Hashing(file)
-            # Neither NumPy nor `zipfile` needs more of a file than to write on.
+            # NumPy and `zipfile` only append to the file, so `_Hashing` is enough.
             write(hashing)  # type: ignore[arg-type]
             file.write(self._seal(name, hashing.digest))
 
@@ -99,7 +99,7 @@ class Store:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             (create_atomically if once else write_atomically)(path, sealed)
         except OSError as error:
-            # As in `OSError(number, text, path)`, whose class follows from the number.
+            # Of these three arguments Python makes the subclass that belongs to the number.
             raise OSError(
                 error.errno,
                 f"The search cannot write its file ({error.strerror or error}). Free disk space, "
@@ -132,7 +132,7 @@ class Store:
         return b"\n" + json.dumps({**seal, "blake2b": digest.hexdigest()}).encode() + b"\n"
 
     def _check(self, name: str, file: BinaryIO) -> None:
-        """Raises unless the file ends with the seal that its contents must have."""
+        """Raises unless the file ends with the seal of its contents."""
         path = self.path(name)
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _SEAL_BYTES))
@@ -209,7 +209,7 @@ class Store:
 
     def clear(self) -> None:
         """Deletes the search."""
-        # First the start: what a kill leaves of the rest then belongs to no search.
+        # The start goes first: files that a kill leaves then belong to no search.
         with contextlib.suppress(FileNotFoundError):
             os.remove(self.path(START))
         for name in os.listdir(self.folder) if os.path.isdir(self.folder) else []:
@@ -258,5 +258,5 @@ class _Hashing:
         self._file.flush()
 
     def read(self, size: int = -1) -> bytes:
-        """NumPy takes only what has this for a file."""
+        """Never called: NumPy takes an object for a file only if it has a `read`."""
         raise OSError("This file is written.")

@@ -1,4 +1,4 @@
-"""A trial of a search: a sampler, and what it was found to be worth."""
+"""A trial of a search: a sampler and its result."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ class SearchTrial:
         status: `"COMPLETED"`, `"FAILED"` or, in a search that still runs
             elsewhere, `"RUNNING"`.
         metrics: dict, the logs of the last epoch; empty if it failed.
-        values: float array, the objective's value on each validation example;
-            the objective is their mean. `None` if they are not known.
+        values: float array, the objective's value on each validation example, or
+            on each of ten parts of the validation data if it has none for
+            single examples. `None` if they are not known.
     """
 
     number: int

@@ -23,7 +23,7 @@ class SwiftTuner(keras_tuner.Tuner):
     Args:
         oracle: a `SwiftOracle`.
         evaluate: function of a trial's number and a `SwiftSampler` that
-            returns the logs of the last epoch of training with it.
+            trains with it and returns the logs, validation included.
         report: function called after each trial of this process with its
             number and its objective, NaN for a failure.
         folder: str, of the search.
