@@ -72,7 +72,7 @@ def _check_finite(model: ArrayTree, source: ArraySource, losses: CompiledLosses)
 def _have_losses(
     model: ArrayTree, source: ArraySource, bad: ArrayTree, losses: CompiledLosses
 ) -> bool:
-    """Whether examples have finite losses all the same: the model or the loss may mask NaN."""
+    """Whether examples have finite losses nevertheless: the model or the loss may mask NaN."""
     if not losses.outputs:
         # The model computes its loss by itself.
         return True

@@ -103,7 +103,7 @@ class _Question:
 
 
 def _asked(output: OutputLoss, targets: ArrayTree, outputs: ArrayTree) -> OutputLoss:
-    """The loss with what it makes of these examples and weights."""
+    """The loss with its `OwnCall`, as tests on these examples show it, or with a refusal."""
     if not has_own_call(output.loss) or output.refusal is not None:
         return output
     question = _Question(output.loss, output.of(targets), output.of(outputs))

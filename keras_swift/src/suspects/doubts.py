@@ -33,7 +33,7 @@ class OutputDoubts:
 
 
 def doubts_of(output: TargetOutput, labels: Array, record: FinishedRecord) -> Doubts:
-    """The doubts about each target of the examples of this process, from those of all.
+    """The doubts about each target of this process' examples, judged among those of all processes.
 
     Args:
         output: `TargetOutput`.

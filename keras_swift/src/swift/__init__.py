@@ -4,5 +4,5 @@ Yao, Li and Xiao, NeurIPS 2024.
 
 `sampler` has the ten numbers, `features` its inputs, `datasets` and `pooled` the batches for
 `model.fit` from arrays and from streams, `trainer` the trainer. The package `search` beside this
-one finds the numbers. `suspects` has `find_suspects`, which trains on the same batches.
+one finds the numbers. `suspects` has `find_suspects`, which records a training on uniform batches.
 """

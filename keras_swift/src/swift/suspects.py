@@ -175,7 +175,7 @@ class _Run:
         recorder: RecordingCallback,
         behind: list[keras.callbacks.Callback],
     ) -> None:
-        """Trains the model; an exception of the data set arrives as it was raised."""
+        """Trains the model; an exception of the data set is raised unwrapped."""
         with recorder.listening(dataset):
             try:
                 self.model.fit(
