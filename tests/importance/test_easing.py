@@ -164,7 +164,7 @@ def test_fit_says_so_in_one_sentence(make, data, capsys):
     for verbose in (0, 1, 2):
         ks.ImportanceTraining(make(), seed=0).fit(x, y, verbose=verbose, **settings)
         shown = capsys.readouterr().out
-        sentence = "From epoch 4 on: the validation loss has not fallen for 2 epochs"
+        sentence = "From epoch 4 on: the validation loss has not fallen in 2 validations"
         assert shown.count(sentence) == (verbose > 0)
         assert shown.count("From epoch") == (verbose > 0)
 

@@ -113,7 +113,7 @@ class Easing:
             return "batches are drawn by importance again."
         if self.validates:
             return (
-                f"the validation loss has not fallen for {self._since} epochs, so batches are "
+                f"the validation loss has not fallen in {self._since} validations, so batches are "
                 "uniform until it does."
             )
         return "most training examples are learned, so batches are uniform."

@@ -44,6 +44,8 @@ class GrowingRows:
 
     def resize(self, size: int) -> None:
         """Changes the number of rows to `size`; rows that remain keep their values."""
+        if size == self._size:
+            return
         if size > len(self._rows):
             rows = np.full(
                 (max(size, int(GROWTH * len(self._rows))), *self._rows.shape[1:]),

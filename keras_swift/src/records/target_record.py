@@ -13,9 +13,9 @@ from keras_swift.src.records.targets import TargetOutput
 
 # A record takes about as much memory at most as a data set that is held.
 RECORD_BYTES = 2 * 2**30
-# About the bytes of one target: 44 for a label (four float64 sums, two float32 numbers as last seen
-# and an int32 count), 28 for a value.
-TARGET_BYTES = 3 * 8 + 4 * 4
+# The bytes of one label: four float64 sums, two float32 numbers as last seen and an int32 count. A
+# value takes 28.
+TARGET_BYTES = 4 * 8 + 2 * 4 + 4
 _SMALLEST = 1e-30
 
 
