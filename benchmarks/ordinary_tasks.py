@@ -12,7 +12,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 from keras import layers
-from tasks import dataset
+from tasks import dataset, rare_rows
 
 CLASSES = "sparse_categorical_crossentropy"
 
@@ -71,6 +71,14 @@ def imbalanced(folder, generator):
         random_state=int(generator.integers(2**31)),
     )
     return split(x, y.astype("float32"), generator, 6_000, 4_000)
+
+
+def rare(folder, generator):
+    return rare_rows(200_000, 40_000, int(generator.integers(2**31)))
+
+
+def average_precision():
+    return keras.metrics.AUC(curve="PR", name="metric")
 
 
 def six_classes(folder, generator):
@@ -271,6 +279,7 @@ def poisson_least(y):
 BINARY = "binary_crossentropy"
 TASKS = {
     "imbalanced": Ordinary(imbalanced, mlp(1, "sigmoid"), BINARY, 25, auc),
+    "rare": Ordinary(rare, mlp(1, "sigmoid"), BINARY, 6, average_precision),
     "six-classes": Ordinary(six_classes, mlp(6, "softmax"), CLASSES, 15),
     "multi-label": Ordinary(multi_label, mlp(10, "sigmoid"), BINARY, 20, auc),
     "diamonds": Ordinary(diamonds, mlp(1, None), "mse", 15, mean_absolute_error),

@@ -257,14 +257,12 @@ def summarise(rows):
     cells = collections.defaultdict(list)
     for row in rows:
         cells[cell(row)].append(row)
+    overview = []
     for (name, examples, epochs, _, backend, on), mine in cells.items():
         best = choose(mine)
         parameters, batch = mine[0]["parameters"], mine[0]["batch_size"]
-        print(
-            f"\n{name}: {examples:,} examples, {epochs} epochs, batch {batch}, {parameters:,} ",
-            end="",
-        )
-        print(f"parameters, {backend} on {on}; the error is {TASKS[name].measured}\n")
+        print(f"\n{name}: {examples:,} examples, {epochs} epochs, batch {batch}, ", end="")
+        print(f"{parameters:,} parameters, {backend} on {on}; error: {TASKS[name].measured}\n")
         heads = ["side", "rate", "error", "error − that of `fit`", "test loss", "train loss"]
         heads += ["ECE", "reached", "CPU / `fit`", "share", "gain", "seeds"]
         print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
@@ -278,7 +276,21 @@ def summarise(rows):
         for side, found in sides.items():
             if found:
                 print(line_of(side, found, fit, rate_of(best, side)[1]))
-        compare(sides, fit, name)
+        if sides["ours"] and fit:
+            overview.append(overview_of(name, sides["ours"], fit))
+    heads = ["task", "error", "`fit`", "ours", "change", "difference", "CPU / `fit`"]
+    print(f"\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    print("\n".join(overview))
+
+
+def overview_of(name, ours, fit):
+    """What there is to gain, in one line: ours against `fit`, by the seeds that both have."""
+    pairs = [(row, fit[row["seed"]]) for row in ours if row["seed"] in fit]
+    mine, other = (np.mean([pair[k]["test error"] for pair in pairs]) for k in (0, 1))
+    differences = [row["test error"] - base["test error"] for row, base in pairs]
+    cpu = np.mean([row["cpu_seconds"] / base["cpu_seconds"] for row, base in pairs])
+    line = [name, TASKS[name].measured, f"{other:.4g}", f"{mine:.4g}", f"{mine / other - 1:+.1%}"]
+    return f"| {' | '.join([*line, with_error(differences, sign=True), f'{cpu:.2f}'])} |"
 
 
 def line_of(side, found, fit, is_chosen):
@@ -299,17 +311,6 @@ def line_of(side, found, fit, is_chosen):
     gain = np.mean([np.mean(row["gain"] or [1.0]) for row in found])
     line += [f"{share:.2f}", f"{gain:.2f}", " ".join(str(row["seed"]) for row in found)]
     return f"| {' | '.join(line)} |"
-
-
-def compare(sides, fit, name):
-    """One line on ours, as the table of all tasks has it."""
-    pairs = [(row, fit[row["seed"]]) for row in sides["ours"] if row["seed"] in fit]
-    if not pairs:
-        return
-    ratio = np.mean([r["test error"] for r, _ in pairs]) / np.mean(
-        [f["test error"] for _, f in pairs]
-    )
-    print(f"\n{name}: {TASKS[name].measured} of ours over that of `fit` {ratio:.3f}")
 
 
 def main():

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 from keras import layers, ops
-from tasks import dataset, set_seed
+from tasks import dataset, rare_rows, set_seed
 
 # Of the examples, whose folder `tasks` finds.
 import bucketed_lines  # isort: skip
@@ -189,28 +189,7 @@ def undersampled(data, kept=KEPT):
 
 
 def table(folder, size, seed):
-    """Twenty columns, ten of which count, 1 % positives in eight clusters, 0.1 % wrong labels."""
-    rows = size.examples
-    x, y = many_rows(rows, seed)
-    return Data(x[:rows], y[:rows], x[rows:], y[rows:])
-
-
-@functools.lru_cache(maxsize=1)
-def many_rows(examples, seed):
-    from sklearn.datasets import make_classification
-
-    x, y = make_classification(
-        examples + examples // 5,
-        20,
-        n_informative=10,
-        n_redundant=4,
-        n_clusters_per_class=8,
-        weights=(0.991,),
-        flip_y=0.001,
-        class_sep=0.8,
-        random_state=seed,
-    )
-    return ((x - x.mean(0)) / x.std(0)).astype("float32"), y.astype("float32")
+    return Data(*rare_rows(size.examples, size.examples // 5, seed))
 
 
 def tabular(data, width):

@@ -6,6 +6,7 @@ in, scaled up to the same shape, and a line says so.
 """
 
 import dataclasses
+import functools
 import pathlib
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from keras import layers
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
 from common import FlipAndShift, set_seed
 
-__all__ = ["TASKS", "FlipAndShift", "Task", "dataset", "set_seed"]
+__all__ = ["TASKS", "FlipAndShift", "Task", "dataset", "rare_rows", "set_seed"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +115,30 @@ def permuted(folder, examples, seed):
     order = np.random.default_rng(0).permutation(784)
     x, x_test = (part.reshape(-1, 784)[:, order].reshape(-1, 98, 8) for part in (x, x_test))
     return x, y, x_test, y_test
+
+
+@functools.lru_cache(maxsize=1)
+def rare_rows(train, test, seed):
+    """A table of 1 % positives in eight clusters, and 0.1 % wrong labels: `x, y, x_test, y_test`.
+
+    Ten of its twenty columns count, four are sums of these.
+    """
+    from sklearn.datasets import make_classification
+
+    x, y = make_classification(
+        train + test,
+        20,
+        n_informative=10,
+        n_redundant=4,
+        n_clusters_per_class=8,
+        weights=(0.991,),
+        flip_y=0.001,
+        class_sep=0.8,
+        random_state=seed,
+    )
+    x = ((x - x.mean(0)) / x.std(0)).astype("float32")
+    y = y.astype("float32")
+    return x[:train], y[:train], x[train:], y[train:]
 
 
 def mlp(shape, *widths):
