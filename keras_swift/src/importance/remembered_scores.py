@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from keras_swift.src._types import FloatArray, IntArray
+from keras_swift.src.importance.resampling import relative_probability
 
 # Rows that are summed at once: their float64 copy stays in a processor's cache.
 BLOCK = 2**17
@@ -81,9 +82,7 @@ class RememberedScores:
             return np.full(count, 1.0 / count)
         found = self._scores.astype(np.float64)
         found[~np.isfinite(found)] = self.mean
-        found *= (1.0 - self._floor) / (count * self.mean)
-        found += self._floor / count
-        return found
+        return relative_probability(found, self.mean, self._floor) / count
 
     def weights(self, numbers: IntArray) -> FloatArray:
         """The importance weights `1 / (n p_i)` of these examples, float64."""
@@ -93,7 +92,8 @@ class RememberedScores:
         if self._are_equal:
             return np.ones(len(scores))
         with np.errstate(divide="ignore"):
-            return 1.0 / (self._floor + (1.0 - self._floor) * scores / self.mean)
+            weights: FloatArray = 1.0 / relative_probability(scores, self.mean, self._floor)
+        return weights
 
     @property
     def tau(self) -> float:

@@ -34,12 +34,32 @@ class Draw:
     tau: float
 
 
+def relative_probability(scores: FloatArray, mean: float, floor: float) -> FloatArray:
+    """How many times as often as uniformly an example is drawn, `n p_i`.
+
+    Computes `(1 - floor) * scores / mean + floor`. The uniform share lets
+    examples whose score was rounded to zero be drawn, and bounds every
+    importance weight by `1 / floor`.
+
+    Args:
+        scores: float64 array, shape `(k,)`, of some of the examples.
+        mean: float, above 0, the mean score of all of them.
+        floor: float in [0, 1), the share of the uniform distribution.
+
+    Returns:
+        A float64 array of shape `(k,)`.
+
+    Example:
+        >>> relative_probability(np.array([0.0, 3.0]), mean=2.0, floor=0.5).tolist()
+        [0.5, 1.25]
+    """
+    return (1.0 - floor) * (scores / mean) + floor
+
+
 def sampling_probability(scores: Numbers, floor: float = 0.0) -> FloatArray:
     """The sampling probability of each presampled example.
 
-    Computes `(1 - floor) * scores / sum(scores) + floor / B` in float64. The
-    uniform share lets examples whose score was rounded to zero be drawn, and
-    bounds every importance weight by `1 / floor`.
+    Computes `(1 - floor) * scores / sum(scores) + floor / B` in float64.
 
     Args:
         scores: array, shape `(B,)`, finite and non-negative; only ratios
@@ -68,8 +88,7 @@ def sampling_probability(scores: Numbers, floor: float = 0.0) -> FloatArray:
     # Scaling by the largest first, because a sum of tiny (denormal) scores
     # is too inexact to divide by.
     scaled: FloatArray = scores / largest
-    probability: FloatArray = (1.0 - floor) * (scaled / scaled.sum()) + floor / len(scaled)
-    return probability
+    return relative_probability(scaled, scaled.mean(), floor) / len(scaled)
 
 
 def importance_weights(probability: Numbers) -> FloatArray:
