@@ -42,16 +42,12 @@ class RememberedScores:
         self._scores = scores
         self._floor = floor
         self.known = 0
-        self._sum = self._squares = 0.0
-        self._least, self._most = math.inf, 0.0
+        total = self._squares = 0.0
         for block in self._blocks():
             self.known += len(block)
-            if len(block):
-                self._sum += float(block.sum())
-                self._squares += float(np.square(block).sum())
-                self._least = min(self._least, float(block.min()))
-                self._most = max(self._most, float(block.max()))
-        self.mean = self._sum / self.known if self.known else math.nan
+            total += float(block.sum())
+            self._squares += float(np.square(block).sum())
+        self.mean = total / self.known if self.known else math.nan
 
     def __len__(self) -> int:
         return len(self._scores)
@@ -63,9 +59,9 @@ class RememberedScores:
             yield block[np.isfinite(block)].astype(np.float64)
 
     @property
-    def _are_equal(self) -> bool:
-        """Whether scores say nothing: all are the same, or zero."""
-        return not self.known or self._most == 0 or self._least == self._most
+    def _say_nothing(self) -> bool:
+        """Whether no score is known, or all are zero."""
+        return not self.known or self.mean == 0
 
     def of(self, numbers: IntArray) -> FloatArray:
         """The scores of these examples, float64; numbers from `n` on are unknown ones."""
@@ -78,7 +74,7 @@ class RememberedScores:
     def probability(self) -> FloatArray:
         """The sampling probability of all examples, shape `(n,)`, float64."""
         count = len(self)
-        if self._are_equal:
+        if self._say_nothing:
             return np.full(count, 1.0 / count)
         found = self._scores.astype(np.float64)
         found[~np.isfinite(found)] = self.mean
@@ -89,7 +85,7 @@ class RememberedScores:
         return self._weights(self.of(numbers))
 
     def _weights(self, scores: FloatArray) -> FloatArray:
-        if self._are_equal:
+        if self._say_nothing:
             return np.ones(len(scores))
         with np.errstate(divide="ignore"):
             weights: FloatArray = 1.0 / relative_probability(scores, self.mean, self._floor)
@@ -98,18 +94,18 @@ class RememberedScores:
     @property
     def tau(self) -> float:
         """float, the variance reduction that the scores predict: `variance_reduction` of them."""
-        if self._are_equal:
+        if self._say_nothing:
             return 1.0
         count = len(self)
         squares = self._squares + (count - self.known) * self.mean**2
-        return math.sqrt(squares / count) / self.mean
+        return max(1.0, math.sqrt(squares / count) / self.mean)
 
     def predict_gain(self) -> float:
         """The variance gain of draws with the floor, if all scores still hold; 1 or more."""
-        if self._are_equal:
+        if self._say_nothing:
             return 1.0
         unknown = (len(self) - self.known) * self.mean**2
         drawn = sum(
             float((self._weights(block) * np.square(block)).sum()) for block in self._blocks()
         )
-        return (self._squares + unknown) / (drawn + unknown)
+        return max(1.0, (self._squares + unknown) / (drawn + unknown))
