@@ -183,12 +183,19 @@ def katharopoulos(monkeypatch):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="run on one backend")
-@pytest.mark.parametrize("name", ["katharopoulos", "swift"])
-def test_the_tables_of_the_docs_are_those_of_the_rows(name):
-    rows = FOLDER / "papers" / f"{name}.jsonl"
-    done = run("--summary", rows, script=f"papers/{name}.py")
+@pytest.mark.parametrize(
+    ("script", "page"),
+    [
+        ("papers/katharopoulos.py", "evidence.md"),
+        ("papers/swift.py", "evidence.md"),
+        ("real_networks.py", "real_networks.md"),
+    ],
+)
+def test_the_tables_of_the_docs_are_those_of_the_rows(script, page):
+    rows = (FOLDER / script).with_suffix(".jsonl")
+    done = run("--summary", rows, script=script)
     assert done.returncode == 0, done.stderr[-2000:]
-    page = (FOLDER.parent / "docs" / "evidence.md").read_text(encoding="utf-8").splitlines()
+    page = (FOLDER.parent / "docs" / page).read_text(encoding="utf-8").splitlines()
     printed = [line for line in done.stdout.splitlines() if line.startswith("|")]
     assert len(printed) > 20 and set(printed) <= set(page)
 
