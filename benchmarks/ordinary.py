@@ -26,7 +26,6 @@ epochs are over those of `fit` with the same seed.
 import argparse
 import collections
 import itertools
-import json
 import os
 import time
 
@@ -35,6 +34,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from ordinary_tasks import TASKS
+from rows import append, read, resume
 from tasks import set_seed
 
 import keras_swift as ks
@@ -146,22 +146,12 @@ def measures(row):
     }
 
 
-def read(name):
-    """The rows of a file; a line that a kill cut off does not count."""
-    with open(name) as file:
-        return [json.loads(line) for line in file if line.endswith("\n")]
-
-
 def key(row):
     return row["task"], row["schedule"], row["side"], row["seed"], row["epochs"], row["backend"]
 
 
 def train_all(arguments):
-    rows = []
-    if arguments.out and os.path.exists(arguments.out):
-        rows = read(arguments.out)
-        with open(arguments.out, "w") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+    rows = resume(arguments.out)
     made = {key(row) for row in rows}
     for seed, name, schedule, side in itertools.product(
         arguments.seeds, arguments.tasks, arguments.schedules, arguments.sides
@@ -176,9 +166,7 @@ def train_all(arguments):
             continue
         rows.append(row)
         print(name, schedule, side, seed, measures(row), flush=True)
-        if arguments.out:
-            with open(arguments.out, "a") as file:
-                file.write(json.dumps(row) + "\n")
+        append(arguments.out, row)
     return rows
 
 
@@ -263,7 +251,7 @@ def main():
     if arguments.quick:
         arguments.tasks, arguments.epochs, arguments.seeds = ["digits"], 6, [0]
     if arguments.summary:
-        summarise([row for name in arguments.summary for row in read(name)])
+        summarise(read(*arguments.summary))
     else:
         summarise(train_all(arguments))
 

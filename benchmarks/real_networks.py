@@ -34,7 +34,6 @@ import argparse
 import collections
 import dataclasses
 import itertools
-import json
 import os
 import time
 
@@ -43,6 +42,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from real_tasks import TASKS, Corrected, Data, Side, Size, augmented
+from rows import append, read, resume
 from tasks import set_seed
 from time_to_loss import drawing, with_error
 
@@ -182,12 +182,6 @@ def device():
     return tf.config.experimental.get_device_details(found[0])["device_name"] if found else "cpu"
 
 
-def read(name):
-    """The rows of a file; a line that a kill cut off does not count."""
-    with open(name) as file:
-        return [json.loads(line) for line in file if line.endswith("\n")]
-
-
 def cell(row):
     """What rows to compare have in common."""
     return row["task"], row["examples"], row["epochs"], row["width"], row["backend"], row["device"]
@@ -216,11 +210,7 @@ def rate_of(best, side):
 
 
 def train_all(arguments):
-    rows = []
-    if arguments.out and os.path.exists(arguments.out):
-        rows = read(arguments.out)
-        with open(arguments.out, "w") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+    rows = resume(arguments.out)
     for name in arguments.tasks:
         size = size_of(TASKS[name], arguments)
         where = (name, *dataclasses.astuple(size), keras.backend.backend(), device())
@@ -242,9 +232,7 @@ def train_all(arguments):
                 rows.append(row)
                 shown = ("test error", "test loss", "train loss", "cpu_seconds")
                 print(name, side, rate, seed, {key: row[key] for key in shown}, flush=True)
-                if arguments.out:
-                    with open(arguments.out, "a") as file:
-                        file.write(json.dumps(row) + "\n")
+                append(arguments.out, row)
     return rows
 
 
@@ -339,7 +327,7 @@ def main():
         arguments.seeds = arguments.seeds or [0]
     arguments.seeds = arguments.seeds or (REPORTING if arguments.report else CHOOSING)
     if arguments.summary:
-        summarise([row for name in arguments.summary for row in read(name)])
+        summarise(read(*arguments.summary))
     else:
         summarise(train_all(arguments))
 

@@ -51,6 +51,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import time_to_loss_figure
+from rows import append, read, resume
 from tasks import TASKS, set_seed
 
 import keras_swift as ks
@@ -295,7 +296,7 @@ def grid(task, method, arguments):
 
 
 def train_all(arguments):
-    rows = read(arguments.out) if arguments.out and os.path.exists(arguments.out) else []
+    rows = resume(arguments.out)
     made = []
     for task in arguments.tasks:
         epochs = arguments.epochs or TASKS[task].epochs
@@ -317,15 +318,8 @@ def train_all(arguments):
                 row = run(task, method, batch_size, rate, schedule_name, seed, arguments)
                 made.append(row)
                 print(json.dumps(row), flush=True)
-                if arguments.out:
-                    with open(arguments.out, "a") as file:
-                        file.write(json.dumps(row) + "\n")
+                append(arguments.out, row)
     return made
-
-
-def read(name):
-    with open(name) as file:
-        return [json.loads(line) for line in file]
 
 
 def choosing(groups):
@@ -423,9 +417,7 @@ def main():
         arguments.tasks, arguments.seeds, arguments.epochs = ["digits"], [2], 2
         arguments.rates = [0.05]
     if arguments.summary:
-        rows = []
-        for name in arguments.summary:
-            rows += read(name)
+        rows = read(*arguments.summary)
     else:
         rows = train_all(arguments)
     summarise(rows, arguments.choose_by)
