@@ -425,7 +425,7 @@ def one_hot(data):
 
 SMOOTHING, FOCUS = Side(SMOOTH, one_hot), Side(FOCAL, one_hot)
 BALANCED = Side(class_weight=rare_weights)
-IMAGES = {"optimizer": sgd, "rates": (0.025, 0.05, 0.1), "batch_size": 64, "measure": classes}
+IMAGES = {"optimizer": sgd, "rates": (0.05, 0.1, 0.2), "batch_size": 64, "measure": classes}
 FULL = Size(50_000, 20, 16)
 TABLE = {"load": table, "build": tabular, "optimizer": adamw, "measure": positives}
 TABLE |= {"measured": "1 - average precision", "loss": "binary_crossentropy"}
@@ -492,10 +492,10 @@ TASKS = {
         small=Size(5_000, 8, 8),
         full=Size(20_000, 15, 16),
         prepare=pretrained,
-        **IMAGES | {"rates": (0.0125, 0.025, 0.05)},
+        **IMAGES,
     ),
-    "table-256": Real(rates=(0.001, 0.002, 0.004), batch_size=256, **TABLE),
-    "table-1024": Real(rates=(0.002, 0.004, 0.008), batch_size=1024, **TABLE),
+    "table-256": Real(rates=(0.002, 0.004, 0.008, 0.016), batch_size=256, **TABLE),
+    "table-1024": Real(rates=(0.004, 0.008, 0.016, 0.032), batch_size=1024, **TABLE),
     "u-net": Real(
         objects,
         unet,
