@@ -198,7 +198,7 @@ def test_labels_of_every_numeric_type_are_the_same_labels(digits, kind):
 def test_a_record_that_does_not_fit_in_memory_is_an_error(monkeypatch):
     from keras_swift.src.records import target_record
 
-    monkeypatch.setattr(target_record, "RECORD_BYTES", 40 * 1000)
+    monkeypatch.setattr(target_record, "RECORD_BYTES", target_record.TARGET_BYTES * 1000)
     model, x, y, _, _ = multi_label_task()
     with pytest.raises(ValueError, match=r"at most 1,000 targets.*Received: 2,400 targets of 600"):
         ks.find_suspects(model, x, y, verbose=0)

@@ -110,7 +110,8 @@ class SearchResult:
         """Whether a trial beats uniform, by the rules of `best`.
 
         Args:
-            trial, uniform: `SearchTrial`, both from the trials or both confirmed.
+            trial: `SearchTrial`.
+            uniform: `SearchTrial` of uniform draws, confirmed if `trial` is.
         """
         of_a_search = Rule("a trial of the search", (SearchTrial,))
         of_a_search.check("trial", trial)
