@@ -337,9 +337,7 @@ def padded(array: Array, multiple: int) -> Array:
 def several_processes(what: str, why: str) -> ValueError:
     """The error for several processes that do not train as importance training needs.
 
-    Args:
-        what: str, what was received.
-        why: str, a sentence with the reason why that does not work.
+    `what` was received; `why` is a sentence with the reason why that does not work.
     """
     return ValueError(
         "Importance training in several processes must run on JAX, with "

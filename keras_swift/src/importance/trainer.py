@@ -104,11 +104,9 @@ class ImportanceTraining(Trainer):
             `fit` continues where the last one ended. Defaults to `None`: the
             seed of `keras.utils.set_random_seed`, else fresh entropy.
         score_inputs: function of the inputs of a presample, NumPy arrays as
-            in `x`, that returns the inputs to score instead: cheaper ones,
-            such as every second pixel for a model that pools over the whole
-            image. Training gets the original inputs, and weights are exact
-            for the scores that were computed. Defaults to `None`, the
-            original inputs. Remembered scores do not use it.
+            in `x`, that returns cheaper ones to score instead, such as every
+            second pixel. Training gets the original inputs, and weights stay
+            exact. Remembered scores do not use it. Defaults to `None`.
         scale_learning_rate: bool, whether the learning rate of a step drawn
             by importance is multiplied by the variance gain, or by its square
             root for optimizers other than `SGD` whose rate has no schedule.
@@ -251,10 +249,8 @@ class ImportanceTraining(Trainer):
         data that can be read again ends sooner, the epoch ends with it and
         Keras warns, as in `model.fit`; but an epoch has all of its steps with
         several processes and where Keras fetches ahead (JAX on a GPU, before
-        Keras 3.15 on a CPU too, and `tf.distribute` strategies).
-
-        A callback with a method `on_batch_drawn(batch)` gets each
-        `Batch` before the model trains on it: its indices, scores and weights.
+        Keras 3.15 on a CPU too, and `tf.distribute` strategies). A callback's
+        `on_batch_drawn(batch)` gets each `Batch` before it is trained on.
 
         Returns:
             The `keras.callbacks.History` of `model.fit`, with `importance`,

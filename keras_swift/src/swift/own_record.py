@@ -32,9 +32,9 @@ from keras_swift.src.swift.features import (
     rank_in_class,
     recorded_column,
 )
+from keras_swift.src.swift.given_features import GRADIENT_NORM
 from keras_swift.src.swift.pooled import PooledDataset
 from keras_swift.src.swift.recorded_stream import RecordedStream
-from keras_swift.src.swift.sampler import GRADIENT_NORM
 
 # The share of the epochs of the first `fit` that is uniform.
 WARMUP = 1.0 / 3.0

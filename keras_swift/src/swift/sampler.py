@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import keras
 import numpy as np
@@ -16,18 +16,15 @@ import numpy.typing as npt
 
 from keras_swift.src._display import html_table
 from keras_swift.src._types import FloatArray
-from keras_swift.src.rules import Rule, check, in_argument, numbers, numbers_between, one_of
+from keras_swift.src.rules import Rule, check, numbers, numbers_between, one_of
+from keras_swift.src.swift.given_features import Columns, given_features, gradient_weights
 from keras_swift.src.swift.layout import Layout
-from keras_swift.src.swift.ranks import check_features, cumulative_rank
+from keras_swift.src.swift.ranks import cumulative_rank
 from keras_swift.src.swift.sampler_file import checked_config, read_sampler, write_sampler
 
 Transform: TypeAlias = Literal["cgf", "cdf"]
 TRANSFORMS = ("cgf", "cdf")
 DEFAULT_FEATURES = ("loss", "renormed_entropy")
-# The feature that weights the cumulative gradient function; a sampler may also use it directly.
-GRADIENT_NORM: Final = "gradient_norm"
-# Features by name, or as columns, shape `(n, features)`.
-Columns: TypeAlias = Mapping[str, npt.ArrayLike] | npt.ArrayLike
 _NAMES = Rule(
     "a sequence of names", (list, tuple), lambda names: all(isinstance(name, str) for name in names)
 )
@@ -224,7 +221,8 @@ class SwiftSampler:
         Returns:
             A float64 array, shape `(n,)`, in `[0, 1]`.
         """
-        columns, weights = self._columns(features, gradient_norm)
+        columns, norm = given_features(self.features, features, gradient_norm)
+        weights = gradient_weights(norm, len(columns[0])) if self.transform == "cgf" else None
         # Summed term by term: a matrix product may round equal rows differently and break ties.
         aggregate = np.zeros(len(columns[0]))
         for coefficient, column in zip(self.coefficients, columns, strict=True):
@@ -332,41 +330,6 @@ class SwiftSampler:
             ("transform", self.transform),
         ]
         return html_table(f"SwiftSampler, {kind}", rows)
-
-    def _columns(
-        self, features: Columns, gradient_norm: npt.ArrayLike | None
-    ) -> tuple[list[FloatArray], FloatArray | None]:
-        """The features in the sampler's order, and the weights of the transform."""
-        if isinstance(features, Mapping):
-            missing = [name for name in self.features if name not in features]
-            if missing:
-                raise ValueError(
-                    f"`features` must have the entries {list(self.features)}, which this sampler "
-                    f"was made for. Received: {sorted(features)}; missing: {missing}"
-                )
-            with in_argument("features"):
-                columns = [numbers(name, features[name], (None,)) for name in self.features]
-            if gradient_norm is None:
-                gradient_norm = features.get(GRADIENT_NORM)
-        else:
-            columns = list(numbers("features", features, (None, len(self.features))).T)
-        check_features(dict(zip(self.features, columns, strict=True)))
-        weights: FloatArray | None = None
-        if self.transform == "cgf":
-            if gradient_norm is None:
-                raise ValueError(
-                    'The "cgf" transform needs the gradient norm of each example. Received: '
-                    "gradient_norm=None. Pass `gradient_norm`, an entry "
-                    '"gradient_norm" of `features`, or use transform="cdf".'
-                )
-            weights = numbers(GRADIENT_NORM, gradient_norm, (len(columns[0]),))
-            check_features({GRADIENT_NORM: weights}, "`gradient_norm`")
-        if weights is not None and np.any(weights < 0):
-            raise ValueError(
-                "`gradient_norm` must not be negative. Received: "
-                f"{int(np.sum(weights < 0))} negative of {len(weights)}."
-            )
-        return columns, weights
 
 
 def _short(numbers: FloatArray) -> list[float]:
