@@ -1,9 +1,9 @@
 """CIFAR-10: a residual network with batch normalisation and augmentation, both ways to train.
 
 The network has three stages of two blocks. A layer of the model flips and shifts the images, so
-that an example is known again in each epoch and its score is remembered. `--width 16 --strides 1`
-is four times the width and resolution of the default, which two processor cores train in about ten
-minutes for each side.
+that an example is known again in each epoch and its score is remembered. Each side takes about
+four minutes of one processor core; `--width 16 --strides 1` has twice the filters, and images at
+their full resolution.
 
     python examples/cifar10_importance.py --data cifar10.npz
 

@@ -205,5 +205,10 @@ def compare(build, arguments, data):
         f"{change[3]:+.0%}."
     )
     if arguments.plot:
-        ks.plot_training(history, arguments.plot)
-        print(f"wrote {arguments.plot}")
+        try:
+            ks.plot_training(history, arguments.plot)
+        except ImportError as error:
+            # After minutes of training a missing figure is no reason to fail.
+            print(error)
+        else:
+            print(f"wrote {arguments.plot}")
