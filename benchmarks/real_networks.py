@@ -3,6 +3,7 @@
     python benchmarks/real_networks.py --data FOLDER --tasks resnet --out rows.jsonl
     python benchmarks/real_networks.py --data FOLDER --tasks resnet --report --out rows.jsonl
     python benchmarks/real_networks.py --summary rows.jsonl
+    python benchmarks/real_networks.py --summary rows.jsonl --tasks resnet --rates 0.1 --seeds 0 1
     python benchmarks/real_networks.py --quick
 
 The tasks are in `real_tasks.py`. Their default size suits two processor cores; `--size full` is for
@@ -10,7 +11,8 @@ a GPU. Sides of a task pass over equally many examples, under a cosine schedule.
 trains `fit` and `ours` with each rate of the task's grid and the seeds 0 and 1, the second the
 chosen rate of each side with the seeds 2, 3 and 4. A side that was not tried with the grid gets the
 rate of `ours` if it is a kind of it, else that of `fit`. Each run is a line of `--out`; lines that
-are there are not made again, so a run that was killed goes on.
+are there are not made again, so a run that was killed goes on. A summary of `--rates` or `--seeds`
+has these rows alone.
 
 fit             model.fit
 averaged        the same with use_ema=True
@@ -18,7 +20,7 @@ longer          the same with half as many epochs again
 infobatch       half of the examples below the mean loss left out, the other half counted twice
 ours            ImportanceTraining(model), nothing else
 same rate       ours with scale_learning_rate=False
-three quarters  ours with three quarters of the epochs
+three quarters  ours with three quarters of the epochs, rounded down
 mean of two     ours by the mean of the last two scores of each example
 floor 0.2       ours with floor=0.2 in place of 0.5: weights of up to 5
 fresh           the paper's rule: presample=3.0, its threshold, fresh scores
@@ -79,9 +81,16 @@ class EachEpoch(keras.callbacks.Callback):
         self.spent += time.process_time() - start
 
 
-def sides_of(task):
-    found = [name for name in SIDES if name != "without ids" or TASKS[task].pipeline]
-    return [*found, *TASKS[task].sides]
+def sides_of(name):
+    """The sides of a task: a stream of batches gives no single examples to leave out or presample.
+
+    Lines of several lengths cannot be presampled together.
+    """
+    task = TASKS[name]
+    left_out = set() if task.pipeline else {"without ids"}
+    if task.pipeline or task.stream:
+        left_out |= {"infobatch", "fresh"}
+    return [*(side for side in SIDES if side not in left_out), *task.sides]
 
 
 def stages(model, task, epochs):
@@ -241,7 +250,8 @@ def reached(row, error):
     return next((n for n, found in enumerate(row["errors"], 1) if found <= error), np.nan)
 
 
-def summarise(rows):
+def summarise(rows, seeds=None):
+    """Prints a table for each task, of these seeds or of those that chose nothing."""
     cells = collections.defaultdict(list)
     for row in rows:
         cells[cell(row)].append(row)
@@ -255,6 +265,8 @@ def summarise(rows):
         heads += ["ECE", "reached", "CPU / `fit`", "share", "gain", "seeds"]
         print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
         reported = [row for row in mine if row["seed"] not in CHOOSING] or mine
+        if seeds:
+            reported = [row for row in mine if row["seed"] in seeds]
         sides = {side: [] for side in sides_of(name)}
         for row in reported:
             rate = rate_of(best, row["side"])[0]
@@ -325,11 +337,12 @@ def main():
     if arguments.quick:
         arguments.tasks, arguments.rates = ["table-256"], arguments.rates or [0.004]
         arguments.seeds = arguments.seeds or [0]
-    arguments.seeds = arguments.seeds or (REPORTING if arguments.report else CHOOSING)
     if arguments.summary:
-        summarise(read(*arguments.summary))
-    else:
-        summarise(train_all(arguments))
+        rows = [row for row in read(*arguments.summary) if row["task"] in arguments.tasks]
+        rows = [row for row in rows if not arguments.rates or row["rate"] in arguments.rates]
+        return summarise(rows, arguments.seeds)
+    arguments.seeds = arguments.seeds or (REPORTING if arguments.report else CHOOSING)
+    return summarise(train_all(arguments))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 `--data FOLDER` holds cifar10.npz, fashion_mnist.npz and wikitext2/train.txt; what is not there
 Keras downloads, and where it cannot, scikit-learn's digits and descriptions stand in, and a line
 says so. The table is made by scikit-learn's `make_classification`, the images with many objects
-from Fashion-MNIST.
+from Fashion-MNIST. The pretrained backbone is kept in that folder, or in the present one.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ import common  # isort: skip
 
 CLASSES = "sparse_categorical_crossentropy"
 COLOUR, GREY = (32, 32, 3), (28, 28, 1)
+VOCABULARY = 2_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Real:
             `backbone` is then frozen for the first quarter of the epochs.
         pipeline: bool, whether a generator makes the images, flipped and shifted. Defaults to
             False.
+        stream: bool, whether the data come as batches. Defaults to False.
     """
 
     load: Callable
@@ -113,6 +115,7 @@ class Real:
     sides: dict = dataclasses.field(default_factory=dict)
     prepare: Callable | None = None
     pipeline: bool = False
+    stream: bool = False
 
 
 def resnet(data, width, augment=True, dropout=0.0):
@@ -251,7 +254,7 @@ class Lines(bucketed_lines.Lines):
         return words, following, (following > 0).astype("float32")
 
 
-def lines(folder, size, seed, vocabulary=2_000):
+def lines(folder, size, seed, vocabulary=VOCABULARY):
     path = None if folder is None else pathlib.Path(folder) / "wikitext2" / "train.txt"
     text = common.read_text(path if path is not None and path.exists() else None)
     found = bucketed_lines.encoded(text, vocabulary, size.examples)
@@ -272,7 +275,7 @@ class Positions(layers.Layer):
         return x + self.table(ops.arange(ops.shape(x)[1]))
 
 
-def transformer(data, width, vocabulary=2_000):
+def transformer(data, width, vocabulary=VOCABULARY):
     inputs = keras.Input((None,), dtype="int32")
     x = Positions(bucketed_lines.LENGTHS[-1], width)(layers.Embedding(vocabulary, width)(inputs))
     for _ in range(2):
@@ -285,7 +288,7 @@ def transformer(data, width, vocabulary=2_000):
     return keras.Model(inputs, outputs)
 
 
-def lstm(data, width, vocabulary=2_000):
+def lstm(data, width, vocabulary=VOCABULARY):
     return keras.Sequential(
         [
             keras.Input((None,), dtype="int32"),
@@ -363,9 +366,9 @@ def words(model, batches, y=None, weights=None):
     """The loss is the mean over all words of the lines, its exponential the perplexity."""
     found = []
     for index in range(len(batches)):
-        x, y, weights = batches[index]
-        probability = np.asarray(model.predict_on_batch(x)).reshape(-1, 2_000)
-        known = weights.reshape(-1) > 0
+        x, y, counted = batches[index]
+        probability = np.asarray(model.predict_on_batch(x)).reshape(-1, VOCABULARY)
+        known = counted.reshape(-1) > 0
         of_batch = of_classes(probability[known], y.reshape(-1)[known])
         found.append((known.sum(), *of_batch.values()))
     count, *rest = np.array(found).T
@@ -436,6 +439,7 @@ TABLE["sides"] = {
     "focal": Side(keras.losses.BinaryFocalCrossentropy()),
 }
 TEXT = {"load": lines, "measure": words, "measured": "perplexity", "batch_size": 16}
+TEXT["stream"] = True
 TASKS = {
     "resnet": Real(cifar, resnet, small=Size(50_000, 10, 8), full=FULL, **IMAGES),
     "resnet-long": Real(cifar, resnet, small=Size(50_000, 20, 8), full=FULL, **IMAGES),

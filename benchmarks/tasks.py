@@ -119,9 +119,9 @@ def permuted(folder, examples, seed):
 
 @functools.lru_cache(maxsize=1)
 def rare_rows(train, test, seed):
-    """A table of 1 % positives in eight clusters, and 0.1 % wrong labels: `x, y, x_test, y_test`.
+    """A table of 1 % positives in eight clusters, 0.1 % of the labels at random, in four parts.
 
-    Ten of its twenty columns count, four are sums of these.
+    Ten of its twenty columns count, four are sums of these. The parts: `x, y, x_test, y_test`.
     """
     from sklearn.datasets import make_classification
 

@@ -1,5 +1,6 @@
 """The comparisons: that their short forms run, what they print, and how one chooses settings."""
 
+import importlib
 import importlib.util
 import json
 import pathlib
@@ -80,6 +81,8 @@ def test_the_real_networks_are_reported_at_the_rates_they_chose_once(tmp_path):
     assert f"| undersampling | {best:g} † |" in done.stdout
     again = run(*report, "--out", out, script=script)
     assert again.stdout.startswith("\ntable-256: ") and len(out.read_text().splitlines()) == 6
+    some = run("--summary", out, "--seeds", "0", "--rates", "1e-5", script=script).stdout
+    assert "| fit | 1e-05 |" in some and "| ours | 1e-05 |" in some and "| 2 |" not in some
 
 
 # Three tables that share one search, so that it is also read back.
@@ -201,15 +204,24 @@ def test_the_tables_of_the_docs_are_those_of_the_rows(script, page):
 
 
 @pytest.fixture
-def real_tasks(monkeypatch):
+def real_networks(monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.syspath_prepend(FOLDER)
     monkeypatch.syspath_prepend(FOLDER.parent / "examples")
-    spec = importlib.util.spec_from_file_location("its_real_tasks", FOLDER / "real_tasks.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "its_real_tasks", module)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("real_networks")
+
+
+@pytest.fixture
+def real_tasks(real_networks):
+    return importlib.import_module("real_tasks")
+
+
+def test_sides_that_need_single_examples_are_left_out_for_streams(real_networks):
+    assert {"infobatch", "fresh", "undersampling"} <= set(real_networks.sides_of("table-256"))
+    for name in ("transformer", "resnet-pipeline"):
+        sides = set(real_networks.sides_of(name))
+        assert not {"infobatch", "fresh"} & sides and {"fit", "ours"} <= sides
+        assert ("without ids" in sides) == (name == "resnet-pipeline")
 
 
 def test_a_calibration_error_is_that_of_each_confidence(real_tasks):
