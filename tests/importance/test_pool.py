@@ -1,6 +1,5 @@
 """Importance sampling by remembered scores from a `PyDataset`, whose batches come as a whole."""
 
-import itertools
 import types
 
 import keras
@@ -68,68 +67,72 @@ def scores_of(model, x, y):
     return np.sqrt(((p - np.eye(p.shape[1])[y]) ** 2).sum(1))
 
 
-class Enumerated:
-    """A generator that is told what to answer."""
-
-    def __init__(self):
-        self.place, self.start = 0, 0.5
-
-    def permutation(self, thing):
-        if not isinstance(thing, int):
-            return thing
-        orders = list(itertools.permutations(range(thing)))
-        return np.array(orders[self.place % len(orders)])
-
-    def uniform(self, low, high):
-        return self.start
-
-
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_the_steps_of_an_epoch_add_up_to_those_of_all_examples(shuffle):
-    """Enumerates the starts of the draws, for each order of the rows of pools of 3 and 4 rows.
-
-    The rows of a batch have a mean score of 1, so expected counts are multiples of a tenth, and ten
-    starts are all there are.
-    """
-    values = np.random.default_rng(0).normal(size=15)
-    x = np.arange(15.0, dtype="float32")[:, None]
-    source = Rows(x, values, lengths=[2] * 7 + [1])
-    reader = StreamReader(source, None, np.random.default_rng(1).spawn(2), shuffle, None)
+def pools(score, epochs, shuffle=False):
+    """The batches of some epochs of 200 batches of two rows, drawn from pools of five parts."""
+    x = np.arange(400.0, dtype="float32")[:, None]
+    source = Rows(x, x[:, 0], lengths=[2] * 200)
+    generators = np.random.default_rng(1).spawn(3)
+    reader = StreamReader(source, None, generators[:2], shuffle, None)
     known = KnownReader(reader, Identity(reader))
     scorer = types.SimpleNamespace(
         has_masks=False, loss_weights=lambda weights, *rest, **y: weights
     )
-    generator = Enumerated()
     memory = ExampleMemory(0)
-    parts = PooledParts(known, memory, 0.5, generator)
+    parts = PooledParts(known, memory, 0.5, generators[2])
     sampler = RememberedSampler(parts, scorer, memory, 0.5, lambda y: None)
-    for step in range(8):
-        assert not sampler.next_batches(1, 8 - step)[0].by_importance
-    memory.resize(known.identity.count)
-    first = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 0.0])
-    scores = np.append(np.stack([first, 2.0 - first], axis=1), 1.0).astype("float32")
-    memory.record(known.identity.order(), np.stack([scores, scores], axis=1))
-    sampler.gain.value, sampler.gain.is_measured = 2.0, True
-    sums, largest = [], 0.0
-    reader.restart()
-    order = reader.state()
-    for generator.place in range(24):
-        for start in (np.arange(10) + 0.5) / 10:
-            generator.start = start
-            total, lengths = 0.0, []
-            reader.restore(order)
-            sampler.begin_epoch(True)
-            for step in range(8):
-                (batch,) = sampler.next_batches(1, 8 - step)
-                assert batch.by_importance
-                np.testing.assert_array_equal(batch.x[:, 0], batch.indices)
-                total += np.sum(batch.importance * batch.y)
-                largest = max(largest, batch.importance.max())
-                lengths.append(len(batch.y))
-            assert sorted(lengths) == [1] + [2] * 7
-            sums.append(total)
-    assert np.mean(sums) == pytest.approx(values.sum(), abs=1e-5)
-    assert np.std(sums) > 0.1 and largest <= 2.0
+    found = []
+    for epoch in range(1 + epochs):
+        reader.begin_epoch()
+        sampler.begin_epoch(True)
+        step = 0
+        while step < 200:
+            batches = sampler.next_batches(1, 200 - step)
+            step += len(batches)
+            found += batches
+            assert all(batch.by_importance == (epoch > 0) for batch in batches)
+        parts.end_epoch()
+        reader.end_epoch()
+        if epoch == 0:
+            memory.resize(known.identity.count)
+            scores = score(known.identity.order())
+            memory.record(known.identity.order(), np.stack([scores, scores], axis=1))
+            sampler.gain.value, sampler.gain.is_measured = 2.0, True
+    for batch in found:
+        np.testing.assert_array_equal(batch.x[:, 0], batch.indices)
+        assert len(batch.y) == 2
+    return found[200:]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_equal_scores_draw_each_row_that_is_read_once(shuffle):
+    epochs = 4
+    drawn = np.concatenate(
+        [batch.indices for batch in pools(lambda rows: np.ones(len(rows)), epochs, shuffle)]
+    )
+    counts = np.bincount(drawn, minlength=400)
+    if shuffle:
+        # Some rows that were read late in the first epoch, or in the last one.
+        assert np.mean(counts == epochs) > 0.6 and np.abs(counts - epochs).max() <= 2
+    else:
+        # The rows of the last four twentieths also came before the first draw, or are not yet due.
+        assert (counts[:320] == epochs).all()
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_the_steps_of_an_epoch_add_up_to_those_of_all_examples(shuffle):
+    epochs, values = 40, np.random.default_rng(0).gamma(0.5, size=400).astype("float32")
+    sums, rare = np.zeros(epochs), np.zeros(epochs)
+    is_rare = values < 0.2
+    for step, batch in enumerate(pools(lambda rows: values[rows], epochs, shuffle)):
+        assert batch.importance.max() <= 2.0
+        sums[step // 200] += np.sum(batch.importance * np.sin(batch.y))
+        rare[step // 200] += np.sum(batch.importance * is_rare[batch.indices])
+    # Rows of low scores have large weights, so if they came too often `rare` would show it.
+    for found, expected in ((sums, np.sin(np.arange(400.0)).sum()), (rare, is_rare.sum())):
+        error = found.std(ddof=1) / np.sqrt(epochs)
+        assert abs(found.mean() - expected) < 3 * error + 0.01 * is_rare.sum()
+    # Independent draws from each pool: 12 and more.
+    assert rare.std() < 9
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from small_streams import Dealt, shuffled
 import keras_swift as ks
 from keras_swift.src import backends
 from keras_swift.src.data import reader
-from keras_swift.src.data.draws import systematic_draw
 from keras_swift.src.importance import pool, prepare
 from keras_swift.src.importance.resampling import importance_weights, sampling_probability
 from keras_swift.src.scoring.scorer import Scorer
@@ -334,39 +333,11 @@ def test_the_first_epoch_is_uniform_and_later_ones_are_drawn_by_the_scores(digit
         expected = importance_weights(probability)[batch.indices]
         np.testing.assert_allclose(batch.importance, expected, rtol=1e-4)
         assert batch.importance.max() <= 2.0
-    for part in (later[:3], later[3:6], later[6:9], later[9:10]):
-        drawn = np.concatenate([batch.indices for batch in part])
-        counts = np.bincount(drawn, minlength=320)
-        assert (np.abs(counts - len(drawn) * probability) < 1).all()
-
-
-def test_expected_step_of_a_part_is_the_mean_step(digits):
-    """Enumerates the starts of one systematic draw in each order of a few examples."""
-    scores = np.array([0.1, 0.4, 0.0, 2.0])
-    values = np.array([1.0, -3.0, 5.0, 0.5])
-    probability = sampling_probability(scores, floor=0.5)
-    weights = importance_weights(probability)
-    count, total = 3, []
-
-    class Enumerated:
-        """A generator that is told what to answer."""
-
-        def __init__(self, order, start):
-            self.order, self.start = np.array(order), start
-
-        def permutation(self, thing):
-            return self.order if isinstance(thing, int) else thing
-
-        def uniform(self, low, high):
-            return self.start
-
-    starts = (np.arange(1000) + 0.5) / 1000
-    for order in itertools.permutations(range(4)):
-        for start in starts:
-            drawn = systematic_draw(count * probability, Enumerated(order, start))
-            total.append(np.mean(weights[drawn] * values[drawn]))
-    # The starts are a grid, so the mean is exact to its width.
-    assert np.mean(total) == pytest.approx(values.mean(), abs=2e-3)
+    # The four parts of an epoch add up to what is expected; in independent draws a fifth are off.
+    for epoch in (later[:10], later[10:]):
+        drawn = np.concatenate([batch.indices for batch in epoch])
+        off = np.abs(np.bincount(drawn, minlength=320) - 320 * probability)
+        assert np.mean(off < 1) > 0.95 and off.max() < 2
 
 
 @pytest.mark.any_backend

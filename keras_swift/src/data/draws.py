@@ -42,3 +42,65 @@ def systematic_draw(expected: FloatArray, generator: np.random.Generator) -> Int
     points = np.arange(count) + generator.uniform(1e-6, 1.0 - 1e-6)
     drawn = order[np.searchsorted(cumulative, points, side="right")]
     return generator.permutation(drawn)
+
+
+def first_credit(size: int, generator: np.random.Generator) -> FloatArray:
+    """The credit that examples begin with: for each uniform between 0 and 1, and evenly spread.
+
+    Args:
+        size: int, the number of examples `n`.
+        generator: `np.random.Generator`.
+
+    Returns:
+        A float64 array, shape `(n,)`, for `draw_by_credit`.
+    """
+    # Away from both ends, so that rounding errors add up to no draw.
+    return (generator.permutation(size) + generator.uniform(1e-3, 1.0 - 1e-3)) / size
+
+
+def draw_by_credit(
+    credit: FloatArray, expected: FloatArray, generator: np.random.Generator
+) -> IntArray:
+    """Draws examples so that the counts of several draws in a row add up to the expected sum.
+
+    Each draw adds to the credit of an example how often it is to be drawn, and
+    an example is drawn when its credit reaches a whole number. So it is drawn
+    at even distances, as a shuffled epoch has each example once: if the
+    expected counts of several draws sum to 1 for each example, each is drawn
+    exactly once. Draws that are independent of each other leave a third of
+    them out. Where the number of examples that are due differs from the
+    number to draw, some wait, or are drawn early, chosen at random in
+    proportion to `expected`; what they are owed stays in their credit.
+
+    Args:
+        credit: float64 array, shape `(n,)`, from `first_credit` or an earlier
+            draw; it is changed in place.
+        expected: float array, shape `(n,)`, non-negative, with a sum that is
+            a whole number `k` up to rounding: how often each example is
+            drawn on average.
+        generator: `np.random.Generator`, for the order and the corrections.
+
+    Returns:
+        An int array, shape `(k,)`, of positions in random order.
+
+    Example:
+        >>> generator = np.random.default_rng(0)
+        >>> credit = first_credit(4, generator)
+        >>> halves = [draw_by_credit(credit, np.full(4, 0.5), generator) for _ in range(2)]
+        >>> sorted(np.concatenate(halves).tolist())
+        [0, 1, 2, 3]
+    """
+    total = float(expected.sum())
+    count = round(total)
+    credit += expected
+    # A credit below zero is that of an example that was drawn early.
+    due = np.maximum(np.floor(credit + 1e-12), 0.0).astype(np.int64)
+    drawn = generator.permutation(np.repeat(np.arange(len(credit)), due))
+    missing = count - len(drawn)
+    if missing < 0:
+        drawn = drawn[:count]
+    elif missing > 0:
+        early = generator.choice(len(credit), missing, p=expected / total)
+        drawn = generator.permutation(np.concatenate([drawn, early]))
+    credit -= np.bincount(drawn, minlength=len(credit))
+    return drawn

@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_swift.src._state import SavedState
 from keras_swift.src._types import FloatArray, IntArray
-from keras_swift.src.data.draws import systematic_draw
+from keras_swift.src.data.draws import draw_by_credit, first_credit
 from keras_swift.src.data.reader import ArrayReader, Examples
 from keras_swift.src.importance.remembered_scores import RememberedScores
 
@@ -154,16 +154,29 @@ class Parts(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ArrayPartsState(SavedState):
-    """The arguments of `ArrayParts.begin`, and how many batches of the part were taken."""
+    """The state of `ArrayParts`.
+
+    Attributes:
+        indices, weights, candidate: the arguments of `ArrayParts.begin`.
+        used: int, how many batches of the part were taken.
+        credit: float64 array, shape `(n,)`, from `draw_by_credit`; `None` between two passes.
+        drawn: int, how many rows were drawn with this credit.
+    """
 
     indices: IntArray
     weights: FloatArray
     candidate: FloatArray | None
     used: int
+    credit: FloatArray | None
+    drawn: int
 
 
 class ArrayParts:
-    """Parts of arrays: pieces of a permutation, or systematic draws from all examples.
+    """Parts of arrays: pieces of a permutation, or draws from all examples.
+
+    The parts that make a pass, of as many rows as there are examples, are drawn with one credit:
+    over the pass the count of an example is what was expected, up to rounding. So with equal scores
+    the pass is a permutation too.
 
     Args:
         reader: `ArrayReader`.
@@ -182,6 +195,9 @@ class ArrayParts:
         self.generator = generator
         self.steps = max(1, math.ceil(reader.size / reader.batch_size / PARTS))
         self._by_index = False
+        self._credit: FloatArray | None = None
+        # How many rows were drawn with it.
+        self._drawn = 0
         self.drop()
 
     def drop(self) -> None:
@@ -236,7 +252,12 @@ class ArrayParts:
 
     def draw(self, steps: int, scores: RememberedScores, steps_left: int) -> bool:
         expected = scores.probability() * (steps * self.reader.batch_size)
-        indices = systematic_draw(expected, self.generator)
+        if self._credit is None:
+            self._credit = first_credit(self.reader.size, self.generator)
+        indices = draw_by_credit(self._credit, expected, self.generator)
+        self._drawn += len(indices)
+        if self._drawn >= self.reader.size:
+            self._credit, self._drawn = None, 0
         weights = scores.weights(indices)
         self.begin(indices, weights, weights)
         return True
@@ -270,8 +291,17 @@ class ArrayParts:
         """Does nothing: there is nothing to free."""
 
     def state(self) -> ArrayPartsState:
-        return ArrayPartsState(self._indices, self._weights, self._candidate, self._used)
+        return ArrayPartsState(
+            self._indices,
+            self._weights,
+            self._candidate,
+            self._used,
+            None if self._credit is None else self._credit.copy(),
+            self._drawn,
+        )
 
     def restore(self, state: ArrayPartsState) -> None:
         self.begin(state.indices, state.weights, state.candidate)
         self._used = state.used
+        self._credit = None if state.credit is None else state.credit.copy()
+        self._drawn = state.drawn

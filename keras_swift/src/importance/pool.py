@@ -4,8 +4,8 @@ A stream yields whole batches, so an example cannot be read alone. This file dec
 from the batches that are read anyway, each once an epoch, as in `model.fit`. A pool is the batches
 just read and some before them. As many rows are drawn as were just read, with weights that are
 exact in the pool, so a step's expected gradient is the mean gradient of the pool. In a long epoch a
-row is in five pools; with equal scores it is drawn once in the five together. The next batches are
-read while the model trains on a pool.
+row is in five pools; its counts in the five add up to what was expected, up to rounding, so with
+equal scores it is drawn once. The next batches are read while the model trains on a pool.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import numpy as np
 from keras_swift.src._state import SavedState
 from keras_swift.src._types import FloatArray, IntArray
 from keras_swift.src.data.arrays import select
-from keras_swift.src.data.draws import systematic_draw
+from keras_swift.src.data.draws import draw_by_credit, first_credit
 from keras_swift.src.data.reader import Examples
 from keras_swift.src.importance import resampling
 from keras_swift.src.importance.parts import PARTS, Drawn, Taken
 from keras_swift.src.importance.remembered_scores import RememberedScores
 from keras_swift.src.records.identity import IdentityState
-from keras_swift.src.records.known_reader import KnownReader, NotPooled
+from keras_swift.src.records.known_reader import Known, KnownReader, NotPooled
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.records.pooled import Group, drawn_batches, row_length
 
@@ -38,10 +38,12 @@ class PooledPartsState(SavedState):
         identity: `IdentityState`.
         read: lists of int, which items of a `PyDataset` were read last, from `KnownReader.state`;
             `None` for other sources.
+        credit: float64 array, the credit of their rows, one batch after another.
     """
 
     identity: IdentityState
     read: list[list[int]] | None
+    credit: FloatArray
 
 
 class PooledParts:
@@ -128,7 +130,11 @@ class PooledParts:
         def draw(places: list[int], count: int) -> tuple[IntArray, FloatArray]:
             numbers = np.concatenate([pool[place].numbers for place in places])
             chances = resampling.sampling_probability(scores.of(numbers), self._floor)
-            positions = systematic_draw(count * chances, self._generator)
+            credit = np.concatenate([pool[place].credit for place in places])
+            fresh = np.isnan(credit)
+            credit[fresh] = first_credit(int(fresh.sum()), self._generator)
+            positions = draw_by_credit(credit, count * chances, self._generator)
+            _keep([pool[place] for place in places], credit)
             return positions, resampling.importance_weights(chances)[positions]
 
         self._drawn.extend(drawn_batches(batches, draw, earlier))
@@ -184,9 +190,21 @@ class PooledParts:
         self._reader.identity.release()
 
     def state(self) -> PooledPartsState:
-        return PooledPartsState(self._reader.identity.state(), self._reader.state())
+        read = self._reader.state()
+        held = [] if read is None else self._reader.held
+        credit = np.concatenate([np.zeros(0), *(batch.credit for batch in held)])
+        return PooledPartsState(self._reader.identity.state(), read, credit)
 
     def restore(self, state: PooledPartsState) -> None:
         self._reader.identity.restore(state.identity)
         self._memory.ids = self._reader.identity.ids
         self._reader.restore(state.read)
+        if state.read is not None:
+            _keep(self._reader.held, state.credit)
+
+
+def _keep(batches: list[Known], credit: FloatArray) -> None:
+    """Stores the credit of the rows of these batches, one batch after another."""
+    ends = np.cumsum([len(batch.numbers) for batch in batches])
+    for batch, own in zip(batches, np.split(credit, ends[:-1]), strict=True):
+        batch.credit[:] = own

@@ -90,7 +90,8 @@ class RememberedSampler:
 
     Of the `m` draws of a part, example `i` gets `m p_i` on average, with
     `p_i = floor / n + (1 - floor) s_i / sum(s)` and the weight `1 / (n p_i)`.
-    Draws are systematic, so no count is off by 1 or more. Until most examples
+    Over an epoch the counts of an example add up to what was expected, up to
+    rounding, as in a shuffled epoch each comes once. Until most examples
     have a score, and while draws by importance promise no gain, batches are
     uniform, as in `model.fit`.
 

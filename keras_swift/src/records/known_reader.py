@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 
 from keras_swift.src._pages import read_on
-from keras_swift.src._types import IntArray
+from keras_swift.src._types import FloatArray, IntArray
 from keras_swift.src.data.arrays import Data
 from keras_swift.src.data.leaves import present_leaves, structure_key
 from keras_swift.src.data.read import Read
@@ -70,6 +70,11 @@ class Known:
         """What batches must have in common to be joined; cached, as each is in several pools."""
         leaves = [(leaf.shape[1:], leaf.dtype.kind) for leaf in present_leaves(self.data)]
         return f"{structure_key(self.data)} {leaves}"
+
+    @functools.cached_property
+    def credit(self) -> FloatArray:
+        """float64 array, shape `(b,)`, which draws from pools change; NaN before the first."""
+        return np.full(len(self.numbers), np.nan)
 
 
 class NotKnownAgain(ValueError):
@@ -147,6 +152,11 @@ class KnownReader:
     def earlier(self) -> list[Known]:
         """The batches that the last pool had besides its new ones."""
         return [batch for part in list(self._parts)[:-1] for batch in part]
+
+    @property
+    def held(self) -> list[Known]:
+        """All batches that are held, those of the last pool and those that came since."""
+        return [batch for part in (*self._parts, self._coming) for batch in part]
 
     def forget_earlier(self) -> None:
         """Frees the batches that were read: nothing is drawn from them for a while."""
