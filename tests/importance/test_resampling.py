@@ -65,15 +65,23 @@ def test_tau_squared_is_the_ratio_of_second_moments():
 def test_draws_follow_probability():
     scores = np.array([0.1, 0.2, 0.3, 0.4])
     drawn = draw(scores, 4000, np.random.default_rng(0)).positions
-    # Alarm rate 1 in 1000 over seeds; a score-blind draw gives p < 1e-200.
+    assert np.bincount(drawn, minlength=4).tolist() == [400, 800, 1200, 1600]
+    # One at a time they are independent; a score-blind draw gives p < 1e-200.
+    generator = np.random.default_rng(0)
+    drawn = np.concatenate([draw(scores, 1, generator).positions for _ in range(4000)])
     counts = np.bincount(drawn, minlength=4)
     assert scipy.stats.chisquare(counts, 4000 * scores).pvalue > 1e-3
+
+
+def test_equal_scores_draw_no_example_twice():
+    drawn = draw(np.ones(96), 32, np.random.default_rng(0))
+    assert len(set(drawn.positions)) == 32 and drawn.weights.tolist() == [1.0] * 32
 
 
 def test_a_seed_and_scores_give_these_draws():
     # The same on every backend and machine: drawn on the host in float64.
     drawn = draw([4.0, 1.0, 1.0, 2.0], 8, np.random.default_rng(7), floor=0.1)
-    assert drawn.positions.tolist() == [2, 3, 3, 0, 0, 3, 0, 3]
+    assert drawn.positions.tolist() == [3, 3, 1, 0, 0, 0, 0, 2]
 
 
 def test_a_draw_weighs_what_it_drew():

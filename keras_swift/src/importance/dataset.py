@@ -29,8 +29,8 @@ class ImportanceDataset(keras.utils.PyDataset):
 
     Each item is a batch `(x, y, weights)`. While the gate is open, `B`
     examples are taken from a permutation of the data, scored by the model in
-    one forward pass, and `b` of them drawn with replacement in proportion to
-    the scores; the weights keep the weighted mean over the batch an unbiased
+    one forward pass, and `b` of them drawn in proportion to the scores, some
+    of them several times; the weights keep the weighted mean over the batch an unbiased
     estimate of the mean over the data. While the gate is shut, an item is the
     next uniform batch with weights of 1, and one batch in 16 to 64 is scored
     to decide whether it opens.

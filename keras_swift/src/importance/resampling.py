@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_swift.src._types import FloatArray, IntArray
+from keras_swift.src.data.draws import systematic_draw
 
 # A vector of numbers.
 Numbers = FloatArray | Sequence[float]
@@ -173,9 +174,12 @@ def draw(
 ) -> Draw:
     """Draws a batch from a presample in proportion to the scores.
 
-    The draw is with replacement, so that `1 / (B p)` is the weight of an
-    example however often it is drawn. It is the second stage of Algorithm 1
-    in Katharopoulos and Fleuret 2018.
+    It is the second stage of Algorithm 1 in Katharopoulos and Fleuret 2018,
+    which draws `b` times independently. Here each example is drawn `b p`
+    times, rounded up or down at random: the mean counts, and so the weights
+    `1 / (B p)`, are the same, and the draw adds less noise. Independent
+    draws of a third of a presample add a third to the variance of a uniform
+    batch before they save any.
 
     Args:
         scores: array, shape `(B,)`, finite and non-negative.
@@ -193,7 +197,7 @@ def draw(
         ([1.0, 1.0, 1.0], 1.0)
     """
     probability = sampling_probability(scores, floor)
-    positions = generator.choice(len(probability), size=batch_size, p=probability)
+    positions = systematic_draw(batch_size * probability, generator)
     return Draw(
         positions=positions,
         weights=importance_weights(probability)[positions],
