@@ -36,7 +36,7 @@ OPENS_ABOVE = 1.05
 SHUTS_BELOW = 1.02
 # The factor of the learning rate after easing off, until the smaller steps have made up for the
 # larger ones before: otherwise the run would memorise more than at the optimizer's own rate.
-PAYING_BACK = 0.5
+PAYING_BACK = 0.2
 NOT_RECORDED = (
     "The model's `train_step` does not call `compute_loss`, so its scores cannot be taken from the "
     "training step: examples are drawn by fresh scores of a presample, while those pay. Call "
@@ -53,11 +53,13 @@ class Plan(SavedState):
         by_importance: bool, whether they were drawn by importance.
         rate_scale: float, the factor of the learning rate.
         gain: float, the realised variance gain so far.
+        worth: float, how many uniform steps at the optimizer's own rate a step is worth.
     """
 
     by_importance: bool = False
     rate_scale: float = 1.0
     gain: float = 1.0
+    worth: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +74,7 @@ class RememberedState(SavedState):
         is_measured: bool, whether there was a measurement of it.
         unmeasured: int, the steps since the last measurement.
         tau: float, the variance reduction that the scores predict.
-        ahead: float, the sum of `rate_scale - 1` over all steps.
+        ahead: float, the sum of `worth - 1` over all steps.
     """
 
     records: StepRecordsState
@@ -129,7 +131,7 @@ class RememberedSampler:
         # Steps since the gain was measured.
         self._unmeasured = 0
         self._tau = 0.0
-        # By how many steps at the optimizer's own rate the scaled steps are ahead.
+        # By how many uniform steps at the optimizer's own rate the run is ahead.
         self._ahead = 0.0
 
     def listen(self, journal: Journal, in_flight: int) -> None:
@@ -154,7 +156,7 @@ class RememberedSampler:
         plan, examples, drawn = self._plan, taken.examples, taken.drawn
         number = len(taken.sizes)
         self._unmeasured += number
-        self._ahead += number * (plan.rate_scale - 1.0)
+        self._ahead += number * (plan.worth - 1.0)
         x, y, sample_weight = examples.data
         if y is not None:
             self._check_labels(y)
@@ -203,7 +205,7 @@ class RememberedSampler:
     def take_back(self, batches: list[Batch]) -> None:
         """Undoes the draw of these batches, which are the last ones drawn."""
         self.parts.take_back(len(batches))
-        self._ahead -= sum(batch.rate_scale - 1.0 for batch in batches)
+        self._ahead -= len(batches) * (self._plan.worth - 1.0)
         self.records.take_back(batches)
 
     def begin_epoch(self, restarts: bool) -> None:
@@ -288,11 +290,15 @@ class RememberedSampler:
         if not self._is_worth_it(scores):
             self.parts.take_uniform(steps, scores, rests)
             pays_back = rests and self._ahead > 0
-            return Plan(rate_scale=PAYING_BACK if pays_back else 1.0)
+            scale = PAYING_BACK if pays_back else 1.0
+            return Plan(rate_scale=scale, worth=scale)
         if not self.parts.draw(steps, scores, steps_left):
             return Plan()
         gain = self.gain.value
-        return Plan(by_importance=True, rate_scale=max(1.0, gain) ** self._step_power, gain=gain)
+        # Also where the rate grows by a root of the gain alone: less noise is progress too.
+        worth = max(1.0, gain) if self._step_power else 1.0
+        scale = max(1.0, gain) ** self._step_power
+        return Plan(by_importance=True, rate_scale=scale, gain=gain, worth=worth)
 
     def _scores(self) -> RememberedScores | None:
         """The scores of all examples; `None` while too few are known."""
