@@ -6,6 +6,9 @@ import numpy as np
 
 from keras_swift.src._types import FloatArray, IntArray
 
+# By how much the rounding errors of a few sums may change a credit.
+ROUNDING = 1e-12
+
 
 def systematic_draw(expected: FloatArray, generator: np.random.Generator) -> IntArray:
     """Draws each example its expected number of times, rounded up or down at random.
@@ -94,13 +97,14 @@ def draw_by_credit(
     count = round(total)
     credit += expected
     # A credit below zero is that of an example that was drawn early.
-    due = np.maximum(np.floor(credit + 1e-12), 0.0).astype(np.int64)
-    drawn = generator.permutation(np.repeat(np.arange(len(credit)), due))
+    due = np.flatnonzero(credit >= 1.0 - ROUNDING)
+    counts = np.floor(credit[due] + ROUNDING).astype(np.int64)
+    drawn = generator.permutation(np.repeat(due, counts))
     missing = count - len(drawn)
     if missing < 0:
         drawn = drawn[:count]
     elif missing > 0:
         early = generator.choice(len(credit), missing, p=expected / total)
         drawn = generator.permutation(np.concatenate([drawn, early]))
-    credit -= np.bincount(drawn, minlength=len(credit))
+    np.subtract.at(credit, drawn, 1.0)
     return drawn
