@@ -103,6 +103,7 @@ def pools(score, epochs, shuffle=False):
     return found[200:]
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_equal_scores_draw_each_row_that_is_read_once(shuffle):
     epochs = 4
@@ -118,6 +119,7 @@ def test_equal_scores_draw_each_row_that_is_read_once(shuffle):
         assert (counts[:320] == epochs).all()
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_the_steps_of_an_epoch_add_up_to_those_of_all_examples(shuffle):
     epochs, values = 40, np.random.default_rng(0).gamma(0.5, size=400).astype("float32")
