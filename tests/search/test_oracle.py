@@ -157,6 +157,8 @@ def test_only_trials_without_their_file_are_run_again(tmp_path, lost):
         resumed.reload()
     # They are found as they were, although later trials are known now.
     assert run(resumed) == [unbroken[number] for number in lost]
+    # As KerasTuner writes them: those who sort trials by their id get them in order.
+    assert sorted(resumed.trials) == [f"{number:02d}" for number in range(12)]
     assert store.trial_numbers() == list(range(12))
     for number, stat in files.items():
         assert os.stat(store.path(TRIAL.format(number))).st_mtime_ns == stat.st_mtime_ns

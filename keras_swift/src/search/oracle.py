@@ -189,10 +189,9 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         lost = [number for number in range(len(numbers)) if number not in numbers]
         if lost and not self._retry_queue and tuner_id not in self.ongoing_trials:
             # KerasTuner numbers a new trial by how many trials there are, so it would never fill a
-            # gap.
-            trial = keras_tuner.engine.trial.Trial(
-                self.hyperparameters.copy(), trial_id=str(lost[0])
-            )
+            # gap. Its numbers are as long as the largest one.
+            number = f"{lost[0]:0{len(str(self.max_trials))}d}"
+            trial = keras_tuner.engine.trial.Trial(self.hyperparameters.copy(), trial_id=number)
             trial.hyperparameters.values = self.populate_space(trial.trial_id)["values"]
             self._take_up(trial)
         return super().create_trial(tuner_id)
