@@ -123,7 +123,7 @@ def test_mean_counts_of_each_part_and_of_all_are_the_expected():
             error = 4 * np.sqrt(expected[rows].sum() / repeats)
             found = part[rows].sum() / repeats
             assert abs(found - expected[rows].sum()) < error + 0.01 * expected[rows].sum()
-    # A fifth of the variance of independent draws is left, were it 1 / 6 with no correction.
+    # Independent draws would have the variance of their expectations.
     assert np.var(counts.sum(0) - 4 * repeats * expected) < 0.35 * 4 * repeats * expected.mean()
 
 
