@@ -123,7 +123,7 @@ def test_mean_counts_of_each_part_and_of_all_are_the_expected():
             error = 4 * np.sqrt(expected[rows].sum() / repeats)
             found = part[rows].sum() / repeats
             assert abs(found - expected[rows].sum()) < error + 0.01 * expected[rows].sum()
-    # Independent draws would have the variance of their expectations.
+    # 0.24 of the variance of draws with replacement; systematic draws of each part have 0.68.
     assert np.var(counts.sum(0) - 4 * repeats * expected) < 0.35 * 4 * repeats * expected.mean()
 
 

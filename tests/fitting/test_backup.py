@@ -220,8 +220,10 @@ def test_a_backup_of_something_else_is_refused(tmp_path, monkeypatch):
     model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
     with pytest.raises(ValueError, match=f"this optimizer. Received: {tmp_path / CURRENT}"):
         fit(model)(**callbacks)
-    monkeypatch.setattr(backup_file, "VERSION", 99)
-    with pytest.raises(ValueError, match=f"version 99. Received: {tmp_path / CURRENT} of version "):
+    found = backup_file.VERSION
+    monkeypatch.setattr(backup_file, "VERSION", found + 1)
+    message = f"version {found + 1}. Received: {tmp_path / CURRENT} of version {found}"
+    with pytest.raises(ValueError, match=message):
         fit(build())(**callbacks)
 
 

@@ -3,9 +3,10 @@
 A stream yields whole batches, so an example cannot be read alone. This file decides what is drawn
 from the batches that are read anyway, each once an epoch, as in `model.fit`. A pool is the batches
 just read and some before them. As many rows are drawn as were just read, with weights that are
-exact in the pool, so a step's expected gradient is the mean gradient of the pool. In a long epoch a
-row is in five pools; its counts in the five add up to what was expected, up to rounding, so with
-equal scores it is drawn once. The next batches are read while the model trains on a pool.
+exact for their probabilities in the pool. In a long epoch a row is in five pools; its counts in the
+five add up to what was expected, up to rounding, so with equal scores it is drawn once. As in a
+shuffled epoch, an unbiased gradient is that of the whole: a row that was just drawn is not due
+again in the next pool. The next batches are read while the model trains on a pool.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ from keras_swift.src.scoring.scorer import Scorer
 # while the realised gain is not above the second.
 OPENS_ABOVE = 1.05
 SHUTS_BELOW = 1.02
-# The factor of the learning rate after easing off, until the smaller steps have made up for the
-# larger ones before: otherwise the run would memorise more than at the optimizer's own rate.
+# The factor of the learning rate after easing off, until the smaller steps have made up for what
+# the run is ahead of uniform training: otherwise it would memorise more in as many epochs.
 PAYING_BACK = 0.2
 NOT_RECORDED = (
     "The model's `train_step` does not call `compute_loss`, so its scores cannot be taken from the "
