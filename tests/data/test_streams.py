@@ -388,3 +388,20 @@ def test_workers_may_be_let_read_further_ahead_than_their_queue():
         time.sleep(0.01)
     stream.close()
     assert sorted(dataset.asked) == list(range(6))
+
+
+def test_a_length_is_asked_for_once_in_a_pass():
+    class Growing(Loader):
+        asked = 0
+
+        def __len__(self):
+            self.asked += 1
+            return self.batches
+
+    source = Growing(4, length=False)
+    stream = Stream(source)
+    assert [stream.length for _ in range(4) if stream.next_read()] == [4] * 4
+    assert source.asked == 1
+    source.batches = 6
+    stream.restart()
+    assert (stream.length, source.asked) == (6, 2)

@@ -111,6 +111,9 @@ class Stream:
         self._reader: ItemReader | None = None
         if isinstance(source, keras.utils.PyDataset):
             self._reader = ItemReader(source, generator)
+        # The source's length in this pass, once it was asked for.
+        self._length: int | None = None
+        self._is_asked = False
         # How many batches of this pass were read, and of a whole pass once one has ended.
         self._read_in_pass = 0
         self.counted: int | None = None
@@ -125,10 +128,15 @@ class Stream:
         if isinstance(self._source, keras.utils.PyDataset):
             batches: int | None = self._source.num_batches
             return batches
-        try:
-            return len(self._source)
-        except TypeError:
-            return None
+        if not self._is_asked:
+            # Once in a pass: for a `tf.data.Dataset` it is an operation of TensorFlow's, which
+            # takes as long as a twentieth of a small step.
+            self._is_asked = True
+            try:
+                self._length = len(self._source)
+            except TypeError:
+                self._length = None
+        return self._length
 
     @property
     def is_shared(self) -> bool:
@@ -234,6 +242,7 @@ class Stream:
 
     def _end_pass(self) -> None:
         self.counted, self._read_in_pass, self._iterator = self._read_in_pass, 0, None
+        self._is_asked = False
 
     def _stop_reading_ahead(self) -> None:
         """Drops what was read ahead; a `PyDataset`'s batches are read again."""
@@ -247,7 +256,7 @@ class Stream:
             return
         self._stop_reading_ahead()
         self._again.clear()
-        self._iterator, self._read_in_pass = None, 0
+        self._iterator, self._read_in_pass, self._is_asked = None, 0, False
         if self._reader is not None:
             self._reader.restart()
 

@@ -22,6 +22,8 @@ WHOLE = 2048
 PIECE, EVERY = 64, 4096
 # The largest share of a table's slots that is taken, and the factor by which a full table grows.
 LOAD, GROWTH = 0.5, 1.5
+# The slots that are looked into at a time, after the first.
+PROBES = 8
 
 
 def content_keys(read: Read) -> Array:
@@ -98,17 +100,22 @@ class KeyTable:
     def find(self, keys: Array) -> IntArray:
         """The numbers of these keys, shape `(b,)`; -1 for those that have none."""
         found = np.full(len(keys), -1, np.int64)
-        left = np.arange(len(keys))
-        slots, known = self._homes(keys), self.keys
+        known = self.keys
         if not len(known):
             return found
+        homes = self._homes(keys)
+        left, ahead = np.arange(len(keys)), np.arange(1)
         while len(left):
-            numbers = self._slots[slots]
-            taken = numbers >= 0
-            same = taken & (known[numbers] == keys[left])
-            found[left[same]] = numbers[same]
-            goes_on = taken & ~same
-            left, slots = left[goes_on], (slots[goes_on] + 1) % len(self._slots)
+            numbers = self._slots[(homes[left, None] + ahead) % len(self._slots)]
+            empty = numbers < 0
+            same = ~empty & (known[numbers] == keys[left, None])
+            # A search ends at the key's own slot, or at the first empty one.
+            rows, ends = np.arange(len(left)), (same | empty).argmax(axis=1)
+            there = same[rows, ends]
+            found[left[there]] = numbers[rows, ends][there]
+            left = left[~there & ~empty[rows, ends]]
+            # Most keys are at home. For the others NumPy looks into eight slots at once.
+            ahead = ahead[-1] + 1 + np.arange(PROBES)
         return found
 
     def numbers(self, keys: Array) -> IntArray:
