@@ -10,9 +10,10 @@ The tasks are in `real_tasks.py`. Their default size suits two processor cores; 
 a GPU. Sides of a task pass over equally many examples, under a cosine schedule. The first command
 trains `fit` and `ours` with each rate of the task's grid and the seeds 0 and 1, the second the
 chosen rate of each side with the seeds 2, 3 and 4. A side that was not tried with the grid gets the
-rate of `ours` if it is a kind of it, else that of `fit`. Each run is a line of `--out`; lines that
-are there are not made again, so a run that was killed goes on. A summary of `--rates` or `--seeds`
-has these rows alone.
+rate of `ours` if it is a kind of it, else that of `fit`. Where two seeds choose badly, more choose
+with `--seeds 8 9`. Each run is a line of `--out`; lines that are there are not made again, so a run
+that was killed goes on. A summary of `--rates` or `--seeds` has these rows alone. Its last table is
+from `score_spread.py`: the variance gain that draws by the scores of a run could have.
 
 fit             model.fit
 averaged        the same with use_ema=True
@@ -45,6 +46,7 @@ import keras
 import numpy as np
 from real_tasks import TASKS, Corrected, Data, Side, Size, augmented
 from rows import append, read, resume
+from score_spread import KNOWN, RULES, ScoreSpread
 from tasks import set_seed
 from time_to_loss import drawing, with_error
 
@@ -65,7 +67,8 @@ SIDES = {
     "without ids": {},
 }
 LENGTHS = {"three quarters": 0.75, "longer": 1.5}
-CHOOSING, REPORTING = (0, 1), (2, 3, 4)
+# Two seeds choose a rate, and two more where these are not enough; others are reported.
+CHOOSING, MORE, REPORTING = (0, 1), (8, 9), (2, 3, 4)
 
 
 class EachEpoch(keras.callbacks.Callback):
@@ -125,7 +128,10 @@ def run(name, side, rate, seed, arguments):
         return task.measure(model if own.kept == 1.0 else Corrected(model, own.kept), *of)
 
     each = EachEpoch(lambda model: measured(model, *test(all_data)))
-    given = {"verbose": 0, **data.given, "callbacks": [*data.given.get("callbacks", []), each]}
+    trainer = None
+    spread = ScoreSpread(lambda: getattr(getattr(trainer, "memory", None), "score", None))
+    callbacks = [*data.given.get("callbacks", []), each, spread]
+    given = {"verbose": 0, **data.given, "callbacks": callbacks}
     if own.class_weight is not None:
         given["class_weight"] = own.class_weight(data)
     if task.pipeline:
@@ -142,7 +148,6 @@ def run(name, side, rate, seed, arguments):
     fit, history = model.fit, collections.defaultdict(list)
     start = time.process_time()
     with drawing(side, steps * epochs):
-        trainer = None
         for epochs_of_stage in stages(model, task, epochs):
             total = steps * epochs_of_stage
             optimizer = task.optimizer(keras.optimizers.schedules.CosineDecay(rate, total))
@@ -161,6 +166,7 @@ def run(name, side, rate, seed, arguments):
     row |= {"train loss": measured(model, *train)["loss"], "errors": each.errors}
     row |= {"cpu_seconds": seconds, "device": device()}
     row |= {key: history.get(key, []) for key in ("importance", "gain")}
+    row |= {"gains": spread.means()} if SIDES.get(side) is not None else {}
     return row | {"backend": keras.backend.backend(), "keras": keras.__version__}
 
 
@@ -200,7 +206,7 @@ def choose(rows):
     """The rate of each side whose test error is lowest with the seeds for choosing."""
     tried = collections.defaultdict(lambda: collections.defaultdict(dict))
     for row in rows:
-        if row["seed"] in CHOOSING:
+        if row["seed"] in CHOOSING + MORE:
             tried[row["side"]][row["rate"]][row["seed"]] = row["test error"]
     best = {}
     for side, by_rate in tried.items():
@@ -255,7 +261,7 @@ def summarise(rows, seeds=None):
     cells = collections.defaultdict(list)
     for row in rows:
         cells[cell(row)].append(row)
-    overview = []
+    overview, spreads = [], []
     for (name, examples, epochs, _, backend, on), mine in cells.items():
         best = choose(mine)
         parameters, batch = mine[0]["parameters"], mine[0]["batch_size"]
@@ -264,7 +270,7 @@ def summarise(rows, seeds=None):
         heads = ["side", "rate", "error", "error − that of `fit`", "test loss", "train loss"]
         heads += ["ECE", "reached", "CPU / `fit`", "share", "gain", "seeds"]
         print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-        reported = [row for row in mine if row["seed"] not in CHOOSING] or mine
+        reported = [row for row in mine if row["seed"] not in CHOOSING + MORE] or mine
         if seeds:
             reported = [row for row in mine if row["seed"] in seeds]
         sides = {side: [] for side in sides_of(name)}
@@ -278,9 +284,16 @@ def summarise(rows, seeds=None):
                 print(line_of(side, found, fit, rate_of(best, side)[1]))
         if sides["ours"] and fit:
             overview.append(overview_of(name, sides["ours"], fit))
+        known = [row for row in sides["ours"] if row.get("gains")]
+        if known:
+            spreads.append(spread_of(name, known))
     heads = ["task", "error", "`fit`", "ours", "change", "difference", "CPU / `fit`"]
     print(f"\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     print("\n".join(overview))
+    if spreads:
+        heads = ["task", *RULES, *KNOWN, "seeds"]
+        print(f"\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+        print("\n".join(spreads))
 
 
 def overview_of(name, ours, fit):
@@ -291,6 +304,13 @@ def overview_of(name, ours, fit):
     cpu = np.mean([row["cpu_seconds"] / base["cpu_seconds"] for row, base in pairs])
     line = [name, TASKS[name].measured, f"{other:.4g}", f"{mine:.4g}", f"{mine / other - 1:+.1%}"]
     return f"| {' | '.join([*line, with_error(differences, sign=True), f'{cpu:.2f}'])} |"
+
+
+def spread_of(name, rows):
+    """What draws by the scores of ours could gain, in one line; see `score_spread.py`."""
+    means = [np.mean([row["gains"][rule] for row in rows]) for rule in (*RULES, *KNOWN)]
+    seeds = " ".join(str(row["seed"]) for row in rows)
+    return f"| {' | '.join([name, *(f'{mean:.2f}' for mean in means), seeds])} |"
 
 
 def line_of(side, found, fit, is_chosen):

@@ -211,6 +211,21 @@ def real_networks(monkeypatch):
     return importlib.import_module("real_networks")
 
 
+def test_the_gain_of_a_rule_is_that_of_its_probabilities(real_networks):
+    gains = importlib.import_module("score_spread").gains
+    before, scores = np.array([1.0, 3.0, 2.0, np.nan]), np.array([4.0, 2.0, 2.0, 5.0])
+    found = gains([np.array([3.0, 1.0, 2.0, np.nan]), before], scores)
+    # Of the first two examples, whose score is new, the first was drawn 3/4 times in an epoch, so
+    # it counts 4/3 times. Their probabilities were 3/4 and 5/4 by the last scores.
+    uniform, drawn = 4 / 3 * 16 + 4, 4 / 3 * 16 / 0.75 + 4 / 1.25
+    assert found["last"] == pytest.approx(uniform * (4 / 3 + 1) / (drawn * (1 + 1.25)))
+    # The mean of the two last scores is 2 for all: uniform draws.
+    assert found["mean of two"] == found["mean of two, floor 0.2"] == pytest.approx(1.0)
+    # Draws by the norm itself have the least second moment, its squared mean.
+    mean = (4 / 3 * 4 + 2) / (4 / 3 + 1)
+    assert found["known, no floor"] == pytest.approx(uniform / (4 / 3 + 1) / mean**2)
+
+
 @pytest.fixture
 def real_tasks(real_networks):
     return importlib.import_module("real_tasks")
