@@ -67,8 +67,11 @@ def scores_of(model, x, y):
     return np.sqrt(((p - np.eye(p.shape[1])[y]) ** 2).sum(1))
 
 
-def pools(score, epochs, shuffle=False):
-    """The batches of some epochs of 200 batches of two rows, drawn from pools of five parts."""
+def pools(score, epochs, shuffle=False, learned=None):
+    """The batches of some epochs of 200 batches of two rows, drawn from pools of five parts.
+
+    Rows have the scores `score(rows)`, and in an epoch `learned(rows)` once they are drawn.
+    """
     x = np.arange(400.0, dtype="float32")[:, None]
     source = Rows(x, x[:, 0], lengths=[2] * 200)
     generators = np.random.default_rng(1).spawn(3)
@@ -80,7 +83,7 @@ def pools(score, epochs, shuffle=False):
     memory = ExampleMemory(0)
     parts = PooledParts(known, memory, 0.5, generators[2])
     sampler = RememberedSampler(parts, scorer, memory, 0.5, lambda y: None)
-    found = []
+    found, order = [], None
     for epoch in range(1 + epochs):
         reader.begin_epoch()
         sampler.begin_epoch(True)
@@ -89,13 +92,16 @@ def pools(score, epochs, shuffle=False):
             batches = sampler.next_batches(1, 200 - step)
             step += len(batches)
             found += batches
+            if learned and epoch:
+                rows = np.concatenate([batch.indices for batch in batches])
+                memory.record(order[rows], np.stack([learned(rows)] * 2, axis=1))
             assert all(batch.by_importance == (epoch > 0) for batch in batches)
         parts.end_epoch()
         reader.end_epoch()
+        order = known.identity.order()
+        memory.resize(known.identity.count)
+        memory.record(order, np.stack([score(np.arange(400))] * 2, axis=1))
         if epoch == 0:
-            memory.resize(known.identity.count)
-            scores = score(known.identity.order())
-            memory.record(known.identity.order(), np.stack([scores, scores], axis=1))
             sampler.gain.value, sampler.gain.is_measured = 2.0, True
     for batch in found:
         np.testing.assert_array_equal(batch.x[:, 0], batch.indices)
@@ -135,6 +141,20 @@ def test_the_steps_of_an_epoch_add_up_to_those_of_all_examples(shuffle):
         assert abs(found.mean() - expected) < 3 * error + 0.01 * is_rare.sum()
     # Independent draws from each pool: 12 and more.
     assert rare.std() < 9
+
+
+@pytest.mark.any_backend
+def test_examples_that_are_learned_when_they_are_drawn_keep_their_weight():
+    epochs, hard = 40, np.arange(400) % 4 == 0
+    scores = np.where(hard, 4.0, 1.0)
+    sums = np.zeros((epochs, 2))
+    drawn = pools(lambda rows: scores[rows], epochs, True, learned=lambda rows: scores[rows] / 8)
+    for step, batch in enumerate(drawn):
+        for column, rows in enumerate((hard, ~hard)):
+            sums[step // 200, column] += np.sum(batch.importance * rows[batch.indices])
+    # With scores that change within the five pools of a row, the hard ones had 93 of 100.
+    error = sums.std(axis=0, ddof=1) / np.sqrt(epochs)
+    assert (np.abs(sums.mean(axis=0) - [100, 300]) < 3 * error + 0.5).all(), (sums.mean(0), error)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from keras_swift.src.fitting.atomic import opened_exclusively, permissions, sync
 from keras_swift.src.fitting.states import from_bytes, to_bytes
 
 # The version of the content: files of another one are refused.
-VERSION = 4
+VERSION = 5
 # `Model.save_weights` accepts no other ending for a single file.
 ENDING = ".weights.h5"
 CURRENT = f"backup{ENDING}"

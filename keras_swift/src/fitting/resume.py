@@ -28,7 +28,7 @@ from keras_swift.src.fitting.resumable import Resumable, listed
 from keras_swift.src.fitting.states import alike, read_state, write_state
 
 # The version of the files saved beside a backup.
-VERSION = 5
+VERSION = 6
 _NAME = "keras_swift_sampling_{}.npz"
 _CURE = (
     "Delete the folder and begin again, with `keras_swift.BackupAndRestore`, which never leaves "

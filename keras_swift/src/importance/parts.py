@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_swift.src._state import SavedState
 from keras_swift.src._types import FloatArray, IntArray
-from keras_swift.src.data.draws import draw_by_credit, first_credit
+from keras_swift.src.data.draws import systematic_draw
 from keras_swift.src.data.reader import ArrayReader, Examples
 from keras_swift.src.importance.remembered_scores import RememberedScores
 
@@ -159,24 +159,28 @@ class ArrayPartsState(SavedState):
     Attributes:
         indices, weights, candidate: the arguments of `ArrayParts.begin`.
         used: int, how many batches of the part were taken.
-        credit: float64 array, shape `(n,)`, from `draw_by_credit`; `None` between two passes.
-        drawn: int, how many rows were drawn with this credit.
+        planned: int64 array, shape `(k,)`, the rows that were drawn for later parts of the pass.
+        planned_weights: float64 array, shape `(k,)`, their importance weights.
+        in_pass: int, how many batches of the pass the parts had so far.
     """
 
     indices: IntArray
     weights: FloatArray
     candidate: FloatArray | None
     used: int
-    credit: FloatArray | None
-    drawn: int
+    planned: IntArray
+    planned_weights: FloatArray
+    in_pass: int
 
 
 class ArrayParts:
-    """Parts of arrays: pieces of a permutation, or draws from all examples.
+    """Parts of arrays: pieces of a permutation, or of draws from all examples.
 
-    The parts that make a pass, of as many rows as there are examples, are drawn with one credit:
-    over the pass the count of an example is what was expected, up to rounding. So with equal scores
-    the pass is a permutation too.
+    The draws of a pass are made together at its beginning, and a part is a piece of them. So over
+    the pass the count of an example is what was expected, rounded up or down, and with equal scores
+    the pass is a permutation. Scores that come in during the pass count from the next one on: if
+    the probability of an example changed once it was drawn, its weights would no longer be right
+    on average.
 
     Args:
         reader: `ArrayReader`.
@@ -194,15 +198,18 @@ class ArrayParts:
         self.reader = reader
         self.generator = generator
         self.steps = max(1, math.ceil(reader.size / reader.batch_size / PARTS))
+        self._of_pass = math.ceil(reader.size / reader.batch_size)
+        self._in_pass = 0
         self._by_index = False
-        self._credit: FloatArray | None = None
-        # How many rows were drawn with it.
-        self._drawn = 0
         self.drop()
 
     def drop(self) -> None:
-        """Forgets the part."""
+        """Forgets the part, and what was drawn for later ones."""
+        self._plan(np.zeros(0, np.int64), np.zeros(0))
         self.begin(np.zeros(0, np.int64), np.zeros(0))
+
+    def _plan(self, indices: IntArray, weights: FloatArray) -> None:
+        self._planned, self._planned_weights = indices, weights
 
     def begin(
         self, indices: IntArray, weights: FloatArray, candidate: FloatArray | None = None
@@ -246,20 +253,24 @@ class ArrayParts:
         return is_measured or not self.reader.is_within_pass
 
     def take_uniform(self, steps: int, scores: RememberedScores | None, rests: bool) -> None:
+        self.drop()
+        self._in_pass = (self._in_pass + steps) % self._of_pass
         indices = self.reader.uniform_indices(steps * self.reader.batch_size)
         candidate = None if scores is None else scores.weights(indices)
         self.begin(indices, np.ones(len(indices)), candidate)
 
     def draw(self, steps: int, scores: RememberedScores, steps_left: int) -> bool:
-        expected = scores.probability() * (steps * self.reader.batch_size)
-        if self._credit is None:
-            self._credit = first_credit(self.reader.size, self.generator)
-        indices = draw_by_credit(self._credit, expected, self.generator)
-        self._drawn += len(indices)
-        if self._drawn >= self.reader.size:
-            self._credit, self._drawn = None, 0
-        weights = scores.weights(indices)
-        self.begin(indices, weights, weights)
+        if not len(self._planned):
+            left = self._of_pass - self._in_pass
+            expected = scores.probability() * (left * self.reader.batch_size)
+            indices = systematic_draw(expected, self.generator)
+            self._plan(indices, scores.weights(indices))
+        rows = steps * self.reader.batch_size
+        steps = min(steps, len(self._planned) // self.reader.batch_size)
+        self._in_pass = (self._in_pass + steps) % self._of_pass
+        weights = self._planned_weights[:rows]
+        self.begin(self._planned[:rows], weights, weights)
+        self._plan(self._planned[rows:], self._planned_weights[rows:])
         return True
 
     def take(self, count: int, steps_left: int) -> Taken:
@@ -282,6 +293,7 @@ class ArrayParts:
 
     def begin_epoch(self, restarts: bool) -> None:
         if restarts:
+            self._in_pass = 0
             self.drop()
 
     def end_epoch(self) -> None:
@@ -296,12 +308,13 @@ class ArrayParts:
             self._weights,
             self._candidate,
             self._used,
-            None if self._credit is None else self._credit.copy(),
-            self._drawn,
+            self._planned,
+            self._planned_weights,
+            self._in_pass,
         )
 
     def restore(self, state: ArrayPartsState) -> None:
         self.begin(state.indices, state.weights, state.candidate)
         self._used = state.used
-        self._credit = None if state.credit is None else state.credit.copy()
-        self._drawn = state.drawn
+        self._plan(state.planned, state.planned_weights)
+        self._in_pass = state.in_pass

@@ -6,7 +6,9 @@ just read and some before them. As many rows are drawn as were just read, with w
 exact for their probabilities in the pool. In a long epoch a row is in five pools; its counts in the
 five add up to what was expected, up to rounding, so with equal scores it is drawn once. As in a
 shuffled epoch, an unbiased gradient is that of the whole: a row that was just drawn is not due
-again in the next pool. The next batches are read while the model trains on a pool.
+again in the next pool. Its score is that of its first pool in all five: if it changed once the row
+was drawn, the weights would no longer be right on average. The next batches are read while the
+model trains on a pool.
 """
 
 from __future__ import annotations
@@ -39,12 +41,12 @@ class PooledPartsState(SavedState):
         identity: `IdentityState`.
         read: lists of int, which items of a `PyDataset` were read last, from `KnownReader.state`;
             `None` for other sources.
-        credit: float64 array, the credit of their rows, one batch after another.
+        pooled: float64 array, shape `(k, 2)`, `Known.pooled` of their rows.
     """
 
     identity: IdentityState
     read: list[list[int]] | None
-    credit: FloatArray
+    pooled: FloatArray
 
 
 class PooledParts:
@@ -130,12 +132,15 @@ class PooledParts:
 
         def draw(places: list[int], count: int) -> tuple[IntArray, FloatArray]:
             numbers = np.concatenate([pool[place].numbers for place in places])
-            chances = resampling.sampling_probability(scores.of(numbers), self._floor)
-            credit = np.concatenate([pool[place].credit for place in places])
-            fresh = np.isnan(credit)
-            credit[fresh] = first_credit(int(fresh.sum()), self._generator)
+            pooled = np.concatenate([pool[place].pooled for place in places])
+            new = np.isnan(pooled[:, 0])
+            pooled[new, 0] = first_credit(int(new.sum()), self._generator)
+            pooled[new, 1] = scores.of(numbers[new])
+            credit, own = pooled[:, 0].copy(), pooled[:, 1]
+            chances = resampling.sampling_probability(own, self._floor)
             positions = draw_by_credit(credit, count * chances, self._generator)
-            _keep([pool[place] for place in places], credit)
+            pooled[:, 0] = credit
+            _keep([pool[place] for place in places], pooled)
             return positions, resampling.importance_weights(chances)[positions]
 
         self._drawn.extend(drawn_batches(batches, draw, earlier))
@@ -193,19 +198,19 @@ class PooledParts:
     def state(self) -> PooledPartsState:
         read = self._reader.state()
         held = [] if read is None else self._reader.held
-        credit = np.concatenate([np.zeros(0), *(batch.credit for batch in held)])
-        return PooledPartsState(self._reader.identity.state(), read, credit)
+        pooled = np.concatenate([np.zeros((0, 2)), *(batch.pooled for batch in held)])
+        return PooledPartsState(self._reader.identity.state(), read, pooled)
 
     def restore(self, state: PooledPartsState) -> None:
         self._reader.identity.restore(state.identity)
         self._memory.ids = self._reader.identity.ids
         self._reader.restore(state.read)
         if state.read is not None:
-            _keep(self._reader.held, state.credit)
+            _keep(self._reader.held, state.pooled)
 
 
-def _keep(batches: list[Known], credit: FloatArray) -> None:
-    """Stores the credit of the rows of these batches, one batch after another."""
-    ends = np.cumsum([len(batch.numbers) for batch in batches])
-    for batch, own in zip(batches, np.split(credit, ends[:-1]), strict=True):
-        batch.credit[:] = own
+def _keep(batches: list[Known], pooled: FloatArray) -> None:
+    """Stores what is `pooled` of the rows of these batches, one batch after another."""
+    ends = np.cumsum([0, *(len(batch.numbers) for batch in batches)])
+    for batch, begin, end in zip(batches, ends, ends[1:], strict=False):
+        batch.pooled[:] = pooled[begin:end]

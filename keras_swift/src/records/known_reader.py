@@ -72,9 +72,12 @@ class Known:
         return f"{structure_key(self.data)} {leaves}"
 
     @functools.cached_property
-    def credit(self) -> FloatArray:
-        """float64 array, shape `(b,)`, which draws from pools change; NaN before the first."""
-        return np.full(len(self.numbers), np.nan)
+    def pooled(self) -> FloatArray:
+        """float64 array, shape `(b, 2)`, of each row; NaN before its first pool.
+
+        The credit, which draws change, and the score in all pools.
+        """
+        return np.full((len(self.numbers), 2), np.nan)
 
 
 class NotKnownAgain(ValueError):
