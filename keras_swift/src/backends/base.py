@@ -24,6 +24,11 @@ Values: TypeAlias = tuple[list[Tensor], list[Tensor]]
 # tensors, for the framework to compile, and of NumPy arrays.
 TensorScoring: TypeAlias = Callable[..., dict[str, Tensor]]
 Scoring: TypeAlias = Callable[..., dict[str, FloatArray]]
+# From `(y, y_pred)`, which the `compute_loss` of a step gets, to all that the numbers of its
+# examples depend on; `None` outside training steps. And from that to the numbers, a tensor of shape
+# `(b, c)`: each row depends on the same row of the inputs alone.
+Inputs: TypeAlias = Callable[[ArrayTree, ArrayTree], tuple[ArrayTree, ...] | None]
+Numbers: TypeAlias = Callable[..., Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,19 +81,6 @@ class Fed(Protocol):
 
     def keep_on_device(self, free: int) -> None:
         """Keeps the arrays on the model's device, if they fit; `free` bytes are free there."""
-
-
-class Observe(Protocol):
-    """Computes the numbers of a step's examples from what its `compute_loss` gets."""
-
-    def __call__(self, y: ArrayTree, y_pred: ArrayTree) -> Tensor | None:
-        """The numbers, a tensor of shape `(b, c)`; `None` outside training steps."""
-
-    def inputs(self, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayTree, ...] | None:
-        """The inputs for `numbers`, all that it depends on; `None` outside training steps."""
-
-    def numbers(self, *inputs: ArrayTree) -> Tensor:
-        """The numbers of these inputs: each row depends on the same row of the inputs alone."""
 
 
 class Tap:
@@ -285,10 +277,12 @@ class Backend:
         return Tap(columns)
 
     @contextlib.contextmanager
-    def tapped(self, model: keras.Model, tap: Tap, observe: Observe) -> Iterator[None]:
-        """A context in which `tap` gets the result of `observe` for every training step.
+    def tapped(
+        self, model: keras.Model, tap: Tap, inputs: Inputs, numbers: Numbers
+    ) -> Iterator[None]:
+        """A context in which `tap` gets `numbers(*inputs(y, y_pred))` of every training step.
 
-        `observe` is called in `compute_loss`, where any step, Keras' or the user's, has targets and
+        They are called in `compute_loss`, where any step, Keras' or the user's, has targets and
         outputs with their masks. The model is restored at the end.
         """
         own = model.compute_loss
@@ -296,9 +290,9 @@ class Backend:
         def compute_loss(
             x: Any = None, y: Any = None, y_pred: Any = None, *rest: Any, **named: Any
         ) -> Any:
-            values = observe(y, y_pred)
-            if values is not None:
-                tap.write(values)
+            found = inputs(y, y_pred)
+            if found is not None:
+                tap.write(numbers(*found))
             return own(x, y, y_pred, *rest, **named)
 
         with overridden(model, compute_loss=compute_loss):

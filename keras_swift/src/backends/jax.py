@@ -23,7 +23,8 @@ from keras_swift.src._types import Array, ArrayTree, FloatArray, Tensor
 from keras_swift.src.backends.base import (
     Backend,
     Gathered,
-    Observe,
+    Inputs,
+    Numbers,
     Scoring,
     Tap,
     TensorScoring,
@@ -226,8 +227,10 @@ class JaxBackend(Backend):
         return JaxTap(columns)
 
     @contextlib.contextmanager
-    def tapped(self, model: keras.Model, tap: Tap, observe: Observe) -> Iterator[None]:
-        with tapped(model, cast(JaxTap, tap), observe):
+    def tapped(
+        self, model: keras.Model, tap: Tap, inputs: Inputs, numbers: Numbers
+    ) -> Iterator[None]:
+        with tapped(model, cast(JaxTap, tap), inputs, numbers):
             yield
 
 

@@ -12,23 +12,24 @@ import numpy as np
 
 from keras_swift.src._keras import JaxStep, wrapping_train_step
 from keras_swift.src._types import ArrayTree, FloatArray, Tensor
-from keras_swift.src.backends.base import Observe, Tap, overridden
+from keras_swift.src.backends.base import Inputs, Numbers, Tap, overridden
 
 # The key beside the logs of a step.
 _VALUES = "keras_swift_values"
 
 
-class _Passed:
-    """Holds the values that one function of a traced step passes on to a later one."""
-
-    # May be `None`; declared so, mypy would assume `None` even after a call that sets it.
-    values: Tensor = None
-
-
 class JaxTap(Tap):
+    """Gets the numbers of a step from its logs.
+
+    Attributes:
+        passed: the numbers that one function of a traced step passes on to a later one, or `None`.
+            It belongs to the tap, because a step traced in one `fit` may be traced again in the
+            next.
+    """
+
     def __init__(self, columns: int) -> None:
         super().__init__(columns)
-        self.passed = _Passed()
+        self.passed: Tensor = None
 
     def read(self) -> FloatArray:
         self._rows = [_local_rows(values) for values in self._rows]
@@ -59,8 +60,8 @@ def _local_rows(values: Any) -> Any:
 
 
 @contextlib.contextmanager
-def tapped(model: keras.Model, tap: JaxTap, observe: Observe) -> Iterator[None]:
-    """A context in which `tap` gets the result of `observe` for every training step.
+def tapped(model: keras.Model, tap: JaxTap, inputs: Inputs, numbers: Numbers) -> Iterator[None]:
+    """A context in which `tap` gets `numbers(*inputs(y, y_pred))` of every training step.
 
     Nothing leaves a jitted step but what it returns. Numbers computed in `compute_loss`, where
     masks are known, leave the differentiated function beside the outputs and the step beside
@@ -68,34 +69,32 @@ def tapped(model: keras.Model, tap: JaxTap, observe: Observe) -> Iterator[None]:
     """
     own_loss, own_updates = model.compute_loss, model.compute_loss_and_updates
     own_metrics, own_step = model.compute_metrics, model.train_step
-    # Belongs to the tap, because a step traced in one `fit` may be traced again in the next.
-    passed = tap.passed
 
     def compute_loss(
         x: Any = None, y: Any = None, y_pred: Any = None, *rest: Any, **named: Any
     ) -> Any:
-        values = observe(y, y_pred)
-        if values is not None:
-            passed.values = values
+        found = inputs(y, y_pred)
+        if found is not None:
+            tap.passed = numbers(*found)
         return own_loss(x, y, y_pred, *rest, **named)
 
     def compute_loss_and_updates(*arguments: Any, **named: Any) -> Any:
-        passed.values = None
+        tap.passed = None
         loss, (unscaled, y_pred, *variables) = own_updates(*arguments, **named)
-        if passed.values is not None:
-            y_pred = _Observed(y_pred, passed.values)
+        if tap.passed is not None:
+            y_pred = _Observed(y_pred, tap.passed)
         return loss, (unscaled, y_pred, *variables)
 
     def compute_metrics(x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        passed.values = None
+        tap.passed = None
         if isinstance(y_pred, _Observed):
-            y_pred, passed.values = y_pred.y_pred, y_pred.values
+            y_pred, tap.passed = y_pred.y_pred, y_pred.values
         return own_metrics(x, y, y_pred, sample_weight)
 
     def train_step(state: Any, data: Any) -> tuple[dict[str, Tensor], Any]:
-        passed.values = None
+        tap.passed = None
         logs, state = own_step(state, data)
-        values, passed.values = passed.values, None
+        values, tap.passed = tap.passed, None
         distribution = keras.distribution.distribution()
         if values is not None and distribution is not None:
             # Placed like the batch, so that each process finds its own rows on its own devices.

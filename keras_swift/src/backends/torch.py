@@ -13,7 +13,8 @@ from keras_swift.src._keras import mask_of
 from keras_swift.src._types import Array, ArrayTree, FloatArray, Tensor
 from keras_swift.src.backends.base import (
     Backend,
-    Observe,
+    Inputs,
+    Numbers,
     Scoring,
     Tap,
     TensorScoring,
@@ -102,7 +103,9 @@ class TorchBackend(Backend):
         return _TorchTap(columns)
 
     @contextlib.contextmanager
-    def tapped(self, model: keras.Model, tap: Tap, observe: Observe) -> Iterator[None]:
+    def tapped(
+        self, model: keras.Model, tap: Tap, inputs: Inputs, numbers: Numbers
+    ) -> Iterator[None]:
         own = model.compute_loss
 
         def compute_loss(
@@ -110,9 +113,9 @@ class TorchBackend(Backend):
         ) -> Any:
             loss = own(x, y, y_pred, *rest, **named)
             # Recorded only after the loss has succeeded.
-            inputs = observe.inputs(y, y_pred)
-            if inputs is not None:
-                cast(_TorchTap, tap).defer(inputs, observe.numbers)
+            found = inputs(y, y_pred)
+            if found is not None:
+                cast(_TorchTap, tap).defer(found, numbers)
             return loss
 
         with overridden(model, compute_loss=compute_loss):

@@ -31,7 +31,6 @@ from keras_swift.src.rules import check_fit, check_seed
 from keras_swift.src.scoring.compiled import needs_targets, why_uniform
 from keras_swift.src.scoring.output_loss import NoExampleLoss
 from keras_swift.src.scoring.scorer import Scorer
-from keras_swift.src.scoring.step_scores import StepScores
 from keras_swift.src.scoring.weights import check_weights_arrive
 from keras_swift.src.suspects.of_record import suspects_of_memory
 from keras_swift.src.suspects.result import ClassNames, Suspects
@@ -340,7 +339,7 @@ class ImportanceTraining(Trainer):
         else:
             # Twice as many as may be unread, because batches may be larger than the first one.
             rows = 2 * UNREAD + (TOGETHER + 2) * feed.reader.batch_size
-            tap = self._weighted_step.record(StepScores(self._scorer), rows)
+            tap = self._weighted_step.record(self._scorer, rows)
             known = self._recollection
             store = None if known.stored is None else known.stored.add_batch
             remember(feed, memory, tap, self.settings, power, known.identity, store)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_swift.src import backends
 from keras_swift.src._keras import already_built, scaled_rate
@@ -27,40 +28,57 @@ from keras_swift.src.fitting.own_step import OwnStep
 from keras_swift.src.importance.metric_updates import MetricUpdates, StepWeights
 from keras_swift.src.scoring.compiled import build
 from keras_swift.src.scoring.forward import predicted, tensors
+from keras_swift.src.scoring.label_outputs import label_means, labels_of
 from keras_swift.src.scoring.own_call import check_comparisons
-from keras_swift.src.scoring.step_scores import StepScores
+from keras_swift.src.scoring.scorer import Scorer
 from keras_swift.src.scoring.weights import takes_no_weights, unpacks_pairs
 
 
-class Observer:
-    """Computes the numbers of a step's examples, an `Observe` for backends.
+class StepScores:
+    """Score and loss of each example of a batch, and margin and probability of its label.
+
+    The columns are those of `records.memory.COLUMNS`; the last two exist if all compiled losses are
+    those of a classifier (means over several, by their loss weights). If an output carries a mask,
+    the unmasked share of the entries of each output follows.
 
     Args:
-        current: thread-local, whose `weights` are the `StepWeights` of the step that is being
-            traced or run; `None` outside steps.
-
-    Attributes:
-        step_scores: `StepScores`, or `None` for no record.
+        scorer: `Scorer` that has scored a batch; its first quantity is the score.
     """
 
-    def __init__(self, current: threading.local) -> None:
-        self._current = current
-        self.step_scores: StepScores | None = None
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._labels = labels_of(scorer.outputs)
+        self._has_masks = scorer.has_masks
+        self.columns = 2 if self._labels is None else 4
+        self.columns += len(scorer.outputs) if scorer.has_masks else 0
 
-    def __call__(self, y: ArrayTree, y_pred: ArrayTree) -> Tensor | None:
-        found = self.inputs(y, y_pred)
-        return None if found is None else self.numbers(*found)
+    def __call__(self, y: ArrayTree, y_pred: ArrayTree, sample_weight: ArrayTree = None) -> Tensor:
+        """The numbers of one batch.
 
-    def inputs(self, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayTree, ...] | None:
-        weights = getattr(self._current, "weights", None)
-        if self.step_scores is None or weights is None:
-            return None
-        return y, y_pred, weights.sample_weight
+        Args:
+            y: structure of targets, as `compute_loss` gets it.
+            y_pred: structure of outputs.
+            sample_weight: the user's weights, which multiply the score and not the loss. Defaults
+                to `None`.
 
-    def numbers(self, *inputs: ArrayTree) -> Tensor:
-        if self.step_scores is None:
-            raise RuntimeError("nothing is recorded")
-        return self.step_scores(*inputs)
+        Returns:
+            A float32 tensor, shape `(b, columns)`.
+        """
+        scorer = self._scorer
+        found = scorer.of_outputs(y, y_pred, sample_weight)
+        score, loss = found[scorer.score_name], found.get("loss")
+        if loss is None:
+            # A model that computes its loss itself, scored by a callable.
+            loss = float("nan") * ops.ones_like(score)
+        elif sample_weight is not None:
+            loss = scorer.of_outputs(y, y_pred)["loss"]
+        numbers = [score, loss]
+        if self._labels is not None:
+            numbers += label_means(self._labels, *scorer.matching.aligned(y, y_pred))
+        columns = ops.stack([ops.cast(number, "float32") for number in numbers], axis=1)
+        if self._has_masks:
+            columns = ops.concatenate([columns, ops.cast(found["valid"], "float32")], axis=1)
+        return ops.stop_gradient(columns)
 
 
 class WeightedStep:
@@ -72,51 +90,38 @@ class WeightedStep:
     given. The `train_step`, Keras' or the user's, gets `"weights"`; during the
     step any update of the compiled plain metrics uses `"importance"`.
 
-    With a `StepScores`, each step also writes the numbers of its examples to `tap`.
+    After `record`, each step also writes the `StepScores` of its examples to a tap.
 
     Args:
         model: a compiled, built `keras.Model`.
-
-    Attributes:
-        tap: `Tap` of the steps, `None` unless scores are recorded.
     """
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
-        self.tap: Tap | None = None
-        self._recorded: tuple[int, int] | None = None
         self._own = OwnStep(model)
-        self._step: Any = None
+        self._step_scores: StepScores | None = None
         # The weights of the step that is being traced or run; a mirrored
         # strategy traces the steps of its replicas in threads that take turns.
         self._current = threading.local()
-        self._observer = Observer(self._current)
         self._metrics = MetricUpdates(model)
 
-    def record(self, step_scores: StepScores, rows: int) -> Tap:
+    def record(self, scorer: Scorer, rows: int) -> Tap:
         """Records the steps from now on.
 
         Args:
-            step_scores: `StepScores`.
+            scorer: `Scorer` that has scored a batch.
             rows: int, how many examples may be recorded between two readings.
 
         Returns:
             The `Tap` that holds what was recorded.
         """
-        form = (step_scores.columns, rows)
-        if self.tap is None or form != self._recorded:
-            # The step that was traced writes to the old tap.
-            self._own.forget()
-            self.tap = backends.active().make_tap(*form)
-        self._recorded = form
-        self._observer.step_scores = step_scores
-        return self.tap
+        self._step_scores = StepScores(scorer)
+        return self._own.record(self._step_scores.columns, rows)
 
     def record_nothing(self) -> None:
         """Records no steps from now on."""
-        if self.tap is not None:
-            self._own.forget()
-        self.tap = self._recorded = self._observer.step_scores = None
+        self._own.record_nothing()
+        self._step_scores = None
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -134,16 +139,11 @@ class WeightedStep:
             )
         model = self._model
         metrics = compile_metrics(model)
-        self._step = model.train_step
         if metrics is not None:
             metrics.update_state = self._update_state
-        tapped: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-        if self.tap is not None:
-            # A step that failed in an earlier run may have left rows.
-            self.tap.clear()
-            tapped = backends.active().tapped(model, self.tap, self._observer)
+        own = self._own.entered(self._train_step, self._inputs, self._numbers)
         try:
-            with self._own.entered(self._train_step), already_built(model), tapped:
+            with own, already_built(model):
                 yield
         finally:
             if metrics is not None:
@@ -160,13 +160,22 @@ class WeightedStep:
             )
         try:
             with scaling:
-                return self._step(*state, (x, y, weights["weights"]))
+                return self._own.replaced(*state, (x, y, weights["weights"]))
         except ValueError as error:
             if not unpacks_pairs(error):
                 raise
             raise takes_no_weights() from error
         finally:
             self._current.weights = None
+
+    def _inputs(self, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayTree, ...] | None:
+        weights = getattr(self._current, "weights", None)
+        return None if weights is None else (y, y_pred, weights.sample_weight)
+
+    def _numbers(self, *inputs: ArrayTree) -> Tensor:
+        if self._step_scores is None:
+            raise RuntimeError("nothing is recorded")
+        return self._step_scores(*inputs)
 
     def _update_state(
         self, y_true: ArrayTree, y_pred: ArrayTree, sample_weight: ArrayTree = None

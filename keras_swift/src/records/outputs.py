@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,8 +26,9 @@ from keras_swift.src.scoring.label_outputs import (
     LabelOutput,
     broadcast,
     label_means,
-    label_output,
     label_values,
+    labels_of,
+    mean_over,
     sum_over_entries,
     tempered,
 )
@@ -35,8 +37,7 @@ from keras_swift.src.validation import check_model
 
 def label_outputs(model: keras.Model) -> tuple[LabelOutput, ...] | None:
     """The outputs of a built classifier; `None` if a compiled loss does not compare classes."""
-    found = [label_output(output) for output in compiled_losses(model)]
-    return None if None in found or not found else tuple(o for o in found if o is not None)
+    return labels_of(compiled_losses(model))
 
 
 def is_one_class(model: keras.Model) -> bool:
@@ -75,14 +76,14 @@ class LabelScorer:
     Args:
         model: a compiled `keras.Model`; built from `x` and `y` if it is not.
         x, y: NumPy structures, a batch of at least one example.
-        gradient_norms: bool, whether `of_outputs` returns the gradient norm too. Defaults to
-            `False`.
+        gradient_norms: bool, whether the score that `of_outputs` returns is the gradient norm.
+            Defaults to `False`, the loss.
         temperatures: floats above 0, at which a call returns the label's probability too. Defaults
             to none.
         targets: sequence of `TargetOutput`, whose numbers are returned too. Defaults to none.
 
     Attributes:
-        targets: tuple of `TargetOutput`, as given.
+        gradient_norms, targets: as given.
         labels: tuple of `LabelOutput`, or `None` if the outputs are not class
             probabilities: then it returns only losses.
         columns: int, how many numbers `of_outputs` has for each example.
@@ -104,10 +105,10 @@ class LabelScorer:
         for output in self._outputs:
             output.check()
         self.labels = label_outputs(model)
-        self._gradient_norms = gradient_norms
+        self.gradient_norms = gradient_norms
         self._temperatures = np.asarray(temperatures, np.float32)
         self.targets = tuple(targets)
-        self.columns = (1 if self.labels is None else 3) + gradient_norms
+        self.columns = 2 if self.labels is None else 4
         self.columns += sum(output.columns for output in self.targets)
         self._training_argument = accepts_training(model)
         self._compiled = backends.active().compile_scoring(self._quantities, model)
@@ -142,38 +143,24 @@ class LabelScorer:
             y, y_pred: structures of tensors, as `compute_loss` gets them.
 
         Returns:
-            A float32 tensor, shape `(n, columns)`: with `gradient_norms` the gradient norm; the
-            loss, without sample weights; for classifiers margin and probability, means over the
-            outputs by loss weight; and the numbers of `targets`.
+            A float32 tensor, shape `(n, columns)`: the columns of `ExampleMemory`, which are the
+            score, the loss without sample weights and, for classifiers, margin and probability,
+            means over the outputs by loss weight; then the numbers of `targets`.
         """
         y, y_pred = self._matching.aligned(y, y_pred)
-        numbers = self._gradient_norm_of(y, y_pred) if self._gradient_norms else []
-        numbers.append(
-            sum(
-                output.weight * example_losses(output, output.of(y), output.of(y_pred))
-                for output in self._outputs
-            )
+        loss = sum(
+            output.weight * example_losses(output, output.of(y), output.of(y_pred))
+            for output in self._outputs
         )
+        numbers = [self._gradient_norm_of(y, y_pred) if self.gradient_norms else loss, loss]
         if self.labels is not None:
-            outputs = [label.output for label in self.labels]
-            total = sum(output.weight for output in outputs)
-            means = [
-                label_means(label, output.of(y), output.of(y_pred))
-                for label, output in zip(self.labels, outputs, strict=True)
-            ]
-            for column in (1, 0):
-                numbers.append(
-                    sum(
-                        output.weight / total * mean[column]
-                        for output, mean in zip(outputs, means, strict=True)
-                    )
-                )
+            numbers += label_means(self.labels, y, y_pred)
         columns = ops.stack([ops.cast(n, "float32") for n in numbers], axis=1)
         parts = [columns, *(output.numbers(y, y_pred) for output in self.targets)]
         return ops.stop_gradient(ops.concatenate(parts, axis=1) if self.targets else columns)
 
-    def _gradient_norm_of(self, y: ArrayTree, y_pred: ArrayTree) -> list[Tensor]:
-        """The gradient norm of each example, as the feature `"gradient_norm"`: a list of one."""
+    def _gradient_norm_of(self, y: ArrayTree, y_pred: ArrayTree) -> Tensor:
+        """The gradient norm of each example, as the feature `"gradient_norm"`."""
         found = [
             pre_activation_gradient(output, output.of(y), output.of(y_pred))
             for output in self._outputs
@@ -183,7 +170,7 @@ class LabelScorer:
             # The mean over an output includes masked steps, which must not count.
             valid = found[0].valid
             norm = ops.where(valid > 0, norm / ops.maximum(valid, 1e-9), ops.zeros_like(norm))
-        return [norm]
+        return norm
 
     def fits(self, y: ArrayTree, y_pred: ArrayTree) -> bool:
         """Whether these structures are those that the compiled losses compare."""
@@ -219,17 +206,10 @@ class LabelScorer:
             probability, margin, counts = label_values(label, of(y), of(y_pred))
             if weight is not None:
                 counts = counts * broadcast(ops.cast(weight, "float32"), counts)
-            total = sum_over_entries(counts)
-            safe = ops.where(total == 0, ops.ones_like(total), total)
-            entries = 1
-            for length in counts.shape[1:]:
-                entries *= length
+            mean = mean_over(counts)
             right = ops.cast(margin > 0, "float32")
-
-            def mean(part: Tensor, counts: Tensor = counts, safe: Tensor = safe) -> Tensor:
-                return sum_over_entries(part * counts) / safe
-
-            columns.append((*map(mean, (probability, margin, right)), total / entries))
+            share = sum_over_entries(counts) / math.prod(counts.shape[1:])
+            columns.append((*map(mean, (probability, margin, right)), share))
             if len(self._temperatures):
                 curves.append(self._curves(label, of(y), of(y_pred), mean))
         names = ("probability", "margin", "right", "weight")

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 
 from keras_swift.src import backends
 from keras_swift.src._keras import own_methods
-from keras_swift.src._types import FloatArray, IntArray, Logs
+from keras_swift.src._types import ArrayTree, FloatArray, IntArray, Logs
+from keras_swift.src.backends.base import Tap
 from keras_swift.src.data.arrays import ArraySource
 from keras_swift.src.fitting.journal import Journal
+from keras_swift.src.fitting.own_step import OwnStep
 from keras_swift.src.records.examples import ArrayExamples, Examples
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.records.outputs import LabelScorer, combined
-from keras_swift.src.records.step import RecordedStep
 from keras_swift.src.records.target_record import TargetRecord
 from keras_swift.src.records.targets import TargetOutput
 
@@ -122,13 +124,7 @@ class RecordingCallback(keras.callbacks.Callback):
     @property
     def has_gradient_norms(self) -> bool:
         """bool, whether gradient norms are recorded: only steps compute them."""
-        return self._step is not None and self._norms > 0
-
-    @property
-    def _norms(self) -> int:
-        """How many columns of a step's numbers are gradient norms."""
-        targets = sum(output.columns for output in self._scorer.targets)
-        return self._scorer.columns - targets - (3 if self.has_labels else 1)
+        return self._step is not None and self._scorer.gradient_norms
 
     @contextlib.contextmanager
     def listening(self, dataset: Drawn) -> Iterator[None]:
@@ -136,9 +132,8 @@ class RecordingCallback(keras.callbacks.Callback):
         self._dataset = dataset
         with contextlib.ExitStack() as stack:
             if self._step is not None:
-                stack.enter_context(self._step.entered(dataset.most_unread))
                 self.journal = Journal()
-                self.journal.tap = self._step.tap
+                self.journal.tap = stack.enter_context(self._step.entered(dataset.most_unread))
             yield
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
@@ -169,7 +164,7 @@ class RecordingCallback(keras.callbacks.Callback):
             scores = {k: v[: len(indices)] for k, v in self._scorer(x, y).items()}
             loss = np.asarray(scores["loss"], np.float64)
             labels = self._scorer.labels
-            numbers: list[FloatArray] = [loss]
+            numbers: list[FloatArray] = [loss, loss]
             if labels is not None:
                 weights = [label.output.weight for label in labels]
                 numbers += [combined(scores, name, weights) for name in ("margin", "probability")]
@@ -202,24 +197,24 @@ class RecordingCallback(keras.callbacks.Callback):
                 stacklevel=2,
             )
             return
-        base = self._norms + (3 if self.has_labels else 1)
-        self._add(drawn, rows[:, :base])
+        columns = 4 if self.has_labels else 2
+        self._add(drawn, rows[:, :columns])
         if self.targets is not None and len(rows):
-            self.targets.add(np.concatenate(drawn)[: len(rows)], rows[:, base:])
+            self.targets.add(np.concatenate(drawn)[: len(rows)], rows[:, columns:])
         self._read_steps += len(drawn)
 
     def _add(self, batches: list[IntArray], numbers: FloatArray) -> None:
-        """Adds rows of the gradient norm, if it is recorded, the loss and what classifiers have.
+        """Adds rows to the record.
 
         Args:
             batches: list of int arrays, the examples of each batch.
-            numbers: float array, a row for each example, or for the first ones if training stopped.
+            numbers: float array, a row for each example, or for the first ones if training stopped,
+                as `ExampleMemory.record` takes them.
         """
         if not len(numbers):
             return
         indices = np.concatenate(batches)[: len(numbers)]
-        has_score = numbers.shape[1] in (2, 4)
-        finite = np.isfinite(numbers[:, int(has_score)])
+        finite = np.isfinite(numbers[:, 1])
         if self.diverged is None and not finite.all():
             place = int(np.argmin(finite))
             ends = np.cumsum([len(batch) for batch in batches])
@@ -232,9 +227,48 @@ class RecordingCallback(keras.callbacks.Callback):
         self.record.resize(size)
         if self.targets is not None:
             self.targets.resize(size)
-        self.record.record(
-            indices, numbers if has_score else np.concatenate([numbers[:, :1], numbers], axis=1)
-        )
+        self.record.record(indices, numbers)
+
+
+class RecordedStep:
+    """Records the numbers of the examples that a model's steps train on, in step order.
+
+    Args:
+        model: a compiled, built `keras.Model`.
+        scorer: its `LabelScorer`.
+    """
+
+    def __init__(self, model: keras.Model, scorer: LabelScorer) -> None:
+        self._own = OwnStep(model)
+        self._scorer = scorer
+        # Whether this thread is in a training step: validation computes losses too.
+        self._inside = threading.local()
+
+    @contextlib.contextmanager
+    def entered(self, rows: int) -> Iterator[Tap]:
+        """A context in which `model.fit` is recorded; restores the model at its end.
+
+        Args:
+            rows: int, how many examples there may be between two readings.
+
+        Yields:
+            The `Tap` of the scorer's `columns` numbers for each example.
+        """
+        tap = self._own.record(self._scorer.columns, rows)
+        with self._own.entered(self._train_step, self._inputs, self._scorer.of_outputs):
+            yield tap
+
+    def _train_step(self, *arguments: Any) -> Any:
+        self._inside.step = True
+        try:
+            return self._own.replaced(*arguments)
+        finally:
+            self._inside.step = False
+
+    def _inputs(self, y: ArrayTree, y_pred: ArrayTree) -> tuple[ArrayTree, ...] | None:
+        # A `train_step` of the model's own may compute losses of other outputs.
+        inside = getattr(self._inside, "step", False) and self._scorer.fits(y, y_pred)
+        return (y, y_pred) if inside else None
 
 
 _UNTIL_THEN = "Until then the record is made by forward passes over the data."

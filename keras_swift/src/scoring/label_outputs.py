@@ -7,13 +7,14 @@ activation, never by the type of the targets.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 from keras import ops
 
 from keras_swift.src._keras import mask_of
 from keras_swift.src._keras_losses import loss_settings
-from keras_swift.src._types import Tensor
+from keras_swift.src._types import ArrayTree, Tensor
 from keras_swift.src.scoring.output_loss import OutputLoss, has_own_call
 
 # A floor for probabilities in logarithms and divisors: negligible, and not yet 0 in float32.
@@ -140,19 +141,46 @@ def tempered(label: LabelOutput, y_pred: Tensor, temperature: Tensor) -> Tensor:
     return ops.exp(logits - ops.max(logits, axis=label.axis, keepdims=True))
 
 
-def label_means(label: LabelOutput, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor, Tensor]:
-    """Probability and margin of each example's labels, means over those that count.
+def labels_of(outputs: Sequence[OutputLoss]) -> tuple[LabelOutput, ...] | None:
+    """The `LabelOutput` of each output; `None` if one of them has no labels, or there is none.
+
+    All or none: a mean over only the classifying outputs would mean little.
+    """
+    found = [label_output(output) for output in outputs]
+    return None if None in found or not found else tuple(o for o in found if o is not None)
+
+
+def label_means(
+    labels: Sequence[LabelOutput], y_true: ArrayTree, y_pred: ArrayTree
+) -> list[Tensor]:
+    """Margin and probability of each example's labels, means over those that count.
 
     Args:
-        label, y_true, y_pred: as for `label_values`.
+        labels: sequence of `LabelOutput`; several are averaged by their loss weights.
+        y_true, y_pred: structures of tensors, aligned with the losses.
 
     Returns:
-        Two float32 tensors, shape `(n,)`; 0 where no label counts.
+        A list of two float tensors of shape `(n,)`, margin and probability, 0 for an example
+        without labels that count.
     """
-    probability, margin, counts = label_values(label, y_true, y_pred)
+    # Labels of an output with weight 0 are not trained on.
+    total = sum(label.output.weight for label in labels) or 1.0
+    means: list[list[Tensor]] = [[], []]
+    for label in labels:
+        probability, margin, counts = label_values(
+            label, label.output.of(y_true), label.output.of(y_pred)
+        )
+        mean = mean_over(counts)
+        for found, values in zip(means, (margin, probability), strict=True):
+            found.append(label.output.weight / total * mean(values))
+    return [sum(found) for found in means]
+
+
+def mean_over(counts: Tensor) -> Callable[[Tensor], Tensor]:
+    """A function for the mean of each example's values by these weights; 0 where these are 0."""
     total = sum_over_entries(counts)
     safe = ops.where(total == 0, ops.ones_like(total), total)
-    return sum_over_entries(probability * counts) / safe, sum_over_entries(margin * counts) / safe
+    return lambda values: sum_over_entries(values * counts) / safe
 
 
 def other_class(label: LabelOutput, y_true: Tensor, y_pred: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ class Scorer:
         self._masked_losses: list[bool] = []
         self._masked = False
         self._structure: ArrayTree = None
-        self._matching = Matching(None)
+        self.matching = Matching(None)
         self._training_argument = accepts_training(model)
         # One compiled function for each structure of the inputs.
         self._compiled: dict[str, Scoring] = {}
@@ -116,7 +116,7 @@ class Scorer:
         if self._built_for is not compile_loss(self.model):
             # The first batch, or the model has been compiled again.
             losses = build(self.model, x, y)
-            self.outputs, self._matching = losses.outputs, losses.matching
+            self.outputs, self.matching = losses.outputs, losses.matching
             if not losses.outputs and not all(map(callable, self.quantities)):
                 raise NoExampleLoss(f"{NEEDS_LOSS} {losses.missing} {GIVE_SCORE}")
             self._compiled = {}
@@ -166,7 +166,7 @@ class Scorer:
         Returns:
             A dict from quantity to tensor, as for a call.
         """
-        targets, outputs = self._matching.aligned(y, y_pred)
+        targets, outputs = self.matching.aligned(y, y_pred)
         self._structure = keras.tree.map_structure(lambda leaf: 0, outputs)
         weights = self._weights_of_losses(sample_weight)
         self._weight_axes, self._masked_losses, self._masked = [], [], False
@@ -187,7 +187,7 @@ class Scorer:
             results = {"valid": ops.stack(valid, axis=1), "loss": losses}
         for position, quantity in enumerate(self.quantities):
             if callable(quantity):
-                score = ops.convert_to_tensor(quantity(self._matching.like(y, y_pred), y_pred))
+                score = ops.convert_to_tensor(quantity(self.matching.like(y, y_pred), y_pred))
                 check_score_shape(score, quantity, keras.tree.flatten(y_pred)[0])
                 if sample_weight is not None:
                     score = score * _row_weights(sample_weight, score.dtype)
@@ -198,13 +198,6 @@ class Scorer:
             score = next(iter(results.values()))
             results["valid"] = ops.expand_dims(ops.ones_like(score), 1)
         return results
-
-    def compared(
-        self, y: ArrayTree, y_pred: ArrayTree
-    ) -> list[tuple[OutputLoss, ArrayTree, ArrayTree]]:
-        """`(OutputLoss, targets, outputs)` for each compiled loss."""
-        targets, outputs = self._matching.aligned(y, y_pred)
-        return [(output, output.of(targets), output.of(outputs)) for output in self.outputs]
 
     @property
     def has_masks(self) -> bool:
@@ -301,7 +294,7 @@ class Scorer:
     def _weights_of_losses(self, sample_weight: ArrayTree) -> list[Any]:
         """The user's weights for each compiled loss, from one array or a structure."""
         paths_of_losses = [output.path for output in self.outputs]
-        return self._matching.weights(sample_weight, self._structure, paths_of_losses)
+        return self.matching.weights(sample_weight, self._structure, paths_of_losses)
 
 
 def _weighted(importance: FloatArray, sample_weight: ArrayTree) -> ArrayTree:
