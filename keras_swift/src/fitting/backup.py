@@ -22,8 +22,8 @@ from keras_swift.src._keras import process_seed, resume_at, seed_variables
 from keras_swift.src._pages import read_on
 from keras_swift.src._types import Array, Logs, State
 from keras_swift.src.fitting.backup_file import VERSION, BackupFolder, Unit
+from keras_swift.src.fitting.journal import Run
 from keras_swift.src.fitting.random_states import random_states, restore_random_states
-from keras_swift.src.fitting.resumable import Run
 from keras_swift.src.fitting.states import alike
 from keras_swift.src.rules import check, plain
 

@@ -1,8 +1,9 @@
-"""What a model has told its sampler since an epoch began, so that the epoch can be drawn again.
+"""What a backup holds besides the model: what makes the batches, the run, and its journal.
 
 The batches of an epoch are determined by the state at its beginning and by what the model told the
-sampler during it: the numbers that its steps recorded, and scores. With both, another process draws
-the first steps of the epoch again without training on them, and every later batch is the same.
+sampler since, which the journal notes: the numbers that its steps recorded, and scores. With both,
+another process draws the first steps of the epoch again without training on them, and every later
+batch is the same.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
+import keras
 import numpy as np
 
 from keras_swift.src._state import SavedState
-from keras_swift.src._types import FloatArray
+from keras_swift.src._types import FloatArray, Logs, State
 from keras_swift.src.backends.base import Tap
 
 
@@ -101,3 +103,58 @@ class Journal:
             rows = np.concatenate([*self._unread, rows])
             self._unread = []
         return rows
+
+
+class Resumable(Protocol):
+    """What makes the batches of a run, whose state is saved and restored with it.
+
+    Attributes:
+        journal: `Journal` of what the model tells it.
+    """
+
+    @property
+    def journal(self) -> Journal: ...
+
+    def state(self) -> SavedState:
+        """State for `restore`, between two epochs."""
+
+    def restore(self, state: Any) -> None:
+        """Restores what `state` returned."""
+
+    def identity(self) -> State:
+        """What must be the same when a run is resumed: numbers and strings by name."""
+
+
+@dataclasses.dataclass
+class Run:
+    """A call of `fit`.
+
+    Attributes:
+        place: `Resumable`, or `None` in a `fit` of the user's, where Keras makes the batches.
+        identity: dict, what must be the same when the run is resumed.
+        at_epoch_begin: state of `place` when the epoch began.
+        reads_on: bool, whether an epoch continues in the data where the last one ended.
+    """
+
+    place: Resumable | None = None
+    identity: State = dataclasses.field(default_factory=lambda: {"trainer": "model.fit"})
+    at_epoch_begin: SavedState | None = None
+    reads_on: bool = False
+
+
+class EpochBegins(keras.callbacks.Callback):
+    """Keeps the state at the beginning of each epoch; placed before every callback that draws.
+
+    Args:
+        run: `Run`.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self._of = run
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        place = self._of.place
+        if place is not None and place.journal.is_kept:
+            self._of.at_epoch_begin = place.state()
+            place.journal.begin_epoch()

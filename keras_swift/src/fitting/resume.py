@@ -24,7 +24,7 @@ from keras_swift.src._pages import read_on
 from keras_swift.src._types import Array, Logs, State
 from keras_swift.src.fitting.backup import BackupAndRestore
 from keras_swift.src.fitting.backup_file import OF_KERAS, is_backup
-from keras_swift.src.fitting.resumable import Resumable, listed
+from keras_swift.src.fitting.journal import Resumable
 from keras_swift.src.fitting.states import alike, read_state, write_state
 
 # The version of the files saved beside a backup.
@@ -150,13 +150,12 @@ def layer_seeds(model: keras.Model) -> list[Array]:
 
 
 def resuming(
-    callbacks: Any, dataset: Resumable
+    callbacks: list[keras.callbacks.Callback], dataset: Resumable
 ) -> tuple[list[keras.callbacks.Callback], list[keras.callbacks.Callback]]:
     """Callbacks that save and restore a dataset's state beside the user's backups.
 
     Args:
-        callbacks: the user's: `None`, a callback, a structure of them or a
-            `CallbackList`.
+        callbacks: list of the user's.
         dataset: has `state()` and `restore(state)`.
 
     Returns:
@@ -204,10 +203,10 @@ def _json(path: str) -> Any:
         return json.load(file)
 
 
-def _directories(callbacks: Any) -> list[str]:
+def _directories(callbacks: list[keras.callbacks.Callback]) -> list[str]:
     """The local folders of Keras' own `BackupAndRestore` callbacks among these."""
     found = []
-    for callback in listed(callbacks):
+    for callback in callbacks:
         of_keras = isinstance(callback, keras.callbacks.BackupAndRestore)
         if not of_keras or isinstance(callback, BackupAndRestore):
             continue

@@ -19,8 +19,8 @@ from keras_swift.src._state import SavedState
 from keras_swift.src._types import ArrayTree, State
 from keras_swift.src.data.fingerprint import of_arrays
 from keras_swift.src.data.reader import Reader, ReaderState
-from keras_swift.src.fitting.callbacks import StepBarrier
 from keras_swift.src.fitting.journal import Journal
+from keras_swift.src.fitting.run import StepBarrier
 from keras_swift.src.importance.batch import Batch
 from keras_swift.src.importance.easing import Easing, EasingState
 from keras_swift.src.importance.epoch_steps import EpochSteps

@@ -14,9 +14,7 @@ import numpy as np
 
 from keras_swift.src import backends
 from keras_swift.src.fitting.arguments import FitArguments
-from keras_swift.src.fitting.callbacks import HideFromProgressBar, StepBarrier
-from keras_swift.src.fitting.resumable import listed
-from keras_swift.src.fitting.run import run_fit
+from keras_swift.src.fitting.run import HideFromProgressBar, StepBarrier, listed, run_fit
 from keras_swift.src.importance.batch import Batch
 from keras_swift.src.importance.callback import NOT_SHOWN, SamplingCallback
 from keras_swift.src.importance.feed import Feed

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_swift.src.fitting.resumable import Resumable
+from keras_swift.src.fitting.journal import Resumable
 from keras_swift.src.fitting.run import run_fit
 from keras_swift.src.swift.datasets import DrawnDataset, EpochCallback
 from keras_swift.src.swift.own_record import CountEpochs, OwnRecord, Place, RankAnew
