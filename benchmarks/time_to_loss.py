@@ -56,7 +56,7 @@ from tasks import TASKS, set_seed
 
 import keras_swift as ks
 from keras_swift.src.importance import prepare, remembered
-from keras_swift.src.importance.remembered_scores import RememberedScores
+from keras_swift.src.importance.resampling import RememberedScores
 
 SCHEDULES = ("cosine", "linear", "constant")
 METHODS = {

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from keras_swift.src.importance import resampling
 from keras_swift.src.importance.resampling import (
+    RememberedScores,
     draw,
     effective_sample_size,
     importance_weights,
@@ -15,6 +17,14 @@ SCORES = {
     "partly zero": np.r_[np.zeros(20), np.random.default_rng(2).random(17)],
     "tiny": np.full(5, 1e-300) * np.arange(5),
     "one": np.array([2.0]),
+}
+# Remembered scores: what is computed of them is what the arithmetic of whole arrays gives.
+CASES = {
+    "spread": np.array([0.1, 2.0, 0.0, 0.7, 5.0, 0.7, 0.2], np.float32),
+    "unknown": np.array([0.1, np.nan, 0.0, 0.7, 5.0, np.nan, 0.2], np.float32),
+    "equal": np.full(977, 0.7, np.float32),
+    "zero": np.zeros(7, np.float32),
+    "one known": np.array([np.nan, 2.0, np.nan], np.float32),
 }
 
 
@@ -107,3 +117,45 @@ def test_bad_scores_are_named(scores, message):
 def test_effective_sample_size_refuses_what_is_no_distribution():
     with pytest.raises(ValueError, match="sum to 1. Received: minimum=0.5, sum=1.5"):
         effective_sample_size([0.5, 0.5, 0.5])
+
+
+def filled(scores):
+    scores = scores.astype(np.float64)
+    return np.where(np.isnan(scores), np.nanmean(scores), scores)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(resampling, "BLOCK", 3)
+
+
+@pytest.mark.parametrize("floor", [0.2, 0.5])
+@pytest.mark.parametrize("name", CASES)
+def test_probabilities_weights_and_sums_are_those_of_whole_arrays(name, floor):
+    scores = RememberedScores(CASES[name], floor)
+    whole = filled(CASES[name])
+    probability = sampling_probability(whole, floor)
+    weights = importance_weights(probability)
+    np.testing.assert_allclose(scores.probability(), probability, rtol=1e-12)
+    numbers = np.arange(len(whole))[::-1]
+    np.testing.assert_allclose(scores.weights(numbers), weights[::-1], rtol=1e-12)
+    assert scores.tau == pytest.approx(variance_reduction(sampling_probability(whole)))
+    squares = whole**2
+    if squares.sum():
+        expected = squares.sum() / (weights * squares).sum()
+        assert scores.predict_gain() == pytest.approx(expected)
+    # The mean of the draw is unbiased, to the last bit if scores are equal.
+    assert (scores.probability() * scores.weights(np.arange(len(whole)))).sum() == pytest.approx(1)
+    assert name not in ("equal", "zero") or set(scores.weights(numbers)) == {1.0}
+
+
+def test_numbers_beyond_those_known_get_the_mean():
+    scores = RememberedScores(np.array([1.0, np.nan, 3.0], np.float32), 0.5)
+    assert scores.of(np.array([4, 0, 3, 1])).tolist() == [2.0, 1.0, 2.0, 2.0]
+    assert scores.known == 2 and len(scores) == 3
+
+
+def test_no_scores_are_no_reason_to_draw():
+    scores = RememberedScores(np.full(4, np.nan, np.float32), 0.5)
+    assert scores.known == 0 and np.isnan(scores.mean)
+    assert (scores.tau, scores.predict_gain()) == (1.0, 1.0)

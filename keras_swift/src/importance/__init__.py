@@ -4,8 +4,8 @@
 have `settings` and let `prepare` make a `feed`, which Keras reads. Its batches come from a
 `sampler`: `presampling` is Algorithm 1, with `gates` between uniform and importance batches;
 `remembered` draws by the scores of earlier steps, from the `parts` of arrays or from a `pool` of a
-stream; `remembered_scores` makes probabilities of them, and `step_records` reads them back.
-`easing` makes batches uniform once importance stops helping, `gain` measures how much it helps.
-`epoch_steps` counts steps and queues batches, `resampling` has the equations, `weighted_step`
-separates the weights inside a step.
+stream, and `step_records` reads these scores back. `easing` makes batches uniform once importance
+stops helping, and `gates` measures how much it helps. `epoch_steps` counts steps and queues
+batches, `resampling` has the equations, `weighted_step` separates the weights inside a step, and
+`running` calls `model.fit`.
 """

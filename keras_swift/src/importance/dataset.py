@@ -11,9 +11,9 @@ from keras_swift.src import backends
 from keras_swift.src._types import ArrayTree, Score, Seed
 from keras_swift.src.fitting.arguments import TrainingData
 from keras_swift.src.importance.batch import Batch, LazyItem
-from keras_swift.src.importance.callback import OwnFitCallback
 from keras_swift.src.importance.easing import Easing
 from keras_swift.src.importance.prepare import make_feed
+from keras_swift.src.importance.running import OwnFitCallback
 from keras_swift.src.importance.settings import FRESH_FLOOR, ImportanceSettings
 from keras_swift.src.rules import check, check_if_given, check_seed
 from keras_swift.src.scoring.compiled import needs_targets

@@ -1,10 +1,17 @@
-"""Gates decide, step by step, between a uniform batch and one drawn by fresh scores."""
+"""The variance gain of draws by importance, and what follows from it.
+
+Gates decide, step by step, between a uniform batch and one drawn by fresh scores. For remembered
+scores the gain is measured, and sets how large the steps may be.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any, Protocol
 
+import keras
+
+from keras_swift.src._keras import has_schedule, innermost
 from keras_swift.src._state import SavedState
 
 # The decay of the running mean in Algorithm 1 of the paper.
@@ -14,6 +21,8 @@ RATIOS = (2, 3, 5)
 # The cost of scoring an example in float32 over that of training on it: scoring is one forward
 # pass, and a training step costs as much as three.
 COST_RATIO = 1 / 3
+# The share of the realised gain's running mean that a new measurement replaces.
+NEW = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,24 +92,7 @@ def variance_gain(tau: float, ratio: float) -> float:
     return max(1.0, 1.0 / (1.0 / max(tau, 1.0) ** 2 + 1.0 / ratio))
 
 
-class _RunningTau:
-    """`tau <- a tau + (1 - a) tau_new` with `a = 0.9`, from 0 (Algorithm 1).
-
-    A measurement that stands for several steps counts as that many: with
-    `a**steps` in place of `a`, the mean is as if the same value had been
-    measured at each of them.
-    """
-
-    def __init__(self) -> None:
-        self.tau = 0.0
-
-    def update(self, tau: float, steps: int = 1) -> None:
-        """Adds a measured `tau` that stands for `steps` steps."""
-        kept = MOMENTUM**steps
-        self.tau = kept * self.tau + (1.0 - kept) * tau
-
-
-class PublishedGate(_RunningTau):
+class PublishedGate:
     """The paper's rule: open while the running mean of `tau` is above a threshold.
 
     Args:
@@ -125,11 +117,20 @@ class PublishedGate(_RunningTau):
     def __init__(
         self, presample_size: int, batch_size: int, tau_threshold: float | None = None
     ) -> None:
-        super().__init__()
         if tau_threshold is None:
             tau_threshold = (presample_size + 3 * batch_size) / (3 * batch_size)
         self.tau_threshold = tau_threshold
         self.ratio = presample_size / batch_size
+        self.tau = 0.0
+
+    def update(self, tau: float, steps: int = 1) -> None:
+        """Adds a measured `tau` that stands for `steps` steps.
+
+        Computes `tau <- a tau + (1 - a) tau_new` with `a = 0.9`, from 0 (Algorithm 1), and with
+        `a**steps` for several steps, as if the same value had been measured at each of them.
+        """
+        kept = MOMENTUM**steps
+        self.tau = kept * self.tau + (1.0 - kept) * tau
 
     @property
     def is_open(self) -> bool:
@@ -150,7 +151,7 @@ class PublishedGate(_RunningTau):
         self.tau = state.tau
 
 
-class CostGate(_RunningTau):
+class CostGate:
     """Open while the variance gain exceeds the cost of a step, `k > 1 + f r`.
 
     A step drawn from `r` batches costs `1 + f r` uniform steps and is worth
@@ -173,10 +174,9 @@ class CostGate(_RunningTau):
     """
 
     def __init__(self, ratios: tuple[float, ...], cost_ratio: float = COST_RATIO) -> None:
-        super().__init__()
         self._ratios = ratios
         self._cost_ratio = cost_ratio
-        self._weight = 0.0
+        self.tau = self._weight = 0.0
 
     def update(self, tau: float, steps: int = 1) -> None:
         """Adds a measured `tau` that stands for `steps` steps.
@@ -218,3 +218,73 @@ class CostGate(_RunningTau):
 
     def _worth(self, ratio: float) -> float:
         return variance_gain(self.tau, ratio) / (1.0 + self._cost_ratio * ratio)
+
+
+class RealisedGain:
+    """A running mean of the measured variance gain `k`.
+
+    A batch drawn with weights `w`, whose scores turn out to be `s`, has
+    `1 / k` of the second moment of a uniform one, with
+
+        k = sum(w s**2) sum(w) / (sum(w c s**2) sum(w / c)),
+
+    where `c` is `w`; while batches are uniform, `w` is 1 and `c` the weights
+    that they would have had. The sums with `s` are unbiased estimates of
+    second moments, whatever the probabilities were computed from, so `k`
+    accounts for stale scores. The other two sums have the expectation 1 for
+    each example; using their realised values removes the noise that comes
+    from which examples were drawn. Where all scores are the same, `k` is
+    never above 1.
+
+    Attributes:
+        value: float, the running mean; it starts from 1.0, so that it grows as the gain is
+            confirmed.
+        is_measured: bool, whether there was a measurement.
+
+    Example:
+        >>> gain = RealisedGain()
+        >>> gain.update(weights=1.0, uniform=3.0, drawn=1.0, inverse=1.0)
+        >>> gain.value
+        2.0
+    """
+
+    def __init__(self) -> None:
+        self.value = 1.0
+        self.is_measured = False
+
+    def update(self, weights: float, uniform: float, drawn: float, inverse: float) -> None:
+        """Adds the sums over the examples of some steps, as in `Moments`; ignores sums of 0."""
+        if uniform > 0 and drawn > 0 and inverse > 0:
+            self.value += NEW * (uniform * weights / (drawn * inverse) - self.value)
+            self.is_measured = True
+
+
+def step_power(optimizer: Any) -> float:
+    """The power of the variance gain by which the learning rate of a step may grow.
+
+    A batch with the noise of one `k` times as large allows a step `k` times
+    as large with stochastic gradient descent. Optimizers that divide by a
+    running size of the gradient, as Adam does, divide by its noise too:
+    their step may be `sqrt(k)` times as large. Below its best learning rate
+    even Adam gains more from `k`, so it gets `k` if the rate follows a
+    schedule: steps that are too large at first do no lasting harm, because
+    the rate decays.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`, or one that wraps it.
+
+    Returns:
+        1.0 for `keras.optimizers.SGD`, and for any optimizer whose rate
+        follows a schedule; else 0.5.
+
+    Example:
+        >>> step_power(keras.optimizers.SGD(0.1)), step_power(keras.optimizers.Adam())
+        (1.0, 0.5)
+
+    Reference:
+        Malladi, Lyu, Panigrahi and Arora, "On the SDEs and Scaling Rules for
+        Adaptive Gradient Algorithms", NeurIPS 2022, arXiv 2205.10287.
+    """
+    optimizer = innermost(optimizer)
+    whole = isinstance(optimizer, keras.optimizers.SGD) or has_schedule(optimizer)
+    return 1.0 if whole else 0.5

@@ -17,7 +17,7 @@ from keras_swift.src._state import SavedState
 from keras_swift.src._types import FloatArray, IntArray
 from keras_swift.src.data.draws import systematic_draw
 from keras_swift.src.data.reader import ArrayReader, Examples
-from keras_swift.src.importance.remembered_scores import RememberedScores
+from keras_swift.src.importance.resampling import RememberedScores
 
 # The number of parts of an epoch. With 2 or 8 of them, the training loss differs by 1 %.
 PARTS = 4

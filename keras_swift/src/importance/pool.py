@@ -26,7 +26,7 @@ from keras_swift.src.data.draws import draw_by_credit, first_credit
 from keras_swift.src.data.reader import Examples
 from keras_swift.src.importance import resampling
 from keras_swift.src.importance.parts import PARTS, Drawn, Taken
-from keras_swift.src.importance.remembered_scores import RememberedScores
+from keras_swift.src.importance.resampling import RememberedScores
 from keras_swift.src.records.identity import IdentityState
 from keras_swift.src.records.known_reader import Known, KnownReader, NotPooled
 from keras_swift.src.records.memory import ExampleMemory

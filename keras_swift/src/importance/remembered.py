@@ -23,9 +23,9 @@ from keras_swift.src.data.leaves import pieces
 from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.importance.batch import Batch
 from keras_swift.src.importance.easing import Easing
-from keras_swift.src.importance.gain import RealisedGain
+from keras_swift.src.importance.gates import RealisedGain
 from keras_swift.src.importance.parts import Parts, Taken
-from keras_swift.src.importance.remembered_scores import RememberedScores
+from keras_swift.src.importance.resampling import RememberedScores
 from keras_swift.src.importance.step_records import StepRecords, StepRecordsState
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.scoring.scorer import Scorer

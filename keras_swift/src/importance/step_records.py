@@ -26,7 +26,7 @@ UNREAD = 2**14
 
 @dataclasses.dataclass(frozen=True)
 class Moments(SavedState):
-    """Sums over the examples of some steps, from which `gain.RealisedGain` computes the gain.
+    """Sums over the examples of some steps, from which `gates.RealisedGain` computes the gain.
 
     Attributes:
         weights: float, the sum of the weights `w` they had.

@@ -19,7 +19,7 @@ from keras_swift.src.fitting.trainer import Trainer
 from keras_swift.src.importance import running
 from keras_swift.src.importance.easing import Easing
 from keras_swift.src.importance.feed import Feed
-from keras_swift.src.importance.gain import step_power
+from keras_swift.src.importance.gates import step_power
 from keras_swift.src.importance.parts import TOGETHER
 from keras_swift.src.importance.prepare import make_feed, remember
 from keras_swift.src.importance.recollection import Recollection
