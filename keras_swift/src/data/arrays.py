@@ -17,7 +17,9 @@ import scipy.sparse
 
 from keras_swift.src._types import Array, ArrayTree, IntArray, Tensor
 from keras_swift.src.data.leaves import (
+    RowsOnDisk,
     check_text,
+    is_mapped,
     is_ragged,
     is_sparse,
     is_text,
@@ -27,7 +29,6 @@ from keras_swift.src.data.leaves import (
     rows_by_rows,
     with_leaves,
 )
-from keras_swift.src.data.on_disk import RowsOnDisk, is_mapped
 
 # `(x, y, sample_weight)` of some examples.
 Data: TypeAlias = tuple[ArrayTree, ArrayTree, ArrayTree]

@@ -26,11 +26,10 @@ from keras_swift.src._types import ArrayTree, Score
 from keras_swift.src.data.leaves import is_ragged
 from keras_swift.src.data.reader import Reader
 from keras_swift.src.data.streams import is_stream
-from keras_swift.src.scoring.activations import output_activation
 from keras_swift.src.scoring.finite import check_weights_are_finite
 from keras_swift.src.scoring.forward import specified, symbolic_outputs, without_list_of_one
 from keras_swift.src.scoring.labels import label_check
-from keras_swift.src.scoring.output_loss import NoExampleLoss, OutputLoss
+from keras_swift.src.scoring.output_loss import NoExampleLoss, OutputLoss, output_activation
 from keras_swift.src.scoring.own_call import with_answers
 from keras_swift.src.scoring.structures import Matching, follow, paths, wrong_targets, wrong_weights
 from keras_swift.src.validation import why_own_batches

@@ -21,8 +21,8 @@ from keras_swift.src import backends
 from keras_swift.src._keras import mask_of
 from keras_swift.src._keras_losses import loss_settings
 from keras_swift.src._types import ArrayTree, Tensor
-from keras_swift.src.scoring.activations import Activation
 from keras_swift.src.scoring.output_loss import (
+    Activation,
     ExampleLosses,
     NoExampleLoss,
     OutputLoss,
