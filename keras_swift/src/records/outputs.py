@@ -15,7 +15,7 @@ from keras_swift.src._types import ArrayTree, FloatArray, IntArray, Tensor
 from keras_swift.src.backends.base import Values
 from keras_swift.src.records.targets import TargetOutput
 from keras_swift.src.scoring.compiled import build, compiled_losses
-from keras_swift.src.scoring.forward import accepts_training
+from keras_swift.src.scoring.forward import outputs_with
 from keras_swift.src.scoring.gradient_norm import (
     example_losses,
     pre_activation_gradient,
@@ -24,14 +24,13 @@ from keras_swift.src.scoring.gradient_norm import (
 from keras_swift.src.scoring.label_outputs import (
     CATEGORICAL,
     LabelOutput,
-    broadcast,
     label_means,
     label_values,
     labels_of,
     mean_over,
-    sum_over_entries,
     tempered,
 )
+from keras_swift.src.scoring.output_loss import over_axes, to_rank
 from keras_swift.src.validation import check_model
 
 
@@ -110,7 +109,6 @@ class LabelScorer:
         self.targets = tuple(targets)
         self.columns = 2 if self.labels is None else 4
         self.columns += sum(output.columns for output in self.targets)
-        self._training_argument = accepts_training(model)
         self._compiled = backends.active().compile_scoring(self._quantities, model)
 
     def __call__(
@@ -183,8 +181,7 @@ class LabelScorer:
     def _quantities(
         self, values: Values, x: ArrayTree, y: ArrayTree, sample_weight: ArrayTree = None
     ) -> dict[str, Tensor]:
-        arguments = {"training": False} if self._training_argument else {}
-        y_pred, _ = self._model.stateless_call(*values, x, **arguments)
+        y_pred = outputs_with(self._model, values, x)
         paths = [output.path for output in self._outputs]
         weights = self._matching.weights(sample_weight, y_pred, paths)
         y, y_pred = self._matching.aligned(y, y_pred)
@@ -205,10 +202,10 @@ class LabelScorer:
             of = label.output.of
             probability, margin, counts = label_values(label, of(y), of(y_pred))
             if weight is not None:
-                counts = counts * broadcast(ops.cast(weight, "float32"), counts)
+                counts = counts * to_rank(ops.cast(weight, "float32"), len(counts.shape))
             mean = mean_over(counts)
             right = ops.cast(margin > 0, "float32")
-            share = sum_over_entries(counts) / math.prod(counts.shape[1:])
+            share = over_axes(ops.sum, counts) / math.prod(counts.shape[1:])
             columns.append((*map(mean, (probability, margin, right)), share))
             if len(self._temperatures):
                 curves.append(self._curves(label, of(y), of(y_pred), mean))

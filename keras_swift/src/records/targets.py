@@ -20,11 +20,10 @@ from keras_swift.src.scoring.gradient_norm import example_losses
 from keras_swift.src.scoring.label_outputs import (
     BINARY,
     LabelOutput,
-    broadcast,
     label_output,
     label_values,
 )
-from keras_swift.src.scoring.output_loss import OutputLoss
+from keras_swift.src.scoring.output_loss import OutputLoss, to_rank
 from keras_swift.src.scoring.structures import follow
 
 # Parts of the names of losses that compare a predicted number with the target.
@@ -98,7 +97,7 @@ class TargetOutput:
             y = ops.reshape(ops.cast(ops.convert_to_tensor(y), "float32"), ops.shape(y_pred))
             parts, counts = [y - y_pred], ops.ones_like(y_pred)
             if mask is not None:
-                counts = counts * broadcast(ops.cast(mask, "float32"), counts)
+                counts = counts * to_rank(ops.cast(mask, "float32"), len(counts.shape))
         nothing = ops.full_like(counts, float("nan"))
         found = [
             ops.reshape(ops.where(counts > 0, part, nothing), (-1, self.size)) for part in parts

@@ -9,6 +9,7 @@ import keras
 
 from keras_swift.src import backends
 from keras_swift.src._types import ArrayTree
+from keras_swift.src.backends.base import Values
 from keras_swift.src.data.leaves import is_text, present_leaves, with_leaves
 
 
@@ -36,6 +37,13 @@ def predicted(model: keras.Model, x: ArrayTree) -> tuple[ArrayTree, list[Any]]:
     with keras.StatelessScope(local, collect_losses=True) as scope:
         y_pred = model(tensors(x), **arguments)
     return without_list_of_one(y_pred), scope.losses
+
+
+def outputs_with(model: keras.Model, values: Values, x: ArrayTree) -> ArrayTree:
+    """The outputs of a built model with these values of its variables, in inference mode."""
+    arguments = {"training": False} if accepts_training(model) else {}
+    y_pred, _ = model.stateless_call(*values, x, **arguments)
+    return y_pred
 
 
 def tensors(structure: ArrayTree) -> ArrayTree:

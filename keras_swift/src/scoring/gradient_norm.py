@@ -27,6 +27,8 @@ from keras_swift.src.scoring.output_loss import (
     NoExampleLoss,
     OutputLoss,
     has_own_call,
+    over_axes,
+    to_rank,
 )
 from keras_swift.src.scoring.own_call import own_losses
 from keras_swift.src.validation import UnfitData
@@ -191,10 +193,10 @@ def _weighted_losses(
         )
     joint = _joint_mask(mask, values)
     share = _share(values, loss, joint, sample_weight)
-    losses = _over_axes(ops.sum, values * share)
+    losses = over_axes(ops.sum, values * share)
     valid = ops.ones_like(losses)
     if joint is not None:
-        valid = _over_axes(ops.mean, ops.cast(joint, losses.dtype))
+        valid = over_axes(ops.mean, ops.cast(joint, losses.dtype))
     return losses, valid, share
 
 
@@ -212,9 +214,9 @@ def _share(
     rank = len(values.shape)
     share = ops.ones_like(values)
     if mask is not None:
-        share = share * _to_rank(ops.cast(mask, values.dtype), rank)
+        share = share * to_rank(ops.cast(mask, values.dtype), rank)
     if sample_weight is not None:
-        weights = _to_rank(ops.cast(sample_weight, values.dtype), rank)
+        weights = to_rank(ops.cast(sample_weight, values.dtype), rank)
         fits = all(
             w == v or w == 1 or None in (w, v)
             for w, v in zip(weights.shape[1:], values.shape[1:], strict=False)
@@ -234,20 +236,6 @@ def _share(
             math.prod(sizes) if known else ops.cast(ops.size(values[:1]), values.dtype)
         )
     return share
-
-
-def _to_rank(tensor: Tensor, rank: int) -> Tensor:
-    while len(tensor.shape) > rank and tensor.shape[-1] == 1:
-        tensor = ops.squeeze(tensor, axis=-1)
-    while len(tensor.shape) < rank:
-        tensor = ops.expand_dims(tensor, axis=-1)
-    return tensor
-
-
-def _over_axes(reduce: Callable[..., Tensor], tensor: Tensor) -> Tensor:
-    """Reduces all axes but the first."""
-    axes = tuple(range(1, len(tensor.shape)))
-    return reduce(tensor, axis=axes) if axes else tensor
 
 
 def _closed_form(output: OutputLoss, y_true: Tensor, y_pred: Tensor) -> Tensor | None:
@@ -321,4 +309,4 @@ def _pull_back(activation: Activation | None, y_pred: Tensor, gradient: Tensor) 
 
 def row_norms(tensor: Tensor) -> Tensor:
     """The Euclidean norm of each row over all its other axes, shape `(B,)`."""
-    return ops.sqrt(_over_axes(ops.sum, ops.square(tensor)))
+    return ops.sqrt(over_axes(ops.sum, ops.square(tensor)))

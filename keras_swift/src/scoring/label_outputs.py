@@ -15,7 +15,7 @@ from keras import ops
 from keras_swift.src._keras import mask_of
 from keras_swift.src._keras_losses import loss_settings
 from keras_swift.src._types import ArrayTree, Tensor
-from keras_swift.src.scoring.output_loss import OutputLoss, has_own_call
+from keras_swift.src.scoring.output_loss import OutputLoss, has_own_call, over_axes, to_rank
 
 # A floor for probabilities in logarithms and divisors: negligible, and not yet 0 in float32.
 _SMALLEST = 1e-30
@@ -94,27 +94,25 @@ def label_values(
     mask = mask_of(y_pred)
     y_pred = ops.cast(y_pred, "float32")
     y_true = ops.convert_to_tensor(y_true)
+    labels = None
     if label.kind == BINARY:
         p = ops.sigmoid(y_pred) if label.from_logits else y_pred
-        target = _like(ops.cast(y_true, "float32"), p)
+        target = to_rank(ops.cast(y_true, "float32"), len(p.shape))
         probability = target * p + (1.0 - target) * (1.0 - p)
-        counts = ops.ones_like(probability)
-        if mask is not None:
-            counts = counts * broadcast(ops.cast(mask, "float32"), counts)
-        return probability, 2.0 * probability - 1.0, counts
-    labels, y_pred, target = with_classes_last(label.axis, y_true, y_pred)
-    classes = y_pred.shape[-1]
-    if label.from_logits:
-        p = ops.softmax(y_pred, axis=-1)
+        margin = 2.0 * probability - 1.0
     else:
-        p = y_pred / ops.maximum(ops.sum(y_pred, axis=-1, keepdims=True), _SMALLEST)
-    probability = ops.sum(target * p, axis=-1)
-    other = p - 2.0 * ops.one_hot(labels, classes, dtype="float32")
-    margin = probability - ops.max(other, axis=-1)
+        labels, y_pred, target = with_classes_last(label.axis, y_true, y_pred)
+        if label.from_logits:
+            p = ops.softmax(y_pred, axis=-1)
+        else:
+            p = y_pred / ops.maximum(ops.sum(y_pred, axis=-1, keepdims=True), _SMALLEST)
+        probability = ops.sum(target * p, axis=-1)
+        other = p - 2.0 * ops.one_hot(labels, y_pred.shape[-1], dtype="float32")
+        margin = probability - ops.max(other, axis=-1)
     counts = ops.ones_like(probability)
     if mask is not None:
-        counts = counts * broadcast(ops.cast(mask, "float32"), counts)
-    if label.ignored is not None:
+        counts = counts * to_rank(ops.cast(mask, "float32"), len(counts.shape))
+    if labels is not None and label.ignored is not None:
         counts = counts * ops.cast(ops.not_equal(labels, label.ignored), "float32")
     return probability, margin, counts
 
@@ -178,9 +176,9 @@ def label_means(
 
 def mean_over(counts: Tensor) -> Callable[[Tensor], Tensor]:
     """A function for the mean of each example's values by these weights; 0 where these are 0."""
-    total = sum_over_entries(counts)
+    total = over_axes(ops.sum, counts)
     safe = ops.where(total == 0, ops.ones_like(total), total)
-    return lambda values: sum_over_entries(values * counts) / safe
+    return lambda values: over_axes(ops.sum, values * counts) / safe
 
 
 def other_class(label: LabelOutput, y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -229,27 +227,3 @@ def with_classes_last(axis: int, y_true: Tensor, y_pred: Tensor) -> tuple[Tensor
         labels = ops.squeeze(y_true, axis=-1 if y_true.shape[-1] == 1 else axis)
     labels = ops.cast(labels, "int32")
     return labels, y_pred, ops.one_hot(labels, classes, dtype="float32")
-
-
-def sum_over_entries(tensor: Tensor) -> Tensor:
-    """The sum over all axes but the first."""
-    axes = tuple(range(1, len(tensor.shape)))
-    return ops.sum(tensor, axis=axes) if axes else tensor
-
-
-def _like(target: Tensor, p: Tensor) -> Tensor:
-    """Targets with as many axes as the predictions: an axis of length 1 is added or removed."""
-    while len(target.shape) < len(p.shape):
-        target = ops.expand_dims(target, axis=-1)
-    while len(target.shape) > len(p.shape) and target.shape[-1] == 1:
-        target = ops.squeeze(target, axis=-1)
-    return target
-
-
-def broadcast(weight: Tensor, like: Tensor) -> Tensor:
-    """Weights or masks with as many axes as the labels, so that they broadcast."""
-    while len(weight.shape) > len(like.shape) and weight.shape[-1] == 1:
-        weight = ops.squeeze(weight, axis=-1)
-    while len(weight.shape) < len(like.shape):
-        weight = ops.expand_dims(weight, axis=-1)
-    return weight

@@ -6,9 +6,11 @@ The last activation of its output is read off the model's graph.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import keras
+from keras import ops
 
 from keras_swift.src._keras import history_of, number_of_calls
 from keras_swift.src._types import ArrayTree, Path, Tensor
@@ -119,6 +121,21 @@ class ExampleLosses:
     valid: Tensor
     axes: tuple[int, ...]
     masked: bool
+
+
+def to_rank(tensor: Tensor, rank: int) -> Tensor:
+    """The tensor with `rank` axes: axes of length 1 are added or removed at its end."""
+    while len(tensor.shape) > rank and tensor.shape[-1] == 1:
+        tensor = ops.squeeze(tensor, axis=-1)
+    while len(tensor.shape) < rank:
+        tensor = ops.expand_dims(tensor, axis=-1)
+    return tensor
+
+
+def over_axes(reduce: Callable[..., Tensor], tensor: Tensor) -> Tensor:
+    """Reduces all axes but the first."""
+    axes = tuple(range(1, len(tensor.shape)))
+    return reduce(tensor, axis=axes) if axes else tensor
 
 
 def output_activation(tensor: keras.KerasTensor) -> Activation:

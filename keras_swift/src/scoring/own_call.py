@@ -33,6 +33,7 @@ from keras_swift.src.scoring.output_loss import (
     Reduces,
     UnweightedLoss,
     has_own_call,
+    over_axes,
 )
 from keras_swift.src.scoring.structures import Matching
 from keras_swift.src.validation import UnfitData
@@ -320,5 +321,4 @@ def _weight_axes(answer: OwnCall, mask: Tensor | None) -> tuple[int, ...]:
 def _valid_shares(output: OutputLoss, mask: Tensor | None, like: Tensor) -> Tensor:
     if mask is None or _answer_of(output).reduces != "masked_mean":
         return ops.ones_like(like)
-    shares = ops.cast(mask, like.dtype)
-    return ops.mean(shares, axis=tuple(range(1, len(shares.shape)))) if shares.shape[1:] else shares
+    return over_axes(ops.mean, ops.cast(mask, like.dtype))

@@ -21,7 +21,7 @@ from keras_swift.src.backends.base import Scoring, Values
 from keras_swift.src.data.leaves import present_leaves, structure_key, with_leaves
 from keras_swift.src.rules import check
 from keras_swift.src.scoring.compiled import GIVE_SCORE, NEEDS_LOSS, build
-from keras_swift.src.scoring.forward import accepts_training
+from keras_swift.src.scoring.forward import outputs_with
 from keras_swift.src.scoring.gradient_norm import pre_activation_gradient, row_norms
 from keras_swift.src.scoring.output_loss import NoExampleLoss, OutputLoss
 from keras_swift.src.scoring.structures import Matching, paths
@@ -81,10 +81,8 @@ class Scorer:
         self.outputs: list[OutputLoss] = []
         self._weight_axes: list[tuple[int, ...]] = []
         self._masked_losses: list[bool] = []
-        self._masked = False
         self._structure: ArrayTree = None
         self.matching = Matching(None)
-        self._training_argument = accepts_training(model)
         # One compiled function for each structure of the inputs.
         self._compiled: dict[str, Scoring] = {}
         self._built_for = _NOT_BUILT
@@ -128,30 +126,17 @@ class Scorer:
         """The compiled function for inputs of this structure; it takes their leaves."""
         key = structure_key(inputs)
         if key not in self._compiled:
-            self._compiled[key] = self._compile(inputs)
+            # No framework accepts `None` as an array.
+            like = keras.tree.map_structure(lambda leaf: None if leaf is None else 0, inputs)
+
+            def quantities(values: Values, *leaves: Tensor) -> dict[str, Tensor]:
+                # On a compiling backend this runs once for each set of shapes.
+                self.traces += 1
+                x, y, sample_weight = (*with_leaves(like, leaves), None)[:3]
+                return self.of_outputs(y, outputs_with(self.model, values, x), sample_weight)
+
+            self._compiled[key] = backends.active().compile_scoring(quantities, self.model)
         return self._compiled[key]
-
-    def _compile(self, inputs: tuple[ArrayTree, ...]) -> Scoring:
-        # No framework accepts `None` as an array.
-        like = keras.tree.map_structure(lambda leaf: None if leaf is None else 0, inputs)
-
-        def quantities(values: Values, *leaves: Tensor) -> dict[str, Tensor]:
-            return self._quantities(values, like, leaves)
-
-        return backends.active().compile_scoring(quantities, self.model)
-
-    def _quantities(
-        self,
-        values: Values,
-        like: ArrayTree,
-        leaves: tuple[Tensor, ...],
-    ) -> dict[str, Tensor]:
-        # On a compiling backend this runs once for each set of shapes.
-        self.traces += 1
-        trainable, non_trainable = values
-        x, y, sample_weight = (*with_leaves(like, leaves), None)[:3]
-        y_pred = self._predicted(trainable, non_trainable, x)
-        return self.of_outputs(y, y_pred, sample_weight)
 
     def of_outputs(
         self, y: ArrayTree, y_pred: ArrayTree, sample_weight: ArrayTree = None
@@ -169,7 +154,7 @@ class Scorer:
         targets, outputs = self.matching.aligned(y, y_pred)
         self._structure = keras.tree.map_structure(lambda leaf: 0, outputs)
         weights = self._weights_of_losses(sample_weight)
-        self._weight_axes, self._masked_losses, self._masked = [], [], False
+        self._weight_axes, self._masked_losses = [], []
         losses, square = 0.0, 0.0
         valid: list[Tensor] = []
         for output, weight in zip(self.outputs, weights, strict=True):
@@ -178,7 +163,6 @@ class Scorer:
             # loss need all its axes; those of others broadcast.
             self._weight_axes.append(found.axes if found.masked else (1,) * len(found.axes))
             self._masked_losses.append(found.masked)
-            self._masked |= found.masked
             losses = losses + found.losses * output.weight
             square = square + ops.square(row_norms(found.gradient))
             valid.append(found.valid)
@@ -202,21 +186,13 @@ class Scorer:
     @property
     def has_masks(self) -> bool:
         """bool, whether an output carries a mask; known once a batch has been scored."""
-        return self._masked
+        return any(self._masked_losses)
 
     @property
     def score_name(self) -> str:
         """str, the key of the first quantity in the results."""
         name = self.quantities[0]
         return name if isinstance(name, str) else "custom_0"
-
-    def _predicted(
-        self, trainable: list[Tensor], non_trainable: list[Tensor], x: ArrayTree
-    ) -> ArrayTree:
-        """The outputs for `x`."""
-        arguments = {"training": False} if self._training_argument else {}
-        y_pred, _ = self.model.stateless_call(trainable, non_trainable, x, **arguments)
-        return y_pred
 
     def loss_weights(
         self,
@@ -288,7 +264,7 @@ class Scorer:
         outputs allows nothing else.
         """
         return keras.tree.is_nested(self._structure) and (
-            self._masked or keras.tree.is_nested(sample_weight) or len(set(self._weight_axes)) > 1
+            self.has_masks or keras.tree.is_nested(sample_weight) or len(set(self._weight_axes)) > 1
         )
 
     def _weights_of_losses(self, sample_weight: ArrayTree) -> list[Any]:
