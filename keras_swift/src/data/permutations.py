@@ -36,7 +36,7 @@ class Permutations:
     """
 
     def __init__(self, size: int, generator: np.random.Generator | None) -> None:
-        self._size = size
+        self.size = size
         self._generator = generator
         self._order: IntArray | None = None
         self._next = 0
@@ -46,7 +46,7 @@ class Permutations:
         taken: list[IntArray] = []
         while count > 0:
             order = self._order
-            if order is None or self._next == self._size:
+            if order is None or self._next == self.size:
                 if taken and not across:
                     break
                 order = self._renew()
@@ -59,22 +59,17 @@ class Permutations:
     def _renew(self) -> IntArray:
         self._next = 0
         self._order = order = (
-            np.arange(self._size)
+            np.arange(self.size)
             if self._generator is None
-            else self._generator.permutation(self._size)
+            else self._generator.permutation(self.size)
         )
         return order
 
     @property
-    def size(self) -> int:
-        """int, how many indices an order has."""
-        return self._size
-
-    @property
     def left(self) -> int:
         """int, how many indices are left in this order, or in the next one if it has ended."""
-        ended = self._order is None or self._next == self._size
-        return self._size if ended else self._size - self._next
+        ended = self._order is None or self._next == self.size
+        return self.size if ended else self.size - self._next
 
     def step_back(self, count: int) -> None:
         """Makes `take` return the last `count` indices again; these must be of one order."""
@@ -83,14 +78,14 @@ class Permutations:
     def upcoming(self, count: int) -> list[int]:
         """The indices that `take` returns next, up to `count`, all of one order."""
         order = self._order
-        if order is None or self._next == self._size:
+        if order is None or self._next == self.size:
             order = self._renew()
         indices: list[int] = order[self._next : self._next + count].tolist()
         return indices
 
     def restart(self, size: int | None = None) -> None:
         """Makes the next `take` begin a new order, of `size` examples if that is given."""
-        self._size = self._size if size is None else size
+        self.size = self.size if size is None else size
         self._order, self._next = None, 0
 
     def state(self) -> PermutationState:

@@ -169,6 +169,9 @@ class ArrayReader:
         batch_size: int, `b`.
         generators: two `np.random.Generator`.
         shuffle: bool, whether the data is permuted.
+
+    Attributes:
+        most_together: int, how many batches may be drawn ahead, given the memory they take.
     """
 
     def __init__(
@@ -189,7 +192,7 @@ class ArrayReader:
             has_one_shape=True,
         )
         size: int = sum(leaf.nbytes for leaf in present_leaves(self.first(self.batch_size)))
-        self._together = max(1, min(TOGETHER, TOGETHER_BYTES // max(1, size)))
+        self.most_together = max(1, min(TOGETHER, TOGETHER_BYTES // max(1, size)))
         orders = [generator if shuffle else None for generator in generators]
         self._uniform = Permutations(source.size, orders[0])
         self._presample = Permutations(source.size, orders[1])
@@ -219,7 +222,7 @@ class ArrayReader:
 
     def uniform(self, by_index: bool = False) -> Examples:
         """The next uniform batch, smaller at a pass's end; with `by_index`, without `x` and `y`."""
-        return self._take(self._uniform.take(self.batch_size, across=False), by_index)
+        return self.examples(self._uniform.take(self.batch_size, across=False), by_index)
 
     @property
     def size(self) -> int:
@@ -234,14 +237,9 @@ class ArrayReader:
         """Whether the current permutation of uniform batches has been read in part."""
         return self._uniform.left < self.size
 
-    @property
-    def most_together(self) -> int:
-        """How many batches may be drawn ahead, given the memory they take."""
-        return self._together
-
     def examples(self, indices: IntArray, by_index: bool = False) -> Examples:
         """The examples at these indices; with `by_index`, without `x` and `y`."""
-        return self._take(indices, by_index)
+        return Examples(self.source.take(indices, only_weights=by_index), indices)
 
     def uniform_indices(self, count: int) -> IntArray:
         """The next `count` indices of the permutation; fewer at its end."""
@@ -249,20 +247,17 @@ class ArrayReader:
 
     def presample(self, size: int) -> Examples:
         """The next presample."""
-        presample = self._take(self._presample.take(size))
+        presample = self.examples(self._presample.take(size))
         return dataclasses.replace(presample, batches=size / self.batch_size)
 
     @property
     def together(self) -> int:
         """How many uniform batches may be drawn ahead."""
-        return min(self._together, math.ceil(self._uniform.left / self.batch_size))
+        return min(self.most_together, math.ceil(self._uniform.left / self.batch_size))
 
     def take_back(self, count: int) -> None:
         """Makes `uniform` return the last `count` examples again; at most those drawn together."""
         self._uniform.step_back(count)
-
-    def _take(self, indices: IntArray, by_index: bool = False) -> Examples:
-        return Examples(self.source.take(indices, only_weights=by_index), indices)
 
     def begin_epoch(self) -> None:
         """Called when an epoch begins."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_swift.src.data.arrays import Data
+from keras_swift.src.data.arrays import Data, select
 from keras_swift.src.data.read import Read, StreamBatch
 from keras_swift.src.data.reader import Examples, ItemForm, ReaderState
 from keras_swift.src.data.streams import Stream, is_dataset, is_endless
@@ -43,6 +42,8 @@ class StreamReader:
     Attributes:
         stream: the source, or a list of the batches of a generator that was read to its end.
         class_weight: as given.
+        batches: `Stream` of the uniform batches.
+        is_shared: bool, whether the source can be read only once.
 
     Raises:
         ValueError: if the number of steps cannot be known.
@@ -63,21 +64,21 @@ class StreamReader:
         is_generator = isinstance(source, Iterator) and not is_dataset(source)
         if steps_per_epoch is None and is_generator:
             source = _held(source)
-        self._uniform = Stream(source, orders[0], class_weight, needs_targets)
-        self._shared = self._uniform.is_shared
+        self.batches = Stream(source, orders[0], class_weight, needs_targets)
+        self.is_shared = self.batches.is_shared
         self._presample = (
-            self._uniform
-            if self._shared
+            self.batches
+            if self.is_shared
             else Stream(source, orders[1], class_weight, needs_targets)
         )
         self.stream, self.class_weight = source, class_weight
         self.source = None
         # A `PyDataset` may have no batches before its epoch begins, so it begins here.
-        self._uniform.begin_epoch()
+        self.batches.begin_epoch()
         self._has_begun = True
-        self._uniform.begin_before_the_last()
-        with self._uniform.unchanged():
-            first = self._uniform.next_read()
+        self.batches.begin_before_the_last()
+        with self.batches.unchanged():
+            first = self.batches.next_read()
         self._first, self.has_ids = first.data, first.ids is not None
         # Some streams state their batch size, but a batch may still be smaller.
         self.form = ItemForm(
@@ -87,24 +88,19 @@ class StreamReader:
             element_spec=getattr(source, "element_spec", None),
         )
         self.batch_size = len(Examples(self._first, None))
-        self.num_batches = steps_per_epoch or self._uniform.length or self._counted(source, warns)
+        self.num_batches = steps_per_epoch or self.batches.length or self._counted(source, warns)
         # A pass may end before the steps of an epoch, and its length is not known.
-        ends = self._uniform.length is None and not self._shared and not is_endless(source)
+        ends = self.batches.length is None and not self.is_shared and not is_endless(source)
         self.is_open_ended = steps_per_epoch is not None and ends
         # Batches are drawn one by one: a step may change the source of the next.
         self.together = 1
 
     @property
-    def is_shared(self) -> bool:
-        """bool, whether the source can be read only once."""
-        return self._shared
-
-    @property
     def pass_length(self) -> float:
         """How many batches a pass has, infinity while that is not known."""
         if self.is_open_ended:
-            return self._uniform.counted or self._presample.counted or math.inf
-        return self._uniform.length or self.num_batches
+            return self.batches.counted or self._presample.counted or math.inf
+        return self.batches.length or self.num_batches
 
     def goes_on(self, steps: int, are_waiting: bool) -> bool:
         """Whether a pass goes on.
@@ -113,12 +109,12 @@ class StreamReader:
             steps: int, how many steps of it were taken.
             are_waiting: bool, whether batches for later steps have already been read.
         """
-        if math.isinf(self.pass_length) and not are_waiting and not self._uniform.has_more():
+        if math.isinf(self.pass_length) and not are_waiting and not self.batches.has_more():
             return False
         return steps < self.pass_length
 
     def _counted(self, source: Any, warns: bool) -> int:
-        if self._shared or is_endless(source):
+        if self.is_shared or is_endless(source):
             raise ValueError(
                 "`steps_per_epoch` must be given for a source without an end. Received: "
                 f"steps_per_epoch=None with x of type {type(source).__name__}."
@@ -137,21 +133,13 @@ class StreamReader:
 
     def first(self, count: int) -> Data:
         """The first `count` examples of the first batch, repeated if fewer; changes no state."""
-        indices = np.arange(count) % self.batch_size
-        x, y, sample_weight = (
-            None
-            if part is None
-            else keras.tree.map_structure(
-                lambda leaf: None if leaf is None else leaf[indices], part
-            )
-            for part in self._first
-        )
+        x, y, sample_weight = select(self._first, np.arange(count) % self.batch_size)
         return x, y, sample_weight
 
     def specimens(self, count: int) -> list[Examples]:
         """The next batches, up to `count`, fewer at the end; `uniform` returns them again."""
         found: list[Examples] = []
-        with self._uniform.unchanged():
+        with self.batches.unchanged():
             while len(found) < count:
                 try:
                     found.append(self.uniform())
@@ -163,7 +151,7 @@ class StreamReader:
 
     def uniform(self, by_index: bool = False) -> Examples:
         """The next batch."""
-        return Examples(self._uniform.next_read().data, None)
+        return Examples(self.batches.next_read().data, None)
 
     def take_back(self, count: int) -> None:
         """Does nothing: a stream never draws ahead."""
@@ -175,36 +163,30 @@ class StreamReader:
             ValueError: if they differ in form, or a generator ends; the next
                 call then reads the same batches.
         """
+        count = size // self.batch_size
         with self._presample.all_or_none():
-            return self._joined(size // self.batch_size)
-
-    def _joined(self, count: int) -> Examples:
-        batches = [self._presample.next_batch() for _ in range(count)]
-        return Examples(joined(batches), None, count)
+            batches = [self._presample.next_batch() for _ in range(count)]
+            return Examples(joined(batches), None, count)
 
     def identity(self) -> Any:
         """Identifies the source: equal for the same one with as many batches."""
         try:
-            return [weakref.ref(self.stream), self._uniform.length]
+            return [weakref.ref(self.stream), self.batches.length]
         except TypeError:
             return [object()]
 
     @property
     def has_places(self) -> bool:
         """Whether each example is found again by its batch and row: in a finite `PyDataset`."""
-        return is_dataset(self.stream) and not self._shared
+        return is_dataset(self.stream) and not self.is_shared
 
     @property
     def whole_pass(self) -> float:
         """How many batches hold every example once; infinity if that is not known."""
-        if self._shared or is_endless(self.stream):
+        if self.is_shared or is_endless(self.stream):
             return math.inf
-        counted = self._uniform.length or self._uniform.counted
+        counted = self.batches.length or self.batches.counted
         return counted or (math.inf if self.is_open_ended else self.num_batches)
-
-    def know_by(self, key: Callable[[Read], Any]) -> None:
-        """Stores `key(read)` with each uniform batch as it is read, perhaps in a thread."""
-        self._uniform.know_by(key)
 
     @property
     def has_hooks(self) -> bool:
@@ -215,57 +197,32 @@ class StreamReader:
             for name in ("on_epoch_begin", "on_epoch_end")
         )
 
-    @property
-    def in_hand(self) -> int:
-        """int, how many of the next uniform batches have already been read."""
-        return self._uniform.in_hand
-
-    def read_ahead(self, count: int, in_thread: bool) -> None:
-        """Lets a `PyDataset`'s workers, or a thread, read so many uniform batches ahead."""
-        self._uniform.read_ahead(count, in_thread)
-
-    def next_read(self) -> Read:
-        """The next uniform batch and what is known of it."""
-        return self._uniform.next_read()
-
-    def read_item(self, index: int) -> Read:
-        """A batch of a `PyDataset` by its index; the stream keeps its position."""
-        return self._uniform.read_item(index)
-
-    def unchanged(self) -> contextlib.AbstractContextManager[None]:
-        """A context after which the uniform batches that it read are read again."""
-        return self._uniform.unchanged()
-
-    def all_or_none(self) -> contextlib.AbstractContextManager[None]:
-        """A context that moves nothing if it fails: its uniform batches are then read again."""
-        return self._uniform.all_or_none()
-
     def begin_epoch(self) -> None:
         """Called when an epoch begins."""
         if not self._has_begun:
-            self._uniform.begin_epoch()
+            self.batches.begin_epoch()
         self._has_begun = False
 
     def end_epoch(self) -> None:
         """Called when an epoch ends."""
-        self._uniform.end_epoch()
+        self.batches.end_epoch()
         # The hook at the epoch's end may have changed the items.
         self._presample.forget()
 
     def restart(self) -> None:
         """Makes the next uniform batch the stream's first, if it can be read again."""
-        self._uniform.restart()
+        self.batches.restart()
 
     def state(self) -> ReaderState:
-        return ReaderState(self._uniform.state(), self._presample.state())
+        return ReaderState(self.batches.state(), self._presample.state())
 
     def restore(self, state: ReaderState) -> None:
-        self._uniform.restore(state.uniform)
+        self.batches.restore(state.uniform)
         self._presample.restore(state.presample)
 
     def close(self) -> None:
         """Stops the stream's workers."""
-        self._uniform.close()
+        self.batches.close()
         self._presample.close()
 
 

@@ -116,7 +116,8 @@ class KnownReader:
         self.identity = identity
         self.batch_size, self.num_batches = reader.batch_size, reader.num_batches
         self.size = self.batch_size * self.num_batches
-        reader.know_by(identity.key)
+        self._stream = reader.batches
+        self._stream.know_by(identity.key)
         self.pool_steps, most = self._sizes()
         # What was read last, in parts that are as long as a pool's new batches; and the part that
         # `batch` is filling.
@@ -184,7 +185,7 @@ class KnownReader:
             self._parts.extend(parts)
 
     def _again(self, item: int) -> Known:
-        read = self._reader.read_item(item)
+        read = self._stream.read_item(item)
         return self._known(read, self.identity.numbers([read])[0])
 
     def _known(self, read: Read, numbers: IntArray) -> Known:
@@ -196,20 +197,20 @@ class KnownReader:
 
     def stop_reading_ahead(self) -> None:
         """Called at the end of an epoch, after which the source may change."""
-        self._reader.read_ahead(0, in_thread=False)
+        self._stream.read_ahead(0, in_thread=False)
         self._pace.pause()
 
     def _read(self, count: int, steps_left: int) -> list[Read]:
         """The next `count` batches, if the epoch has `steps_left` unread ones."""
         found = []
-        new = count - self._reader.in_hand
+        new = count - self._stream.in_hand
         # What `look_ahead` has read takes no time, and no training lies between that and now.
         with self._pace.reading(new) if new > 0 else contextlib.nullcontext():
             for left in range(steps_left, steps_left - count, -1):
                 # Not past the end of an epoch, after which the source may be another.
                 ahead = min(left - 1, self.pool_steps)
-                self._reader.read_ahead(ahead, in_thread=self._pace.is_slow)
-                found.append(self._reader.next_read())
+                self._stream.read_ahead(ahead, in_thread=self._pace.is_slow)
+                found.append(self._stream.next_read())
         return found
 
     def look_ahead(self, steps_left: int) -> None:
@@ -218,7 +219,7 @@ class KnownReader:
         Args:
             steps_left: int, how many batches of the epoch are unread.
         """
-        with self._reader.unchanged():
+        with self._stream.unchanged():
             self._read(self.new_steps(steps_left), steps_left)
 
     def batch(self, steps_left: int = 1) -> Known:
@@ -250,7 +251,7 @@ class KnownReader:
             steps_left: int, as for `batch`.
         """
         identity = self.identity
-        with self._reader.all_or_none():
+        with self._stream.all_or_none():
             reads = self._read(count, steps_left)
         if not identity.is_consistent:
             unknown = [np.full(len(present_leaves(read.batch)[0]), -1) for read in reads]
@@ -303,7 +304,7 @@ class KnownReader:
                 call reads the same batches.
         """
         identity = self.identity
-        with self._reader.all_or_none():
+        with self._stream.all_or_none():
             reads = self._read(count, steps_left)
             before = identity.count
             numbers = identity.numbers(reads)
