@@ -9,7 +9,11 @@ import threading
 
 import pytest
 
-from keras_swift.src.fitting.atomic import create_atomically, write_atomically, write_json
+from keras_swift.src.fitting.atomic import create_atomically, write_atomically
+
+
+def write_json(path, content):
+    write_atomically(path, lambda file: file.write(json.dumps(content).encode()))
 
 
 @pytest.mark.parametrize("write", [write_atomically, create_atomically])

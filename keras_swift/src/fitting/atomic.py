@@ -7,7 +7,6 @@ so two threads never share one, and a link that somebody has put there is not fo
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import stat
@@ -44,11 +43,6 @@ def create_atomically(path: str, write: Callable[[BinaryIO], Any]) -> None:
         # A link, unlike a rename, fails if the file exists.
         os.link(temporary, path)
         sync_folder(path)
-
-
-def write_json(path: str, content: Any) -> None:
-    """Writes plain values as JSON, as `write_atomically` does."""
-    write_atomically(path, lambda file: file.write(json.dumps(content).encode()))
 
 
 @contextlib.contextmanager

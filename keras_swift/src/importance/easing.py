@@ -27,11 +27,11 @@ SCORE_LEFT = 0.4
 class EasingState(SavedState):
     """The losses and scores that an `Easing` compares with, and its decision."""
 
-    is_on: bool
-    was_on: bool
-    lowest: float
-    since: int
-    first_score: float
+    is_on: bool = False
+    was_on: bool = False
+    lowest: float = math.inf
+    since: int = 0
+    first_score: float = math.nan
 
 
 class Easing:
@@ -75,11 +75,12 @@ class Easing:
 
     def forget(self) -> None:
         """Forgets all losses and scores: the next batches are drawn by importance."""
-        self.is_on = False
-        self._was_on = False
-        self._lowest = math.inf
-        self._since = 0
-        self._first_score = math.nan
+        self._state = EasingState()
+
+    @property
+    def is_on(self) -> bool:
+        """bool, whether the batches of the next epoch are uniform."""
+        return self._state.is_on
 
     def hear(self, validation_loss: float | None, score: float = math.nan) -> None:
         """Called at the end of each epoch.
@@ -89,47 +90,43 @@ class Easing:
             score: float, the mean remembered score; only used without validation data. Defaults
                 to NaN, not known.
         """
+        state = self._state
         if not self._enabled:
             return
         if validation_loss is not None:
             # False for a loss that is NaN.
-            falls = validation_loss < self._lowest
-            self._since = 0 if falls else self._since + 1
-            if falls:
-                self._lowest = validation_loss
-            if falls or self._since >= PATIENCE:
-                self.is_on = not falls
+            falls = validation_loss < state.lowest
+            since = 0 if falls else state.since + 1
+            self._state = dataclasses.replace(
+                state,
+                is_on=not falls if falls or since >= PATIENCE else state.is_on,
+                lowest=validation_loss if falls else state.lowest,
+                since=since,
+            )
         elif not self.validates and math.isfinite(score):
-            if math.isnan(self._first_score):
-                self._first_score = score
-            self.is_on = score < SCORE_LEFT * self._first_score
+            first = score if math.isnan(state.first_score) else state.first_score
+            self._state = dataclasses.replace(
+                state, is_on=score < SCORE_LEFT * first, first_score=first
+            )
 
     def news(self) -> str | None:
         """A sentence on the decision if it changed since the last call, else `None`."""
-        if self.is_on == self._was_on:
+        if self.is_on == self._state.was_on:
             return None
-        self._was_on = self.is_on
+        self._state = dataclasses.replace(self._state, was_on=self.is_on)
         if not self.is_on:
             return "batches are drawn by importance again."
         if self.validates:
             return (
-                f"the validation loss has not fallen in {self._since} validations, so batches are "
-                "uniform until it does."
+                f"the validation loss has not fallen in {self._state.since} validations, so "
+                "batches are uniform until it does."
             )
         return "most training examples are learned, so batches are uniform."
 
     def state(self) -> EasingState:
         """State for `restore`."""
-        return EasingState(
-            is_on=self.is_on,
-            was_on=self._was_on,
-            lowest=self._lowest,
-            since=self._since,
-            first_score=self._first_score,
-        )
+        return self._state
 
     def restore(self, state: EasingState) -> None:
         """Restores what `state` returned."""
-        self.is_on, self._was_on = state.is_on, state.was_on
-        self._lowest, self._since = state.lowest, state.since
-        self._first_score = state.first_score
+        self._state = state

@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 
@@ -101,12 +102,10 @@ class MetricUpdates:
         if not metrics.built:
             metrics.build(y, y_pred)
         self._shapes = {}
-        targets, outputs = flatten_targets(metrics, y), flatten_targets(metrics, y_pred)
-        for group, target, output in zip(plain_metrics(metrics), targets, outputs, strict=False):
-            for metric in group.metrics if group else ():
-                shape = _weights_shape(metric, target, output)
-                if shape is not None:
-                    self._shapes[id(metric)] = shape
+        for metric, target, output in _each_plain(metrics, y, y_pred):
+            shape = _weights_shape(metric, target, output)
+            if shape is not None:
+                self._shapes[id(metric)] = shape
 
     def update(
         self,
@@ -132,7 +131,11 @@ class MetricUpdates:
         def as_drawn(given: ArrayTree) -> None:
             with without_plain_metrics(metrics):
                 as_fit(given)
-            self._update_plain(weights, y_true, y_pred)
+            for metric, target, output in _each_plain(metrics, y_true, y_pred):
+                shape, shaped = self._shapes.get(id(metric)), None
+                if weights is not None and shape is not None:
+                    shaped = shape(weights.importance, output)
+                metric.update_state(target, output, sample_weight=shaped)
 
         if weights is None:
             as_fit(sample_weight)
@@ -147,18 +150,15 @@ class MetricUpdates:
                 metrics.variables,
             )
 
-    def _update_plain(
-        self, weights: StepWeights | None, y_true: ArrayTree, y_pred: ArrayTree
-    ) -> None:
-        metrics = compile_metrics(self._model)
-        targets, outputs = flatten_targets(metrics, y_true), flatten_targets(metrics, y_pred)
-        for group, target, output in zip(plain_metrics(metrics), targets, outputs, strict=False):
-            for metric in group.metrics if group else ():
-                shape = self._shapes.get(id(metric))
-                shaped = None
-                if weights is not None and shape is not None:
-                    shaped = shape(weights.importance, output)
-                metric.update_state(target, output, sample_weight=shaped)
+
+def _each_plain(
+    metrics: Any, y: ArrayTree, y_pred: ArrayTree
+) -> Iterator[tuple[keras.metrics.Metric, Tensor, Tensor]]:
+    """Each plain metric of a container, with its targets and its output."""
+    targets, outputs = flatten_targets(metrics, y), flatten_targets(metrics, y_pred)
+    for group, target, output in zip(plain_metrics(metrics), targets, outputs, strict=False):
+        for metric in group.metrics if group else ():
+            yield metric, target, output
 
 
 def _either(
@@ -189,9 +189,8 @@ def _either(
     def values_after_second() -> list[Tensor]:
         try:
             return values_after(second)
-        except (
-            Exception
-        ) as error:  # Each framework raises its own error for shapes that do not fit.
+        # Each framework raises its own error for shapes that do not fit.
+        except Exception as error:
             warnings.warn(
                 "A compiled weighted metric takes no weights for single examples: while batches "
                 "are drawn by importance, the metrics describe the harder examples that were "

@@ -44,9 +44,6 @@ class TrainingRecord(Protocol):
     def mean_probability(self) -> FloatArray: ...
 
 
-_NAMES = ("loss", "margin", "mean_loss", "mean_margin", "share_wrong", "mean_probability")
-
-
 @dataclasses.dataclass(frozen=True)
 class FinishedRecord:
     """A `TrainingRecord` that is complete: plain float64 arrays, shape `(n,)`."""
@@ -61,7 +58,8 @@ class FinishedRecord:
     @classmethod
     def of(cls, record: TrainingRecord) -> FinishedRecord:
         """The arrays of any record, copied."""
-        return cls(**{name: np.array(getattr(record, name), np.float64) for name in _NAMES})
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: np.array(getattr(record, name), np.float64) for name in names})
 
     def arranged(self, order: IntArray | None, entries: int = 1) -> FinishedRecord:
         """The record of the same examples in another order.
@@ -84,4 +82,4 @@ class FinishedRecord:
 
     def columns(self) -> dict[str, FloatArray]:
         """The arrays by name."""
-        return {name: getattr(self, name) for name in _NAMES}
+        return dict(vars(self))

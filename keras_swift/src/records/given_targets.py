@@ -13,7 +13,6 @@ import numpy as np
 
 from keras_swift.src._state import SavedState
 from keras_swift.src._types import Array, ArrayTree, BoolArray, IntArray
-from keras_swift.src.data.arrays import Data
 from keras_swift.src.records.growing import GrowingRows
 from keras_swift.src.records.known_reader import Known
 from keras_swift.src.records.targets import TargetOutput
@@ -78,8 +77,9 @@ class StoredTargets:
         self._outputs = tuple(outputs)
         self._losses = losses
         self._labels = [
-            GrowingRows(0, _stored_shape(output), 0, _stored_type(output))
-            for output in self._outputs
+            # The targets of other losses are not stored: only whether they count matters.
+            GrowingRows(0, () if o.kind == "losses" else o.entries, 0, _stored_type(o))
+            for o in self._outputs
         ]
         # 1 for a target that counts, 0 for one that does not, -1 where nothing was stored.
         self._counted = [GrowingRows(0, (o.size,), -1, np.int8) for o in self._outputs]
@@ -87,23 +87,19 @@ class StoredTargets:
     def __len__(self) -> int:
         return len(self._counted[0])
 
-    def add(self, numbers: IntArray, data: Data) -> None:
-        """Stores the targets of the examples that are new.
-
-        Args:
-            numbers: int array, shape `(b,)`.
-            data: `(x, y, sample_weight)` of the batch.
+    def add_batch(self, batch: Known) -> None:
+        """Stores the targets of the examples of a batch that are new.
 
         Raises:
             ValueError: if there are more or fewer targets for an example than in other batches.
         """
+        numbers, (_, y, sample_weight) = batch.numbers, batch.data
         size = max(len(self), int(numbers.max()) + 1)
         for rows in (*self._labels, *self._counted):
             rows.resize(size)
         new = self._counted[0].values[numbers, 0] < 0
         if not new.any():
             return
-        _, y, sample_weight = data
         found = GivenTargets.of(self._outputs, self._losses, y, sample_weight, len(numbers))
         for place, output in enumerate(self._outputs):
             counted = found.counted[place].reshape(len(numbers), -1)
@@ -118,10 +114,6 @@ class StoredTargets:
                     f"{('n', *output.entries)}. Pad them to one length."
                 )
             self._labels[place].values[numbers[new]] = labels[new]
-
-    def add_batch(self, batch: Known) -> None:
-        """Stores the targets of the examples of a batch that are new."""
-        self.add(batch.numbers, batch.data)
 
     def state(self) -> StoredTargetsState:
         """State for `restore`."""
@@ -157,11 +149,6 @@ class StoredTargets:
             counts[there] = self._counted[place].values[order[there]] > 0
             counted.append(counts.reshape(-1))
         return GivenTargets(tuple(labels), tuple(counted))
-
-
-def _stored_shape(output: TargetOutput) -> tuple[int, ...]:
-    # The targets of other losses are not stored: only whether they count matters.
-    return () if output.kind == "losses" else output.entries
 
 
 def _stored_type(output: TargetOutput) -> type[np.generic]:
