@@ -11,8 +11,7 @@ import keras
 
 from keras_swift.src import backends
 from keras_swift.src.data.reader import ArrayReader, Reader
-from keras_swift.src.importance.batch import Batch
-from keras_swift.src.importance.sampler import Sampler
+from keras_swift.src.importance.batch import Batch, Sampler
 
 
 class EpochSteps:

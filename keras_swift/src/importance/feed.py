@@ -21,7 +21,7 @@ from keras_swift.src.data.fingerprint import of_arrays
 from keras_swift.src.data.reader import Reader, ReaderState
 from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.fitting.run import StepBarrier
-from keras_swift.src.importance.batch import Batch
+from keras_swift.src.importance.batch import Batch, Sampler
 from keras_swift.src.importance.easing import Easing, EasingState
 from keras_swift.src.importance.epoch_steps import EpochSteps
 from keras_swift.src.importance.presampling import (
@@ -29,7 +29,6 @@ from keras_swift.src.importance.presampling import (
     PresamplingState,
     uniform_batch,
 )
-from keras_swift.src.importance.sampler import Sampler
 
 # Arrays up to this size are copied for a backend that gathers rows itself, as `model.fit` does
 # with arrays of any size.

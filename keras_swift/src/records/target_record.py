@@ -32,7 +32,6 @@ class TargetRecord:
 
     def __init__(self, outputs: Sequence[TargetOutput], size: int) -> None:
         self._outputs = tuple(outputs)
-        self._size = 0
         self._check(size)
         self._size = size
         self._sums = [

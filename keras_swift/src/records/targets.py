@@ -24,7 +24,6 @@ from keras_swift.src.scoring.label_outputs import (
     label_values,
 )
 from keras_swift.src.scoring.output_loss import OutputLoss, to_rank
-from keras_swift.src.scoring.structures import follow
 
 # Parts of the names of losses that compare a predicted number with the target.
 _OF_VALUES = (
@@ -110,7 +109,7 @@ class TargetOutput:
         Args:
             y: structure of NumPy arrays, aligned with the losses.
         """
-        array = np.asarray(follow(self.output.path, y)[:])
+        array = np.asarray(self.output.of(y)[:])
         if self.kind == "losses":
             return array
         if self.label is not None and self.kind != BINARY:
@@ -136,7 +135,7 @@ def target_outputs(model: keras.Model, losses: CompiledLosses) -> tuple[TargetOu
     _, outputs = losses.matching.aligned(losses.y_pred, losses.y_pred)
     found = []
     for output in losses.outputs:
-        y_pred = follow(output.path, outputs)
+        y_pred = output.of(outputs)
         label = label_output(output)
         name = "/".join(map(str, _named(model, output.path)))
         if keras.tree.is_nested(y_pred):

@@ -11,7 +11,7 @@ import numpy as np
 from keras_swift.src._keras_losses import loss_settings
 from keras_swift.src._types import Array, ArrayTree
 from keras_swift.src.scoring.output_loss import OutputLoss, has_own_call
-from keras_swift.src.scoring.structures import Matching, follow
+from keras_swift.src.scoring.structures import Matching
 from keras_swift.src.validation import UnfitData
 
 _SPARSE = (
@@ -66,14 +66,14 @@ def label_check(
         targets, outputs = matching.aligned(y, y_pred)
         for output in sparse:
             # Rows on disk are read here.
-            labels = np.asarray(follow(output.path, targets)[:])
+            labels = np.asarray(output.of(targets)[:])
             if labels.dtype.kind not in "biuf":
                 raise UnfitData(
                     f"`y` must hold class numbers, because the loss is {output.loss.name!r}. "
                     f"Received: an array of dtype {labels.dtype}. Turn names into numbers first, "
                     "for example with `np.unique(y, return_inverse=True)`."
                 )
-            classes = follow(output.path, outputs).shape[class_axis(output.loss)]
+            classes = output.of(outputs).shape[class_axis(output.loss)]
             if classes is not None:
                 _check_output(output.loss, labels, classes)
 

@@ -14,6 +14,7 @@ from keras import ops
 
 from keras_swift.src._keras import history_of, number_of_calls
 from keras_swift.src._types import ArrayTree, Path, Tensor
+from keras_swift.src.scoring.structures import follow
 from keras_swift.src.validation import UnfitData
 
 Activation: TypeAlias = Literal["linear", "softmax", "sigmoid", "tanh", "relu"]
@@ -91,9 +92,7 @@ class OutputLoss:
 
     def of(self, structure: ArrayTree) -> ArrayTree:
         """This output's part of a structure of predictions or targets."""
-        for step in self.path:
-            structure = structure[step]
-        return structure
+        return follow(self.path, structure)
 
 
 def has_own_call(loss: keras.losses.Loss) -> bool:
