@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 import keras
@@ -138,28 +137,16 @@ def example_losses(output: OutputLoss, y_true: ArrayTree, y_pred: ArrayTree) -> 
     output.check()
     if has_own_call(output.loss):
         return own_losses(output, y_true, y_pred, None).losses
-    return _example_losses(output, y_true, y_pred, None, ops.stop_gradient)
-
-
-def _example_losses(
-    output: OutputLoss,
-    y_true: ArrayTree,
-    y_pred: ArrayTree,
-    sample_weight: Tensor | None,
-    of_leaf: Callable[[Tensor], Tensor] = lambda leaf: leaf,
-) -> Tensor:
-    """The losses of the examples; `of_leaf` is applied to `y_pred` after its mask was read."""
     dtype = output.loss.dtype
     y_true = keras.tree.map_structure(lambda leaf: ops.convert_to_tensor(leaf, dtype), y_true)
     mask = None if keras.tree.is_nested(y_pred) else mask_of(y_pred)
     y_pred = keras.tree.map_structure(
-        lambda leaf: of_leaf(
+        lambda leaf: ops.stop_gradient(
             leaf if keras.backend.standardize_dtype(leaf.dtype) == dtype else ops.cast(leaf, dtype)
         ),
         y_pred,
     )
-    losses, _, _ = _weighted_losses(output.loss, y_true, y_pred, mask, sample_weight)
-    return losses
+    return _weighted_losses(output.loss, y_true, y_pred, mask, None)[0]
 
 
 def _weighted_losses(

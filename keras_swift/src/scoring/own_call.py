@@ -239,7 +239,7 @@ def own_losses(
             for part, leaf in zip(parts, leaves, strict=True)
         ]
         outputs = keras.tree.pack_sequence_as(y_pred, back)
-        return own_loss_sum(output, y_true, outputs, sample_weight, mask, weights), None
+        return _loss_sum(output, y_true, outputs, sample_weight, mask, weights), None
 
     joined = ops.concatenate([*rows, ops.ones_like(rows[0][:, :1])], axis=1)
     (total, _), slope = backends.active().gradient(loss, joined)
@@ -261,33 +261,27 @@ def own_losses(
     )
 
 
-def own_loss_sum(
+def _loss_sum(
     output: OutputLoss,
     y_true: ArrayTree,
     y_pred: ArrayTree,
     sample_weight: Tensor | None,
-    mask: Tensor | None = None,
-    column: Tensor | None = None,
+    mask: Tensor | None,
+    column: Tensor,
 ) -> Tensor:
     """The sum of the losses of a batch's examples, for differentiating.
 
     Args:
         output, y_true, y_pred, sample_weight: as for `own_losses`.
-        mask: the mask of `y_pred`, if it does not carry it. Defaults to `None`.
-        column: float tensor, shape `(B, 1)`, a factor for each example. Defaults to `None`, ones.
+        mask: the mask of `y_pred`, which does not carry it; `None` if it has none.
+        column: float tensor, shape `(B, 1)`, a factor for each example.
 
     Returns:
         A float tensor, shape `()`.
     """
     answer = _answer_of(output)
-    first = keras.tree.flatten(y_pred)[0]
-    if mask is None and not keras.tree.is_nested(y_pred):
-        mask = mask_of(y_pred)
-    elif mask is not None:
+    if mask is not None:
         y_pred = with_mask(y_pred, mask)
-    count = ops.shape(first)[0]
-    if column is None:
-        column = ops.ones((count, 1))
     axes = _weight_axes(answer, mask)
     weights = ops.reshape(column, (-1,) + (1,) * len(axes))
     if sample_weight is not None:
@@ -301,7 +295,7 @@ def own_loss_sum(
     total = ops.cast(ops.sum(output.loss(y_true, y_pred, weights)), "float32")
     if answer.reduces == "sum":
         return total
-    total = total * ops.cast(count, "float32")
+    total = total * ops.cast(ops.shape(column)[0], "float32")
     if answer.reduces == "masked_mean":
         # As for other masked losses: the mean over all entries, with 0 for masked ones.
         total = total * ops.mean(ops.cast(mask, "float32"))
