@@ -37,7 +37,7 @@ from keras_swift.src.search.trial import SearchTrial
 from keras_swift.src.swift.datasets import DrawnDataset
 from keras_swift.src.swift.feature_table import Feature
 from keras_swift.src.swift.features import compute_features
-from keras_swift.src.swift.given_features import GRADIENT_NORM
+from keras_swift.src.swift.ranks import GRADIENT_NORM
 from keras_swift.src.swift.sampler import SwiftSampler
 
 if TYPE_CHECKING:

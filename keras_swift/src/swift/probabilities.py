@@ -22,7 +22,7 @@ from keras_swift.src.records.identity import Identity
 from keras_swift.src.swift.chances import ReferenceChances, StreamChances, given_chances
 from keras_swift.src.swift.feature_table import RECORDED_NAMES, Feature, Features
 from keras_swift.src.swift.features import FeatureScorer, features_of, named_features
-from keras_swift.src.swift.given_features import GRADIENT_NORM
+from keras_swift.src.swift.ranks import GRADIENT_NORM
 from keras_swift.src.swift.sampler import SwiftSampler
 
 if TYPE_CHECKING:

@@ -1,13 +1,24 @@
-"""Features as ranks, the cumulative distribution of the paper's equation 4, ties included."""
+"""Features as a sampler takes them: checked, in its order, and as ranks.
+
+A rank is the cumulative distribution of the paper's equation 4, ties included.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import scipy.stats
 
 from keras_swift.src._types import FloatArray
+from keras_swift.src.rules import in_argument, numbers
+
+# The feature that weights the cumulative gradient function; a sampler may also use it directly.
+GRADIENT_NORM: Final = "gradient_norm"
+# Features by name, or as columns, shape `(n, features)`.
+Columns: TypeAlias = Mapping[str, npt.ArrayLike] | npt.ArrayLike
 
 
 def cumulative_rank(values: FloatArray, weights: FloatArray | None = None) -> FloatArray:
@@ -37,10 +48,62 @@ def cumulative_rank(values: FloatArray, weights: FloatArray | None = None) -> Fl
     return np.asarray(cumulative[last] / cumulative[-1])
 
 
-def check_features(columns: Mapping[str, FloatArray], argument: str = "`features`") -> None:
-    """Raises unless all are one-dimensional, of one length, not empty, and finite."""
+def given_features(
+    names: Sequence[str], features: Columns, gradient_norm: npt.ArrayLike | None
+) -> tuple[list[FloatArray], npt.ArrayLike | None]:
+    """The features in the order of `names`, shape `(n,)` each, and the gradient norm, if any.
+
+    Args:
+        names: the features that the sampler was made for.
+        features: as `SwiftSampler.probabilities` takes them.
+        gradient_norm: likewise; an entry of `features` takes its place if it is `None`.
+
+    Raises:
+        ValueError: if a feature is missing, of another length or not finite.
+    """
+    if isinstance(features, Mapping):
+        missing = [name for name in names if name not in features]
+        if missing:
+            raise ValueError(
+                f"`features` must have the entries {list(names)}, which this sampler "
+                f"was made for. Received: {sorted(features)}; missing: {missing}"
+            )
+        with in_argument("features"):
+            columns = [numbers(name, features[name], (None,)) for name in names]
+        if gradient_norm is None:
+            gradient_norm = features.get(GRADIENT_NORM)
+    else:
+        columns = list(numbers("features", features, (None, len(names))).T)
+    _check_features(dict(zip(names, columns, strict=True)))
+    return columns, gradient_norm
+
+
+def gradient_weights(gradient_norm: npt.ArrayLike | None, size: int) -> FloatArray:
+    """The gradient norm of each example as the weights of the "cgf" transform, shape `(size,)`.
+
+    Raises:
+        ValueError: if it is missing, of another length, negative or not finite.
+    """
+    if gradient_norm is None:
+        raise ValueError(
+            'The "cgf" transform needs the gradient norm of each example. Received: '
+            "gradient_norm=None. Pass `gradient_norm`, an entry "
+            '"gradient_norm" of `features`, or use transform="cdf".'
+        )
+    weights = numbers(GRADIENT_NORM, gradient_norm, (size,))
+    _check_features({GRADIENT_NORM: weights}, "`gradient_norm`")
+    if np.any(weights < 0):
+        raise ValueError(
+            "`gradient_norm` must not be negative. Received: "
+            f"{int(np.sum(weights < 0))} negative of {len(weights)}."
+        )
+    return weights
+
+
+def _check_features(columns: Mapping[str, FloatArray], argument: str = "`features`") -> None:
+    """Raises unless all vectors are of one length, not empty, and finite."""
     shapes = {name: column.shape for name, column in columns.items()}
-    if len(set(shapes.values())) != 1 or any(len(shape) != 1 for shape in shapes.values()):
+    if len(set(shapes.values())) != 1:
         raise ValueError(f"{argument} must all have the same shape (n,). Received: {shapes}")
     for name, column in columns.items():
         if not len(column):

@@ -17,9 +17,8 @@ import numpy.typing as npt
 from keras_swift.src._display import html_table
 from keras_swift.src._types import FloatArray
 from keras_swift.src.rules import Rule, check, numbers, numbers_between, one_of
-from keras_swift.src.swift.given_features import Columns, given_features, gradient_weights
 from keras_swift.src.swift.layout import Layout
-from keras_swift.src.swift.ranks import cumulative_rank
+from keras_swift.src.swift.ranks import Columns, cumulative_rank, given_features, gradient_weights
 from keras_swift.src.swift.sampler_file import checked_config, read_sampler, write_sampler
 
 Transform: TypeAlias = Literal["cgf", "cdf"]
