@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import keras
@@ -17,6 +17,7 @@ import numpy as np
 from keras_swift.src._state import SavedState
 from keras_swift.src._types import FloatArray, IntArray, Logs, State
 from keras_swift.src.data.arrays import ArraySource
+from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.records.columns import FinishedRecord
 from keras_swift.src.records.examples import ArrayExamples, Examples
@@ -33,6 +34,7 @@ from keras_swift.src.swift.features import (
     recorded_column,
 )
 from keras_swift.src.swift.pooled import PooledDataset
+from keras_swift.src.swift.probabilities import Probabilities
 from keras_swift.src.swift.ranks import GRADIENT_NORM
 from keras_swift.src.swift.recorded_stream import RecordedStream
 
@@ -62,7 +64,7 @@ class OwnRecord:
 
     Args:
         model: a built, compiled `keras.Model`.
-        data: `ArraySource` of the data, or `RecordedStream`.
+        data: `ArraySource` of the data, or `StreamReader`.
         batch_size: int.
         epochs: int, of the first `fit`.
         warmup: int, how many epochs are uniform, or `None` for a share of them.
@@ -75,19 +77,21 @@ class OwnRecord:
     def __init__(
         self,
         model: keras.Model,
-        data: ArraySource | RecordedStream,
+        data: ArraySource | StreamReader,
         batch_size: int,
         epochs: int,
         warmup: int | None,
         wanted: Sequence[str],
     ) -> None:
         self._model = model
-        self.stream = data if isinstance(data, RecordedStream) else None
-        # A stream is represented by its first batch.
-        source = self._source = data.first if isinstance(data, RecordedStream) else data
-        self.examples: Examples = (
-            ArrayExamples(source) if self.stream is None else self.stream.examples
-        )
+        self.stream: RecordedStream | None = None
+        self.examples: Examples
+        if isinstance(data, StreamReader):
+            self.stream = RecordedStream(model, data)
+            # A stream is represented by its first batch.
+            self._source, self.examples = self.stream.first, self.stream.examples
+        else:
+            self._source, self.examples = data, ArrayExamples(data)
         self._batch_size = batch_size
         self._wanted = tuple(wanted)
         self.recorder = recording(
@@ -100,6 +104,16 @@ class OwnRecord:
     def uniform_epochs(self) -> int:
         """How many epochs of the warm-up are to come."""
         return max(0, self.warmup - self._epochs)
+
+    def check_epochs(self, epochs: int) -> None:
+        """Raises if a training of so many epochs leaves none after the warm-up."""
+        if epochs <= self.uniform_epochs():
+            raise ValueError(
+                "`epochs` must leave some for the sampler, which draws after a warm-up. Received: "
+                f"{epochs} epochs, of which the warm-up takes {self.uniform_epochs()}. Train "
+                "longer, set `warmup`, or give `features` of another training, such as "
+                "`find_suspects(...).record` has."
+            )
 
     def columns(self) -> dict[str, FloatArray]:
         """The features from the record so far."""
@@ -179,35 +193,25 @@ class OwnRecord:
 class RankAnew(keras.callbacks.Callback):
     """Makes a dataset draw by the record so far, at the beginning of each epoch after the warm-up.
 
+    It counts the epochs that are recorded, so it is placed after the recorder.
+
     Args:
         dataset: `DrawnDataset` or `PooledDataset`.
         own: `OwnRecord`.
-        probabilities: function from the features to the probabilities.
+        by: `Probabilities`.
     """
 
     def __init__(
-        self,
-        dataset: DrawnDataset | PooledDataset,
-        own: OwnRecord,
-        probabilities: Callable[[dict[str, FloatArray]], FloatArray],
+        self, dataset: DrawnDataset | PooledDataset, own: OwnRecord, by: Probabilities
     ) -> None:
         super().__init__()
         self._dataset = dataset
         self._own = own
-        self._probabilities = probabilities
+        self._by = by
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        self._dataset.start_epoch(epoch)
         if not self._own.uniform_epochs():
-            self._dataset.draw_by(self._probabilities(self._own.columns()))
-
-
-class CountEpochs(keras.callbacks.Callback):
-    """Counts the epochs that are recorded; placed after the recorder."""
-
-    def __init__(self, own: OwnRecord) -> None:
-        super().__init__()
-        self._own = own
+            self._dataset.draw_by(self._by.of_columns(self._own.columns()))
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._own.end_epoch()
@@ -222,7 +226,7 @@ class RecordedPlaceState(SavedState):
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class RecordedPlace:
     """What a resumed run needs: the draws' seed and the record."""
 
     dataset: DrawnDataset | PooledDataset

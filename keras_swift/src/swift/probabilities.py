@@ -52,6 +52,23 @@ class Probabilities:
         """The search whose features and data are used, if they are."""
         return self.result if self.reference is None and self.features is None else None
 
+    @property
+    def records_itself(self) -> bool:
+        """Whether the features come from a record of the training itself."""
+        nothing_given = self.result is None and self.reference is None and self.features is None
+        return nothing_given and all(name in RECORDED_NAMES for name in self.sampler.features)
+
+    @property
+    def source(self) -> str:
+        """Where the features come from, in words."""
+        if self.features is not None:
+            return "as given"
+        if self.reference is not None:
+            return f"computed by {self.reference.name}"
+        if self.result is not None:
+            return "those of the search"
+        return "recorded in training" if self.records_itself else "none"
+
     def wanted(self) -> dict[str, Feature]:
         """The features that the sampler needs, by name, with the gradient norm for `"cgf"`."""
         given = {} if self.features is None else named_features(self.features)

@@ -22,6 +22,8 @@ from keras_swift.src.data.held import held_examples
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.data.streams import is_stream
 from keras_swift.src.fitting.arguments import FitArguments, TrainingData
+from keras_swift.src.fitting.journal import Resumable
+from keras_swift.src.fitting.run import run_fit
 from keras_swift.src.fitting.trainer import Trainer
 from keras_swift.src.records.identity import Identity
 from keras_swift.src.rules import check_fit, check_if_given
@@ -29,13 +31,12 @@ from keras_swift.src.scoring.examples import check_examples
 from keras_swift.src.suspects.of_record import suspects_of_memory
 from keras_swift.src.suspects.result import ClassNames, Suspects
 from keras_swift.src.swift.datasets import DrawnDataset, EpochCallback
-from keras_swift.src.swift.feature_table import RECORDED_NAMES, Features
+from keras_swift.src.swift.feature_table import Features
 from keras_swift.src.swift.features import named_features
-from keras_swift.src.swift.own_record import OwnRecord
+from keras_swift.src.swift.own_record import OwnRecord, RankAnew, RecordedPlace
 from keras_swift.src.swift.pooled import PooledDataset, StreamPlace
 from keras_swift.src.swift.probabilities import Probabilities
 from keras_swift.src.swift.recorded_stream import RecordedStream
-from keras_swift.src.swift.running import SwiftRun
 from keras_swift.src.swift.sampler import SwiftSampler
 from keras_swift.src.validation import check_model
 
@@ -155,17 +156,8 @@ class SwiftTraining(Trainer):
         )
 
     def _repr_html_(self) -> str:
-        rows = [("sampler", repr(self.sampler)), ("features", self._where_features_come_from())]
+        rows = [("sampler", repr(self.sampler)), ("features", self._by.source)]
         return html_table(f"SwiftTraining of {self.model.name}", rows)
-
-    def _where_features_come_from(self) -> str:
-        if self.features is not None:
-            return "as given"
-        if self.reference is not None:
-            return f"computed by {self.reference.name}"
-        if self._result is not None:
-            return "those of the search"
-        return "recorded in training" if self._records_itself() else "none"
 
     def fit(
         self,
@@ -227,29 +219,15 @@ class SwiftTraining(Trainer):
             given = dataclasses.replace(given, x=x, y=y, sample_weight=sample_weight)
         data, rest = given.resolved()
         if data.batch_size is not None:
-            check_examples(self.model, data.examples, data.batch_size, self._records_itself())
+            check_examples(self.model, data.examples, data.batch_size, self._by.records_itself)
         seed = int(self._generator.integers(2**63))
         process, count = backends.active().process()
         if count > 1:
             # Each process draws from its own part of the data.
             seed = int(np.random.default_rng([seed, process]).integers(2**63))
         if data.batch_size is None:
-            with contextlib.closing(self._stream_reader(data, seed)) as stream:
-                return self._stream_fit(stream, data, seed, callbacks, rest)
-        if self._records_itself():
-            return self._recorded_fit(data, seed, callbacks, rest)
-        dataset = DrawnDataset(
-            data.examples,
-            self._by.of_examples(data.examples, data.batch_size, verbose),
-            data.batch_size,
-            seed=seed,
-            steps_per_epoch=steps_per_epoch,
-            first_epoch=initial_epoch,
-        )
-        return self._run(callbacks, rest).on(dataset, dataset, [EpochCallback(dataset)])
-
-    def _run(self, callbacks: Any, rest: dict[str, Any]) -> SwiftRun:
-        return SwiftRun(self.model, callbacks, rest, self._seed)
+            return self._stream_fit(data, seed, callbacks, rest)
+        return self._array_fit(data, seed, callbacks, rest)
 
     def suspects(self, class_names: ClassNames = None) -> Suspects:
         """The labels of the last `fit` that are probably wrong, by the record it made.
@@ -276,67 +254,95 @@ class SwiftTraining(Trainer):
     def _by(self) -> Probabilities:
         return Probabilities(self.model, self.sampler, self.reference, self.features, self._result)
 
-    def _records_itself(self) -> bool:
-        """Whether the features come from a record of the training itself."""
-        nothing_given = self._result is None and self.reference is None and self.features is None
-        return nothing_given and all(name in RECORDED_NAMES for name in self.sampler.features)
-
-    def _recorded_fit(
+    def _array_fit(
         self, data: TrainingData, seed: int, callbacks: Any, rest: dict[str, Any]
     ) -> keras.callbacks.History:
-        """Trains uniformly at first, then by the record so far."""
+        """Trains on arrays, by a record of its own or by given probabilities."""
         source, batch_size = cast(arrays.ArraySource, data.examples), cast(int, data.batch_size)
-        # Compiled again, the model has other losses.
-        data_and_losses = (source.identity(), compile_loss(self.model))
-        if self._own is None or data_and_losses != self._own_of:
-            self._own = self._own_record(source, batch_size, rest)
-            self._own_of = data_and_losses
+        own = None
+        if self._by.records_itself:
+            own = self._own_record(source, batch_size, rest)
+            probability = np.full(source.size, 1.0 / source.size)
+        else:
+            probability = self._by.of_examples(source, batch_size, rest["verbose"])
         dataset = DrawnDataset(
             source,
-            np.full(source.size, 1.0 / source.size),
+            probability,
             batch_size,
             seed=seed,
             steps_per_epoch=data.steps_per_epoch,
             first_epoch=rest["initial_epoch"],
         )
-        return self._run(callbacks, rest).by_record(self._own, dataset, self._by.of_columns)
-
-    def _own_record(
-        self, data: arrays.ArraySource | RecordedStream, batch_size: int, rest: dict[str, Any]
-    ) -> OwnRecord:
-        epochs = rest["epochs"] - rest["initial_epoch"]
-        wanted = tuple(self._by.wanted())
-        return OwnRecord(self.model, data, batch_size, epochs, self.warmup, wanted)
-
-    def _stream_reader(self, data: TrainingData, seed: int) -> StreamReader:
-        generators = np.random.default_rng([seed, 1]).spawn(2)
-        return cast(StreamReader, data.reader(generators))
+        if own is not None:
+            return self._run_by_record(own, dataset, callbacks, rest)
+        return self._run(dataset, dataset, callbacks, rest)
 
     def _stream_fit(
+        self, data: TrainingData, seed: int, callbacks: Any, rest: dict[str, Any]
+    ) -> keras.callbacks.History:
+        """Trains on a stream, by a record of its own or by pools of its next batches."""
+        stream = cast(StreamReader, data.reader(np.random.default_rng([seed, 1]).spawn(2)))
+        # With a number of steps, an epoch continues where the last one ended.
+        restarts, first_epoch = data.steps_per_epoch is None, rest["initial_epoch"]
+        with contextlib.closing(stream):
+            if self._by.records_itself:
+                own = self._own_record(stream, stream.batch_size, rest)
+                known = cast(RecordedStream, own.stream)
+                dataset = known.dataset(stream, seed, restarts, first_epoch)
+                with contextlib.closing(dataset):
+                    return self._run_by_record(own, dataset, callbacks, rest)
+            identity = Identity(stream)
+            dataset = PooledDataset(
+                stream, identity, seed, restarts=restarts, first_epoch=first_epoch
+            )
+            chances = dataset.chances = self._by.of_stream(stream, identity)
+            with contextlib.closing(dataset):
+                return self._run(dataset, StreamPlace(dataset, chances), callbacks, rest)
+
+    def _own_record(
+        self, data: arrays.ArraySource | StreamReader, batch_size: int, rest: dict[str, Any]
+    ) -> OwnRecord:
+        """The record of the last `fit` if that was on the same data, else a new one."""
+        # Compiled again, the model has other losses.
+        found = (data.identity(), compile_loss(self.model))
+        if self._own is None or found != self._own_of:
+            epochs = rest["epochs"] - rest["initial_epoch"]
+            wanted = tuple(self._by.wanted())
+            self._own = OwnRecord(self.model, data, batch_size, epochs, self.warmup, wanted)
+            self._own_of = found
+        return self._own
+
+    def _run_by_record(
         self,
-        stream: StreamReader,
-        data: TrainingData,
-        seed: int,
+        own: OwnRecord,
+        dataset: DrawnDataset | PooledDataset,
         callbacks: Any,
         rest: dict[str, Any],
     ) -> keras.callbacks.History:
-        """Trains on a stream, by a record of its own or by pools of its next batches."""
-        # With a number of steps, an epoch continues where the last one ended.
-        restarts, first_epoch = data.steps_per_epoch is None, rest["initial_epoch"]
-        if self._records_itself():
-            found = (stream.identity(), compile_loss(self.model))
-            if self._own is None or found != self._own_of:
-                known = RecordedStream(self.model, stream)
-                self._own = self._own_record(known, stream.batch_size, rest)
-                self._own_of = found
-            own = self._own
-            known = cast(RecordedStream, own.stream)
-            dataset = known.dataset(stream, seed, restarts, first_epoch)
-            with contextlib.closing(dataset):
-                return self._run(callbacks, rest).by_record(own, dataset, self._by.of_columns)
-        identity = Identity(stream)
-        dataset = PooledDataset(stream, identity, seed, restarts=restarts, first_epoch=first_epoch)
-        dataset.chances = self._by.of_stream(stream, identity)
-        with contextlib.closing(dataset):
-            place = StreamPlace(dataset, dataset.chances)
-            return self._run(callbacks, rest).on(dataset, place, [EpochCallback(dataset)])
+        """Trains by a record, which this training continues."""
+        own.check_epochs(rest["epochs"] - rest["initial_epoch"])
+        recorder, ranking = own.recorder, RankAnew(dataset, own, self._by)
+        with recorder.listening(dataset):
+            place = RecordedPlace(dataset, own)
+            return self._run(dataset, place, callbacks, rest, recorder, ranking)
+
+    def _run(
+        self,
+        dataset: DrawnDataset | PooledDataset,
+        place: Resumable,
+        callbacks: Any,
+        rest: dict[str, Any],
+        *recording: keras.callbacks.Callback,
+    ) -> keras.callbacks.History:
+        ours = [EpochCallback(dataset, place.journal), *recording]
+        return run_fit(
+            self.model,
+            dataset,
+            dataset,
+            place,
+            ours,
+            callbacks,
+            rest,
+            trainer="SwiftTraining",
+            seed=self._seed,
+        )
