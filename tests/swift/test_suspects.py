@@ -10,7 +10,7 @@ from small_models import classifier
 import keras_swift as ks
 from keras_swift.src.data.arrays import ArraySource
 from keras_swift.src.records.examples import ArrayExamples
-from keras_swift.src.swift.divergence import RefuseDivergence
+from keras_swift.src.swift.suspects import RefuseDivergence
 
 
 def moved_labels(digits, n=600, share=0.3):

@@ -1,28 +1,30 @@
 """`find_suspects`: finds wrong labels from one training and nothing else.
 
-This file decides what the training records; `keras_swift.src.suspects` judges the targets by it.
+This file decides what the training records, and ends it when a loss or a weight is no longer
+finite: otherwise the record would silently be that of the steps before. `keras_swift.src.suspects`
+judges the targets by it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
 import numpy as np
 
 from keras_swift.src import backends
+from keras_swift.src._types import ArrayTree, Logs
 from keras_swift.src.data.arrays import ArraySource
 from keras_swift.src.data.held import check_ends
+from keras_swift.src.data.leaves import present_leaves
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.data.streams import check_stream_arguments, is_stream
 from keras_swift.src.fitting.model_state import Unchanged
 from keras_swift.src.records.columns import FinishedRecord
 from keras_swift.src.records.examples import ArrayExamples, Examples
 from keras_swift.src.records.recorder import RecordingCallback, recording
-from keras_swift.src.records.targets import TargetOutput, target_outputs
+from keras_swift.src.records.targets import target_outputs
 from keras_swift.src.rules import COUNT, check, check_if_given
 from keras_swift.src.scoring.compiled import CompiledLosses
 from keras_swift.src.scoring.examples import check_examples
@@ -34,7 +36,6 @@ from keras_swift.src.suspects.of_record import (
 )
 from keras_swift.src.suspects.result import Suspects
 from keras_swift.src.swift.datasets import DrawnDataset, EpochCallback
-from keras_swift.src.swift.divergence import RefuseDivergence
 from keras_swift.src.swift.pooled import PooledDataset
 from keras_swift.src.swift.recorded_stream import RecordedStream
 from keras_swift.src.validation import check_model, check_targets
@@ -130,11 +131,19 @@ def find_suspects(
     backend = backends.active()
     process, count = backend.process()
     own_seed = seed if seed is None or count == 1 else [seed, process]
-    run = _Run(model, epochs, int(np.random.default_rng(own_seed).integers(2**31)), verbose)
+    draws_seed = int(np.random.default_rng(own_seed).integers(2**31))
+    how = (class_names, epochs, verbose)
     if is_stream(x):
         check_stream_arguments(x, y, sample_weight, None, 0.0)
         check_ends(x, "x")
-        return _of_stream(run, x, class_names)
+        backend.check_devices(model)
+        generators = np.random.default_rng([draws_seed, 1]).spawn(2)
+        reader = StreamReader(x, None, generators, True, None, warns=False)
+        with contextlib.closing(reader) as stream:
+            # An example is known by its id, its place or its contents.
+            known = RecordedStream(model, stream, stores_all=True)
+            pooled = known.dataset(stream, draws_seed)
+            return _suspects(model, pooled, known.examples, known.losses, stream.batch_size, *how)
     check_targets(y)
     check_are_numbers(y)
     backend.check_devices(model)
@@ -143,83 +152,118 @@ def find_suspects(
     backend.check_agreement(
         {"`epochs`": epochs, "`batch_size`": batch_size, "The number of examples": source.size}
     )
+    probability = np.full(source.size, 1.0 / source.size)
+    dataset = DrawnDataset(source, probability, batch_size, seed=draws_seed)
+    return _suspects(model, dataset, ArrayExamples(source), losses, batch_size, *how)
+
+
+def _suspects(
+    model: keras.Model,
+    dataset: DrawnDataset | PooledDataset,
+    examples: Examples,
+    losses: CompiledLosses,
+    batch_size: int,
+    class_names: ClassNames,
+    epochs: int,
+    verbose: int | Literal["auto"],
+) -> Suspects:
+    """Trains the model on a data set, and judges the targets by the record of that."""
     outputs = target_outputs(model, losses)
     check_class_names(class_names, outputs)
-    examples = ArrayExamples(source)
-    probability = np.full(source.size, 1.0 / source.size)
-    dataset = DrawnDataset(source, probability, batch_size, seed=run.seed)
+    targets = () if has_one_label(outputs) else outputs
     with Unchanged(model):
-        recorder = run.recorder(examples, outputs, batch_size)
-        run.train(dataset, recorder, [RefuseDivergence(recorder, examples)])
-        return run.suspects(recorder, examples, losses, outputs, class_names, batch_size)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """The training that is recorded."""
-
-    model: keras.Model
-    epochs: int
-    seed: int
-    verbose: int | Literal["auto"]
-
-    def recorder(
-        self, examples: Examples, outputs: Sequence[TargetOutput], batch_size: int
-    ) -> RecordingCallback:
-        targets = () if has_one_label(outputs) else outputs
-        return recording(self.model, examples, batch_size, self.epochs, targets=targets)
-
-    def train(
-        self,
-        dataset: DrawnDataset | PooledDataset,
-        recorder: RecordingCallback,
-        behind: list[keras.callbacks.Callback],
-    ) -> None:
-        """Trains the model; an exception of the data set is raised unwrapped."""
+        recorder = recording(model, examples, batch_size, epochs, targets=targets)
+        callbacks = [recorder, EpochCallback(dataset), RefuseDivergence(recorder, examples)]
         with recorder.listening(dataset):
             try:
-                self.model.fit(
-                    dataset,
-                    epochs=self.epochs,
-                    shuffle=False,
-                    callbacks=[recorder, *behind],
-                    verbose=self.verbose,
+                model.fit(
+                    dataset, epochs=epochs, shuffle=False, callbacks=callbacks, verbose=verbose
                 )
             except Exception:
                 # TensorFlow wraps the data set's exception in one of its own.
                 if dataset.error is not None:
                     raise dataset.error from None
                 raise
-
-    def suspects(
-        self,
-        recorder: RecordingCallback,
-        examples: Examples,
-        losses: CompiledLosses,
-        outputs: Sequence[TargetOutput],
-        class_names: ClassNames,
-        batch_size: int,
-    ) -> Suspects:
-        """The suspects by the record, once the training has ended."""
-        record = FinishedRecord.of(recorder.record)
-        given = (record, recorder.targets, class_names, batch_size)
-        return suspects_of_record(self.model, examples, losses, outputs, *given)
-
-
-def _of_stream(run: _Run, x: Any, class_names: ClassNames) -> Suspects:
-    """`find_suspects` of a stream, whose examples are known by ids, places or contents."""
-    model = run.model
-    backends.active().check_devices(model)
-    generators = np.random.default_rng([run.seed, 1]).spawn(2)
-    with contextlib.closing(StreamReader(x, None, generators, True, None, warns=False)) as stream:
-        known, batch_size = RecordedStream(model, stream, stores_all=True), stream.batch_size
-        losses, outputs, examples = known.losses, known.outputs, known.examples
-        check_class_names(class_names, outputs)
-        dataset = known.dataset(stream, run.seed)
-        with Unchanged(model):
-            recorder = run.recorder(examples, outputs, batch_size)
-            behind = [EpochCallback(dataset), RefuseDivergence(recorder, examples)]
-            run.train(dataset, recorder, behind)
+        if isinstance(dataset, PooledDataset):
             # For its proposals, the model reads the stream once more.
             dataset.close()
-            return run.suspects(recorder, examples, losses, outputs, class_names, batch_size)
+        given = (FinishedRecord.of(recorder.record), recorder.targets, class_names, batch_size)
+        return suspects_of_record(model, examples, losses, outputs, *given)
+
+
+class RefuseDivergence(keras.callbacks.Callback):
+    """Raises at the end of the epoch in which a loss or a weight was not finite.
+
+    It is placed after the recorder.
+
+    Args:
+        recorder: `RecordingCallback` of the training.
+        examples: `Examples` that it is trained on; a stream is read once more.
+    """
+
+    def __init__(self, recorder: RecordingCallback, examples: Examples) -> None:
+        super().__init__()
+        self._recorder = recorder
+        self._examples = examples
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        found = self._recorder.diverged
+        loss = (logs or {}).get("loss", 0.0)
+        if found is None and np.isfinite(loss):
+            if self._are_weights_finite():
+                return
+            # On some processors ReLU turns NaN into 0, so that no loss shows it.
+            when = f"weights that are not finite after epoch {epoch + 1}"
+        else:
+            when = f"a loss of {loss} in epoch {epoch + 1}"
+        if found is not None:
+            of = self._at(found.index)
+            step = "" if found.step is None else f"step {found.step} of "
+            when = (
+                f"a loss that is not finite, first of the example {of} in {step}epoch {found.epoch}"
+            )
+        raise ValueError(
+            "The training must converge, because wrong labels are found by its losses. Received: "
+            f"{when}. {self._cause()}"
+        )
+
+    def _are_weights_finite(self) -> bool:
+        return all(
+            np.isfinite(keras.ops.convert_to_numpy(keras.ops.sum(weight)))
+            for weight in self.model.trainable_variables
+        )
+
+    def _cause(self) -> str:
+        """Where the data are first not finite, or advice if they are finite."""
+        for numbers, (x, y, sample_weight) in self._examples.data():
+            for name, structure in {"x": x, "y": y, "sample_weight": sample_weight}.items():
+                index = _first_not_finite(structure)
+                if index is not None:
+                    return (
+                        f"`{name}` holds a NaN or an infinity, first in the example "
+                        f"{self._at(numbers[index])}: replace it, or leave the example out."
+                    )
+        return (
+            "The data are finite: lower the learning rate, scale the inputs, or set `clipnorm` "
+            "in the optimizer."
+        )
+
+    def _at(self, number: int) -> str:
+        if number < 0:
+            return "that was not trained on"
+        ids = self._examples.ids if self._examples.has_ids else None
+        return f"at index {number}" if ids is None else f"with id {ids[number]}"
+
+
+def _first_not_finite(structure: ArrayTree, rows: int = 4096) -> int | None:
+    """The index of the first example with a number that is not finite."""
+    for leaf in present_leaves(structure):
+        if getattr(leaf, "dtype", None) is None or np.dtype(leaf.dtype).kind != "f":
+            continue
+        for start in range(0, leaf.shape[0], rows):
+            part = leaf[start : start + rows]
+            part = np.asarray(part.toarray() if hasattr(part, "toarray") else part)
+            finite = np.isfinite(part).reshape(len(part), -1).all(axis=1)
+            if not finite.all():
+                return start + int(np.argmin(finite))
+    return None
