@@ -24,6 +24,12 @@ from keras_swift.src.fitting.journal import Journal
 Item: TypeAlias = tuple[ArrayTree, ...]
 
 
+def item_of(data: arrays.Data) -> Item:
+    """A batch as Keras takes it: without the weights if there are none."""
+    x, y, sample_weight = as_fed(data)
+    return (x, y) if sample_weight is None else (x, y, sample_weight)
+
+
 @dataclasses.dataclass(frozen=True)
 class DrawsState(SavedState):
     """The state of a `DrawnDataset`, which with the epoch determines its draws."""
@@ -102,8 +108,7 @@ class DrawnDataset(keras.utils.PyDataset):
         return self._indices[index * self._batch_size : (index + 1) * self._batch_size]
 
     def __getitem__(self, index: int) -> Item:
-        x, y, sample_weight = as_fed(self._source.take(self.indices(index)))
-        return (x, y) if sample_weight is None else (x, y, sample_weight)
+        return item_of(self._source.take(self.indices(index)))
 
     def start_epoch(self, epoch: int) -> None:
         """Sets the draws to those of this epoch."""

@@ -33,10 +33,9 @@ from keras_swift.src.swift.features import (
     rank_in_class,
     recorded_column,
 )
-from keras_swift.src.swift.pooled import PooledDataset
+from keras_swift.src.swift.pooled import PooledDataset, RecordedStream
 from keras_swift.src.swift.probabilities import Probabilities
 from keras_swift.src.swift.ranks import GRADIENT_NORM
-from keras_swift.src.swift.recorded_stream import RecordedStream
 
 # The share of the epochs of the first `fit` that is uniform.
 WARMUP = 1.0 / 3.0

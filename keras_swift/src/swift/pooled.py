@@ -1,6 +1,7 @@
 """Batches of a stream: as they come, or drawn by given chances from pools of the next batches.
 
-As many rows are drawn as are read, and each batch of the stream is read once an epoch.
+As many rows are drawn as are read, and each batch of the stream is read once an epoch. This file
+also decides what is known of the examples of a stream whose training is recorded.
 """
 
 from __future__ import annotations
@@ -15,16 +16,21 @@ import numpy as np
 
 from keras_swift.src._state import SavedState
 from keras_swift.src._types import FloatArray, IntArray, State
-from keras_swift.src.data.arrays import Data, select
+from keras_swift.src.data.arrays import ArraySource, select
 from keras_swift.src.data.draws import systematic_draw
-from keras_swift.src.data.leaves import as_fed
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.fitting.journal import Journal
+from keras_swift.src.records.examples import StreamExamples
+from keras_swift.src.records.given_targets import StoredTargets
 from keras_swift.src.records.identity import Identity, IdentityState
 from keras_swift.src.records.known_reader import Known, KnownReader
 from keras_swift.src.records.pooled import Group, drawn_batches
+from keras_swift.src.records.targets import target_outputs
+from keras_swift.src.scoring.examples import check_examples
+from keras_swift.src.scoring.labels import label_check
+from keras_swift.src.suspects.of_record import check_are_numbers, has_one_label
 from keras_swift.src.swift.chances import ChancesState, StreamChances, chances_of
-from keras_swift.src.swift.datasets import Item
+from keras_swift.src.swift.datasets import Item, item_of
 
 # A function of the batches of a pool and their `KnownReader` that returns the chances of the rows
 # of each batch, 1 on average over the data: float64 arrays of shape `(b,)`.
@@ -62,8 +68,8 @@ class PooledDataset(keras.utils.PyDataset):
         stream: `StreamReader`.
         identity: `Identity` of its examples.
         seed: int. The draws of an epoch are a function of the seed, the epoch and the chances.
-        on_read: function called with each batch that was read; it may raise. Defaults to `None`.
-        must_come_back: bool, whether examples that do not come back in a second pass are an error.
+        on_read: function called with each batch that was read; it may raise. With one, examples
+            that do not come back in a second pass are an error. Defaults to `None`.
         restarts: bool, whether each epoch is a pass of its own; else an epoch continues where the
             last one ended.
         first_epoch: int, the epoch to start with.
@@ -81,7 +87,6 @@ class PooledDataset(keras.utils.PyDataset):
         seed: int,
         *,
         on_read: Callable[[Known], None] | None = None,
-        must_come_back: bool = False,
         restarts: bool = True,
         first_epoch: int = 0,
     ) -> None:
@@ -93,7 +98,7 @@ class PooledDataset(keras.utils.PyDataset):
         self._stream = stream
         self._identity = identity
         self._seed = seed
-        self._must_come_back = must_come_back
+        self._must_come_back = on_read is not None
         self._restarts = restarts
         self._epoch = first_epoch
         self._generator = np.random.default_rng([seed, first_epoch])
@@ -173,11 +178,11 @@ class PooledDataset(keras.utils.PyDataset):
     def _next(self) -> tuple[Item, IntArray]:
         if self._plan:
             group, rows = self._plan.popleft()
-            return _item(select(group.data, rows)), group.pool[group.positions[rows]]
+            return item_of(select(group.data, rows)), group.pool[group.positions[rows]]
         left = max(1, self.num_batches - self._read)
         if self.chances is None:
             (batch,) = self._several(1, left)
-            return _item(batch.data), batch.numbers
+            return item_of(batch.data), batch.numbers
         batches = self._several(min(self.known.pool_steps, left), left)
         self._plan.extend(self._pool(batches, self.chances(batches, self.known)))
         return self._next()
@@ -228,9 +233,62 @@ class PooledDataset(keras.utils.PyDataset):
             self._stream.close()
 
 
-def _item(data: Data) -> Item:
-    x, y, sample_weight = as_fed(data)
-    return (x, y) if sample_weight is None else (x, y, sample_weight)
+class RecordedStream:
+    """What is known of the examples of a stream; it outlives a call of `fit`.
+
+    Args:
+        model: a compiled `keras.Model`; built if it is not.
+        stream: `StreamReader`.
+        stores_all: bool, whether targets of every kind are stored. Defaults to `False`: only
+            labels, if each example has one.
+
+    Attributes:
+        losses: `CompiledLosses` of the model.
+        first: `ArraySource` of its first batch.
+        stored: `StoredTargets` of the examples that were read, or `None`.
+        examples: `StreamExamples`.
+
+    Raises:
+        ValueError: for a first batch that does not fit the model.
+    """
+
+    def __init__(self, model: keras.Model, stream: StreamReader, stores_all: bool = False) -> None:
+        first = stream.first(stream.batch_size)
+        check_are_numbers(first[1])
+        self.first = ArraySource(*first)
+        losses = self.losses = check_examples(model, self.first, stream.batch_size)
+        outputs = target_outputs(model, losses)
+        self._identity = Identity(stream)
+        self.stored: StoredTargets | None = None
+        if stores_all or has_one_label(outputs):
+            self.stored = StoredTargets(outputs, losses)
+        self.examples = StreamExamples(
+            stream.stream, first, self._identity, stream.class_weight, self.stored
+        )
+        self._check_labels = label_check(losses.y_pred, losses.outputs, losses.matching)
+
+    def dataset(
+        self, stream: StreamReader, seed: int, restarts: bool = True, first_epoch: int = 0
+    ) -> PooledDataset:
+        """A data set whose batches are checked, and whose examples must come back.
+
+        Args:
+            stream: `StreamReader` of the same source.
+            seed, restarts, first_epoch: as for `PooledDataset`.
+        """
+        return PooledDataset(
+            stream,
+            self._identity,
+            seed,
+            on_read=self._on_read,
+            restarts=restarts,
+            first_epoch=first_epoch,
+        )
+
+    def _on_read(self, batch: Known) -> None:
+        self._check_labels(batch.data[1])
+        if self.stored is not None:
+            self.stored.add_batch(batch)
 
 
 @dataclasses.dataclass(frozen=True)

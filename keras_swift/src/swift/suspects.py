@@ -36,8 +36,7 @@ from keras_swift.src.suspects.of_record import (
 )
 from keras_swift.src.suspects.result import Suspects
 from keras_swift.src.swift.datasets import DrawnDataset, EpochCallback
-from keras_swift.src.swift.pooled import PooledDataset
-from keras_swift.src.swift.recorded_stream import RecordedStream
+from keras_swift.src.swift.pooled import PooledDataset, RecordedStream
 from keras_swift.src.validation import check_model, check_targets
 
 

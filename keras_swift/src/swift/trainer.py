@@ -34,9 +34,8 @@ from keras_swift.src.swift.datasets import DrawnDataset, EpochCallback
 from keras_swift.src.swift.feature_table import Features
 from keras_swift.src.swift.features import named_features
 from keras_swift.src.swift.own_record import OwnRecord, RankAnew, RecordedPlace
-from keras_swift.src.swift.pooled import PooledDataset, StreamPlace
+from keras_swift.src.swift.pooled import PooledDataset, RecordedStream, StreamPlace
 from keras_swift.src.swift.probabilities import Probabilities
-from keras_swift.src.swift.recorded_stream import RecordedStream
 from keras_swift.src.swift.sampler import SwiftSampler
 from keras_swift.src.validation import check_model
 
