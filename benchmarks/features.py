@@ -25,7 +25,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 import keras_swift as ks
-from keras_swift.src.swift.features import doubtful_end
+from keras_swift.src.swift.feature_table import doubtful_end
 
 # Each is a sum of the ranks of features. The `loss` is that of the trained network, by a forward
 # pass without dropout.

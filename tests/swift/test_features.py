@@ -10,8 +10,7 @@ from small_models import classifier
 
 import keras_swift as ks
 from keras_swift.src.scoring.compiled import build
-from keras_swift.src.swift.feature_table import DEFAULTS, FEATURES
-from keras_swift.src.swift.features import default_features, doubtful_end
+from keras_swift.src.swift.feature_table import DEFAULTS, FEATURES, default_features, doubtful_end
 
 
 def slow_entropy(probabilities, label):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import scipy.stats.qmc
 
 from keras_swift.src._types import FloatArray
-from keras_swift.src.swift.features import doubtful_end
+from keras_swift.src.swift.feature_table import doubtful_end
 from keras_swift.src.swift.layout import Layout
 from keras_swift.src.swift.ranks import cumulative_rank
 from keras_swift.src.swift.sampler import DEFAULT_FEATURES, SwiftSampler, Transform

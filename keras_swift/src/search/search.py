@@ -28,8 +28,13 @@ from keras_swift.src.search.settings import Method, SearchSettings
 from keras_swift.src.search.space import SamplerSpace
 from keras_swift.src.search.stages import Task
 from keras_swift.src.search.store import Store
-from keras_swift.src.swift.feature_table import DEFAULTS
-from keras_swift.src.swift.features import check_column, default_features, named_features
+from keras_swift.src.swift.feature_table import (
+    DEFAULTS,
+    check_column,
+    default_features,
+    is_values,
+    named_features,
+)
 from keras_swift.src.validation import check_model, check_targets
 
 if TYPE_CHECKING:
@@ -197,7 +202,7 @@ def search(
         size = arrays.ArraySource(x, y).size
         named = {
             name: np.asarray(feature)[:size]
-            if not (isinstance(feature, str) or callable(feature)) and _length(feature) == total
+            if is_values(feature) and _length(feature) == total
             else feature
             for name, feature in named.items()
         }
@@ -205,7 +210,7 @@ def search(
         validation_data = held(validation_data)
     source = arrays.ArraySource(x, y, sample_weight)
     for name, feature in named.items():
-        if not isinstance(feature, str) and not callable(feature):
+        if is_values(feature):
             check_column(name, feature, source.size)
     check_examples(model, source, batch_size)
     with in_argument("validation_data"):

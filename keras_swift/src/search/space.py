@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from keras_swift.src.rules import check, one_of
-from keras_swift.src.swift.feature_table import Features
-from keras_swift.src.swift.features import named_features
+from keras_swift.src.swift.feature_table import Features, named_features
 from keras_swift.src.swift.sampler import TRANSFORMS, Transform
 
 

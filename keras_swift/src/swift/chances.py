@@ -18,8 +18,8 @@ from keras_swift.src.records.growing import GrowingRows
 from keras_swift.src.records.identity import Identity
 from keras_swift.src.records.keys import KeyTable, id_keys
 from keras_swift.src.records.known_reader import FEW, Known, KnownReader
-from keras_swift.src.swift.feature_table import Feature
-from keras_swift.src.swift.features import FeatureScorer, check_column
+from keras_swift.src.swift.feature_table import Feature, check_column, is_values
+from keras_swift.src.swift.features import FeatureScorer
 from keras_swift.src.swift.sampler import SwiftSampler
 
 NOT_KNOWN_AGAIN = (
@@ -219,7 +219,7 @@ def given_chances(
     Raises:
         ValueError: if some features are not arrays, or examples have no ids to find them by.
     """
-    named = [name for name, f in wanted.items() if isinstance(f, str) or callable(f)]
+    named = [name for name, f in wanted.items() if not is_values(f)]
     if named:
         raise ValueError(
             "`features` must be arrays for all features of the sampler, or for none, if `x` is a "

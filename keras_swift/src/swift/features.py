@@ -6,34 +6,44 @@ sure that nothing depends on the batch size of scoring.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import keras
 import numpy as np
 
-from keras_swift.src._types import ArrayTree, FloatArray, IntArray
+from keras_swift.src._types import Array, ArrayTree, FloatArray
 from keras_swift.src.data import arrays
+from keras_swift.src.data.arrays import ArraySource, select
+from keras_swift.src.data.held import check_ends
+from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.data.streams import check_stream_arguments, is_stream
 from keras_swift.src.records.columns import TrainingRecord
-from keras_swift.src.records.examples import ArrayExamples
-from keras_swift.src.records.outputs import classes_of, is_one_class, label_outputs
-from keras_swift.src.rules import check, in_argument, numbers, shown
+from keras_swift.src.records.examples import ArrayExamples, Examples
+from keras_swift.src.records.growing import GrowingRows
+from keras_swift.src.records.identity import Identity
+from keras_swift.src.records.known_reader import KnownReader
+from keras_swift.src.records.outputs import classes_of, is_one_class
+from keras_swift.src.rules import check, shown
 from keras_swift.src.scoring.compiled import build
 from keras_swift.src.scoring.examples import check_examples
 from keras_swift.src.scoring.labels import label_check
 from keras_swift.src.scoring.scorer import Scorer
 from keras_swift.src.swift.feature_table import (
-    DEFAULTS,
     FEATURES,
-    HIGH,
     IN_CLASS,
     NAMES,
     RECORDED_NAMES,
     Feature,
     Features,
+    check_column,
+    check_finite,
+    is_values,
+    named_features,
+    rank_in_class,
+    recorded_column,
 )
-from keras_swift.src.swift.ranks import cumulative_rank
 from keras_swift.src.validation import check_model
 
 
@@ -114,10 +124,8 @@ def compute_features(
     check(batch_size=batch_size, verbose=verbose)
     named = named_features(features)
     if is_stream(x):
-        from keras_swift.src.swift.stream_features import features_of_stream
-
         check_stream_arguments(x, y, None, None, 0.0)
-        return features_of_stream(model, x, named, verbose)
+        return _features_of_stream(model, x, named, verbose)
     source = arrays.ArraySource(x, y)
     needs_loss = any(isinstance(f, str) and f in NAMES for f in named.values())
     check_examples(model, source, batch_size, needs_loss)
@@ -145,57 +153,15 @@ def features_of(
     for name, feature in named.items():
         if isinstance(feature, str) and feature in RECORDED_NAMES:
             columns[name] = _recorded(feature, record, model, source)
-        elif isinstance(feature, str) or callable(feature):
-            scored[name] = feature
-        else:
+        elif is_values(feature):
             columns[name] = check_column(name, feature, source.size)
+        else:
+            scored[name] = feature
     if scored:
         scorer = FeatureScorer(model, scored, *source.specimen())
-        columns.update(_score_all(scorer, source, batch_size, verbose))
+        columns.update(score_all(scorer, ArrayExamples(source), batch_size, verbose))
     check_finite(columns, named)
     return {name: columns[name] for name in named}
-
-
-def check_finite(columns: Mapping[str, FloatArray], named: Mapping[str, Feature]) -> None:
-    """Raises for columns with numbers that are not finite."""
-    for name, column in columns.items():
-        bad = ~np.isfinite(column)
-        if bad.any():
-            if bad.all() and isinstance(named[name], str) and named[name] in RECORDED_NAMES:
-                raise ValueError(
-                    f"Feature {name!r} is for classifiers. Received: a model whose loss is not of "
-                    'class probabilities. Use "mean_loss", "last_loss", "loss" or "gradient_norm".'
-                )
-            raise ValueError(
-                f"`features` must be finite. Received: {int(bad.sum())} of {len(column)} numbers "
-                f"of {name!r} that are not, the first at index {int(bad.argmax())}. Check that "
-                "example, and whether the model has diverged."
-            )
-
-
-def doubtful_end(name: str) -> float:
-    """1 if a high value of a feature casts doubt on a label, -1 if a low one does."""
-    feature = FEATURES.get(name.removesuffix(IN_CLASS))
-    return HIGH if feature is None else feature.doubtful_end
-
-
-def default_features(model: keras.Model) -> tuple[str, ...]:
-    """The features that best show which examples to leave out, among those that suit the model."""
-    return DEFAULTS if label_outputs(model) is not None else ("mean_loss", "last_loss")
-
-
-def recorded_column(record: TrainingRecord, name: str) -> FloatArray:
-    """The feature of a record with this name, before ranks in a class; a copy."""
-    return np.array(FEATURES[name].compute(record), np.float64)
-
-
-def rank_in_class(values: FloatArray, classes: IntArray) -> FloatArray:
-    """Ranks among the examples of the same class, float64 in `(0, 1]`."""
-    ranks = np.empty(len(values))
-    for label in np.unique(classes):
-        members = classes == label
-        ranks[members] = cumulative_rank(values[members])
-    return ranks
 
 
 def _recorded(
@@ -284,62 +250,94 @@ class FeatureScorer:
         return results
 
 
-def named_features(features: Features) -> dict[str, Feature]:
-    """Features as a dict from the name that each is given to a known name, callable or array.
+def score_all(
+    scorer: FeatureScorer,
+    examples: Examples,
+    batch_size: int,
+    verbose: int | Literal["auto"] = 0,
+) -> dict[str, FloatArray]:
+    """The features of examples, batch by batch; NaN where a stream did not give one again.
+
+    Args:
+        scorer: `FeatureScorer`.
+        examples: `Examples`.
+        batch_size, verbose: as for `compute_features`.
+    """
+    found = {name: np.full(examples.size, np.nan) for name in scorer.names}
+    batches = -(-examples.size // batch_size)
+    bar = keras.utils.Progbar(batches, unit_name="batch") if verbose else None
+    for done, (places, x, y) in enumerate(examples.chunks(batch_size), start=1):
+        for name, column in scorer(x, y).items():
+            found[name][places] = column[: len(places)]
+        if bar is not None:
+            bar.update(done)
+    return found
+
+
+class FeaturesOfStream(dict[str, FloatArray]):
+    """A dict from name to float64 array, shape `(n,)`, with the ids of the examples.
+
+    Attributes:
+        ids: array, shape `(n,)`: the ids that the stream yielded, or uint64 hashes of its examples
+            if it yielded none; `None` for a `PyDataset` without ids, whose examples are in the
+            order of batches and rows.
+    """
+
+    def __init__(self, columns: Mapping[str, FloatArray], ids: Array | None) -> None:
+        super().__init__(columns)
+        self.ids = ids
+
+
+def _features_of_stream(
+    model: keras.Model,
+    x: Any,
+    named: Mapping[str, Feature],
+    verbose: int | Literal["auto"],
+) -> FeaturesOfStream:
+    """The features of each example of a stream, read once.
+
+    Args:
+        model: a compiled `keras.Model`.
+        x: a stream that ends.
+        named: the features, by `named_features`; of `NAMES`, or callables.
+        verbose: `"auto"` or 1 for a progress bar, 0 for silence.
 
     Raises:
-        TypeError: if `features` is neither a sequence nor a mapping of them.
-        ValueError: for unknown or repeated names, or none at all.
+        ValueError: for features that are arrays or need a record, and values that are not finite.
     """
-    if isinstance(features, str) or not isinstance(features, Sequence | Mapping):
-        raise TypeError(
-            "`features` must be a sequence of names, callables and arrays, or a mapping from "
-            f'names to them. Received: {features!r}. Write ("loss",) for a single one.'
-        )
-    items: list[tuple[str, Feature]]
-    if isinstance(features, Mapping):
-        items = list(features.items())
-    else:
-        items = []
-        for position, feature in enumerate(features):
-            name = feature if isinstance(feature, str) else getattr(feature, "__name__", "<")
-            # A lambda or an array has no name of its own.
-            items.append((f"feature_{position}" if name.startswith("<") else name, feature))
-    if not items:
-        raise ValueError("`features` must name at least one feature. Received: none.")
-    for _, feature in items:
-        if isinstance(feature, str) and feature not in (*NAMES, *RECORDED_NAMES):
-            known = ", ".join(map(repr, (*NAMES, *RECORDED_NAMES)))
-            raise ValueError(
-                f"`features` must be among {known}, or callables or arrays. Received: {feature!r}"
-            )
-    named = dict(items)
-    if len(named) < len(items):
+    other = [name for name, f in named.items() if not callable(f) and f not in NAMES]
+    if other:
         raise ValueError(
-            f"`features` must have different names. Received: {[name for name, _ in items]}. "
-            "Pass a mapping from names to features."
+            f"`features` of a stream must be among {', '.join(map(repr, NAMES))}, or callables, "
+            f"because its examples are found by their ids. Received: {other}. Those of a training "
+            "are in the `record` of `find_suspects(model, x)`, in the order of its `ids`."
         )
-    return named
-
-
-def check_column(name: str, feature: Feature, size: int) -> FloatArray:
-    """A computed feature as a float64 array; raises if its type or shape is wrong."""
-    with in_argument("features"):
-        return numbers(name, feature, (size,))
-
-
-def _score_all(
-    scorer: FeatureScorer,
-    source: arrays.ArraySource,
-    batch_size: int,
-    verbose: int | Literal["auto"],
-) -> dict[str, FloatArray]:
-    """Features of every example, batch by batch."""
-    batches = -(-source.size // batch_size)
-    bar = keras.utils.Progbar(batches, unit_name="batch") if verbose else None
-    parts = []
-    for places, x, y in ArrayExamples(source).chunks(batch_size):
-        parts.append({name: column[: len(places)] for name, column in scorer(x, y).items()})
-        if bar is not None:
-            bar.update(len(parts))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    check_ends(x, "x")
+    needs_loss = any(isinstance(feature, str) for feature in named.values())
+    generators = np.random.default_rng(0).spawn(2)
+    with contextlib.closing(StreamReader(x, None, generators, False, None, warns=False)) as stream:
+        first = stream.first(stream.batch_size)
+        check_examples(model, ArraySource(*first), stream.batch_size, needs_loss)
+        scorer = FeatureScorer(model, named, *first[:2])
+        identity = Identity(stream)
+        known = KnownReader(stream, identity)
+        rows = GrowingRows(0, (len(named),), np.nan, np.float64)
+        bar = keras.utils.Progbar(stream.num_batches, unit_name="batch") if verbose else None
+        for step in range(stream.num_batches):
+            (batch,) = known.several(1, stream.num_batches - step)
+            size = len(batch.numbers)
+            # The last batch is padded, so that all batches have one compiled shape.
+            padded = np.resize(np.arange(size), max(size, stream.batch_size))
+            some_x, some_y, _ = select(batch.data, padded)
+            scorer.check_labels(some_y)
+            found = scorer(some_x, some_y)
+            rows.resize(identity.count)
+            rows.values[batch.numbers] = np.stack([found[name][:size] for name in named], axis=1)
+            if bar is not None:
+                bar.update(step + 1)
+        stream.end_epoch()
+        order = identity.order()
+        values = rows.values if order is None else rows.values[order]
+        columns = {name: values[:, k].copy() for k, name in enumerate(named)}
+        check_finite(columns, named)
+        return FeaturesOfStream(columns, identity.ids)

@@ -25,14 +25,13 @@ from keras_swift.src.records.given_targets import StoredTargets, StoredTargetsSt
 from keras_swift.src.records.outputs import classes_of
 from keras_swift.src.records.recorder import recording
 from keras_swift.src.swift.datasets import DrawnDataset
-from keras_swift.src.swift.feature_table import IN_CLASS, Features
-from keras_swift.src.swift.features import (
-    FeatureScorer,
-    features_of,
-    named_features,
+from keras_swift.src.swift.feature_table import (
+    IN_CLASS,
+    Feature,
     rank_in_class,
     recorded_column,
 )
+from keras_swift.src.swift.features import FeatureScorer, features_of, score_all
 from keras_swift.src.swift.pooled import PooledDataset, RecordedStream
 from keras_swift.src.swift.probabilities import Probabilities
 from keras_swift.src.swift.ranks import GRADIENT_NORM
@@ -140,16 +139,14 @@ class OwnRecord:
         return classes
 
     def _gradient_norms(self) -> FloatArray:
+        named: dict[str, Feature] = {GRADIENT_NORM: GRADIENT_NORM}
         if self.stream is None:
-            return self._computed(None, (GRADIENT_NORM,))[GRADIENT_NORM]
-        scorer = FeatureScorer(
-            self._model, {GRADIENT_NORM: GRADIENT_NORM}, *self._source.specimen()
-        )
-        found = np.full(self.examples.size, np.nan)
-        for numbers, x, y in self.examples.chunks(self._batch_size):
-            found[numbers] = scorer(x, y)[GRADIENT_NORM][: len(numbers)]
+            found = features_of(self._model, self._source, named, batch_size=self._batch_size)
+            return found[GRADIENT_NORM]
+        scorer = FeatureScorer(self._model, named, *self._source.specimen())
+        norms = score_all(scorer, self.examples, self._batch_size)[GRADIENT_NORM]
         # Examples that a stream did not give again get the mean.
-        return np.where(np.isnan(found), np.nanmean(found), found)
+        return np.where(np.isnan(norms), np.nanmean(norms), norms)
 
     def end_epoch(self) -> None:
         """Called when an epoch has been recorded."""
@@ -180,13 +177,8 @@ class OwnRecord:
         numbers = np.zeros(self._source.size)
         labels = numbers if self.recorder.has_labels else nothing
         made_up = FinishedRecord(numbers, labels, numbers, labels, labels, labels)
-        self._computed(made_up, [name for name in self._wanted if name != GRADIENT_NORM])
-
-    def _computed(
-        self, record: FinishedRecord | None, names: Sequence[str]
-    ) -> dict[str, FloatArray]:
-        named = named_features(cast(Features, names))
-        return features_of(self._model, self._source, named, record, self._batch_size)
+        named: dict[str, Feature] = {n: n for n in self._wanted if n != GRADIENT_NORM}
+        features_of(self._model, self._source, named, made_up, self._batch_size)
 
 
 class RankAnew(keras.callbacks.Callback):

@@ -20,8 +20,14 @@ from keras_swift.src.data.fingerprint import of_arrays
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.records.identity import Identity
 from keras_swift.src.swift.chances import ReferenceChances, StreamChances, given_chances
-from keras_swift.src.swift.feature_table import RECORDED_NAMES, Feature, Features
-from keras_swift.src.swift.features import FeatureScorer, features_of, named_features
+from keras_swift.src.swift.feature_table import (
+    RECORDED_NAMES,
+    Feature,
+    Features,
+    is_values,
+    named_features,
+)
+from keras_swift.src.swift.features import FeatureScorer, features_of
 from keras_swift.src.swift.ranks import GRADIENT_NORM
 from keras_swift.src.swift.sampler import SwiftSampler
 
@@ -92,7 +98,7 @@ class Probabilities:
                     "pass `reference`, a trained model to compute their features with."
                 )
             fingerprint = getattr(search, "data_fingerprint", None)
-            if fingerprint is not None and fingerprint != sources_fingerprint(source):
+            if fingerprint is not None and fingerprint != of_arrays((source.x, source.y)):
                 raise ValueError(
                     "`x` and `y` must be the data of the search, in the same order. Received: "
                     f"{source.size} examples with other contents. For other data, pass "
@@ -100,13 +106,11 @@ class Probabilities:
                 )
             return self.sampler.probabilities(columns)
         wanted = self.wanted()
-        ready = {
-            name: f for name, f in wanted.items() if not isinstance(f, str) and not callable(f)
-        }
-        if self.reference is None and len(ready) < len(wanted):
+        missing = [name for name, feature in wanted.items() if not is_values(feature)]
+        if self.reference is None and missing:
             raise ValueError(
                 "A `SwiftSampler` needs the features of the data: "
-                f"{[name for name in wanted if name not in ready]}. Received: reference=None. "
+                f"{missing}. Received: reference=None. "
                 "Pass `reference`, a trained and compiled model to compute them with; or "
                 "`features`; or the result of `keras_swift.search` instead of its sampler. "
                 + read_on("guides/learned_sampler.md#using-a-sampler-on-other-data")
@@ -144,8 +148,7 @@ class Probabilities:
     def of_stream(self, stream: StreamReader, identity: Identity) -> StreamChances:
         """How often the examples of a stream are drawn, by given features or a reference model."""
         wanted = self.wanted()
-        given = {n: f for n, f in wanted.items() if not isinstance(f, str) and not callable(f)}
-        if given:
+        if any(map(is_values, wanted.values())):
             return given_chances(
                 self.sampler, wanted, getattr(self.features, "ids", None), identity
             )
@@ -185,8 +188,3 @@ def _refuse_recorded(wanted: Mapping[str, Feature]) -> None:
             'features=("loss", "renormed_entropy"). Without `reference`, `fit` on arrays records '
             "its own training for a sampler that needs no other features."
         )
-
-
-def sources_fingerprint(source: arrays.ArraySource) -> str:
-    """A hash of every value of the inputs and targets, in order."""
-    return of_arrays((source.x, source.y))

@@ -31,8 +31,7 @@ from keras_swift.src.scoring.examples import check_examples
 from keras_swift.src.suspects.of_record import suspects_of_memory
 from keras_swift.src.suspects.result import ClassNames, Suspects
 from keras_swift.src.swift.datasets import DrawnDataset, EpochCallback
-from keras_swift.src.swift.feature_table import Features
-from keras_swift.src.swift.features import named_features
+from keras_swift.src.swift.feature_table import Features, named_features
 from keras_swift.src.swift.own_record import OwnRecord, RankAnew, RecordedPlace
 from keras_swift.src.swift.pooled import PooledDataset, RecordedStream, StreamPlace
 from keras_swift.src.swift.probabilities import Probabilities
