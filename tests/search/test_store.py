@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from search_process import describe, run_search
 
-from keras_swift.src.search import lock
+from keras_swift.src.search import processes
 from keras_swift.src.search.store import CONFIRMED, START, TRIAL, VALUES, Store, UnreadableFile
 
 QUICK = {"max_trials": 2}
@@ -150,7 +150,7 @@ def test_a_full_disk_and_a_forbidden_file_are_named_and_lose_nothing(copied, sea
 
 
 def test_another_search_in_the_folder_is_waited_for_and_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "INTERVAL", 0.01)
+    monkeypatch.setattr(processes, "INTERVAL", 0.01)
     held, order = threading.Event(), []
 
     def first():

@@ -21,7 +21,7 @@ import numpy as np
 
 from keras_swift.src._types import Array, FloatArray
 from keras_swift.src.fitting.atomic import create_atomically, write_atomically
-from keras_swift.src.search.lock import locked
+from keras_swift.src.search.processes import locked
 
 T = TypeVar("T")
 
