@@ -37,7 +37,7 @@ from scipy.stats import spearmanr
 
 import keras_swift as ks
 from keras_swift.src.search import judge as held_out
-from keras_swift.src.search.space import CUTS
+from keras_swift.src.search.cube import CUTS
 
 TEMPERATURES = np.array(held_out.TEMPERATURES)
 

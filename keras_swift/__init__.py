@@ -12,7 +12,7 @@ from keras_swift.src.importance.trainer import ImportanceTraining  # noqa: E402
 from keras_swift.src.records.memory import ExampleMemory  # noqa: E402
 from keras_swift.src.search.result import SearchResult  # noqa: E402
 from keras_swift.src.search.search import search  # noqa: E402
-from keras_swift.src.search.space import SamplerSpace  # noqa: E402
+from keras_swift.src.search.settings import SamplerSpace  # noqa: E402
 from keras_swift.src.search.trial import SearchTrial  # noqa: E402
 from keras_swift.src.suspects.mixture import WrongShare  # noqa: E402
 from keras_swift.src.suspects.result import Suspects  # noqa: E402

@@ -17,7 +17,7 @@ from search_process import SCRIPT, describe, environment, run_search
 from small_models import classifier
 
 import keras_swift as ks
-from keras_swift.src.search.progress import duration
+from keras_swift.src.search.report import duration
 
 PROBABILITY = "val_tempered_probability"
 

@@ -1,17 +1,81 @@
-"""What a search says of its trials: their objectives, which were confirmed, and why."""
+"""What a search says: its price, how it goes on, and of its trials which were confirmed and why."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
 
+import keras
+
+from keras_swift.src.records.recorder import record_cost
 from keras_swift.src.search.choice import effective_share, ranked
 from keras_swift.src.search.judge import difference_noise
+from keras_swift.src.search.settings import SearchSettings
 from keras_swift.src.search.trial import Direction, SearchTrial, signed
 
 if TYPE_CHECKING:
     from keras_swift.src.search.result import SearchResult
+
+
+def price(model: keras.Model, settings: SearchSettings) -> str:
+    """A sentence on what the search costs, printed before it begins."""
+    epochs, trials = settings.pretrain_epochs, settings.max_trials * settings.finetune_epochs
+    text = (
+        f"Swift Sampler search: {settings.max_trials} trials of {settings.finetune_epochs} epochs"
+    )
+    if not epochs:
+        return f"{text}, {trials} epochs in all; nothing is confirmed without `pretrain_epochs`"
+    confirm = min(settings.confirm, settings.max_trials - 1)
+    total = trials + confirm * epochs + record_cost(model, epochs)
+    return (
+        f"{text}, and {confirm} trainings of {epochs} to confirm, after one to begin with:"
+        f" the price is at most {total / epochs:.1f} uniform trainings besides that one"
+    )
+
+
+def time_to_come(seconds: float, trials: int, settings: SearchSettings) -> str:
+    """A text on how long the rest of a search will take at the speed of the pretraining.
+
+    Args:
+        seconds: float, duration of the pretraining.
+        trials: int, how many trials are left.
+        settings: `SearchSettings`.
+    """
+    epochs = trials * settings.finetune_epochs
+    text = (
+        f"Pretrained in {duration(seconds)}. At that speed {trials} trials take about "
+        f"{duration(epochs * seconds / settings.pretrain_epochs)}"
+    )
+    if settings.confirm:
+        text += f", and confirming the best {duration(settings.confirm * seconds)} more"
+    return f"{text}."
+
+
+def trial_reporter(
+    trials: int, direction: Direction, verbose: int | Literal["auto"]
+) -> Callable[[int, float], None]:
+    """A function of a trial's number and objective that advances a progress bar, if any."""
+    if not verbose:
+        return lambda number, value: None
+    bar = keras.utils.Progbar(trials, unit_name="trial", stateful_metrics=["objective", "best"])
+    sign = -1.0 if direction == "max" else 1.0
+    seen = [math.inf]
+
+    def report(number: int, value: float) -> None:
+        if math.isfinite(value):
+            seen.append(sign * value)
+        bar.update(min(number + 1, trials), [("objective", value), ("best", sign * min(seen))])
+
+    return report
+
+
+def duration(seconds: float) -> str:
+    """A duration in words, in the largest unit of which it has two or more."""
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def verdict(result: SearchResult) -> str:

@@ -17,15 +17,14 @@ import numpy as np
 from keras_swift.src.data import arrays
 from keras_swift.src.data.held import held, held_examples
 from keras_swift.src.fitting.model_state import Unchanged
-from keras_swift.src.records.recorder import record_cost
 from keras_swift.src.rules import check, check_if_given, in_argument
 from keras_swift.src.scoring.examples import check_examples
 from keras_swift.src.search.judge import Judge, check_classes, find_objective
 from keras_swift.src.search.processes import is_distributed
+from keras_swift.src.search.report import price
 from keras_swift.src.search.result import SearchResult
 from keras_swift.src.search.session import run_search
-from keras_swift.src.search.settings import Method, SearchSettings
-from keras_swift.src.search.space import SamplerSpace
+from keras_swift.src.search.settings import Method, SamplerSpace, SearchSettings
 from keras_swift.src.search.stages import Task
 from keras_swift.src.search.store import Store
 from keras_swift.src.swift.feature_table import (
@@ -225,7 +224,7 @@ def search(
         parsed = find_objective(judge, objective)
         check_classes(model, source.y, validation_data[1])
         if verbose:
-            print(_price(model, settings), flush=True)
+            print(price(model, settings), flush=True)
         folder = tempfile.mkdtemp(prefix="keras_swift_") if directory is None else str(directory)
         try:
             task = Task(model, source, judge, parsed, named, space, settings)
@@ -241,19 +240,3 @@ def _length(feature: Any) -> int | None:
         return len(feature)
     except TypeError:
         return None
-
-
-def _price(model: keras.Model, settings: SearchSettings) -> str:
-    """A sentence on what the search costs, printed before it begins."""
-    epochs, trials = settings.pretrain_epochs, settings.max_trials * settings.finetune_epochs
-    text = (
-        f"Swift Sampler search: {settings.max_trials} trials of {settings.finetune_epochs} epochs"
-    )
-    if not epochs:
-        return f"{text}, {trials} epochs in all; nothing is confirmed without `pretrain_epochs`"
-    confirm = min(settings.confirm, settings.max_trials - 1)
-    total = trials + confirm * epochs + record_cost(model, epochs)
-    return (
-        f"{text}, and {confirm} trainings of {epochs} to confirm, after one to begin with:"
-        f" the price is at most {total / epochs:.1f} uniform trainings besides that one"
-    )

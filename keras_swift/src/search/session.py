@@ -18,7 +18,7 @@ from keras_swift.src.records.columns import FinishedRecord
 from keras_swift.src.records.outputs import classes_of, is_one_class
 from keras_swift.src.search.cube import SamplerCube
 from keras_swift.src.search.processes import is_chief, is_worker
-from keras_swift.src.search.progress import time_to_come
+from keras_swift.src.search.report import time_to_come
 from keras_swift.src.search.result import SearchResult
 from keras_swift.src.search.stages import (
     Task,
@@ -120,14 +120,7 @@ def _cube(task: Task, start: Start) -> SamplerCube:
 def _say_what_is_left(task: Task, start: Start, left: int) -> None:
     settings = task.settings
     if settings.verbose and settings.pretrain_epochs and not is_worker():
-        text = time_to_come(
-            start.seconds,
-            settings.pretrain_epochs,
-            left,
-            settings.finetune_epochs,
-            settings.confirm,
-        )
-        print(text, flush=True)
+        print(time_to_come(start.seconds, left, settings), flush=True)
 
 
 def _start(task: Task, store: Store, described: dict[str, str]) -> Start:

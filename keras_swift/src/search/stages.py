@@ -28,9 +28,8 @@ from keras_swift.src.search.choice import candidates
 from keras_swift.src.search.cube import SamplerCube
 from keras_swift.src.search.judge import Judge
 from keras_swift.src.search.processes import is_worker
-from keras_swift.src.search.progress import trial_reporter
-from keras_swift.src.search.settings import SearchSettings
-from keras_swift.src.search.space import SamplerSpace
+from keras_swift.src.search.report import trial_reporter
+from keras_swift.src.search.settings import SamplerSpace, SearchSettings
 from keras_swift.src.search.start import Start
 from keras_swift.src.search.store import CONFIRMED, Store, UnreadableFile
 from keras_swift.src.search.trial import SearchTrial
