@@ -54,9 +54,8 @@ def ranked(
     highest = completed[0]
 
     def is_as_good(trial: SearchTrial) -> bool:
-        noise = difference_noise(trial.values, highest.values)
         behind = signed(highest, direction) - signed(trial, direction)
-        return behind <= (noise if math.isfinite(noise) else 0.0)
+        return behind <= _known_noise(trial, highest)
 
     def confidence(trial: SearchTrial) -> float:
         return trial.metrics[f"val_{LABEL_PROBABILITY}"]
@@ -70,12 +69,12 @@ def ranked(
         surest = max(as_good, key=confidence)
         if surest is not even:
             found.append((surest, f"{among}, it made the model most confident in the labels"))
-    chosen = [trial for trial, _ in found]
+    chosen = {trial.number for trial, _ in found}
+    close = {trial.number for trial in as_good}
     for trial in completed:
-        if all(trial is not other for other in chosen):
-            close = any(trial is other for other in as_good)
+        if trial.number not in chosen:
             as_even = "as good as the best within the noise, but draws less evenly"
-            found.append((trial, as_even if close else "next by its objective"))
+            found.append((trial, as_even if trial.number in close else "next by its objective"))
     return found
 
 
@@ -99,8 +98,8 @@ def is_clearly_better(
         direction: `"max"` or `"min"`.
     """
     gain = signed(trial, direction) - signed(uniform, direction)
-    noise = difference_noise(trial.values, uniform.values)
-    better = gain > (CLEARLY * noise if math.isfinite(noise) else 0.0)
+    noise = _known_noise(trial, uniform)
+    better = gain > CLEARLY * noise
     names = [f"val_{name}" for name in (LABEL_PROBABILITY, LABEL_ACCURACY)]
     known = all(name in t.metrics for t in (trial, uniform) for name in names)
     if objective not in OURS_WITH_PREFIX or not known:
@@ -119,5 +118,10 @@ def is_clearly_better(
     much_surer = surer / max(1.0 - uniform.metrics[probability], 1e-9) > MUCH_SURER
     if objective == f"val_{LABEL_PROBABILITY}":
         return better and (more > 0 or (more > -same and much_surer))
-    no_worse = gain > -(noise if math.isfinite(noise) else 0.0)
-    return more > -same and (better or (much_surer and no_worse))
+    return more > -same and (better or (much_surer and gain > -noise))
+
+
+def _known_noise(trial: SearchTrial, other: SearchTrial) -> float:
+    """The standard error of the difference of two trials; 0 if it is not known."""
+    noise = difference_noise(trial.values, other.values)
+    return noise if math.isfinite(noise) else 0.0

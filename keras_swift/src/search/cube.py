@@ -75,22 +75,17 @@ class SamplerCube:
         weights = None
         if columns is None:
             ranks = scipy.stats.qmc.Halton(count, scramble=False).random(REFERENCE_SIZE + 1)[1:]
-            everything = weights
-            self._all_ranks = ranks
         else:
             ranks = np.stack([cumulative_rank(np.asarray(columns[f])) for f in self.features], 1)
             if transform == "cgf":
                 weights = np.asarray(columns["gradient_norm"], np.float64)
-            everything = weights
-            self._all_ranks = ranks
-            if len(ranks) > REFERENCE_SIZE:
-                generator = np.random.default_rng(seed)
-                kept = generator.choice(len(ranks), REFERENCE_SIZE, replace=False)
-                ranks = ranks[kept]
-                weights = None if weights is None else weights[kept]
-        self._ranks = ranks
-        self._weights = _usable(weights, len(ranks))
-        self._all_weights = _usable(everything, len(self._all_ranks))
+        self._all_ranks, self._all_weights = ranks, _usable(weights, len(ranks))
+        if len(ranks) > REFERENCE_SIZE:
+            generator = np.random.default_rng(seed)
+            kept = generator.choice(len(ranks), REFERENCE_SIZE, replace=False)
+            ranks = ranks[kept]
+            weights = None if weights is None else weights[kept]
+        self._ranks, self._weights = ranks, _usable(weights, len(ranks))
 
     @property
     def dimensions(self) -> int:

@@ -73,7 +73,10 @@ class Judge:
 
     def logs(self) -> dict[str, float]:
         """The model's logs on the validation data, names without `val_`."""
-        x, y, sample_weight = (*as_fed(self.data), None)[:3]
+        return self._evaluated(self.data)
+
+    def _evaluated(self, data: tuple[ArrayTree, ...]) -> dict[str, float]:
+        x, y, sample_weight = (*as_fed(data), None)[:3]
         found = self._model.evaluate(
             x,
             y,
@@ -148,19 +151,10 @@ class Judge:
         found = []
         for block in range(min(BLOCKS, self._source.size)):
             rows = np.arange(block, self._source.size, BLOCKS)
-            x, y, sample_weight = as_fed(self._source.take(rows))
-            logs = self._model.evaluate(
-                x,
-                y,
-                sample_weight=sample_weight,
-                batch_size=self._batch_size,
-                verbose=0,
-                return_dict=True,
-            )
-            logs |= {name: column[rows].mean() for name, column in values.items() if name != "loss"}
-            found.append(
-                objective.get_value({f"val_{name}": float(value) for name, value in logs.items()})
-            )
+            logs = self._evaluated(self._source.take(rows))
+            for name in values.keys() - {"loss"}:
+                logs[name] = float(values[name][rows].mean())
+            found.append(objective.get_value({f"val_{name}": v for name, v in logs.items()}))
         return np.array(found, np.float64)
 
 
