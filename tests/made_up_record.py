@@ -8,7 +8,7 @@ from keras_swift.src.records.examples import ArrayExamples
 from keras_swift.src.records.targets import TargetOutput
 from keras_swift.src.suspects.doubts import OutputDoubts
 from keras_swift.src.suspects.mixture import Doubts, WrongShare
-from keras_swift.src.suspects.together import put_together
+from keras_swift.src.suspects.of_record import put_together
 
 
 def made_up_record(n=100):
