@@ -239,11 +239,8 @@ RULES = {
     "epochs": COUNT_OR_ZERO,
     "file": _PATH,
     "finetune_epochs": COUNT,
-    "floor": Rule(
-        "in [0, 1)",
-        _NUMBERS,
-        lambda value: 0 <= value < 1,
-        "It is the uniform share of the draws: 0.1 bounds the weights by 10.",
+    "floor": dataclasses.replace(
+        _SHARE, cure="It is the uniform share of the draws: 0.1 bounds the weights by 10."
     ),
     "initial_epoch": COUNT_OR_ZERO,
     "max_trials": COUNT,

@@ -15,7 +15,7 @@ import scipy.stats.qmc
 from keras_swift.src._types import FloatArray
 from keras_swift.src.swift.feature_table import doubtful_end
 from keras_swift.src.swift.layout import Layout
-from keras_swift.src.swift.ranks import cumulative_rank
+from keras_swift.src.swift.ranks import aggregate, cumulative_rank
 from keras_swift.src.swift.sampler import DEFAULT_FEATURES, SwiftSampler, Transform
 
 # The number of examples on which samplers are compared. The distance of two then has a standard
@@ -123,13 +123,10 @@ class SamplerCube:
         coefficients = np.zeros(len(self.features))
         for name, sign in signs.items():
             coefficients[self.features.index(name)] = sign / len(signs)
-        aggregate = np.zeros(len(self._all_ranks))
-        for coefficient, ranks in zip(coefficients, self._all_ranks.T, strict=True):
-            aggregate = aggregate + coefficient * ranks
-        aggregate = np.round(aggregate, 12)
-        order = np.argsort(aggregate, kind="stable")
+        total = aggregate(coefficients, self._all_ranks.T)
+        order = np.argsort(total, kind="stable")
         # Under "cgf" a share of the examples is a different share of the gradient norms.
-        below = np.searchsorted(aggregate[order], np.quantile(aggregate, keep), side="right")
+        below = np.searchsorted(total[order], np.quantile(total, keep), side="right")
         place = float(np.sum(self._all_weights[order[:below]]) / np.sum(self._all_weights))
         # Ties, such as many equal values of `share_wrong`, may leave nothing to cut.
         place = min(place, 1.0 - 1e-6)
@@ -184,8 +181,8 @@ class SamplerCube:
             A float64 array, shape `(k, m)`, rows of length 1.
         """
         numbers = self._numbers(np.atleast_2d(np.asarray(points, np.float64)))
-        aggregate = numbers[:, self._layout.coefficients] @ self._ranks.T
-        order = np.argsort(aggregate, axis=1, kind="stable")
+        sums = numbers[:, self._layout.coefficients] @ self._ranks.T
+        order = np.argsort(sums, axis=1, kind="stable")
         cumulative = np.cumsum(self._weights[order], axis=1) / self._weights.sum()
         # All samplers at once, piece by piece: a loop over `np.interp` took most of the time.
         knots = np.zeros((len(numbers), self.segments + 1))

@@ -5,7 +5,7 @@ A rank is the cumulative distribution of the paper's equation 4, ties included.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -46,6 +46,21 @@ def cumulative_rank(values: FloatArray, weights: FloatArray | None = None) -> Fl
     # All members of a tie get the sum at the tie's end.
     last = np.searchsorted(values[order], values, side="right") - 1
     return np.asarray(cumulative[last] / cumulative[-1])
+
+
+def aggregate(coefficients: FloatArray, ranks: Iterable[FloatArray]) -> FloatArray:
+    """The sum of the ranks of each example by all features, times their coefficients.
+
+    Args:
+        coefficients: float array, one for each feature.
+        ranks: iterable of float arrays, shape `(n,)`, one for each feature.
+
+    Returns:
+        A float64 array, shape `(n,)`, in which sums that differ only by rounding are ties.
+    """
+    # Summed term by term: a matrix product may round equal rows differently and break ties.
+    terms = [c * column for c, column in zip(coefficients, ranks, strict=True)]
+    return np.round(sum(terms, start=np.zeros(len(terms[0]))), 12)
 
 
 def given_features(

@@ -18,7 +18,13 @@ from keras_swift.src._display import html_table
 from keras_swift.src._types import FloatArray
 from keras_swift.src.rules import Rule, check, numbers, numbers_between, one_of
 from keras_swift.src.swift.layout import Layout
-from keras_swift.src.swift.ranks import Columns, cumulative_rank, given_features, gradient_weights
+from keras_swift.src.swift.ranks import (
+    Columns,
+    aggregate,
+    cumulative_rank,
+    given_features,
+    gradient_weights,
+)
 from keras_swift.src.swift.sampler_file import checked_config, read_sampler, write_sampler
 
 Transform: TypeAlias = Literal["cgf", "cdf"]
@@ -222,12 +228,8 @@ class SwiftSampler:
         """
         columns, norm = given_features(self.features, features, gradient_norm)
         weights = gradient_weights(norm, len(columns[0])) if self.transform == "cgf" else None
-        # Summed term by term: a matrix product may round equal rows differently and break ties.
-        aggregate = np.zeros(len(columns[0]))
-        for coefficient, column in zip(self.coefficients, columns, strict=True):
-            aggregate = aggregate + coefficient * cumulative_rank(column)
-        # Sums that differ only by rounding are ties.
-        return cumulative_rank(np.round(aggregate, 12), weights)
+        ranks = map(cumulative_rank, columns)
+        return cumulative_rank(aggregate(self.coefficients, ranks), weights)
 
     def probabilities(
         self, features: Columns, gradient_norm: npt.ArrayLike | None = None
