@@ -111,7 +111,7 @@ class ReferenceChances:
             new = np.isnan(rows[batch.numbers, 0])
             if new.any():
                 is_new = True
-                rows[batch.numbers[new]] = self._scored(batch)[new]
+                rows[batch.numbers[new]] = self._scorer.rows(*batch.data[:2])[new]
         if is_new or len(self._chance) != len(rows):
             there = ~np.isnan(rows[:, 0])
             self._chance = np.ones(len(rows))
@@ -119,18 +119,14 @@ class ReferenceChances:
         return [chances_of(batch.numbers, self._chance) for batch in batches]
 
     def _within(self, batches: Sequence[Known]) -> list[FloatArray]:
-        chance = self._probabilities_of(np.concatenate([self._scored(b) for b in batches]))
+        chance = self._probabilities_of(
+            np.concatenate([self._scorer.rows(*b.data[:2]) for b in batches])
+        )
         return np.split(chance, np.cumsum([len(batch.numbers) for batch in batches])[:-1])
 
     def _probabilities_of(self, rows: FloatArray) -> FloatArray:
         columns = {name: rows[:, k] for k, name in enumerate(self._names)}
         return len(rows) * self._probabilities(columns)
-
-    def _scored(self, batch: Known) -> FloatArray:
-        x, y, _ = batch.data
-        self._scorer.check_labels(y)
-        scores = self._scorer(x, y)
-        return np.stack([scores[name] for name in self._names], axis=1)
 
     def state(self) -> ChancesState:
         """State for `restore`."""

@@ -207,9 +207,6 @@ class FeatureScorer:
         model: a compiled `keras.Model`; built from `x` and `y` if it is not.
         features: mapping from names to entries of `NAMES` or callables.
         x, y: NumPy structures, a batch of at least one example.
-
-    Attributes:
-        check_labels: function that raises for targets outside the model's classes.
     """
 
     def __init__(
@@ -218,7 +215,7 @@ class FeatureScorer:
         check_model(model)
         losses = build(model, x, y)
         outputs = losses.outputs
-        self.check_labels = label_check(losses.y_pred, outputs, losses.matching)
+        self._check_labels = label_check(losses.y_pred, outputs, losses.matching)
         quantities: list[Any] = []
         self._keys: dict[str, str] = {}
         for name, feature in features.items():
@@ -248,6 +245,15 @@ class FeatureScorer:
                 column = np.divide(column, valid, out=np.zeros_like(column), where=valid > 0)
             results[name] = column
         return results
+
+    def rows(self, x: ArrayTree, y: ArrayTree) -> FloatArray:
+        """Scores a batch that was not checked; a float64 array, shape `(n, features)`.
+
+        Raises:
+            ValueError: for targets outside the model's classes.
+        """
+        self._check_labels(y)
+        return np.stack(list(self(x, y).values()), axis=1)
 
 
 def score_all(
@@ -329,10 +335,9 @@ def _features_of_stream(
             # The last batch is padded, so that all batches have one compiled shape.
             padded = np.resize(np.arange(size), max(size, stream.batch_size))
             some_x, some_y, _ = select(batch.data, padded)
-            scorer.check_labels(some_y)
-            found = scorer(some_x, some_y)
+            found = scorer.rows(some_x, some_y)
             rows.resize(identity.count)
-            rows.values[batch.numbers] = np.stack([found[name][:size] for name in named], axis=1)
+            rows.values[batch.numbers] = found[:size]
             if bar is not None:
                 bar.update(step + 1)
         stream.end_epoch()
