@@ -69,14 +69,15 @@ def suspects_of_memory(
         )
     check_are_numbers(some_y)
     check_class_names(class_names, outputs)
-    columns = {name: np.array(getattr(memory, name), np.float64) for name in ("loss", "margin")}
     if memory.has_averages:
         record = FinishedRecord.of(memory)
     else:
+        loss, margin = np.array(memory.loss, np.float64), np.array(memory.margin, np.float64)
         record = FinishedRecord(
-            **columns,
-            mean_loss=columns["loss"],
-            mean_margin=columns["margin"],
+            loss,
+            margin,
+            mean_loss=loss,
+            mean_margin=margin,
             share_wrong=np.array(memory.wrong, np.float64),
             mean_probability=np.array(memory.probability, np.float64),
         )
