@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import keras
 import numpy as np
 
+from keras_swift.src._types import ArrayTree
 from keras_swift.src.data import arrays
 from keras_swift.src.data.held import held, held_examples
 from keras_swift.src.fitting.model_state import Unchanged
@@ -29,6 +30,7 @@ from keras_swift.src.search.stages import Task
 from keras_swift.src.search.store import Store
 from keras_swift.src.swift.feature_table import (
     DEFAULTS,
+    Feature,
     check_column,
     default_features,
     is_values,
@@ -189,22 +191,8 @@ def search(
             "older search by hand before the first process starts."
         )
     if validation_data is None:
-        if not validation_split:
-            raise ValueError(
-                "`validation_data` must be given: trials are judged on it. Received: "
-                "validation_data=None, validation_split=0.0. Pass `validation_data=(xv, yv)`, or "
-                "`validation_split` to hold out the last share of the data."
-            )
-        total = arrays.ArraySource(x, y, sample_weight).size
-        (x, y, sample_weight), validation_data = arrays.split(x, y, sample_weight, validation_split)
-        # Features given for all examples are split like the examples.
-        size = arrays.ArraySource(x, y).size
-        named = {
-            name: np.asarray(feature)[:size]
-            if is_values(feature) and _length(feature) == total
-            else feature
-            for name, feature in named.items()
-        }
+        data, validation_data, named = _held_out(x, y, sample_weight, validation_split, named)
+        x, y, sample_weight = data
     else:
         validation_data = held(validation_data)
     source = arrays.ArraySource(x, y, sample_weight)
@@ -232,6 +220,29 @@ def search(
         finally:
             if directory is None:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _held_out(
+    x: ArrayTree, y: ArrayTree, sample_weight: ArrayTree, share: float, named: dict[str, Feature]
+) -> tuple[arrays.Data, arrays.Data, dict[str, Feature]]:
+    """The data to train on and to validate on, and the features of the former."""
+    if not share:
+        raise ValueError(
+            "`validation_data` must be given: trials are judged on it. Received: "
+            "validation_data=None, validation_split=0.0. Pass `validation_data=(xv, yv)`, or "
+            "`validation_split` to hold out the last share of the data."
+        )
+    total = arrays.ArraySource(x, y, sample_weight).size
+    data, validation_data = arrays.split(x, y, sample_weight, share)
+    # Features given for all examples are split like the examples.
+    size = arrays.ArraySource(*data[:2]).size
+    named = {
+        name: np.asarray(feature)[:size]
+        if is_values(feature) and _length(feature) == total
+        else feature
+        for name, feature in named.items()
+    }
+    return data, validation_data, named
 
 
 def _length(feature: Any) -> int | None:
