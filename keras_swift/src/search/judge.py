@@ -66,11 +66,6 @@ class Judge:
         """Whether every output is class probabilities or logits."""
         return self._scorer.labels is not None
 
-    @property
-    def size(self) -> int:
-        """How many validation examples there are."""
-        return self._source.size
-
     def logs(self) -> dict[str, float]:
         """The model's logs on the validation data, names without `val_`."""
         return self._evaluated(self.data)

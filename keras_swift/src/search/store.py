@@ -41,15 +41,13 @@ _SEAL_BYTES = 1024
 class UnreadableFile(ValueError):
     """A file of a search that is missing, damaged or not of this search.
 
-    Attributes:
+    Args:
         path: str.
         reason: str, what is wrong with it, to follow the path in a sentence.
     """
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path} {reason}.")
-        self.path = path
-        self.reason = reason
 
 
 class Store:
