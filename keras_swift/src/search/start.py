@@ -56,26 +56,21 @@ class Start:
         )
 
 
-_LISTS = ("values", "initial", "pretrained_weights")
-_DICTS = ("features", "record")
+# Fields in the header of the file; and those of several arrays, a list or a dict of them.
+_PLAIN = ("settings", "seed", "seconds", "record_cost", "logs")
+_ARRAYS = ("values", "initial", "pretrained_weights", "features", "record")
 
 
 def write_start(store: Store, start: Start) -> None:
     """Writes the start, unless another process was faster."""
-    header = {
-        "settings": start.settings,
-        "seed": start.seed,
-        "seconds": start.seconds,
-        "record_cost": start.record_cost,
-        "logs": start.logs,
-        **{name: len(getattr(start, name)) for name in _LISTS},
-        **{name: list(getattr(start, name)) for name in _DICTS},
-    }
+    header = {name: getattr(start, name) for name in _PLAIN}
     arrays: dict[str, Any] = {"judged": start.judged}
-    for name in _LISTS:
-        arrays |= {f"{name}_{k}": value for k, value in enumerate(getattr(start, name))}
-    for name in _DICTS:
-        arrays |= {f"{name}_{k}": value for k, value in enumerate(getattr(start, name).values())}
+    for name in _ARRAYS:
+        parts = getattr(start, name)
+        named = isinstance(parts, dict)
+        header[name] = list(parts) if named else len(parts)
+        values = parts.values() if named else parts
+        arrays |= {f"{name}_{k}": value for k, value in enumerate(values)}
     store.write_arrays(START, header, arrays, once=True)
 
 
@@ -106,19 +101,10 @@ def read_start(store: Store, settings: dict[str, str], seed: int | None) -> Star
 
 
 def _parsed(header: dict[str, Any], arrays: dict[str, Array]) -> Start:
-    lists: dict[str, Any] = {
-        name: [arrays[f"{name}_{k}"] for k in range(header[name])] for name in _LISTS
-    }
-    dicts: dict[str, Any] = {
-        name: {key: arrays[f"{name}_{k}"] for k, key in enumerate(header[name])} for name in _DICTS
-    }
-    return Start(
-        seed=header["seed"],
-        logs=header["logs"],
-        judged=arrays["judged"],
-        record_cost=header["record_cost"],
-        seconds=header["seconds"],
-        settings=header["settings"],
-        **lists,
-        **dicts,
-    )
+    fields = {name: header[name] for name in _PLAIN}
+    for name in _ARRAYS:
+        names = header[name]
+        count = len(names) if isinstance(names, list) else names
+        parts = [arrays[f"{name}_{k}"] for k in range(count)]
+        fields[name] = dict(zip(names, parts, strict=True)) if isinstance(names, list) else parts
+    return Start(judged=arrays["judged"], **fields)
