@@ -92,6 +92,10 @@ class SamplerCube:
         """int, how many numbers a sampler has: ten by default."""
         return self._layout.size
 
+    def uniform(self) -> SwiftSampler:
+        """The sampler that draws uniformly."""
+        return SwiftSampler.uniform(self.features, self.segments, self.transform)
+
     def design(self) -> list[SwiftSampler]:
         """The first samplers of a search: graded cuts, which random points of the cube never are.
 

@@ -20,7 +20,6 @@ from keras_swift.src.search.cube import SamplerCube
 from keras_swift.src.search.gaussian_process import GaussianProcess
 from keras_swift.src.search.settings import METHODS
 from keras_swift.src.search.store import Store, UnreadableFile
-from keras_swift.src.swift.sampler import SwiftSampler
 
 # Candidates the acquisition function is evaluated on: spread over the cube, then around the best.
 GLOBAL_CANDIDATES = 1024
@@ -95,14 +94,8 @@ class SwiftOracle(keras_tuner.oracles.BayesianOptimizationOracle):
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Suggests the numbers for a trial, given the trials finished so far."""
         number = int(trial_id)
-        if number == 0:
-            uniform = SwiftSampler.uniform(
-                self.cube.features, self.cube.segments, self.cube.transform
-            )
-            values = self.cube.to_values(uniform)
-        else:
-            sampler = self.cube.to_sampler(self._suggest(number))
-            values = self.cube.to_values(sampler)
+        sampler = self.cube.to_sampler(self._suggest(number)) if number else self.cube.uniform()
+        values = self.cube.to_values(sampler)
         return {"status": keras_tuner.engine.trial.TrialStatus.RUNNING, "values": values}
 
     def _suggest(self, number: int) -> FloatArray:

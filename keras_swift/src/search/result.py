@@ -219,7 +219,7 @@ class SearchResult:
         if count is not None:
             COUNT_OR_ZERO.check("count", count)
         check(return_scores=return_scores)
-        order = np.argsort(-self.suspicion, kind="stable")
+        order = self._doubts.order
         indices = order[self._doubts.suspect[order]] if count is None else order[:count]
         return (indices, self.suspicion[indices]) if return_scores else indices
 

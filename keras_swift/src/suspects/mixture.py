@@ -87,6 +87,11 @@ class Doubts:
     share: WrongShare
     verdict: str = ""
 
+    @property
+    def order(self) -> IntArray:
+        """int array, shape `(n,)`: indices of the labels, most doubtful first; NaN last."""
+        return np.argsort(-np.nan_to_num(self.scores, nan=-np.inf), kind="stable")
+
 
 def find_doubts(record: TrainingRecord, classes: IntArray | None) -> Doubts:
     """Finds doubtful labels from a record of training.

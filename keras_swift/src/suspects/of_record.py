@@ -146,7 +146,7 @@ def put_together(
     proposals: list[Any] = []
     ranks: list[FloatArray] = []
     for place, part in enumerate(found):
-        order = np.argsort(-np.nan_to_num(part.doubts.scores, nan=-np.inf), kind="stable")
+        order = part.doubts.order
         flat = order[part.doubts.suspect[order]]
         indices, entries = np.divmod(flat, part.output.size)
         labels = part.labels.reshape(len(part.labels), -1)

@@ -264,9 +264,7 @@ class Suspects:
         if len(self):
             return [(int(self.indices[k]), self._caption(k)) for k in range(min(count, len(self)))]
         found = self._found[0]
-        scores = found.doubts.scores
-        order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")[:count]
-        indices = order // found.output.size
+        indices = found.doubts.order[:count] // found.output.size
         return [(int(index), f"example {self._name(int(index))}") for index in indices]
 
     def _name(self, index: int) -> Any:
