@@ -27,7 +27,6 @@ from keras_swift.src.records.recorder import recording
 from keras_swift.src.swift.datasets import DrawnDataset
 from keras_swift.src.swift.feature_table import (
     IN_CLASS,
-    Feature,
     rank_in_class,
     recorded_column,
 )
@@ -139,7 +138,7 @@ class OwnRecord:
         return classes
 
     def _gradient_norms(self) -> FloatArray:
-        named: dict[str, Feature] = {GRADIENT_NORM: GRADIENT_NORM}
+        named = {GRADIENT_NORM: GRADIENT_NORM}
         if self.stream is None:
             found = features_of(self._model, self._source, named, batch_size=self._batch_size)
             return found[GRADIENT_NORM]
@@ -177,7 +176,7 @@ class OwnRecord:
         numbers = np.zeros(self._source.size)
         labels = numbers if self.recorder.has_labels else nothing
         made_up = FinishedRecord(numbers, labels, numbers, labels, labels, labels)
-        named: dict[str, Feature] = {n: n for n in self._wanted if n != GRADIENT_NORM}
+        named = {n: n for n in self._wanted if n != GRADIENT_NORM}
         features_of(self._model, self._source, named, made_up, self._batch_size)
 
 
