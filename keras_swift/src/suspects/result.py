@@ -164,15 +164,16 @@ class Suspects:
             columns["output"] = self.outputs.tolist()
         if self.entries is not None:
             columns["entry"] = [self._entry(k) for k in range(len(self))]
-        if self._has_labels():
+        if any(found.output.kind != "losses" for found in self._found):
             columns["label"] = [self._said(k, self._label(k)) for k in range(len(self))]
         if self.instead is not None:
             columns["proposal"] = [self._said(k, value) for k, value in enumerate(self.instead)]
-        for name in ("score", "probability"):
-            columns[name] = [
-                float(getattr(self._found[place].doubts, name + "s" * (name == "score"))[flat])
-                for place, _, flat in self._flat()
-            ]
+        columns["score"], columns["probability"] = [], []
+        for place, index, entry in self._places:
+            found = self._found[place]
+            flat = index * found.output.size + entry
+            columns["score"].append(float(found.doubts.scores[flat]))
+            columns["probability"].append(float(found.doubts.probability[flat]))
         return columns
 
     def _checked(self, ids: Any) -> Array:
@@ -184,16 +185,6 @@ class Suspects:
                 f"ids={shown(ids)}{f' of {len(found)}' if found.ndim else ''}."
             )
         return found
-
-    def _flat(self) -> list[tuple[int, int, int]]:
-        """Of each suspect: the number of its output, its example, and its place in `Doubts`."""
-        return [
-            (place, index, index * self._found[place].output.size + entry)
-            for place, index, entry in self._places
-        ]
-
-    def _has_labels(self) -> bool:
-        return any(found.output.kind != "losses" for found in self._found)
 
     def _label(self, k: int) -> Any:
         place, index, entry = self._places[k]
