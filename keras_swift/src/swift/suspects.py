@@ -8,6 +8,7 @@ judges the targets by it.
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import Any, Literal
 
 import keras
@@ -131,7 +132,9 @@ def find_suspects(
     process, count = backend.process()
     own_seed = seed if seed is None or count == 1 else [seed, process]
     draws_seed = int(np.random.default_rng(own_seed).integers(2**31))
-    how = (class_names, epochs, verbose)
+    suspects = functools.partial(
+        _suspects, model, class_names=class_names, epochs=epochs, verbose=verbose
+    )
     if is_stream(x):
         check_stream_arguments(x, y, sample_weight, None, 0.0)
         check_ends(x, "x")
@@ -142,7 +145,7 @@ def find_suspects(
             # An example is known by its id, its place or its contents.
             known = RecordedStream(model, stream, stores_all=True)
             pooled = known.dataset(stream, draws_seed)
-            return _suspects(model, pooled, known.examples, known.losses, stream.batch_size, *how)
+            return suspects(pooled, known.examples, known.losses, stream.batch_size)
     check_targets(y)
     check_are_numbers(y)
     backend.check_devices(model)
@@ -153,7 +156,7 @@ def find_suspects(
     )
     probability = np.full(source.size, 1.0 / source.size)
     dataset = DrawnDataset(source, probability, batch_size, seed=draws_seed)
-    return _suspects(model, dataset, ArrayExamples(source), losses, batch_size, *how)
+    return suspects(dataset, ArrayExamples(source), losses, batch_size)
 
 
 def _suspects(
@@ -162,6 +165,7 @@ def _suspects(
     examples: Examples,
     losses: CompiledLosses,
     batch_size: int,
+    *,
     class_names: ClassNames,
     epochs: int,
     verbose: int | Literal["auto"],
