@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import keras
 
@@ -76,12 +76,22 @@ class Probabilities:
         return "recorded in training" if self.records_itself else "none"
 
     def wanted(self) -> dict[str, Feature]:
-        """The features that the sampler needs, by name, with the gradient norm for `"cgf"`."""
+        """The features that the sampler needs, by name, with the gradient norm for `"cgf"`.
+
+        Raises:
+            ValueError: for names that are not known and were not given.
+        """
         given = {} if self.features is None else named_features(self.features)
-        wanted = {name: given.get(name, name) for name in self.sampler.features}
+        wanted: dict[str, Feature] = {n: given.get(n, n) for n in self.sampler.features}
         if self.sampler.transform == "cgf":
             wanted[GRADIENT_NORM] = given.get(GRADIENT_NORM, GRADIENT_NORM)
-        return named_or_explained(wanted)
+        try:
+            return named_features(wanted)
+        except ValueError as error:
+            raise ValueError(
+                f"The sampler was made for the features {list(wanted)}, and some are unknown here. "
+                "Pass `features`, a mapping from these names to arrays or callables. " + str(error)
+            ) from error
 
     def of_examples(
         self, source: arrays.ArraySource, batch_size: int, verbose: int | Literal["auto"]
@@ -163,17 +173,6 @@ class Probabilities:
         _refuse_recorded(wanted)
         scorer = FeatureScorer(self.reference, wanted, *stream.first(stream.batch_size)[:2])
         return ReferenceChances(scorer, self.sampler.probabilities, identity)
-
-
-def named_or_explained(wanted: Mapping[str, Any]) -> dict[str, Feature]:
-    """`wanted` as features; raises for unknown names."""
-    try:
-        return named_features(wanted)
-    except ValueError as error:
-        raise ValueError(
-            f"The sampler was made for the features {list(wanted)}, and some are unknown here. "
-            "Pass `features`, a mapping from these names to arrays or callables. " + str(error)
-        ) from error
 
 
 def _refuse_recorded(wanted: Mapping[str, Feature]) -> None:
