@@ -16,8 +16,11 @@ from keras_swift.src import backends
 from keras_swift.src.data import reader
 from keras_swift.src.importance import pool, prepare
 from keras_swift.src.importance.parts import ArrayParts
-from keras_swift.src.importance.remembered_scores import RememberedScores
-from keras_swift.src.importance.resampling import importance_weights, sampling_probability
+from keras_swift.src.importance.resampling import (
+    RememberedScores,
+    importance_weights,
+    sampling_probability,
+)
 from keras_swift.src.scoring.scorer import Scorer
 
 
