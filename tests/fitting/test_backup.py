@@ -58,6 +58,14 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch(tmp_path, kind, source, spe):
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.any_backend
+def test_the_first_epoch_of_a_dataset_goes_on_where_it_was_ended(tmp_path):
+    settings = {"kind": "remembered", "source": "batches", "spe": 1, "save_freq": 4}
+    expected = train(tmp_path / "whole", **settings)
+    ended(tmp_path / "b", 0, 6, **settings)
+    assert_goes_on(train(tmp_path / "b", **settings), expected)
+
+
 def test_a_run_ends_twice_in_an_epoch_and_goes_on(tmp_path, whole):
     ended(tmp_path, 1, 2, save_freq=4)
     ended(tmp_path, 1, 8, save_freq=4)

@@ -156,6 +156,22 @@ def test_an_epoch_that_was_eased_off_is_a_permutation(make, data, optimizer):
     assert -2 * (1 - PAYING_BACK) < ahead[-1] <= 0
 
 
+def test_a_loop_of_epochs_keeps_what_is_gained_and_pays_it_back(make, data):
+    x, y, held = data
+
+    def scales(calls):
+        reading, trainer = Reading(), ks.ImportanceTraining(make(), seed=0)
+        settings = {"validation_data": held, "verbose": 0, "callbacks": [reading]}
+        for first, last in calls:
+            trainer.fit(x, y, initial_epoch=first, epochs=last, **settings)
+        return [[batch.rate_scale for batch in epoch] for epoch in reading.epochs]
+
+    whole, loop = scales([(0, 5)]), scales(itertools.pairwise(range(6)))
+    assert loop[3] == whole[3] == [PAYING_BACK] * 6
+    # The gain goes on from call to call: it would be 1 again in its first part.
+    assert all(min(epochs[2]) > 1.3 for epochs in (loop, whole))
+
+
 def test_without_larger_steps_there_is_nothing_to_pay_back(make, data):
     x, y, held = data
     reading = Reading()

@@ -672,3 +672,25 @@ def test_as_many_steps_as_a_pass_has_are_a_pass(digits, monkeypatch):
     whole, counted = trained(None), trained(10)
     assert any(0 < share < 1 for share in whole["importance"][1:-1])
     assert counted == whole
+
+
+@pytest.mark.any_backend
+def test_examples_that_are_never_drawn_do_not_hide_the_gain(digits):
+    x, y = digits[0][:320], digits[1][:320]
+    weights = np.where(np.arange(320) % 2, 1.0, 0.0)
+    trainer = ks.ImportanceTraining(classifier(0.1), seed=0, floor=0.0, ease_off=False)
+    history = trainer.fit(x, y, sample_weight=weights, epochs=4, verbose=0).history
+    assert (trainer.memory.score[::2] == 0).all()
+    assert history["importance"][-1] == 1.0 and 1.05 < history["gain"][-1] < 4
+
+
+@pytest.mark.any_backend
+def test_scores_that_become_negative_are_named(digits):
+    def score(y_true, y_pred):
+        return keras.ops.relu(0.99 - keras.ops.max(y_pred, axis=-1)) - 1e-3 * (
+            keras.ops.max(y_pred, axis=-1) > 0.95
+        )
+
+    trainer = ks.ImportanceTraining(classifier(0.5), score=score, seed=0, ease_off=False)
+    with pytest.raises(ValueError, match="`scores` must not be negative"):
+        trainer.fit(digits[0][:320], digits[1][:320], epochs=20, verbose=0)

@@ -234,12 +234,15 @@ class RealisedGain:
     accounts for stale scores. The other two sums have the expectation 1 for
     each example; using their realised values removes the noise that comes
     from which examples were drawn. Where all scores are the same, `k` is
-    never above 1.
+    never above 1. With a floor of 0, examples of score 0 are never drawn,
+    and `k` is too small by their share.
 
     Attributes:
         value: float, the running mean; it starts from 1.0, so that it grows as the gain is
             confirmed.
         is_measured: bool, whether there was a measurement.
+        ahead: float, by how many uniform steps at the optimizer's own rate the steps that were
+            drawn by importance have brought the training forward.
 
     Example:
         >>> gain = RealisedGain()
@@ -251,6 +254,7 @@ class RealisedGain:
     def __init__(self) -> None:
         self.value = 1.0
         self.is_measured = False
+        self.ahead = 0.0
 
     def update(self, weights: float, uniform: float, drawn: float, inverse: float) -> None:
         """Adds the sums over the examples of some steps, as in `Moments`; ignores sums of 0."""

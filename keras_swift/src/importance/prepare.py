@@ -22,10 +22,10 @@ from keras_swift.src.importance.gates import COST_RATIO, RATIOS, CostGate, Gate,
 from keras_swift.src.importance.parts import ArrayParts, Parts
 from keras_swift.src.importance.pool import PooledParts
 from keras_swift.src.importance.presampling import ImportanceSampler
+from keras_swift.src.importance.recollection import Recollection
 from keras_swift.src.importance.remembered import RememberedSampler
 from keras_swift.src.importance.settings import ImportanceSettings
-from keras_swift.src.records.identity import Identity
-from keras_swift.src.records.known_reader import Known, KnownReader
+from keras_swift.src.records.known_reader import KnownReader
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.scoring.compiled import build_for
 from keras_swift.src.scoring.scorer import Scorer
@@ -94,35 +94,34 @@ def make_feed(
 def remember(
     feed: Feed,
     memory: ExampleMemory,
+    known: Recollection,
     tap: Tap,
     settings: ImportanceSettings,
     step_power: float,
-    identity: Identity | None = None,
-    on_read: Callable[[Known], None] | None = None,
 ) -> None:
     """Makes a feed draw by remembered scores.
 
     Args:
         feed: `Feed`.
-        memory: `ExampleMemory` of all examples of arrays, or of those with a number in `identity`.
+        memory: `ExampleMemory` of all examples of arrays, or of those of a stream that were read.
+        known: `Recollection`, what else is known of them.
         tap: `Tap` that will record the training steps.
         settings: `ImportanceSettings`.
         step_power: float, as for `make_feed`.
-        identity: `Identity` of the examples of a stream. Defaults to `None`, for arrays.
-        on_read: function that gets each batch of a stream as it is handed over. Defaults to
-            `None`.
     """
     fresh, reader = feed.fresh, feed.reader
     floor = settings.floor_of(remembered=True)
     parts: Parts
     if isinstance(reader, ArrayReader):
         parts = ArrayParts(reader, fresh.generator)
-    elif isinstance(reader, StreamReader) and identity is not None:
-        parts = PooledParts(KnownReader(reader, identity, on_read), memory, floor, fresh.generator)
+    elif isinstance(reader, StreamReader) and known.identity is not None:
+        on_read = None if known.stored is None else known.stored.add_batch
+        known_reader = KnownReader(reader, known.identity, on_read)
+        parts = PooledParts(known_reader, memory, floor, fresh.generator)
     else:
         raise TypeError("A stream is remembered by an `Identity`. Received: identity=None.")
     sampler = RememberedSampler(
-        parts, fresh.scorer, memory, floor, fresh.check_labels, step_power, feed.easing
+        parts, fresh.scorer, memory, floor, fresh.check_labels, step_power, feed.easing, known.gain
     )
     feed.journal.tap = tap
     # How many batches Keras requests before it trains on the first of them.

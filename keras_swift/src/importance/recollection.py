@@ -11,6 +11,7 @@ from keras_swift.src import backends
 from keras_swift.src.data.arrays import SPECIMEN
 from keras_swift.src.data.reader import Reader
 from keras_swift.src.data.stream_reader import StreamReader
+from keras_swift.src.importance.gates import RealisedGain
 from keras_swift.src.records.examples import ArrayExamples, Examples, StreamExamples
 from keras_swift.src.records.given_targets import StoredTargets
 from keras_swift.src.records.identity import Identity
@@ -33,12 +34,14 @@ class Recollection:
             first read; `None` if nothing is remembered.
         identity: `Identity` of the examples of a stream; `None` for arrays.
         stored: `StoredTargets` of a stream whose examples have one label each, else `None`.
+        gain: `RealisedGain` of the trainings on them.
     """
 
     def __init__(self) -> None:
         self.kept: ExampleMemory | None = None
         self.identity: Identity | None = None
         self.stored: StoredTargets | None = None
+        self.gain = RealisedGain()
         self._source: Any = None
         self._examples: Examples | None = None
 
@@ -86,6 +89,7 @@ class Recollection:
         before, self._source = self._source, reader.identity()
         if self.kept is None or before != self._source:
             # Begins anew: scores of other data would add variance, though no bias.
+            self.gain = RealisedGain()
             if isinstance(reader, StreamReader):
                 self.kept, self.identity = ExampleMemory(0), Identity(reader)
                 self.stored = _stored_targets(reader, model)

@@ -106,6 +106,7 @@ class RememberedSampler:
         step_power: float, the learning rate is multiplied by this power of the realised gain.
             Defaults to 1.0; 0.0 leaves the rate as it is.
         easing: `Easing`; while it is on, batches are uniform. Defaults to `None`, never.
+        gain: `RealisedGain` of the trainings so far. Defaults to `None`, there were none.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class RememberedSampler:
         check_labels: Callable[[Any], None],
         step_power: float = 1.0,
         easing: Easing | None = None,
+        gain: RealisedGain | None = None,
     ) -> None:
         self.parts = parts
         self.scorer = scorer
@@ -127,12 +129,10 @@ class RememberedSampler:
         self._floor = floor
         self._step_power = step_power
         self._plan = Plan()
-        self.gain = RealisedGain()
+        self.gain = RealisedGain() if gain is None else gain
         # Steps since the gain was measured.
         self._unmeasured = 0
         self._tau = 0.0
-        # By how many uniform steps at the optimizer's own rate the run is ahead.
-        self._ahead = 0.0
 
     def listen(self, journal: Journal, in_flight: int) -> None:
         """Called before training; passes both to `StepRecords.listen`."""
@@ -156,7 +156,7 @@ class RememberedSampler:
         plan, examples, drawn = self._plan, taken.examples, taken.drawn
         number = len(taken.sizes)
         self._unmeasured += number
-        self._ahead += number * (plan.worth - 1.0)
+        self.gain.ahead += number * (plan.worth - 1.0)
         x, y, sample_weight = examples.data
         if y is not None:
             self._check_labels(y)
@@ -205,7 +205,7 @@ class RememberedSampler:
     def take_back(self, batches: list[Batch]) -> None:
         """Undoes the draw of these batches, which are the last ones drawn."""
         self.parts.take_back(len(batches))
-        self._ahead -= len(batches) * (self._plan.worth - 1.0)
+        self.gain.ahead -= len(batches) * (self._plan.worth - 1.0)
         self.records.take_back(batches)
 
     def begin_epoch(self, restarts: bool) -> None:
@@ -251,7 +251,7 @@ class RememberedSampler:
             is_measured=self.gain.is_measured,
             unmeasured=self._unmeasured,
             tau=self._tau,
-            ahead=self._ahead,
+            ahead=self.gain.ahead,
         )
 
     def restore(self, state: RememberedState) -> None:
@@ -261,7 +261,7 @@ class RememberedSampler:
         self._plan = state.plan
         self.gain.value, self.gain.is_measured = state.gain, state.is_measured
         self._unmeasured = state.unmeasured
-        self._tau, self._ahead = state.tau, state.ahead
+        self._tau, self.gain.ahead = state.tau, state.ahead
 
     def _read_back(self) -> None:
         self.records.read_back(self.parts.count, self.parts.together)
@@ -289,7 +289,7 @@ class RememberedSampler:
         self._tau = scores.tau
         if not self._is_worth_it(scores):
             self.parts.take_uniform(steps, scores, rests)
-            pays_back = rests and self._ahead > 0
+            pays_back = rests and self.gain.ahead > 0
             scale = PAYING_BACK if pays_back else 1.0
             return Plan(rate_scale=scale, worth=scale)
         if not self.parts.draw(steps, scores, steps_left):

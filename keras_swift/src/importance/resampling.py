@@ -298,9 +298,20 @@ class RememberedScores:
             return 1.0
         unknown = (len(self) - self.known) * self.mean**2
         drawn = sum(
-            float((self._weights(block) * np.square(block)).sum()) for block in self._blocks()
+            float(weighted_squares(self._weights(block), np.square(block)).sum())
+            for block in self._blocks()
         )
         return max(1.0, (self._squares + unknown) / (drawn + unknown))
+
+
+def weighted_squares(weights: FloatArray, squares: FloatArray) -> FloatArray:
+    """The products; 0 where a square is 0, also for an example that is never drawn.
+
+    Args:
+        weights: float64 array, shape `(k,)`, infinite for a probability of 0.
+        squares: float64 array, shape `(k,)`, the squared scores.
+    """
+    return np.multiply(weights, squares, out=np.zeros(len(squares)), where=squares > 0)
 
 
 def check_scores(scores: FloatArray, empty: bool = False) -> None:

@@ -16,6 +16,7 @@ from keras_swift.src._types import FloatArray
 from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.importance.batch import Batch, mask_correction
 from keras_swift.src.importance.parts import Drawn, Taken
+from keras_swift.src.importance.resampling import check_scores, weighted_squares
 from keras_swift.src.records.growing import GrowingRows
 from keras_swift.src.records.memory import ExampleMemory, MemoryState
 
@@ -48,7 +49,7 @@ class Moments(SavedState):
         return Moments(
             weights=self.weights + float(np.sum(weights)),
             uniform=self.uniform + float(np.sum(weights * squares)),
-            drawn=self.drawn + float(np.sum(weights * candidate * squares)),
+            drawn=self.drawn + float(np.sum(weights * weighted_squares(candidate, squares))),
             inverse=self.inverse + float(np.sum(weights / candidate)),
         )
 
@@ -155,6 +156,7 @@ class StepRecords:
     def _store(self, batches: list[Drawn], rows: FloatArray) -> None:
         indices = np.concatenate([batch.numbers for batch in batches])
         scores = rows[:, : rows.shape[1] - self._outputs]
+        check_scores(scores[np.isfinite(scores[:, 0]), 0], empty=True)
         self.memory.record(indices, scores)
         if self._valid_rows is not None:
             valid = rows[:, rows.shape[1] - self._outputs :]

@@ -340,9 +340,7 @@ class ImportanceTraining(Trainer):
             # Twice as many as may be unread, because batches may be larger than the first one.
             rows = 2 * UNREAD + (TOGETHER + 2) * feed.reader.batch_size
             tap = self._weighted_step.record(self._scorer, rows)
-            known = self._recollection
-            store = None if known.stored is None else known.stored.add_batch
-            remember(feed, memory, tap, self.settings, power, known.identity, store)
+            remember(feed, memory, self._recollection, tap, self.settings, power)
         if kept is None or kept is not self._recollection.kept:
             # Losses and scores on other data say nothing about these.
             self._easing.forget()
