@@ -138,6 +138,6 @@ def check_targets(y: ArrayTree) -> None:
     """Raises `ValueError` if there are no targets."""
     if y is None:
         raise ValueError(
-            "`y` must be given: a search trains the model on it. Received: y=None. "
+            "`y` must be given: the model is trained on it. Received: y=None. "
             "To train on the input itself (an autoencoder), pass `y=x`."
         )

@@ -198,6 +198,13 @@ def test_features_that_belong_to_no_example_are_named(features, ids, message):
         SwiftTraining(model, LOWER, features=features, seed=0).fit(dealt(64, ids), verbose=0)
 
 
+@pytest.mark.any_backend
+def test_a_column_cannot_be_a_feature_of_a_stream(digits):
+    stream = Dealt([np.arange(32)], lambda rows: (digits[0][rows], digits[1][rows], None, rows))
+    with pytest.raises(ValueError, match="found by their ids. Received: .'age'.*"):
+        ks.compute_features(classifier(), stream, features={"age": np.arange(32.0)}, verbose=0)
+
+
 def test_features_of_a_record_are_not_computed_from_a_stream():
     with pytest.raises(ValueError, match=r"Received: \['mean_margin'\].*`find_suspects"):
         ks.compute_features(classifier(), dealt(64), features=("loss", "mean_margin"))
