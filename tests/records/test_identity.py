@@ -224,8 +224,8 @@ def test_a_twentieth_of_a_long_epoch_is_read_for_a_pool_and_little_memory_taken(
     assert reading(Lengths(*[8] * 400)).pool_steps == 20
     assert reading(Lengths(*[8] * 100)).pool_steps == 10
     assert reading(Lengths(*[8] * 12)).pool_steps == 3
-    # A batch has 32 bytes of inputs and 64 of targets, and three times as many are held.
-    monkeypatch.setattr("keras_swift.src.records.known_reader.POOL_BYTES", 3 * 96 * 15)
+    # A batch has 32 bytes of inputs and 64 of targets, and four times as many are held.
+    monkeypatch.setattr("keras_swift.src.records.known_reader.POOL_BYTES", 4 * 96 * 15)
     assert reading(Lengths(*[8] * 400)).pool_steps == 15
 
 

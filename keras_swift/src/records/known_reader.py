@@ -118,10 +118,10 @@ class KnownReader:
         self.size = self.batch_size * self.num_batches
         self._stream = reader.batches
         self._stream.know_by(identity.key)
-        self.pool_steps, most = self._sizes()
+        self.pool_steps, self._pools = self._sizes()
         # What was read last, in parts that are as long as a pool's new batches; and the part that
         # `batch` is filling.
-        self._parts: collections.deque[list[Known]] = collections.deque(maxlen=most)
+        self._parts: list[list[Known]] = []
         self._coming: list[Known] = []
         self._steps = 0
         self._new = 0
@@ -131,14 +131,15 @@ class KnownReader:
         self._pace = Pace()
 
     def _sizes(self) -> tuple[int, int]:
-        """How many new batches a pool has at most, and how many parts of that length in all."""
+        """How many new batches a pool has at most, and in how many pools a batch is."""
         steps = math.ceil(self.num_batches * POOL_SHARE)
         new = max(LEAST_BATCHES, math.ceil(self.num_batches * NEW_SHARE))
         size: int = sum(leaf.nbytes for leaf in present_leaves(self._reader.first(self.batch_size)))
         fit = POOL_BYTES // max(1, size)
-        # Memory for two more parts: one is copied as it is drawn, and the next is read meanwhile.
-        new = max(1, min(new, steps, max(LEAST_BATCHES, fit // 3)))
-        return new, max(1, min(round(steps / new), fit // new - 2))
+        # Memory for three more parts: one is copied as it is drawn, the next is read meanwhile, and
+        # rare shapes are kept for longer.
+        new = max(1, min(new, steps, max(LEAST_BATCHES, fit // 4)))
+        return new, max(1, min(round(steps / new), fit // new - 3))
 
     def new_steps(self, steps_left: int) -> int:
         """How many batches are read for the next pool.
@@ -155,12 +156,29 @@ class KnownReader:
     @property
     def earlier(self) -> list[Known]:
         """The batches that the last pool had besides its new ones."""
-        return [batch for part in list(self._parts)[:-1] for batch in part]
+        return [batch for part in self._parts[:-1] for batch in part]
 
     @property
     def held(self) -> list[Known]:
         """All batches that are held, those of the last pool and those that came since."""
         return [batch for part in (*self._parts, self._coming) for batch in part]
+
+    def _keep(self, part: list[Known]) -> None:
+        """Adds a part to those that were read last, and drops what has been in enough pools.
+
+        A batch is in as many pools that have new batches of its shape as another is, however rare
+        its shape: as many rows are drawn as are new, so all rows get the same weight.
+        """
+        self._parts.append(part)
+        seen: collections.Counter[str] = collections.Counter()
+        room = max(len(part), (self._pools + 1) * self.pool_steps)
+        for place in reversed(range(len(self._parts))):
+            seen.update({batch.shape for batch in self._parts[place]})
+            kept = [batch for batch in self._parts[place] if seen[batch.shape] <= self._pools]
+            # If there are too many shapes, what was read first goes first.
+            self._parts[place] = kept[max(0, len(kept) - room) :]
+            room -= len(self._parts[place])
+        self._parts = [part for part in self._parts if part]
 
     def forget_earlier(self) -> None:
         """Frees the batches that were read: nothing is drawn from them for a while."""
@@ -239,7 +257,7 @@ class KnownReader:
         known = self._known(read, numbers)
         self._coming.append(known)
         if len(self._coming) == self.pool_steps:
-            self._parts.append(self._coming)
+            self._keep(self._coming)
             self._coming = []
         return known
 
@@ -320,9 +338,7 @@ class KnownReader:
         self._steps += count
         self._new = 0
         if self._coming:
-            self._parts.append(self._coming)
+            self._keep(self._coming)
             self._coming = []
-        self._parts.append(
-            [self._known(read, found) for read, found in zip(reads, numbers, strict=True)]
-        )
+        self._keep([self._known(read, found) for read, found in zip(reads, numbers, strict=True)])
         return self._parts[-1]
