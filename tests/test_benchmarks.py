@@ -85,6 +85,15 @@ def test_the_real_networks_are_reported_at_the_rates_they_chose_once(tmp_path):
     assert "| fit | 1e-05 |" in some and "| ours | 1e-05 |" in some and "| 2 |" not in some
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="run on one backend")
+def test_the_weights_of_each_tenth_of_the_examples_add_up():
+    done = run("--rows", "4000", "--seeds", "0", script="weights_add_up.py")
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [[s, e] for s in ("arrays", "generator") for e in "234"]
+    assert all(0.8 < float(number) < 1.2 for row in rows for number in row[2:])
+
+
 # Three tables that share one search, so that it is also read back.
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="run on one backend")
 def test_the_quick_form_of_the_swift_papers_tables_resumes_and_prints_its_rows(tmp_path):

@@ -75,6 +75,9 @@ def draw_by_credit(
     number to draw, some wait, or are drawn early, chosen at random in
     proportion to `expected`; what they are owed stays in their credit.
 
+    The mean of a count is what was expected only if `expected` does not
+    depend on whether the example was drawn before.
+
     Args:
         credit: float64 array, shape `(n,)`, from `first_credit` or an earlier
             draw; it is changed in place.

@@ -46,9 +46,9 @@ class ImportanceTraining(Trainer):
 
     By default the training step yields the score of each example, an upper
     bound of the norm of its gradient, without a further forward pass, and the
-    trainer remembers it. After the first epoch it draws each quarter of an
-    epoch by these scores, mixed half and half with uniform probabilities;
-    importance weights keep the gradient unbiased, however stale a score is.
+    trainer remembers it. After the first epoch it draws each epoch by these
+    scores, mixed half and half with uniform probabilities; importance
+    weights keep the gradient unbiased, however stale a score is.
     The learning rate of such a step is multiplied by the variance gain
     realised in earlier steps (for Adam at a constant rate by its square
     root), as a larger batch would allow; the optimizer's own rate, which

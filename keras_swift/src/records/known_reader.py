@@ -3,8 +3,8 @@
 This file decides how many batches make a pool, and when examples no longer count as recognised.
 
 A pool is a quarter of an epoch: the twentieth that was just read, and what was read before it. The
-draws of an example that is to be drawn eight times in an epoch are then spread over five pools,
-each with newer scores, and training waits until a twentieth of an epoch is read at most.
+draws of an example that is to be drawn eight times in an epoch are then spread over five pools, and
+training waits until a twentieth of an epoch is read at most.
 """
 
 from __future__ import annotations
