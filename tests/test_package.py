@@ -14,6 +14,8 @@ from small_models import classifier
 
 import keras_swift as ks
 
+ROOT = pathlib.Path(__file__).parents[1]
+
 
 def python(code, **environment):
     return subprocess.run(
@@ -170,3 +172,26 @@ def test_extras_with_tensorflow_bring_what_kerastuner_imports_there():
     for name in ("tensorflow", "cuda"):
         packages = {re.match(r"[\w-]+", line)[0] for line in extras["optional-dependencies"][name]}
         assert packages == {"tensorflow", "tensorboard"}
+
+
+@pytest.mark.any_backend
+def test_the_stations_of_a_fit_are_those_that_contributors_read_of(digits):
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.split("## From `fit` to a drawn batch")[1].split("\n## ")[0]
+    stations = re.findall(r"^\d+\. `(\w+)` in `([\w/]+\.py)`", section, re.MULTILINE)
+    folder, calls = str(ROOT / "keras_swift" / "src") + os.sep, {}
+
+    def profile(frame, event, _):
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(folder):
+            file = code.co_filename.removeprefix(folder).replace(os.sep, "/")
+            calls.setdefault((code.co_name, file))
+
+    trainer = ks.ImportanceTraining(classifier(0.3), seed=0)
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        trainer.fit(digits[0][:320], digits[1][:320], epochs=4, verbose=0)
+    finally:
+        sys.setprofile(before)
+    assert len(stations) == 12 and [call for call in calls if call in stations] == stations
