@@ -1,4 +1,4 @@
-"""Parts of an epoch, each drawn at once by remembered scores: the interface, and parts of arrays.
+"""Parts of an epoch that is drawn by remembered scores: the interface, and parts of arrays.
 
 A part holds the examples of the next batches. `remembered` decides when the next part is due, and
 whether it is drawn by importance. Which examples it holds is decided here for arrays, and in `pool`
@@ -19,7 +19,7 @@ from keras_swift.src.data.draws import systematic_draw
 from keras_swift.src.data.reader import ArrayReader, Examples
 from keras_swift.src.importance.resampling import RememberedScores
 
-# The number of parts of an epoch. With 2 or 8 of them, the training loss differs by 1 %.
+# The number of parts of an epoch: before each the gain is measured, and whether to draw decided.
 PARTS = 4
 # Draws by importance begin when this share of the examples has been seen.
 KNOWN = 0.9
