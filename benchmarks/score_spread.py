@@ -23,7 +23,7 @@ class ScoreSpread(keras.callbacks.Callback):
     """The variance gain of draws by the scores of the epoch before, and of draws that know all.
 
     The gain is the second moment of the score under uniform draws over that under draws with
-    `p_i = floor / n + (1 - floor) s_i / sum(s)`, as in `importance/gain.py`, computed from the
+    `p_i = floor / n + (1 - floor) s_i / sum(s)`, as in `RealisedGain`, computed from the
     examples whose score is new. "known" is the gain if the new scores themselves made the
     probabilities, with the floor of 0.5; "known, no floor" is the most that any draw by these
     scores can gain.

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -91,7 +92,10 @@ def test_the_weights_of_each_tenth_of_the_examples_add_up():
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:]]
     assert [row[:2] for row in rows] == [[s, e] for s in ("arrays", "generator") for e in "234"]
-    assert all(0.8 < float(number) < 1.2 for row in rows for number in row[2:])
+    sums = np.array([row[2:] for row in rows], np.float64)
+    assert np.abs(sums - 1).max() < 0.15
+    # The three tenths with the highest scores had 0.94 while scores changed within an epoch.
+    assert abs(sums[:3, 7:].mean() - 1) < 0.03
 
 
 # Three tables that share one search, so that it is also read back.
@@ -210,6 +214,16 @@ def test_the_tables_of_the_docs_are_those_of_the_rows(script, page):
     page = (FOLDER.parent / "docs" / page).read_text(encoding="utf-8").splitlines()
     printed = [line for line in done.stdout.splitlines() if line.startswith("|")]
     assert len(printed) > 20 and set(printed) <= set(page)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="run on one backend")
+def test_the_comparisons_at_equal_passes_are_those_of_the_rows():
+    done = run("--summary", FOLDER / "time_to_loss.jsonl")
+    assert done.returncode == 0, done.stderr[-2000:]
+    text = (FOLDER.parent / "docs" / "performance.md").read_text(encoding="utf-8")
+    # A method, and the batch size, rate and schedule that were chosen for it.
+    shown = re.findall(r"^\| [a-z. ]+ \| \d+, [\d.]+, \w+ \|.*$", text, re.MULTILINE)
+    assert len(shown) > 30 and set(shown) <= set(done.stdout.splitlines())
 
 
 @pytest.fixture

@@ -224,10 +224,16 @@ class ArrayParts:
         self._indices, self._weights, self._candidate = indices, weights, candidate
         # Batches, not rows: the last one may be smaller.
         self._used = 0
+        self._in_pass = (self._in_pass + self._batches) % self._of_pass
+
+    @property
+    def _batches(self) -> int:
+        """How many batches the part has."""
+        return math.ceil(len(self._indices) / self.reader.batch_size)
 
     @property
     def left(self) -> int:
-        return max(0, math.ceil(len(self._indices) / self.reader.batch_size) - self._used)
+        return max(0, self._batches - self._used)
 
     @property
     def together(self) -> int:
@@ -254,7 +260,6 @@ class ArrayParts:
 
     def take_uniform(self, steps: int, scores: RememberedScores | None, rests: bool) -> None:
         self.drop()
-        self._in_pass = (self._in_pass + steps) % self._of_pass
         indices = self.reader.uniform_indices(steps * self.reader.batch_size)
         candidate = None if scores is None else scores.weights(indices)
         self.begin(indices, np.ones(len(indices)), candidate)
@@ -266,8 +271,6 @@ class ArrayParts:
             indices = systematic_draw(expected, self.generator)
             self._plan(indices, scores.weights(indices))
         rows = steps * self.reader.batch_size
-        steps = min(steps, len(self._planned) // self.reader.batch_size)
-        self._in_pass = (self._in_pass + steps) % self._of_pass
         weights = self._planned_weights[:rows]
         self.begin(self._planned[:rows], weights, weights)
         self._plan(self._planned[rows:], self._planned_weights[rows:])

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -136,10 +137,10 @@ class PooledParts:
             new = np.isnan(pooled[:, 0])
             pooled[new, 0] = first_credit(int(new.sum()), self._generator)
             pooled[new, 1] = scores.of(numbers[new])
-            credit, own = pooled[:, 0].copy(), pooled[:, 1]
-            chances = resampling.sampling_probability(own, self._floor)
+            # Views: the draw changes the credit in place.
+            credit, score = pooled.T
+            chances = resampling.sampling_probability(score, self._floor)
             positions = draw_by_credit(credit, count * chances, self._generator)
-            pooled[:, 0] = credit
             _keep([pool[place] for place in places], pooled)
             return positions, resampling.importance_weights(chances)[positions]
 
@@ -212,5 +213,5 @@ class PooledParts:
 def _keep(batches: list[Known], pooled: FloatArray) -> None:
     """Stores what is `pooled` of the rows of these batches, one batch after another."""
     ends = np.cumsum([0, *(len(batch.numbers) for batch in batches)])
-    for batch, begin, end in zip(batches, ends, ends[1:], strict=False):
+    for batch, (begin, end) in zip(batches, itertools.pairwise(ends), strict=True):
         batch.pooled[:] = pooled[begin:end]

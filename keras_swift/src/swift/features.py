@@ -311,11 +311,7 @@ def _features_of_stream(
     Raises:
         ValueError: for features that are arrays or need a record, and values that are not finite.
     """
-    other = [
-        name
-        for name, f in named.items()
-        if not callable(f) and not (isinstance(f, str) and f in NAMES)
-    ]
+    other = [name for name, f in named.items() if is_values(f) or f in RECORDED_NAMES]
     if other:
         raise ValueError(
             f"`features` of a stream must be among {', '.join(map(repr, NAMES))}, or callables, "
