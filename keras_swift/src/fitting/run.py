@@ -126,7 +126,7 @@ def with_callbacks(
         behind: list of `keras.callbacks.Callback`. Defaults to none.
     """
     if not isinstance(callbacks, keras.callbacks.CallbackList):
-        users = keras.tree.flatten(callbacks or [])
+        users = listed(callbacks)
         if not any(isinstance(callback, keras.callbacks.History) for callback in users):
             users.append(keras.callbacks.History())
         yield _in_order(users, front, behind)
