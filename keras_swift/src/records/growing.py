@@ -54,5 +54,6 @@ class GrowingRows:
             )
             rows[: self._size] = self.values
             self._rows = rows
-        self._rows[size:] = self._fill
+        # Rows that were not in use yet hold the filling already.
+        self._rows[size : self._size] = self._fill
         self._size = size
