@@ -41,20 +41,27 @@ class StepWeights:
         of_loss: structure of tensors, which the step passes on to the loss.
         sample_weight: structure of tensors, the user's own; `None` if there are none.
         unchanged: a copy of `of_loss`, made before the loss gets it.
+        rate_scale: float tensor, shape `(b,)`, the factor of the learning rate, equal for all;
+            `None` if it is not scaled.
     """
 
     importance: Tensor
     of_loss: ArrayTree
     sample_weight: ArrayTree
     unchanged: ArrayTree
+    rate_scale: Tensor
 
     @classmethod
     def of(cls, weights: dict[str, ArrayTree]) -> StepWeights:
         """The weights in the third part of a batch for `WeightedStep`."""
-        given = weights["weights"]
+        importance, rate_scale = weights.get("importance"), None
+        if importance is None:
+            both: Any = weights["importance_and_rate"]
+            importance, rate_scale = both[:, 0], both[:, 1]
+        given = weights.get("weights", importance)
         # PyTorch's masked losses multiply their weights by the mask in place.
         unchanged = with_leaves(given, map(keras.ops.copy, present_leaves(given)))
-        return cls(weights["importance"], given, weights.get("sample_weight"), unchanged)
+        return cls(importance, given, weights.get("sample_weight"), unchanged, rate_scale)
 
     def of_fit(self) -> ArrayTree:
         """What the metrics of a uniform batch get in `fit`: the user's weights.

@@ -84,11 +84,13 @@ class StepScores:
 class WeightedStep:
     """Runs a model's own `train_step` on batches that carry importance and loss weights.
 
-    The third part of a batch is a dict: `"weights"`, those of the loss;
-    `"importance"`, shape `(b,)`; `"rate_scale"`, shape `(b,)`, all equal, if the
-    learning rate of the step is scaled; and `"sample_weight"`, the user's, if
-    given. The `train_step`, Keras' or the user's, gets `"weights"`; during the
-    step any update of the compiled plain metrics uses `"importance"`.
+    The third part of a batch is a dict. `"importance"`, shape `(b,)`, has the
+    importance weights; in its place `"importance_and_rate"`, shape `(b, 2)`, if
+    the learning rate of the step is scaled, with the factor, equal in all rows.
+    `"weights"` has the weights of the loss, unless they are the importance
+    weights, and `"sample_weight"` the user's, if given. The `train_step`, Keras'
+    or the user's, gets the weights of the loss; during the step any update of
+    the compiled plain metrics uses the importance weights.
 
     After `record`, each step also writes the `StepScores` of its examples to a tap.
 
@@ -152,15 +154,15 @@ class WeightedStep:
     def _train_step(self, *arguments: Any) -> Any:
         # `(data)` or, on JAX, `(state, data)`.
         *state, (x, y, weights) = arguments
-        self._current.weights = StepWeights.of(weights)
+        current = self._current.weights = StepWeights.of(weights)
         scaling: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-        if "rate_scale" in weights:
+        if current.rate_scale is not None:
             scaling = scaled_rate(
-                self._model.optimizer, backends.active().common_scale(weights["rate_scale"])
+                self._model.optimizer, backends.active().common_scale(current.rate_scale)
             )
         try:
             with scaling:
-                return self._own.replaced(*state, (x, y, weights["weights"]))
+                return self._own.replaced(*state, (x, y, current.of_loss))
         except ValueError as error:
             if not unpacks_pairs(error):
                 raise
