@@ -222,6 +222,14 @@ class Scorer:
         """
         if not self.outputs:
             return _weighted(importance, sample_weight)
+        if (
+            sample_weight is None
+            and corrections is None
+            and not any(self._weight_axes)
+            and not self.has_masks
+        ):
+            # The usual case, in a tenth of the time: one number an example, for all outputs.
+            return np.asarray(importance, np.float32)
         found = self._weights_of_losses(sample_weight)
         weights = []
         for position, axes in enumerate(self._axes_for(y)):
