@@ -49,7 +49,7 @@ def test_numbers_are_those_of_the_first_reading_and_have_an_order(lengths):
         for part in pool:
             np.testing.assert_array_equal(part.indices, part.data[1])
             np.testing.assert_array_equal(values[part.numbers], part.data[1])
-        assert sorted(len(part.numbers) for part in pool) == sorted(lengths)
+        assert sorted(size for part in pool for size in part.sizes) == sorted(lengths)
 
 
 def test_indices_are_known_before_all_batches_are_if_only_the_last_is_shorter():

@@ -6,14 +6,13 @@ import keras
 import numpy as np
 import pytest
 
-from keras_swift.src.data.read import Read
 from keras_swift.src.records.keys import KeyTable, content_keys, id_keys
 
 GENERATOR = np.random.default_rng(0)
 
 
 def keys(*batch):
-    return content_keys(Read(batch))
+    return content_keys([batch])
 
 
 @pytest.mark.parametrize(

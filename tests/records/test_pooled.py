@@ -10,7 +10,7 @@ from keras_swift.src.data import read_ahead
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.records import known_reader
 from keras_swift.src.records.identity import Identity
-from keras_swift.src.records.known_reader import Known, KnownReader
+from keras_swift.src.records.known_reader import Known, KnownReader, joined_by_shape
 from keras_swift.src.records.pooled import drawn_batches
 
 
@@ -39,8 +39,9 @@ def epoch_of(reader, batches):
     """`(numbers of the new rows, numbers of all)` for each pool of an epoch."""
     left, found = batches, []
     while left:
-        new = reader.pool(reader.new_steps(left), left)
-        left -= len(new)
+        steps = reader.new_steps(left)
+        new = reader.pool(steps, left)
+        left -= steps
         pool = np.concatenate([batch.numbers for batch in (*reader.earlier, *new)])
         found.append((np.concatenate([batch.numbers for batch in new]), pool))
     return found
@@ -99,10 +100,11 @@ def test_drawn_rows_are_those_of_the_joined_batches():
         x = {"a": generator.normal(size=(rows, width)).astype(dtype)}
         numbers = first + np.arange(rows)
         weights = generator.random(rows)
-        return Known((x, numbers.astype("U3"), weights), numbers, numbers + 100)
+        return Known((x, numbers.astype("U3"), weights), numbers, numbers + 100, [rows])
 
-    earlier = [batch(0, 3, 2), batch(3, 2, 5), batch(5, 4, 2, "float64")]
-    new = [batch(9, 2, 2), batch(11, 3, 5), batch(14, 1, 2)]
+    earlier = joined_by_shape([batch(0, 3, 2), batch(3, 2, 5), batch(5, 4, 2, "float64")])
+    read = [batch(9, 2, 2), batch(11, 3, 5), batch(14, 1, 2)]
+    new = joined_by_shape(read)
     asked = []
 
     def draw(places, count):
@@ -113,12 +115,13 @@ def test_drawn_rows_are_those_of_the_joined_batches():
 
     plan = drawn_batches(new, draw, earlier)
     assert asked == [([0, 1, 2, 5, 6, 7, 8, 9, 10, 14], 3), ([3, 4, 11, 12, 13], 3)]
+    assert len(earlier) == len(new) == 2
     rows = {
         number: {"x": one.data[0]["a"][row], "weight": one.data[2][row]}
-        for one in (*earlier, *new)
+        for one in (*earlier, *read)
         for row, number in enumerate(one.numbers)
     }
-    for one, (group, part) in zip(new, plan, strict=True):
+    for one, (group, part) in zip(read, plan, strict=True):
         numbers = group.pool[group.positions[part]]
         assert len(numbers) == len(one.numbers)
         x, y, weights = group.data
@@ -141,21 +144,24 @@ def test_rows_of_a_rare_shape_are_drawn_as_often_as_others(wide):
     drawn, read = np.zeros((epochs + 1, batches)), {}
 
     def draw(places, count):
-        for batch in [[*earlier, *new][place] for place in places]:
-            epoch, _ = read.get(id(batch), (epochs, batch))
-            drawn[epoch, batch.numbers[0] // 2] += count / 2 / len(places)
+        known = [[*earlier, *new][place] for place in places]
+        rows = sum(len(one.numbers) for one in known)
+        for one in known:
+            epoch, _ = read.get(id(one), (epochs, one))
+            np.add.at(drawn[epoch], one.numbers // 2, count / 2 / rows)
         return np.zeros(count, int), np.ones(count)
 
     for epoch in range(epochs):
         left = batches
         while left:
-            new, earlier = reader.pool(reader.new_steps(left), left), reader.earlier
+            steps = reader.new_steps(left)
+            new, earlier = reader.pool(steps, left), reader.earlier
             # The batch too, so that no other one gets its id.
             read |= {id(batch): (epoch, batch) for batch in new}
             drawn_batches(new, draw, earlier)
-            left -= len(new)
+            left -= steps
         # A quarter of an epoch, and a twentieth for rare shapes.
-        assert len(reader.held) <= 0.3 * batches
+        assert sum(len(one.sizes) for one in reader.held) <= 0.3 * batches
     # But for the beginning, when few batches of a shape are known, and the end. The pools of the
     # common shape differ by a batch.
     np.testing.assert_allclose(drawn[3:5], 1.0, atol=0.04)
@@ -184,7 +190,8 @@ def test_what_was_read_before_a_pool_is_not_taken_for_reading_it(monkeypatch, tr
     left = 2000
     while left:
         pools.look_ahead(left)
-        count = len(pools.pool(pools.new_steps(left), left))
+        count = pools.new_steps(left)
+        pools.pool(count, left)
         left -= count
         clock.now += count * trained
     reader.close()

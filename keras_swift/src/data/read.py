@@ -40,8 +40,6 @@ class Read:
         sparse: list of bool, whether each leaf of the inputs and targets came as a sparse array.
         index: int, the batch's index in a `PyDataset`; `None` for other sources.
         position: the state of the order of a `PyDataset` before this batch, for `restore`.
-        keys: what the function given to `Stream.know_by` returned for this batch; `None` if there
-            is none.
     """
 
     batch: StreamBatch
@@ -49,7 +47,9 @@ class Read:
     sparse: list[bool] = dataclasses.field(default_factory=list)
     index: int | None = None
     position: Any = None
-    keys: Any = None
+
+    def __len__(self) -> int:
+        return len(present_leaves(self.batch)[0])
 
     @property
     def data(self) -> Data:
@@ -132,8 +132,8 @@ def _of_floatx(leaf: Any) -> Array | None:
 
 def as_numpy(leaf: Any) -> Array | None:
     """A leaf of a batch as a NumPy array of numbers or text, dense, with an axis of examples."""
-    if leaf is None:
-        return None
+    if leaf is None or (type(leaf) is np.ndarray and leaf.ndim and leaf.dtype.kind in "biuf"):
+        return leaf
     if is_sparse(leaf):
         leaf = dense(leaf)
     if is_ragged(leaf):

@@ -54,6 +54,8 @@ class ReadAhead(Generic[T]):
 
     def allow(self, count: int) -> None:
         """Lets up to `count` results wait to be handed over; 0 stops reading ahead."""
+        if count == self._allowed:
+            return
         with self._changed:
             self._allowed = count
             if count and self._thread is None and not self._is_closed:

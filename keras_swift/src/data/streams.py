@@ -11,7 +11,7 @@ import collections
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -117,7 +117,6 @@ class Stream:
         # How many batches of this pass were read, and of a whole pass once one has ended.
         self._read_in_pass = 0
         self.counted: int | None = None
-        self._key: Callable[[Read], Any] | None = None
         self._ahead: ReadAhead[Read] = ReadAhead(self._read)
         self._again: collections.deque[Read] = collections.deque()
         self._seen: list[Read] | None = None
@@ -195,12 +194,6 @@ class Stream:
         else:
             self._ahead.allow(count if in_thread else 0)
 
-    def know_by(self, key: Callable[[Read], Any]) -> None:
-        """Stores `key(read)` as the `keys` of each batch as it is read, perhaps in a thread."""
-        self._key = key
-        again = [dataclasses.replace(read, keys=key(read)) for read in self._again]
-        self._again = collections.deque(again)
-
     def _next(self) -> Read:
         """The next batch of this pass, or the first of the next one."""
         read = self._ahead.next()
@@ -237,8 +230,7 @@ class Stream:
 
     def _checked(self, item: Any, index: int | None, position: Any = None) -> Read:
         read = checked_item(item, self._needs_targets, self._class_weight)
-        read = dataclasses.replace(read, index=index, position=position)
-        return read if self._key is None else dataclasses.replace(read, keys=self._key(read))
+        return read if index is None else dataclasses.replace(read, index=index, position=position)
 
     def _end_pass(self) -> None:
         self.counted, self._read_in_pass, self._iterator = self._read_in_pass, 0, None

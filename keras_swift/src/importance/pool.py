@@ -145,7 +145,7 @@ class PooledParts:
             return positions, resampling.importance_weights(chances)[positions]
 
         self._drawn.extend(drawn_batches(batches, draw, earlier))
-        self.left, self._draws = len(batches), True
+        self.left, self._draws = steps, True
         return True
 
     def take(self, count: int, steps_left: int) -> Taken:

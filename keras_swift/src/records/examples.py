@@ -172,7 +172,6 @@ class StreamExamples:
         stream = Stream(self._source, None, self._class_weight)
         if stream.is_shared or is_endless(self._source):
             return
-        stream.know_by(self._identity.key)
         stream.begin_epoch()
         try:
             done = 0
@@ -182,7 +181,7 @@ class StreamExamples:
                 read = stream.next_read()
                 done += 1
                 numbers = self._identity.find(read)
-                yield Known(read.data, numbers, numbers)
+                yield Known(read.data, numbers, numbers, [len(read)])
             stream.end_epoch()
         finally:
             stream.close()

@@ -207,28 +207,13 @@ class Identity:
         """The numbers in the order of batches and rows of a `PyDataset`; `None` for others."""
         return self._places.order() if self.kind == "places" and self._places else None
 
-    def key(self, read: Read) -> Array | None:
-        """The keys by which a batch's examples are recognised, shape `(b,)`; `None` for places.
-
-        May run in a thread.
+    def numbers(self, reads: list[Read]) -> list[IntArray]:
+        """The numbers of the examples of these batches, one array of shape `(b,)` for each.
 
         Raises:
-            ValueError: if this batch has ids and others have not, or the other way round.
+            ValueError: if a batch has ids and others have not, or the other way round.
         """
-        if (read.ids is not None) != (self.kind == "ids"):
-            raise ValueError(
-                "All batches must have ids, their fourth part, or none. Received: a batch "
-                f"{'without' if read.ids is None else 'with'} ids after others "
-                f"{'with' if read.ids is None else 'without'}. Yield "
-                "`(x, y, sample_weight, ids)` always; `sample_weight` may be `None`. "
-                + read_on("guides/data_sources.md#ids")
-            )
-        if read.ids is not None:
-            return id_keys(read.ids)
-        return None if self._table is None else content_keys(read)
-
-    def numbers(self, reads: list[Read]) -> list[IntArray]:
-        """The numbers of the examples of these batches, one array of shape `(b,)` for each."""
+        self._check_ids(reads)
         if self.kind == "places" and self._places is not None:
             found = self._by_place(reads, self._places)
             if self._places.is_consistent:
@@ -240,17 +225,40 @@ class Identity:
         if self._table is None:
             raise RuntimeError("there is no table of keys")
         before = len(self._table)
-        numbers = self._table.numbers(np.concatenate([read.keys for read in reads]))
+        numbers = self._table.numbers(self._keys(reads))
         if self.kind == "ids" and len(self._table) > before:
             self._add_ids(reads, numbers, before)
-        return np.split(numbers, np.cumsum([len(read.keys) for read in reads])[:-1])
+        return np.split(numbers, np.cumsum([len(read) for read in reads])[:-1])
 
     def find(self, read: Read) -> IntArray:
-        """The numbers of a batch's examples, shape `(b,)`; -1 for those that have none."""
-        rows = len(present_leaves(read.batch)[0])
+        """The numbers of a batch's examples, shape `(b,)`; -1 for those that have none.
+
+        Raises:
+            ValueError: as `numbers`.
+        """
+        self._check_ids([read])
         if self.kind == "places" and self._places is not None:
-            return self._places.find(int(read.index or 0), rows)
-        return np.full(rows, -1) if self._table is None else self._table.find(read.keys)
+            return self._places.find(int(read.index or 0), len(read))
+        if self._table is None:
+            return np.full(len(read), -1)
+        return self._table.find(self._keys([read]))
+
+    def _check_ids(self, reads: list[Read]) -> None:
+        for read in reads:
+            if (read.ids is not None) != (self.kind == "ids"):
+                raise ValueError(
+                    "All batches must have ids, their fourth part, or none. Received: a batch "
+                    f"{'without' if read.ids is None else 'with'} ids after others "
+                    f"{'with' if read.ids is None else 'without'}. Yield "
+                    "`(x, y, sample_weight, ids)` always; `sample_weight` may be `None`. "
+                    + read_on("guides/data_sources.md#ids")
+                )
+
+    def _keys(self, reads: list[Read]) -> Array:
+        """The keys of the examples of these batches, one batch after another."""
+        if self.kind == "ids":
+            return np.concatenate([id_keys(read.ids) for read in reads if read.ids is not None])
+        return content_keys([read.batch for read in reads])
 
     def forget(self, why: str) -> None:
         """Stops recognising examples, and warns with the reason `why`."""
@@ -294,7 +302,7 @@ class Identity:
             before = places.count
             found.append(places.numbers(int(read.index or 0), read.data))
             if self._table is not None and places.is_consistent and places.count > before:
-                self._table.place(read.keys, found[-1], places.count)
+                self._table.place(self._keys([read]), found[-1], places.count)
         return found
 
     def _add_ids(self, reads: list[Read], numbers: IntArray, before: int) -> None:

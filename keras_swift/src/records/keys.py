@@ -6,6 +6,7 @@ This file decides which bytes of an example make its key, and how keys are looke
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import xxhash
 
 from keras_swift.src._types import Array, IntArray
 from keras_swift.src.data.leaves import is_text, present_leaves
-from keras_swift.src.data.read import Read
+from keras_swift.src.data.read import StreamBatch
 from keras_swift.src.records.growing import GrowingRows
 
 # The key of a row covers its first `WHOLE` bytes and, after them, `PIECE` bytes in every `EVERY`.
@@ -26,30 +27,34 @@ LOAD, GROWTH = 0.5, 1.5
 PROBES = 8
 
 
-def content_keys(read: Read) -> Array:
-    """A hash of each row of the inputs and targets of a batch.
+def content_keys(batches: Sequence[StreamBatch]) -> Array:
+    """A hash of each row of the inputs and targets of some batches, one batch after another.
 
     Trailing zero bytes do not count: a sequence keeps its key however far it is padded with zeros.
     In a row of more than 2048 bytes, the first 2048 count and, after them, 64 in every 4096.
 
     Args:
-        read: `Read`, a batch of `b` examples.
+        batches: sequence of `(x, y)` or `(x, y, sample_weight)`, of `n` examples together.
 
     Returns:
-        uint64 array, shape `(b,)`.
+        uint64 array, shape `(n,)`.
 
     Example:
-        >>> x = np.array([[3, 1, 0], [3, 1, 0], [4, 0, 0]])
-        >>> keys = content_keys(Read((x, np.array([0, 0, 1]))))
+        >>> x, y = np.array([[3, 1, 0], [3, 1, 0], [4, 0, 0]]), np.array([0, 0, 1])
+        >>> keys = content_keys([(x, y)])
         >>> (keys[0] == keys[1], keys[0] == keys[2])
         (np.True_, np.False_)
-        >>> padded = Read((np.pad(x, ((0, 0), (0, 2))), np.array([0, 0, 1])))
-        >>> bool((keys == content_keys(padded)).all())
+        >>> padded = np.pad(x, ((0, 0), (0, 2)))
+        >>> bool((keys == content_keys([(padded, y)])).all())
         True
     """
+    leaves = [present_leaves(batch[:2]) for batch in batches]
+    if len({tuple(map(is_text, own)) for own in leaves}) > 1:
+        # Batches of several forms.
+        return np.concatenate([content_keys([batch]) for batch in batches])
     keys: Array | None = None
-    for leaf in present_leaves(read.batch[:2]):
-        own = _text_keys(leaf) if is_text(leaf) else _number_keys(leaf)
+    for column in zip(*leaves, strict=True):
+        own = _text_keys(column) if is_text(column[0]) else _number_keys(column)
         # Mixed before it is added, so that swapping the contents of two arrays changes the key.
         keys = own if keys is None else _mixed(keys) + own
     if keys is None:
@@ -65,7 +70,7 @@ def id_keys(ids: Array) -> Array:
     """
     if ids.dtype.kind in "iu":
         return _mixed(ids.astype(np.int64).view(np.uint64))
-    return _text_keys(ids)
+    return _text_keys([ids])
 
 
 class KeyTable:
@@ -104,7 +109,12 @@ class KeyTable:
         if not len(known):
             return found
         homes = self._homes(keys)
-        left, ahead = np.arange(len(keys)), np.arange(1)
+        # Most keys are at home. For the others NumPy looks into eight slots at once.
+        numbers = self._slots[homes]
+        full = numbers >= 0
+        same = full & (known[numbers] == keys)
+        found[same] = numbers[same]
+        left, ahead = np.flatnonzero(full & ~same), np.arange(1, 1 + PROBES)
         while len(left):
             numbers = self._slots[(homes[left, None] + ahead) % len(self._slots)]
             empty = numbers < 0
@@ -113,9 +123,7 @@ class KeyTable:
             rows, ends = np.arange(len(left)), (same | empty).argmax(axis=1)
             there = same[rows, ends]
             found[left[there]] = numbers[rows, ends][there]
-            left = left[~there & ~empty[rows, ends]]
-            # Most keys are at home. For the others NumPy looks into eight slots at once.
-            ahead = ahead[-1] + 1 + np.arange(PROBES)
+            left, ahead = left[~there & ~empty[rows, ends]], ahead + PROBES
         return found
 
     def numbers(self, keys: Array) -> IntArray:
@@ -123,12 +131,16 @@ class KeyTable:
         found = self.find(keys)
         new = np.flatnonzero(found < 0)
         if len(new):
-            different, first, inverse = np.unique(keys[new], return_index=True, return_inverse=True)
-            # `np.unique` sorts by key; numbers follow the order in which the keys come.
-            ranks = np.argsort(np.argsort(first))
-            before = len(self)
-            found[new] = before + ranks[inverse]
-            self._add(different, before + ranks, before + len(different))
+            keys, before = keys[new], len(self)
+            ranks = np.arange(len(keys))
+            if len(np.unique(keys)) < len(keys):
+                keys, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+                # `np.unique` sorts by key; numbers follow the order in which the keys come.
+                ranks = np.argsort(np.argsort(first))
+                found[new] = before + ranks[inverse]
+            else:
+                found[new] = before + ranks
+            self._add(keys, before + ranks, before + len(keys))
         return found
 
     def place(self, keys: Array, numbers: IntArray, count: int) -> None:
@@ -180,23 +192,24 @@ def _slots_for(count: int) -> int:
 
 def _mixed(keys: Array) -> Array:
     """A one-to-one mix of the bits of 64-bit integers (the finalizer of splitmix64)."""
-    with np.errstate(over="ignore"):
-        keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: Array = keys ^ (keys >> np.uint64(31))
     return mixed
 
 
-def _number_keys(leaf: Array) -> Array:
-    """A hash of each row of an array of numbers, of the bytes that `_words_of_rows` selects.
+def _number_keys(leaves: Sequence[Array]) -> Array:
+    """A hash of each row of some arrays of numbers, of the bytes that `_words_of_rows` selects.
 
     Two sums of the row's 32-bit words times 64-bit factors, of which the upper halves are kept:
     with random factors, two rows share a key with probability 2^-64 ("multilinear hashing", Lemire
     and Kaser 2014, Strongly universal string hashing is fast). Zeros add nothing, so trailing ones
-    do not count, and one call hashes a whole batch.
+    do not count, and one call hashes many batches, also of different widths.
     """
-    words = _words_of_rows(leaf).astype(np.uint64)
-    first, second = (np.einsum("ij,j->i", words, factor) for factor in _factors(words.shape[1]))
+    words = [_words_of_rows(leaf) for leaf in leaves]
+    width = max(part.shape[1] for part in words)
+    joint = words[0] if len(words) == 1 else np.concatenate([_padded(w, width) for w in words])
+    first, second = (np.einsum("ij,j->i", joint, factor) for factor in _factors(width))
     upper = np.uint64(32)
     keys: Array = ((first >> upper) << upper) | (second >> upper)
     return keys
@@ -227,15 +240,20 @@ def _words_of_rows(leaf: Array) -> Array:
         between = rows[:, WHOLE:end].reshape(count, pieces, EVERY)[:, :, :PIECE]
         parts = [rows[:, :WHOLE], between.reshape(count, -1), rows[:, end : end + PIECE]]
         rows = np.concatenate(parts, axis=1)
-    if rows.shape[1] % 4 or not rows.shape[1]:
-        rows = np.pad(rows, ((0, 0), (0, 4 - rows.shape[1] % 4)))
-    return rows.view(np.uint32)
+    width = rows.shape[1]
+    return _padded(rows, max(4, width + -width % 4)).view(np.uint32)
 
 
-def _text_keys(leaf: Array) -> Array:
-    """A hash of each row of an array of strings, or of objects that are strings."""
+def _padded(rows: Array, width: int) -> Array:
+    """The rows with zeros behind them, as wide as this."""
+    short = width - rows.shape[1]
+    return np.pad(rows, ((0, 0), (0, short))) if short else rows
+
+
+def _text_keys(leaves: Sequence[Array]) -> Array:
+    """A hash of each row of some arrays of strings, or of objects that are strings."""
     hash_of = xxhash.xxh3_64_intdigest
-    rows = leaf.reshape(len(leaf), -1).tolist()
+    rows = [row for leaf in leaves for row in leaf.reshape(len(leaf), -1).tolist()]
     return np.array([hash_of(_joined(row).rstrip(b"\0")) for row in rows], np.uint64)
 
 

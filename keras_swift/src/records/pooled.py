@@ -6,6 +6,7 @@ As many rows are drawn as were just read, and cut into batches as long as those 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -17,9 +18,9 @@ from keras_swift.src.data.arrays import Data
 from keras_swift.src.data.leaves import all_leaves, packed, present_leaves
 from keras_swift.src.records.known_reader import Known
 
-# From the places of some batches in the pool, and the number `m` of rows to draw from them, to
+# From the places of some entries of the pool, and the number `m` of rows to draw from them, to
 # `(positions, weights)`: int and float64 arrays of shape `(m,)`. Positions count the rows of these
-# batches, one batch after another.
+# entries, one after another.
 DrawRows: TypeAlias = Callable[[list[int], int], tuple[IntArray, FloatArray]]
 
 
@@ -50,28 +51,23 @@ def drawn_batches(
     """The drawn batches, to train on in place of those that were read.
 
     Args:
-        batches: sequence of `Known` that were just read; as many rows of each shape are drawn.
+        batches: sequence of `Known` that were just read, from `joined_by_shape`; as many rows of
+            each shape are drawn.
         draw: function that draws, called once for each shape. Places count `earlier` first.
         earlier: sequence of `Known`, whose rows may be drawn as well. Defaults to none.
 
     Returns:
-        A list with a group and a slice of its draws for each of `batches`.
+        A list with a group and a slice of its draws for each batch, in the order of reading.
     """
     pool = [*earlier, *batches]
-    by_shape: dict[str, list[int]] = {}
-    for place, batch in enumerate(pool):
-        by_shape.setdefault(batch.shape, []).append(place)
     found: dict[int, tuple[Group, slice]] = {}
-    for places in by_shape.values():
-        new = [place for place in places if place >= len(earlier)]
-        ends = np.cumsum([0, *(len(pool[place].numbers) for place in new)])
-        if new:
-            group = _drawn_group([pool[place] for place in places], draw(places, int(ends[-1])))
-            found |= {
-                place: (group, slice(begin, end))
-                for place, begin, end in zip(new, ends[:-1], ends[1:], strict=True)
-            }
-    return [found[place] for place in range(len(earlier), len(pool))]
+    for new in batches:
+        places = [place for place, known in enumerate(pool) if known.shape == new.shape]
+        group = _drawn_group([pool[place] for place in places], draw(places, len(new.numbers)))
+        ends = np.cumsum([0, *new.sizes]).tolist()
+        for place, rows in zip(new.places, itertools.pairwise(ends), strict=True):
+            found[place] = group, slice(*rows)
+    return [found[place] for place in sorted(found)]
 
 
 def _drawn_group(batches: list[Known], drawn: tuple[IntArray, FloatArray]) -> Group:
@@ -99,7 +95,7 @@ def _rows_of(batches: list[Known], positions: IntArray) -> Data:
             rows[places] = leaf[positions[places] - (ends[number] - len(leaf))]
         return rows
 
-    # All batches have as many leaves, `None`s included, because their structure is the same.
+    # All have as many leaves, `None`s included, because their structure is the same.
     columns = zip(*(all_leaves(batch.data) for batch in batches), strict=True)
     data: Data = packed(batches[0].data, map(gathered, columns))
     return data

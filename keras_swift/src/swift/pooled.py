@@ -23,7 +23,7 @@ from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.records.examples import StreamExamples
 from keras_swift.src.records.given_targets import StoredTargets
 from keras_swift.src.records.identity import Identity, IdentityState
-from keras_swift.src.records.known_reader import Known, KnownReader
+from keras_swift.src.records.known_reader import Known, KnownReader, joined_by_shape
 from keras_swift.src.records.pooled import Group, drawn_batches
 from keras_swift.src.records.targets import target_outputs
 from keras_swift.src.scoring.examples import check_examples
@@ -195,15 +195,18 @@ class PooledDataset(keras.utils.PyDataset):
         return batches
 
     def _pool(self, batches: list[Known], chances: list[FloatArray]) -> list[tuple[Group, slice]]:
+        by_shape = joined_by_shape(batches)
+
         def draw(places: list[int], count: int) -> tuple[IntArray, FloatArray]:
-            chance = np.concatenate([chances[place] for place in places])
+            (known,) = (by_shape[place] for place in places)
+            chance = np.concatenate([chances[place] for place in known.places])
             total = float(chance.sum())
             expected = chance * min(count / total, MOST_OFTEN) if total else chance
             expected = expected + max(0.0, count - float(expected.sum())) / len(chance)
             positions = systematic_draw(expected, self._generator)
             return positions, np.ones(len(positions))
 
-        return drawn_batches(batches, draw)
+        return drawn_batches(by_shape, draw)
 
     def state(self) -> PooledDrawsState:
         """State for `restore`; with the position in the stream only if it is known."""
