@@ -22,6 +22,7 @@ from keras_swift.src.backends.base import (
     overridden,
     several_processes,
 )
+from keras_swift.src.data.leaves import all_leaves
 
 
 class TorchBackend(Backend):
@@ -131,7 +132,7 @@ class _TorchTap(Tap):
 
     # The most steps whose numbers are computed together, and the most values in their inputs: with
     # more, calling an operation costs little beside computing it, and inputs would fill the memory.
-    STEPS, VALUES = 16, 2**20
+    STEPS, VALUES = 64, 2**20
 
     def __init__(self, columns: int) -> None:
         super().__init__(columns)
@@ -144,7 +145,7 @@ class _TorchTap(Tap):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def defer(self, inputs: tuple[ArrayTree, ...], numbers: Callable[..., Tensor]) -> None:
         """Called in a step; computes its numbers from `inputs`, now or with those of others."""
-        leaves = keras.tree.flatten(inputs)
+        leaves = all_leaves(inputs)
         there = [leaf for leaf in leaves if leaf is not None]
         # Only arrays with a row for each example can be joined with those of other steps.
         rows = {

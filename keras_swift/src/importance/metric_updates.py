@@ -58,7 +58,10 @@ class StepWeights:
         if importance is None:
             both: Any = weights["importance_and_rate"]
             importance, rate_scale = both[:, 0], both[:, 1]
-        given = weights.get("weights", importance)
+        if "weights" not in weights:
+            # No loss is masked.
+            return cls(importance, importance, None, importance, rate_scale)
+        given = weights["weights"]
         # PyTorch's masked losses multiply their weights by the mask in place.
         unchanged = with_leaves(given, map(keras.ops.copy, present_leaves(given)))
         return cls(importance, given, weights.get("sample_weight"), unchanged, rate_scale)
