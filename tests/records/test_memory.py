@@ -36,6 +36,21 @@ def test_averages_are_means_over_all_rows():
     np.testing.assert_allclose(memory.share_wrong, [0.0, 0.5, np.nan], rtol=1e-6)
 
 
+def test_rows_that_repeat_are_recorded_as_one_after_another():
+    generator = np.random.default_rng(0)
+    together, one_by_one = (ExampleMemory(20, averages=True) for _ in range(2))
+    for columns in (4, 2):
+        indices = generator.integers(0, 15, 100)
+        # Halves, whose sums are exact in any order.
+        values = generator.integers(-8, 9, (100, 4)).astype("float32")[:, :columns] / 2
+        together.record(indices, values)
+        for row in range(100):
+            one_by_one.record(indices[row : row + 1], values[row : row + 1])
+    for name in ("score", "loss", "margin", "probability", "mean_loss", "mean_margin"):
+        np.testing.assert_array_equal(getattr(together, name), getattr(one_by_one, name))
+    np.testing.assert_array_equal(together.share_wrong, one_by_one.share_wrong)
+
+
 def test_without_labels_there_is_no_margin():
     memory = ExampleMemory(2, averages=True)
     memory.record(np.array([0, 1]), ROWS[:2, :2])

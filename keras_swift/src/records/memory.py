@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_swift.src._state import SavedState
 from keras_swift.src._types import Array, BoolArray, FloatArray, IntArray
-from keras_swift.src.records.growing import GrowingRows
+from keras_swift.src.records.growing import GrowingRows, as_items
 from keras_swift.src.rules import Rule, check, int_array, shown
 
 COLUMNS = ("score", "loss", "margin", "probability")
@@ -172,18 +172,33 @@ class ExampleMemory:
         finite = np.isfinite(values[:, 0])
         if not finite.all():
             indices, values = indices[finite], values[finite]
-        columns = values.shape[1]
-        self._latest[indices, :columns] = values
-        if not self._averages:
+        if not len(indices):
             return
-        rows = np.full((len(indices), 4), np.nan)
-        rows[:, : columns - 1] = values[:, 1:]
-        rows[:, 3] = np.where(np.isnan(rows[:, 1]), np.nan, rows[:, 1] <= 0)
-        # Takes a third of the time of `np.add.at`.
-        order = np.argsort(indices, kind="stable")
-        recorded, firsts, counts = np.unique(indices[order], return_index=True, return_counts=True)
-        self._counts[recorded] += counts
-        self._sums[recorded] += np.add.reduceat(rows[order], firsts, axis=0)
+        latest = np.full((len(indices), len(COLUMNS)), np.nan, np.float32)
+        latest[:, : values.shape[1]] = values
+        if values.shape[1] < len(COLUMNS):
+            latest[:, 2:] = self._latest[indices, 2:]
+        as_items(self._latest)[indices] = as_items(latest)
+        if self._averages:
+            self._add(indices, latest)
+
+    def _add(self, indices: IntArray, latest: FloatArray) -> None:
+        """Adds these rows, with the columns `COLUMNS`, to the sums."""
+        rows = np.concatenate([latest[:, 1:], latest[:, 2:3] <= 0], axis=1)
+        rows[np.isnan(rows[:, 1]), 3] = np.nan
+        # Repeated indices would be added once. Sorting them by whole numbers that end in their
+        # places takes a tenth of the time of a stable `argsort`, and keeps the order as it does.
+        bits = len(indices).bit_length()
+        keys = np.sort((indices.astype(np.int64) << bits) | np.arange(len(indices)))
+        order, ordered = keys & ((1 << bits) - 1), keys >> bits
+        firsts = np.flatnonzero(np.diff(ordered, prepend=-1))
+        recorded = ordered[firsts]
+        self._counts[recorded] += np.diff(firsts, append=len(ordered)).astype(np.int32)
+        sums = as_items(self._sums)
+        added = sums[recorded].view(np.float32).reshape(-1, 4)
+        rows = as_items(rows)[order].view(np.float32).reshape(-1, 4)
+        added += np.add.reduceat(rows, firsts, axis=0, dtype=np.float64)
+        sums[recorded] = as_items(added)
 
     def _check(self, indices: IntArray, values: FloatArray) -> None:
         """Raises for the arguments that `record` refuses."""
