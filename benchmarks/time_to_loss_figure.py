@@ -16,13 +16,20 @@ NAMES = {
 }
 EDGE = 0.2  # A task beyond it is an arrow at the edge, so that it leaves room for the others.
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
-BETTER, WORSE, OTHER = "#0072B2", "#D55E00", "#999999"
+BETTER, WORSE, LEVEL, OTHER = "#0072B2", "#D55E00", "#555555", "#999999"
 
 
 def changes(rows, baseline):
-    """Mean and standard error of the change in test error, paired by seed; 0.1 is 10 % more."""
+    """Mean and standard error of the change in test error, paired by seed; 0.1 is 10 % more.
+
+    Differences are divided by the mean: ratios of the few errors of a small test set would be
+    0.5 one time and 1.5 another, whose mean is not that of the errors.
+    """
     uniform = {row["seed"]: row["test_error"] for row in baseline}
-    found = [row["test_error"] / uniform[row["seed"]] - 1 for row in rows if row["seed"] in uniform]
+    mean = np.mean([uniform[row["seed"]] for row in rows if row["seed"] in uniform])
+    found = [
+        (row["test_error"] - uniform[row["seed"]]) / mean for row in rows if row["seed"] in uniform
+    ]
     error = np.std(found, ddof=1) / np.sqrt(len(found)) if len(found) > 1 else 0.0
     return float(np.mean(found)), float(error)
 
@@ -46,6 +53,9 @@ def draw(cells, file):
     from matplotlib.ticker import PercentFormatter
 
     cells = {cell: methods for cell, methods in cells.items() if {"uniform", "ours"} <= {*methods}}
+    # The settings of a task were chosen for its whole length, not for half of it.
+    longest = {task: max(cell[1] for cell in cells if cell[0] == task) for task, *_ in cells}
+    cells = {cell: methods for cell, methods in cells.items() if cell[1] == longest[cell[0]]}
     ours = {cell: changes(found["ours"], found["uniform"]) for cell, found in cells.items()}
     order = sorted(ours, key=lambda cell: ours[cell][0])
     # Narrow, with large letters, so that it can be read on a telephone.
@@ -53,7 +63,7 @@ def draw(cells, file):
     axes = figure.subplots()
     for place, cell in enumerate(order):
         mean, error = ours[cell]
-        color = BETTER if mean < 0 else WORSE
+        color = BETTER if mean + error < 0 else WORSE if mean - error > 0 else LEVEL
         inside = mean < EDGE
         look = {"color": color, "marker": "o" if inside else ">", "markersize": 7, "linewidth": 2}
         axes.errorbar(min(mean, EDGE), place, xerr=error if inside else 0.0, **look)
@@ -68,7 +78,7 @@ def draw(cells, file):
         [f"{NAMES.get(task, task)}, {epochs} epochs" for task, epochs, *_ in order],
     )
     axes.invert_yaxis()
-    axes.set_xlim(-0.14, EDGE + 0.07)
+    axes.set_xlim(-EDGE, EDGE + 0.07)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)

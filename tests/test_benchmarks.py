@@ -336,6 +336,10 @@ def test_the_figure_says_what_was_gained_beyond_the_noise(time_to_loss):
     rows = [{"seed": seed, "test_error": e} for seed, e in ((2, 0.09), (3, 0.11), (4, 9.0))]
     # Paired by seed: the third has no partner.
     assert figure.changes(rows, baseline) == (pytest.approx(0.0), pytest.approx(0.1))
+    # As many errors together are no change, also where the seeds differ.
+    uneven = [{"seed": 2, "test_error": 0.01}, {"seed": 3, "test_error": 0.03}]
+    swapped = [{"seed": 2, "test_error": 0.03}, {"seed": 3, "test_error": 0.01}]
+    assert figure.changes(swapped, uneven)[0] == pytest.approx(0.0)
     text = figure.sentence([(-0.05, 0.01), (-0.02, 0.01), (-0.01, 0.02), (0.03, 0.01)])
     assert "2% to 5% fewer errors in 2 of 4 tasks,\nmore in 1, where" in text
     assert figure.sentence([(-0.01, 0.02)]).endswith("no change beyond the noise")
