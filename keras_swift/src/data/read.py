@@ -144,7 +144,7 @@ def as_numpy(leaf: Any) -> Array | None:
     if hasattr(leaf, "detach"):
         leaf = leaf.detach().cpu()
         # NumPy has no bfloat16.
-        leaf = leaf.float() if str(leaf.dtype) == "torch.bfloat16" else leaf
+        leaf = (leaf.float() if str(leaf.dtype) == "torch.bfloat16" else leaf).numpy()
     if type(leaf).__module__.partition(".")[0] == "pandas":
         leaf = of_frame(leaf)
         leaf = leaf[:, None] if leaf.ndim == 1 else leaf
