@@ -2,11 +2,11 @@
 
     python benchmarks/weights_add_up.py [--rows 20000] [--seeds 0 1 2]
 
-A table of eight classes, an MLP, batches of 128, four epochs of importance training from arrays and from a
-generator with ids. For each epoch drawn by importance and each tenth of the examples, by their
-score when the epoch begins: the sum of an example's importance weights in the epoch, over the mean
-of all. It is 1 for each tenth if the average gradient is that of the data. Scores change while the
-epoch lasts, most of all those of the examples that are drawn: a draw whose probabilities they
+A table of eight classes, an MLP, batches of 128, four epochs of importance training from arrays and
+from a generator with ids. For each epoch drawn by importance and each tenth of the examples, by
+their score when the epoch begins: the sum of an example's importance weights in the epoch, over the
+mean of all. It is 1 for each tenth if the average gradient is that of the data. Scores change while
+the epoch lasts, most of all those of the examples that are drawn: a draw whose probabilities they
 change at once shows here. Rows of a generator are drawn from for a quarter of an epoch after they
 were read; those that an epoch inherits so from the one before are left out.
 """
