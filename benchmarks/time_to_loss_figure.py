@@ -59,7 +59,7 @@ def draw(cells, file):
     ours = {cell: changes(found["ours"], found["uniform"]) for cell, found in cells.items()}
     order = sorted(ours, key=lambda cell: ours[cell][0])
     # Narrow, with large letters, so that it can be read on a telephone.
-    figure = Figure(figsize=(6.6, 0.36 * len(order) + 1.9), layout="constrained")
+    figure = Figure(figsize=(4.8, 0.42 * len(order) + 1.6), layout="constrained")
     axes = figure.subplots()
     for place, cell in enumerate(order):
         mean, error = ours[cell]
@@ -75,7 +75,7 @@ def draw(cells, file):
     axes.axvline(0.0, color="black", linewidth=0.8)
     axes.set_yticks(
         range(len(order)),
-        [f"{NAMES.get(task, task)}, {epochs} epochs" for task, epochs, *_ in order],
+        [f"{NAMES.get(task, task)},\n{epochs} epochs" for task, epochs, *_ in order],
     )
     axes.invert_yaxis()
     axes.set_xlim(-EDGE, EDGE + 0.07)
@@ -86,10 +86,10 @@ def draw(cells, file):
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     if any("infobatch" in cells[cell] for cell in order):
         axes.plot(
-            [], [], "|", color=OTHER, markersize=10, markeredgewidth=3, label="InfoBatch's rule"
+            [], [], "|", color=OTHER, markersize=10, markeredgewidth=3, label="InfoBatch's\nrule"
         )
         axes.legend(fontsize="small", loc="upper right", frameon=False)
-    axes.set_xlabel("test errors, against uniform training at its best rate")
+    axes.set_xlabel("test errors, against\nuniform training at its best rate")
     figure.suptitle(sentence(list(ours.values())), fontsize="large")
-    figure.savefig(file, dpi=140)
+    figure.savefig(file, dpi=160)
     print(f"\nwrote {file}")
