@@ -2,7 +2,9 @@
 
 import keras
 import numpy as np
+import pytest
 
+import keras_swift as ks
 from keras_swift.src.importance.weighted_step import StepScores
 from keras_swift.src.records.outputs import LabelScorer
 from keras_swift.src.scoring.scorer import Scorer
@@ -34,3 +36,18 @@ def test_margins_of_several_outputs_are_averaged_by_their_loss_weights():
     # The other recorder says the same: score (here the loss), loss, margin and probability.
     other = LabelScorer(model, x, y).of_outputs(tensors, y_pred)
     np.testing.assert_allclose(found, keras.ops.convert_to_numpy(other), atol=1e-6)
+
+
+@pytest.mark.any_backend
+def test_outputs_in_a_list_have_weights_with_axes_of_their_own():
+    """Weights of shape `(b,)` for one and `(b, 1)` for the other cannot be one array."""
+    inputs = keras.Input((5, 3))
+    steps = keras.layers.Dense(2, activation="softmax", name="steps")(inputs)
+    whole = keras.layers.Dense(1, name="whole")(keras.layers.Flatten()(inputs))
+    model = keras.Model(inputs, [steps, whole])
+    model.compile(keras.optimizers.SGD(0.1), ["sparse_categorical_crossentropy", "mse"])
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(64, 5, 3)).astype("float32")
+    y = [generator.integers(0, 2, (64, 5)), generator.normal(size=(64, 1)).astype("float32")]
+    history = ks.ImportanceTraining(model, seed=0, ease_off=False).fit(x, y, epochs=3, verbose=0)
+    assert len(history.history["loss"]) == 3 and np.isfinite(history.history["loss"]).all()

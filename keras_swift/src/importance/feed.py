@@ -302,7 +302,8 @@ class Feed(keras.utils.PyDataset):
             both[:, 0], both[:, 1] = batch.importance, batch.rate_scale
             weights = {"importance_and_rate": both}
         own = batch.sample_weight
-        if own is not None or np.ndim(batch.weights) != 1 or self.fresh.scorer.has_masks:
+        is_vector = getattr(batch.weights, "ndim", 0) == 1
+        if own is not None or not is_vector or self.fresh.scorer.has_masks:
             weights["weights"] = batch.weights
         if own is not None:
             weights["sample_weight"] = own
