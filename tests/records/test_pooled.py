@@ -10,7 +10,8 @@ from keras_swift.src.data import read_ahead
 from keras_swift.src.data.stream_reader import StreamReader
 from keras_swift.src.records import known_reader
 from keras_swift.src.records.identity import Identity
-from keras_swift.src.records.known_reader import Known, KnownReader, joined_by_shape
+from keras_swift.src.records.known import Known, joined_by_shape
+from keras_swift.src.records.known_reader import KnownReader
 from keras_swift.src.records.pooled import drawn_batches
 
 

@@ -29,7 +29,8 @@ from keras_swift.src.importance import resampling
 from keras_swift.src.importance.parts import PARTS, Drawn, Taken
 from keras_swift.src.importance.resampling import RememberedScores
 from keras_swift.src.records.identity import IdentityState
-from keras_swift.src.records.known_reader import Known, KnownReader, NotPooled
+from keras_swift.src.records.known import Known
+from keras_swift.src.records.known_reader import KnownReader, NotPooled
 from keras_swift.src.records.memory import ExampleMemory
 from keras_swift.src.records.pooled import Group, drawn_batches, row_length
 

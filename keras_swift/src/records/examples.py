@@ -19,7 +19,7 @@ from keras_swift.src.data.stream_reader import joined
 from keras_swift.src.data.streams import Stream, is_endless
 from keras_swift.src.records.given_targets import GivenTargets, StoredTargets
 from keras_swift.src.records.identity import Identity
-from keras_swift.src.records.known_reader import Known
+from keras_swift.src.records.known import Known
 from keras_swift.src.records.targets import TargetOutput
 from keras_swift.src.scoring.compiled import CompiledLosses
 

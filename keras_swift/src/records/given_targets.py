@@ -14,7 +14,7 @@ import numpy as np
 from keras_swift.src._state import SavedState
 from keras_swift.src._types import Array, ArrayTree, BoolArray, IntArray
 from keras_swift.src.records.growing import GrowingRows
-from keras_swift.src.records.known_reader import Known
+from keras_swift.src.records.known import Known
 from keras_swift.src.records.targets import TargetOutput
 from keras_swift.src.scoring.compiled import CompiledLosses
 

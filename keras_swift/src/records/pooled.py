@@ -16,7 +16,7 @@ import numpy as np
 from keras_swift.src._types import Array, FloatArray, IntArray
 from keras_swift.src.data.arrays import Data
 from keras_swift.src.data.leaves import all_leaves, packed, present_leaves
-from keras_swift.src.records.known_reader import Known
+from keras_swift.src.records.known import Known
 
 # From the places of some entries of the pool, and the number `m` of rows to draw from them, to
 # `(positions, weights)`: int and float64 arrays of shape `(m,)`. Positions count the rows of these

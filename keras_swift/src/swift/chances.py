@@ -17,7 +17,8 @@ from keras_swift.src._types import Array, FloatArray, IntArray
 from keras_swift.src.records.growing import GrowingRows
 from keras_swift.src.records.identity import Identity
 from keras_swift.src.records.keys import KeyTable, id_keys
-from keras_swift.src.records.known_reader import FEW, Known, KnownReader
+from keras_swift.src.records.known import Known
+from keras_swift.src.records.known_reader import FEW, KnownReader
 from keras_swift.src.swift.feature_table import Feature, check_column, is_values
 from keras_swift.src.swift.features import FeatureScorer
 from keras_swift.src.swift.sampler import SwiftSampler

@@ -23,7 +23,8 @@ from keras_swift.src.fitting.journal import Journal
 from keras_swift.src.records.examples import StreamExamples
 from keras_swift.src.records.given_targets import StoredTargets
 from keras_swift.src.records.identity import Identity, IdentityState
-from keras_swift.src.records.known_reader import Known, KnownReader, joined_by_shape
+from keras_swift.src.records.known import Known, joined_by_shape
+from keras_swift.src.records.known_reader import KnownReader
 from keras_swift.src.records.pooled import Group, drawn_batches
 from keras_swift.src.records.targets import target_outputs
 from keras_swift.src.scoring.examples import check_examples
