@@ -1007,6 +1007,7 @@ def summarise(rows):
 def plot(rows, file):
     """A figure for each table, in `file` with the task's name added."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     tables = cells(rows)
     path = pathlib.Path(file)
@@ -1033,6 +1034,10 @@ def plot(rows, file):
         losses = [row["train_loss"] for name in order for row in methods[name]]
         if max(losses) > 5 * min(losses):
             panels[0].set_xscale("log")
+            # By default each of 2 to 9 has a label, and they overlap.
+            panels[0].xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            panels[0].xaxis.set_major_formatter("{x:g}")
+            panels[0].xaxis.set_minor_formatter(NullFormatter())
         panels[0].set_yticks(range(len(order)), order)
         panels[0].invert_yaxis()
         figure.suptitle(
